@@ -47,8 +47,8 @@ CARD = Card(
         "its text tower tuned for 400 steps with rho 20 and one changed character on 870 captions, such as 'a red "
         "circle on grass'; 100 other captions to ask, and an image of each",
         equal="start, captions, constraint, loss, learning rates tried, texts read in tuning (a text of LEAF's counts "
-        "as 42: its candidates, the clean one and the one that is learnt; a random typo as 2); steps alike but for one random typo, "
-        "whose tuning takes up to twice LEAF's processor time",
+        "as 42: its candidates, the clean one and the one that is learnt; a random typo as 2); steps alike but for one "
+        "random typo, whose tuning takes up to twice LEAF's processor time",
         conditions=(
             Condition(
                 says="Under attack it finds no less than after tuning on the worst of as many random typos.",
