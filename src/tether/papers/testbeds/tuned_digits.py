@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from tether.adapt.finetune.descent import eval_mode
@@ -113,6 +116,19 @@ class Bench:
 
         play(replace(tuning, batches=ReplayedBatches(again), finish=watched), model, seed=lab.seed)
         return Told(last, self._told(model, read))
+
+    def at_rest(self) -> float:
+        """What a logistic regression on the mean patches of the tower at rest tells, of images as they are."""
+        model = base(self._lab)
+        seen = torch.from_numpy(self._train.pixels).permute(0, 3, 1, 2)
+        with torch.no_grad(), eval_mode(model):
+            rows = [
+                torch.cat([patch_tokens(model, some).mean(dim=1) for some in pixels.split(256)]).numpy()
+                for pixels in (seen, self._pixels)
+            ]
+        line = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        line.fit(rows[0], self._train.labels)
+        return 100 * float(line.score(rows[1], self._labels.numpy()))
 
     def _told(self, model: Clip, read: nn.Module) -> float:
         with torch.no_grad(), eval_mode(model):
