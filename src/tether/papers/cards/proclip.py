@@ -28,7 +28,8 @@ CARD = Card(
         "tether.adapt.recipes.swap_text.SwapText",
     ),
     needs=("a trained CLIP", "another text embedder", "texts, and pairs if the image tower is to learn, too"),
-    gives="The texts of a CLIP read by another embedder, such as a language model, with what the old text tower knew.",
+    gives="The texts of a CLIP read by another embedder, such as a language model, with what the old text tower knew. Here "
+    "the first stage, on texts alone, does the work where the texts name what the pairs lack; the second takes some back.",
     claim=Claim(
         says="Behind a frozen sentence encoder, an adapter that first learns the old text tower's rows of unlabelled "
         "texts and is then tuned with a held image tower names more classes that the pairs lack than direct tuning.",
@@ -137,7 +138,7 @@ CARD = Card(
             "taken, as direct tuning had no such trial.",
         ),
     ),
-    minutes=6.0,
+    minutes=9.0,
     guide="adaptation.md",
 )
 
