@@ -150,7 +150,7 @@ class FineTuneRecipe(TuneRecipe):
         """See Recipe."""
         if "labels" not in case.kinds or case.least < 50:
             return ""
-        return f"{case.least} images a class or more are enough to tune the whole image tower for these classes alone"
+        return f"tunes the whole image tower for {case.least} images a class and nothing else; compare it with probe"
 
     def check(self, model: DualEncoder) -> None:
         """See Recipe."""

@@ -44,8 +44,9 @@ CARD = Card(
     needs=("a trained encoder", "images with captions", "boxes of what they show"),
     gives="An image tower of unchanged cost that learnt your pairs, and beside them the rows of a teacher that saw "
     "regions and read captions; texts stay as they were. The teacher changed next to nothing here: 27.7 % found, "
-    "27.3 % by pairs alone, and as much forgotten. Weights halfway to a faster plain tuning found 32.4 %, and no more "
-    "was forgotten.",
+    "27.3 % by pairs alone, and as much forgotten: of single shapes 34 % are named, before 52. Its controls, whose "
+    "teacher reads no caption, pass the claim too. Weights halfway to a faster plain tuning found 32.4 % and kept as "
+    "much.",
     claim=Claim(
         says="An image tower that learns its pairs and, by halves, the rows of a teacher that saw the regions and read "
         "the captions finds images by captions as well as one that learns the pairs alone.",

@@ -28,8 +28,9 @@ CARD = Card(
         "tether.adapt.recipes.swap_text.SwapText",
     ),
     needs=("a trained CLIP", "another text embedder", "texts, and pairs if the image tower is to learn, too"),
-    gives="The texts of a CLIP read by another embedder, such as a language model, with what the old text tower knew. Here "
-    "the first stage, on texts alone, does the work where the texts name what the pairs lack; the second takes some back.",
+    gives="The texts of a CLIP read by another embedder, such as a language model, with what the old text tower knew. "
+    "Here the first stage, on texts alone, does the work where they name what the pairs lack; the second takes some "
+    "back.",
     claim=Claim(
         says="Behind a frozen sentence encoder, an adapter that first learns the old text tower's rows of unlabelled "
         "texts and is then tuned with a held image tower names more classes that the pairs lack than direct tuning.",

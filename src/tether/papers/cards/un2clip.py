@@ -27,8 +27,8 @@ CARD = Card(
         "tether.models.noise_schedule.NoiseSchedule",
     ),
     needs=("a trained encoder", "images"),
-    gives="An image tower tuned, without captions, so that a denoiser restores images better from its embeddings. Here it "
-    "did so, and a probe and captions told no more of small details than before.",
+    gives="An image tower tuned, without captions, so that a denoiser restores images better from its embeddings. Here "
+    "it did so, and a probe and captions told no more of small details than before.",
     claim=Claim(
         says="An image tower tuned through a denoiser of its own embeddings holds more of small details that its "
         "captions seldom told than one tuned as long on captions, or through a plain decoder of pixels.",
