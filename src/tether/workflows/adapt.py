@@ -27,7 +27,7 @@ from tether.tasks.classify.prompts import classes_of, templates_of
 from tether.workflows.adaptation.choose import Choice, choices, kind_error
 from tether.workflows.adaptation.data import Asked, look_at, parts_of
 from tether.workflows.adaptation.folder import Existing, check_free, claimed
-from tether.workflows.adaptation.interpolation import along
+from tether.workflows.adaptation.interpolation import along, check_told_apart
 from tether.workflows.adaptation.measure import KEEP, KEEP_LIMIT, Measurer, resting
 from tether.workflows.adaptation.next_steps import next_steps
 from tether.workflows.adaptation.run import OnStep, named, run
@@ -193,6 +193,8 @@ def adapt(
     parts = parts_of(
         source, made.takes, asked, model=base, validation=made.validates or interpolate, on_progress=on_progress
     )
+    if interpolate and parts.given.validation is not None and made.takes != "labels":
+        check_told_apart(parts.given.validation)
     with contextlib.ExitStack() as held:
         unfinished = None
         if out is not None:

@@ -1,10 +1,12 @@
 """The recipes of LEAF and un2CLIP by the verb: reasons to refuse, and what a look at captions is for."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import tether
-from memory_rows import captions, squares
+from memory_rows import MemoryRows, captions, squares
 from tether.adapt.finetune import train_denoiser
 from tether.adapt.recipes.detail import _Watch
 from tether.core.errors import InputError
@@ -12,6 +14,7 @@ from tether.core.types import Batch, ClipReport
 from tether.models import create
 from tether.models.denoiser import ConditionalDenoiser
 from tether.train.loop import StepReport
+from tether.workflows.adaptation.interpolation import SHARES
 
 QUICK = {"steps": 2, "batch_size": 6, "size": 8, "width": 8}
 
@@ -38,6 +41,26 @@ def test_a_denoiser_of_another_model_is_refused_and_its_own_is_taken(model, tmp_
     assert done.report.frozen.text_side
     with pytest.raises(InputError, match="not on this image side"):
         tether.adapt(create("tiny", seed=2).eval(), squares(), recipe=spec)
+
+
+def no_run(*args, **settings):
+    raise AssertionError("it ran")
+
+
+@pytest.mark.parametrize("words", [(), ("a square",)])
+def test_images_that_nothing_tells_apart_are_not_interpolated(model, words, monkeypatch, tmp_path):
+    monkeypatch.setattr("tether.workflows.adapt.run", no_run)
+    source = MemoryRows([replace(row, texts=words) for row in squares(40).rows])
+    with pytest.raises(InputError, match="--interpolate: needs captions or labels that tell images apart"):
+        tether.adapt(model, source, recipe={"name": "detail", **QUICK}, interpolate=True, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_score_on_the_validation_part_is_not_called_held_out(model):
+    spec = {"name": "detail", "denoiser_steps": 2, "least_gain": -1.0, **QUICK}
+    report = tether.adapt(model, squares(60), recipe=spec, interpolate=True, keep=squares(12, seed=5)).report
+    assert report.own == []
+    assert [(point.share, point.own) for point in report.curve] == [(share, None) for share in SHARES]
 
 
 @pytest.mark.parametrize("looked", [True, False])

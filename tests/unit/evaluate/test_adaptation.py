@@ -134,3 +134,11 @@ def test_the_page_and_the_numbers_say_the_same(tmp_path):
         assert words in page
     assert "<b>base</b>" not in page
     assert any("100%" in line for line in made.lines())
+
+
+def test_a_curve_without_held_out_data_calls_nothing_so():
+    curve = [CurvePoint(share, 0.4 + share / 5, None, 0.5) for share in (0.0, 0.5, 1.0)]
+    made = report([], curve=curve, chosen=1.0)
+    names = [line["name"] for line in made._chart().data["lines"]]
+    assert names == ["photos", "validation, which chooses"]
+    assert "None" not in made.html().split('id="curve"')[1].split("</section>")[0]

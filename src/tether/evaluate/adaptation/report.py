@@ -53,13 +53,13 @@ class CurvePoint:
     Attributes:
         share: of the way.
         validation: score on the validation part, which chooses.
-        own: on the held-out part.
+        own: on the held-out part, or None where nothing was measured on one.
         keep: on the data that should not be forgotten, or None.
     """
 
     share: float
     validation: float
-    own: float
+    own: float | None
     keep: float | None
 
 
@@ -187,7 +187,9 @@ class AdaptReport:
         write_json(folder / JSON_FILE, self.to_dict())
 
     def _chart(self) -> Chart | None:
-        lines = [Line("own data, held out", "main", [(one.share, one.own) for one in self.curve])]
+        lines = []
+        if any(one.own is not None for one in self.curve):
+            lines.append(Line("own data, held out", "main", [(one.share, one.own) for one in self.curve]))
         if any(one.keep is not None for one in self.curve):
             lines.append(Line(self.keep_source, "second", [(one.share, one.keep) for one in self.curve]))
         lines.append(Line("validation, which chooses", "faint", [(one.share, one.validation) for one in self.curve]))

@@ -21,6 +21,8 @@ from tether.tasks.classify.zero_shot import class_weights
 
 TEST_SHARE = 0.25
 """Of the images of each class that are held out to measure on."""
+WORDLESS = "an image"
+"""What stands beside an image that has no words, where a loader asks for some."""
 KINDS = {
     "labels": "images with a class each (a column of classes, or a folder for each)",
     "pairs": "images with captions",
@@ -206,7 +208,7 @@ def _worded(source: Source, asked: Asked) -> PickedRows:
         for number, row in enumerate(until_broken(source, block, bad=bad)):
             if not row.bad and row.image is not None:
                 said = any(text.strip() for text in row.texts)
-                picked[block.id, number] = None if said else (("an image",), {})
+                picked[block.id, number] = None if said else ((WORDLESS,), {})
     return PickedRows(source, picked, name=source.name)
 
 
