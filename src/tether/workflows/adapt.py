@@ -177,6 +177,8 @@ def adapt(
     if interpolate and (made.gives != "model" or made.rebuilds):
         given = "model of another architecture" if made.rebuilds else made.gives
         raise InputError(f"--interpolate: goes with a recipe that gives a model like the base, {name} gives a {given}")
+    if interpolate and made.takes == "texts":
+        raise InputError(f"--interpolate: goes with images, by which it chooses; {name} takes texts without images")
     with named(name):
         made.check(base)
     if on_plan is not None:
@@ -193,7 +195,8 @@ def adapt(
     parts = parts_of(
         source, made.takes, asked, model=base, validation=made.validates or interpolate, on_progress=on_progress
     )
-    if interpolate and parts.given.validation is not None and made.takes != "labels":
+    if interpolate and made.takes != "labels":
+        assert parts.given.validation is not None
         check_told_apart(parts.given.validation)
     with contextlib.ExitStack() as held:
         unfinished = None
@@ -213,7 +216,9 @@ def adapt(
         with named(name):
             done = run(made, base, parts.given, folder=unfinished, on_step=on_step, should_stop=should_stop)
         adapted, curve, chosen = done.outcome.model, [], None
-        if interpolate and adapted is not None and parts.given.validation is not None:
+        if interpolate:
+            assert adapted is not None
+            assert parts.given.validation is not None
             curve, adapted, chosen = along(base, adapted, validation=parts.given.validation, measurer=measurer)
         own = measurer.own(adapted, done.outcome.head, aims=made.aims, column=made.column)
         keeps = measurer.kept(adapted)

@@ -56,6 +56,12 @@ def test_images_that_nothing_tells_apart_are_not_interpolated(model, words, monk
     assert not (tmp_path / "out").exists()
 
 
+def test_texts_are_not_interpolated(model, monkeypatch):
+    monkeypatch.setattr("tether.workflows.adapt.parts_of", no_run)
+    with pytest.raises(InputError, match="--interpolate: .*typo_proof takes texts without images"):
+        tether.adapt(model, captions(), recipe="typo-proof", interpolate=True)
+
+
 def test_a_score_on_the_validation_part_is_not_called_held_out(model):
     spec = {"name": "detail", "denoiser_steps": 2, "least_gain": -1.0, **QUICK}
     report = tether.adapt(model, squares(60), recipe=spec, interpolate=True, keep=squares(12, seed=5)).report
