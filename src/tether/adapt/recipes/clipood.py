@@ -12,6 +12,7 @@ from tether.adapt.recipes.class_step import LABEL
 from tether.adapt.recipes.class_tuning import Images, contents_of
 from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.moving import move_
+from tether.adapt.recipes.own_towers import check_own_towers
 from tether.adapt.recipes.recipe import TuneRecipe
 from tether.adapt.recipes.refusals import refused
 from tether.adapt.recipes.tuning import Outcome, Tuning
@@ -64,6 +65,7 @@ class ClipoodRecipe(TuneRecipe):
         """See Recipe."""
         if not geometry_of(model).unit:
             raise refused("geometry", found=geometry_of(model).name)
+        check_own_towers(model)
 
     def tuning(self, model: DualEncoder, given: Given) -> Tuning:
         """See TuneRecipe."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.moving import Sides, move_
+from tether.adapt.recipes.own_towers import check_own_towers
 from tether.adapt.recipes.recipe import Case, TuneRecipe
 from tether.adapt.recipes.refusals import refused
 from tether.adapt.recipes.tuning import Tuning
@@ -57,6 +58,8 @@ class PairTuning(TuneRecipe):
         """See Recipe."""
         if not geometry_of(model).unit:
             raise refused("geometry", found=geometry_of(model).name)
+        if self.side != "both":
+            check_own_towers(model)
 
     def tuning(self, model: DualEncoder, given: Given) -> Tuning:
         """See TuneRecipe."""

@@ -21,6 +21,7 @@ from tether.adapt.finetune.image_search import (
 from tether.adapt.recipes.batches import Batches
 from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.moving import move_
+from tether.adapt.recipes.own_towers import check_own_towers
 from tether.adapt.recipes.recipe import Case, TuneRecipe
 from tether.adapt.recipes.refusals import refused
 from tether.adapt.recipes.tuning import Played, Tuning, play
@@ -122,6 +123,7 @@ class ImageSearch(TuneRecipe):
         """See Recipe."""
         if (name := geometry_of(model).name) != "clip":
             raise refused("geometry", found=name)
+        check_own_towers(model)
 
     def tuning(self, model: DualEncoder, given: Given) -> Tuning:
         """See TuneRecipe."""

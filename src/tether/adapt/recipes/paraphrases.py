@@ -12,6 +12,7 @@ from tether.adapt.finetune.paraclip import LEARNING_RATE, WEIGHT_DECAY, Paraclip
 from tether.adapt.recipes.batches import ReplayedBatches
 from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.moving import move_
+from tether.adapt.recipes.own_towers import check_own_towers
 from tether.adapt.recipes.recipe import TuneRecipe
 from tether.adapt.recipes.refusals import refused
 from tether.adapt.recipes.tuning import Tuning
@@ -65,6 +66,7 @@ class Paraphrases(TuneRecipe):
         """See Recipe."""
         if not geometry_of(model).unit:
             raise refused("geometry", found=geometry_of(model).name)
+        check_own_towers(model)
 
     def tuning(self, model: DualEncoder, given: Given) -> Tuning:
         """See TuneRecipe."""

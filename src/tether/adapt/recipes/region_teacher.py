@@ -12,6 +12,7 @@ from tether.adapt.distill.region_teacher import fit_region_teacher, region_pairs
 from tether.adapt.distill.regions import DclipStep
 from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.moving import move_
+from tether.adapt.recipes.own_towers import check_own_towers
 from tether.adapt.recipes.recipe import TuneRecipe
 from tether.adapt.recipes.refusals import refused
 from tether.adapt.recipes.tuning import Tuning
@@ -83,6 +84,7 @@ class RegionTeacher(TuneRecipe):
         """See Recipe."""
         if geometry_of(model).name != "clip":
             raise refused("geometry", found=geometry_of(model).name)
+        check_own_towers(model)
         with torch.no_grad():
             dense_text(model, model.tokenizer(["a"]).to(model.logit_scale.device))
 

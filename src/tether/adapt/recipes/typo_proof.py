@@ -9,6 +9,7 @@ import torch
 from tether.adapt.recipes.batches import TensorBatches
 from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.moving import move_
+from tether.adapt.recipes.own_towers import check_own_towers
 from tether.adapt.recipes.recipe import Case, TuneRecipe
 from tether.adapt.recipes.refusals import refused
 from tether.adapt.recipes.tuning import Tuning
@@ -76,6 +77,7 @@ class TypoProof(TuneRecipe):
         """See Recipe."""
         if geometry_of(model).name != "clip":
             raise refused("geometry", found=geometry_of(model).name)
+        check_own_towers(model)
 
     def tuning(self, model: DualEncoder, given: Given) -> Tuning:
         """See TuneRecipe."""

@@ -1,0 +1,33 @@
+"""What the check of a recipe refuses before data are read."""
+
+import pytest
+
+from tether.adapt.recipes import RECIPES
+from tether.core.errors import UnsupportedModelError
+from tether.core.model_digest import model_digest
+from tether.models import create
+
+ONE_SIDE = {
+    "clipood": {},
+    "image_search": {},
+    "pairs": {"side": "text"},
+    "paraphrases": {},
+    "region_teacher": {},
+    "typo_proof": {},
+}
+
+
+@pytest.mark.parametrize("name", ONE_SIDE)
+def test_towers_that_share_parameters(name):
+    recipe = RECIPES[name](**ONE_SIDE[name])
+    shared, own = create("tiny", towers="shared"), create("tiny", seed=1)
+    digest, asked = model_digest(own), [one.requires_grad for one in own.parameters()]
+    with pytest.raises(UnsupportedModelError, match=r"one side must rest, and the towers share parameters.*visual\."):
+        recipe.check(shared)
+    recipe.check(own)
+    assert model_digest(own) == digest
+    assert [one.requires_grad for one in own.parameters()] == asked
+
+
+def test_both_sides_may_share_parameters():
+    RECIPES["pairs"](side="both").check(create("tiny", towers="shared"))
