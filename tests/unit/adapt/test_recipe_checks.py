@@ -15,6 +15,7 @@ ONE_SIDE = {
     "region_teacher": {},
     "typo_proof": {},
 }
+COSINE = ("image_search", "pairs", "paraphrases", "region_teacher", "swap_text", "typo_proof")
 
 
 @pytest.mark.parametrize("name", ONE_SIDE)
@@ -31,3 +32,10 @@ def test_towers_that_share_parameters(name):
 
 def test_both_sides_may_share_parameters():
     RECIPES["pairs"](side="both").check(create("tiny", towers="shared"))
+
+
+@pytest.mark.parametrize("name", COSINE)
+@pytest.mark.parametrize("geometry", ["elliptic", "euclidean"])
+def test_models_that_do_not_compare_by_cosine(name, geometry):
+    with pytest.raises(UnsupportedModelError, match=f"compares embeddings by cosine.*geometry is {geometry}"):
+        RECIPES[name]().check(create("tiny", geometry=geometry))

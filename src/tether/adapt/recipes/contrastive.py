@@ -6,9 +6,8 @@ from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.moving import Sides, move_
 from tether.adapt.recipes.own_towers import check_own_towers
 from tether.adapt.recipes.recipe import Case, TuneRecipe
-from tether.adapt.recipes.refusals import refused
+from tether.adapt.recipes.refusals import check_cosine_model
 from tether.adapt.recipes.tuning import Tuning
-from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, PositiveRate, Rate, checked
 from tether.losses import OBJECTIVES
@@ -56,8 +55,7 @@ class PairTuning(TuneRecipe):
 
     def check(self, model: DualEncoder) -> None:
         """See Recipe."""
-        if not geometry_of(model).unit:
-            raise refused("geometry", found=geometry_of(model).name)
+        check_cosine_model(model)
         if self.side != "both":
             check_own_towers(model)
 

@@ -23,11 +23,10 @@ from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.moving import move_
 from tether.adapt.recipes.own_towers import check_own_towers
 from tether.adapt.recipes.recipe import Case, TuneRecipe
-from tether.adapt.recipes.refusals import refused
+from tether.adapt.recipes.refusals import check_cosine_model
 from tether.adapt.recipes.tuning import Played, Tuning, play
 from tether.core.errors import InputError
 from tether.core.gather import Gather
-from tether.core.geometry import geometry_of
 from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder, Step
 from tether.core.ranges import Count, NonNegative, Positive, PositiveRate, Rate, Whole, checked
@@ -121,8 +120,7 @@ class ImageSearch(TuneRecipe):
 
     def check(self, model: DualEncoder) -> None:
         """See Recipe."""
-        if (name := geometry_of(model).name) != "clip":
-            raise refused("geometry", found=name)
+        check_cosine_model(model)
         check_own_towers(model)
 
     def tuning(self, model: DualEncoder, given: Given) -> Tuning:

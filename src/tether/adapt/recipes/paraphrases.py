@@ -14,11 +14,10 @@ from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.moving import move_
 from tether.adapt.recipes.own_towers import check_own_towers
 from tether.adapt.recipes.recipe import TuneRecipe
-from tether.adapt.recipes.refusals import refused
+from tether.adapt.recipes.refusals import check_cosine_model
 from tether.adapt.recipes.tuning import Tuning
 from tether.core.errors import InputError
 from tether.core.gather import Gather
-from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, PositiveRate, Rate, checked
 from tether.core.types import Batch, Loss
@@ -64,8 +63,7 @@ class Paraphrases(TuneRecipe):
 
     def check(self, model: DualEncoder) -> None:
         """See Recipe."""
-        if not geometry_of(model).unit:
-            raise refused("geometry", found=geometry_of(model).name)
+        check_cosine_model(model)
         check_own_towers(model)
 
     def tuning(self, model: DualEncoder, given: Given) -> Tuning:

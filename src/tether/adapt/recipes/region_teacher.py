@@ -14,9 +14,8 @@ from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.moving import move_
 from tether.adapt.recipes.own_towers import check_own_towers
 from tether.adapt.recipes.recipe import TuneRecipe
-from tether.adapt.recipes.refusals import refused
+from tether.adapt.recipes.refusals import check_cosine_model
 from tether.adapt.recipes.tuning import Tuning
-from tether.core.geometry import geometry_of
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, PositiveRate, Rate, Share, checked
@@ -82,8 +81,7 @@ class RegionTeacher(TuneRecipe):
 
     def check(self, model: DualEncoder) -> None:
         """See Recipe."""
-        if geometry_of(model).name != "clip":
-            raise refused("geometry", found=geometry_of(model).name)
+        check_cosine_model(model)
         check_own_towers(model)
         with torch.no_grad():
             dense_text(model, model.tokenizer(["a"]).to(model.logit_scale.device))

@@ -13,9 +13,8 @@ from tether.adapt.finetune.lora import Lora as LoraEdit
 from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.moving import rest_
 from tether.adapt.recipes.recipe import TuneRecipe
-from tether.adapt.recipes.refusals import refused
+from tether.adapt.recipes.refusals import check_cosine_model, refused
 from tether.adapt.recipes.tuning import Outcome, Tuning
-from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Decay, NonNegative, PositiveRate, Rate, Whole, checked
 from tether.core.types import Batch
@@ -85,8 +84,7 @@ class SwapText(TuneRecipe):
 
     def check(self, model: DualEncoder) -> None:
         """See Recipe."""
-        if geometry_of(model).name != "clip":
-            raise refused("geometry", found=geometry_of(model).name)
+        check_cosine_model(model)
         if isinstance(model, Clip) and model.config.towers == "shared":
             raise refused("shared towers", found="all of their blocks")
         if self.embedder is None and not isinstance(model, ComposedEncoder):

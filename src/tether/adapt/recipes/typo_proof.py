@@ -11,10 +11,9 @@ from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.moving import move_
 from tether.adapt.recipes.own_towers import check_own_towers
 from tether.adapt.recipes.recipe import Case, TuneRecipe
-from tether.adapt.recipes.refusals import refused
+from tether.adapt.recipes.refusals import check_cosine_model
 from tether.adapt.recipes.tuning import Tuning
 from tether.adapt.robust.typos import LEARNING_RATE, ROW, WEIGHT_DECAY, LeafLoss, LeafStep
-from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, Positive, checked
 from tether.data.captions.typos import WordConstraint
@@ -75,8 +74,7 @@ class TypoProof(TuneRecipe):
 
     def check(self, model: DualEncoder) -> None:
         """See Recipe."""
-        if geometry_of(model).name != "clip":
-            raise refused("geometry", found=geometry_of(model).name)
+        check_cosine_model(model)
         check_own_towers(model)
 
     def tuning(self, model: DualEncoder, given: Given) -> Tuning:
