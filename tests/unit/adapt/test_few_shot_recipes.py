@@ -11,7 +11,7 @@ import tether
 from memory_rows import squares
 from tether.adapt.edits import Svd, singular_values
 from tether.adapt.heads import CacheHead, LinearHead
-from tether.adapt.recipes import FullTuning, Given, SvdRecipe, TipAdapterRecipe, play
+from tether.adapt.recipes import FullTuning, Given, PairTuning, SvdRecipe, TipAdapterRecipe, play
 from tether.adapt.recipes.gda import GdaRecipe
 from tether.adapt.training_free import GDAClassifier, TipAdapter
 from tether.core.errors import InputError, UnsupportedModelError
@@ -152,3 +152,14 @@ def test_a_tower_that_rests_reads_an_image_once_where_it_stays_the_same(
     play(recipe.tuning(alone, given), alone)
     for name, value in alone.state_dict().items():
         torch.testing.assert_close(tuned.state_dict()[name], value, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("side", "times"), [("text", 1), ("both", 4)])
+def test_images_of_pairs_are_read_once_where_texts_alone_move(side, times, model, tmp_path, monkeypatch):
+    monkeypatch.setenv("TETHER_CACHE", str(tmp_path))
+    tuned, rows = copy.deepcopy(model), []
+    tuned.visual.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
+    pairs = Given("pairs", squares(), 36)
+    recipe = PairTuning(side=side, steps=4, batch_size=36, learning_rate=1e-3)
+    play(recipe.tuning(tuned, pairs), tuned)
+    assert [count for count in rows if count > 1] == times * [36]

@@ -68,4 +68,5 @@ class PairTuning(TuneRecipe):
             steps=self.steps,
             optimizer={"name": "adamw", "lr": self.learning_rate},
             weight_decay=self.weight_decay,
+            fixed_images=True,
         )
