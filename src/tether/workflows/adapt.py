@@ -31,6 +31,7 @@ from tether.workflows.adaptation.interpolation import along, check_told_apart
 from tether.workflows.adaptation.measure import KEEP, KEEP_LIMIT, Measurer, resting
 from tether.workflows.adaptation.next_steps import next_steps
 from tether.workflows.adaptation.run import OnStep, named, run
+from tether.workflows.adaptation.texts import open_texts
 from tether.workflows.models import Data, Model, Progress, opened
 
 
@@ -149,7 +150,8 @@ def adapt(
         ('accuracy', 10)
     """
     spec, made = _recipe(recipe)
-    source = open_source(data, where="DATA")
+    texts = made is not None and made.takes == "texts"
+    source = (open_texts if texts else open_source)(data, where="DATA")
     asked = Asked(
         label=label,
         classes=None if classes is None else classes_of(classes),

@@ -2,8 +2,11 @@
 
 from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from pyarrow import csv
 
 import tether
 from memory_rows import MemoryRows, captions, squares
@@ -11,6 +14,7 @@ from tether.adapt.finetune import train_denoiser
 from tether.adapt.recipes.detail import _Watch
 from tether.core.errors import InputError
 from tether.core.types import Batch, ClipReport
+from tether.data import open_source
 from tether.models import create
 from tether.models.denoiser import ConditionalDenoiser
 from tether.train.loop import StepReport
@@ -58,8 +62,33 @@ def test_images_that_nothing_tells_apart_are_not_interpolated(model, words, monk
 
 def test_texts_are_not_interpolated(model, monkeypatch):
     monkeypatch.setattr("tether.workflows.adapt.parts_of", no_run)
-    with pytest.raises(InputError, match="--interpolate: .*typo_proof takes texts without images"):
+    with pytest.raises(InputError, match=r"--interpolate: .*typo_proof takes texts without images"):
         tether.adapt(model, captions(), recipe="typo-proof", interpolate=True)
+
+
+@pytest.mark.parametrize(("column", "ending"), [("text", "csv"), ("caption", "csv"), ("text", "parquet")])
+def test_a_table_of_texts_alone_is_learnt_from(model, column, ending, tmp_path):
+    table = pa.table({column: [text for row in captions().rows for text in row.texts]})
+    (csv.write_csv if ending == "csv" else pq.write_table)(table, tmp_path / f"texts.{ending}")
+    spec = {"name": "typo_proof", "steps": 2, "batch_size": 8, "rho": 2}
+    for path in (tmp_path / f"texts.{ending}", str(tmp_path / f"texts.{ending}")):
+        done = tether.adapt(model, path, recipe=spec, keep=squares(12, seed=5))
+        assert done.report.frozen.image_side
+        assert int(done.report.data[0].split()[2]) + done.report.own[0].n == 36
+    with pytest.raises(InputError, match="no column of images found"):
+        tether.adapt(model, path, recipe="lora")
+
+
+@pytest.mark.parametrize("data", ["csv", "no/such/texts.csv", {"name": "csv", "path": "no/such/texts.csv"}])
+def test_what_has_neither_images_nor_texts_is_refused_as_before(model, data, tmp_path):
+    if data == "csv":
+        data = tmp_path / "words.csv"
+        data.write_text("word\na cat\n")
+    with pytest.raises(InputError) as before:
+        open_source(data, where="DATA")
+    with pytest.raises(InputError) as after:
+        tether.adapt(model, data, recipe="typo_proof")
+    assert str(after.value) == str(before.value)
 
 
 def test_a_score_on_the_validation_part_is_not_called_held_out(model):
