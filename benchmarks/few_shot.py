@@ -49,7 +49,7 @@ from tether.evaluate.few_shot import (
     few_shot,
     rows_at,
 )
-from tether.models.cached import CachedEncoder
+from tether.models.cached import CachedEncoder, side_digest
 from tether.models.embed import encode_images
 from tether.tasks.classify.prompts import own_templates
 from tether.tasks.classify.zero_shot import class_weights
@@ -250,7 +250,9 @@ def recipe_arm(bench: Bench, asked: str) -> Method:
                 if not images:
                     whole = bench.test.part(range(len(bench.test.labels)), prompts=bench.prompts, name="test")
                     loaded = ordered(whole, image_spec=bench.model.image_spec, batch_size=BATCH)
-                    images.append(encode_images(outcome.model, (pixels for _, pixels in loaded)))
+                    rests = side_digest(outcome.model, "image") == side_digest(bench.model, "image")
+                    reader = CachedEncoder(outcome.model) if rests else outcome.model
+                    images.append(encode_images(reader, (pixels for _, pixels in loaded)))
                 image = images[0][torch.from_numpy(rows)]
             if outcome.head is not None:
                 logits = outcome.head.logits(image)

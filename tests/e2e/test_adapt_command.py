@@ -100,6 +100,13 @@ def test_a_folder_that_is_there_is_refused_or_replaced(adapt, tmp_path):
     before = (tmp_path / "head" / "head.safetensors").read_bytes()
     adapt(*words, "--shots", "2", "--existing", "replace")
     assert (tmp_path / "head" / "head.safetensors").read_bytes() != before
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "head").iterdir() if path.is_file()}
+    adapt("--recipe", "debias", "attribute=nope", "--out", tmp_path / "head", "--existing", "replace", code=2)
+    assert all((tmp_path / "head" / name).read_bytes() == held for name, held in whole.items())
+    adapt("--recipe", "full", "steps=1", "--out", tmp_path / "head", "--existing", "replace")
+    assert not (tmp_path / "head" / "head.safetensors").exists()
+    (tmp_path / "head" / "report.json").write_text("{}")
+    assert "holds no adaptation" in adapt(*words, "--existing", "replace", code=2).err
     shutil.rmtree(tmp_path / "head")
     (tmp_path / "head").mkdir()
     (tmp_path / "head" / "mine.txt").write_text("not yours")

@@ -26,7 +26,7 @@ from tether.models.save import save
 from tether.tasks.classify.prompts import classes_of, templates_of
 from tether.workflows.adaptation.choose import Choice, choices, kind_error
 from tether.workflows.adaptation.data import Asked, look_at, parts_of
-from tether.workflows.adaptation.folder import Existing, check_free, claimed
+from tether.workflows.adaptation.folder import Existing, check_free, claimed, remove_others
 from tether.workflows.adaptation.interpolation import along, check_told_apart
 from tether.workflows.adaptation.measure import KEEP, KEEP_LIMIT, Measurer, resting
 from tether.workflows.adaptation.next_steps import next_steps
@@ -254,6 +254,7 @@ def adapt(
         )
         result = Adapted(adapted, done.outcome.head, report, None if out is None else Path(out))
         if out is not None:
+            remove_others(Path(out), model=result.model is not None, head=result.head is not None)
             result.save(out)
     return result
 

@@ -78,7 +78,7 @@ class CacheHead(Head):
         """See Head."""
         rows = F.normalize(image, dim=1)
         near = torch.exp(-self.beta * (1 - rows @ self.keys.T))
-        return rows @ self.weight.T + self.alpha * near @ F.one_hot(self.key_classes, len(self.classes)).float()
+        return (rows @ self.weight.T).index_add(1, self.key_classes, near, alpha=self.alpha)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """See Head."""

@@ -14,6 +14,7 @@ from tether.evaluate.html.curves import Chart, Line, chart
 from tether.evaluate.html.text import duration
 
 JSON_FILE, PAGE_FILE = "report.json", "report.html"
+FORMAT = "tether.adapt/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +168,7 @@ class AdaptReport:
         """Plain values for JSON."""
         plain = asdict(self)
         plain["own"], plain["keep"] = ([one.to_dict() for one in some] for some in (self.own, self.keep))
-        return {"format": "tether.adapt/1", "verdict": self.verdict(), **plain}
+        return {"format": FORMAT, "verdict": self.verdict(), **plain}
 
     def html(self) -> str:
         """A page that loads nothing from elsewhere."""

@@ -13,7 +13,7 @@ from tether.adapt.heads import HEAD_FILE
 from tether.core.atomic_io import read_json, remove_leftovers, write_json
 from tether.core.errors import InputError
 from tether.core.locks import is_lock, locked
-from tether.evaluate.adaptation.report import JSON_FILE, PAGE_FILE
+from tether.evaluate.adaptation.report import FORMAT, JSON_FILE
 from tether.models.save import CONFIG_FILE, WEIGHTS_FILE
 from tether.train.checkpoints import list_checkpoints
 
@@ -27,12 +27,13 @@ Existing = Literal["refuse", "replace"]
 def claimed(folder: Path, asked: Mapping[str, Any], *, existing: Existing) -> Iterator[Path]:
     """Hold the folder and give that of the checkpoints; on success it is removed.
 
-    An adaptation that was interrupted goes on if it is asked for in the same words.
+    An adaptation that was interrupted goes on if it is asked for in the same words. A finished one that is to be
+    replaced stays until the new one is whole.
 
     Args:
         folder: of the result.
         asked: all that decides it, as plain values.
-        existing: whether an adaptation that is there, finished or not, is an error or begun anew.
+        existing: whether an adaptation that is there, finished or asked for in other words, is an error or replaced.
 
     Raises:
         InputError: a finished adaptation, another one that is unfinished, or something else.
@@ -62,24 +63,48 @@ def check_free(folder: Path, *, existing: Existing) -> None:
         raise InputError(f"--out: {folder} is a file; expected a folder, or a name that is free")
     if not folder.exists():
         return
-    if (folder / JSON_FILE).exists():
+    if _is_report(folder / JSON_FILE):
         if existing == "refuse":
             raise InputError(f"--out: {folder} is there already; give another name, or --existing replace")
     elif not (folder / UNFINISHED).exists() and any(not is_lock(one) for one in folder.iterdir()):
         raise InputError(f"--out: {folder}: is not empty and holds no adaptation; choose another folder")
 
 
+def remove_others(folder: Path, *, model: bool, head: bool) -> None:
+    """Remove what an adaptation that is replaced had and the new one has not.
+
+    Args:
+        folder: of both.
+        model: whether the new one has a model.
+        head: whether it has a head.
+    """
+    for name, stays in ((CONFIG_FILE, model), (WEIGHTS_FILE, model), (HEAD_FILE, head)):
+        if not stays:
+            (folder / name).unlink(missing_ok=True)
+
+
+def _is_report(path: Path) -> bool:
+    """Whether it is the report of an adaptation, and not a file of the user's with that name."""
+    try:
+        found = read_json(path) if path.is_file() else None
+    except InputError:
+        return False
+    return isinstance(found, dict) and found.get("format") == FORMAT
+
+
 def _take(folder: Path, asked: Mapping[str, Any], *, existing: Existing) -> None:
     check_free(folder, existing=existing)
     unfinished = folder / UNFINISHED
     plain = json.loads(json.dumps(asked))
-    if existing == "replace":
-        for name in (JSON_FILE, PAGE_FILE, CONFIG_FILE, WEIGHTS_FILE, HEAD_FILE):
-            (folder / name).unlink(missing_ok=True)
     if not (unfinished / ASKED).exists():
         shutil.rmtree(unfinished, ignore_errors=True)
         return
-    theirs = read_json(unfinished / ASKED)
+    try:
+        theirs = read_json(unfinished / ASKED)
+    except InputError:
+        if existing == "refuse":
+            raise
+        theirs = None
     if theirs == plain:
         return
     if existing == "replace":
