@@ -29,7 +29,8 @@ CARD = Card(
     package="adapt",
     parts=("tether.adapt.training_free.gda.GDAClassifier", "tether.adapt.recipes.gda.GdaRecipe"),
     needs=("a trained CLIP", "a few labelled images of each class, and some to choose a weight on"),
-    gives="A classifier from a few images a class and the class names, in closed form.",
+    gives="A classifier from a few images a class and the class names, in closed form. On a small CLIP's things it is "
+    "above the names alone and no better than class means; on grey values of digits it is 2.7 points above them.",
     claim=Claim(
         says="From 16 images a class, Gaussians of one covariance beside the class texts tell classes that a small "
         "CLIP never saw better than class means beside the texts do.",
