@@ -9,7 +9,7 @@ from tether.core.card import Card, Claim, Condition, Trial, Tried
 if TYPE_CHECKING:
     from tether.evaluate.few_shot import FewShotTable, Method
     from tether.papers.reproduction.lab import Lab
-    from tether.papers.testbeds.few_shot_heads import Embedded
+    from tether.papers.testbeds.few_shot_heads import EmbeddedSets
 
 SHOTS, DRAWS, VIEWS = (1, 4, 8, 16), 3, 10
 
@@ -149,7 +149,7 @@ def reproduce(lab: Lab) -> Trial:
     return Trial(notes["identity_16"], notes["gda_16"], notes)
 
 
-def _peers(at: Embedded) -> dict[str, Method]:
+def _peers(at: EmbeddedSets) -> dict[str, Method]:
     """Heads that both worlds have."""
     from tether.papers.testbeds import few_shot_heads as heads
 

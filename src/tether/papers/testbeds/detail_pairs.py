@@ -42,7 +42,7 @@ CLASSES = tuple(f"{colour} {shape}" for colour, shape in product(COLOURS, SHAPES
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class DetailedScenes:
     """Images with a caption and a class each.
 
     Attributes:
@@ -91,7 +91,7 @@ def caption(scene: Scene, *details: Detail) -> str:
     return said
 
 
-def told_images(count: int, *, seed: int, telling: float = 0.0) -> Told:
+def told_images(count: int, *, seed: int, telling: float = 0.0) -> DetailedScenes:
     """Images of chance.
 
     Args:
@@ -106,7 +106,7 @@ def told_images(count: int, *, seed: int, telling: float = 0.0) -> Told:
         known = [detail for detail in DETAILS if detail != "place" or _aside(scene)]
         texts.append(caption(scene, dice.pick(known)) if dice.chance(telling) else caption(scene))
     labels = [CLASSES.index(f"{scene.things[0].colour} {scene.things[0].shape}") for scene in scenes]
-    return Told(_images(scenes), tuple(texts), torch.tensor(labels))
+    return DetailedScenes(_images(scenes), tuple(texts), torch.tensor(labels))
 
 
 def detail_pairs(detail: Detail, count: int, *, seed: int) -> DetailPairs:
@@ -150,7 +150,7 @@ def _images(scenes: Sequence[Scene]) -> UInt8[Tensor, "n 3 32 32"]:
     return F.avg_pool2d(drawn(scenes, size=2 * SIZE).float(), 2).round_().to(torch.uint8)
 
 
-def class_accuracy(model: DualEncoder, images: Told) -> float:
+def class_accuracy(model: DualEncoder, images: DetailedScenes) -> float:
     """Percent of the images whose nearest class text is that of the larger thing."""
     text = F.normalize(encode_texts(model, [f"a {name}" for name in CLASSES]), dim=1)
     image = F.normalize(encode_images(model, images.pixels.split(500)), dim=1)

@@ -52,7 +52,7 @@ Fit = Callable[[Rows, np.ndarray], Discriminant | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Embedded:
+class EmbeddedSets:
     """A labelled set as unit rows.
 
     Attributes:
@@ -86,7 +86,7 @@ class Embedded:
         return np.array(classes)[(self.asked[rows] @ self.text[list(classes)].T).argmax(axis=1)]
 
 
-def embedded_things(lab: Lab, things: HeldOutThings, *, views: int) -> Embedded:
+def embedded_things(lab: Lab, things: HeldOutThings, *, views: int) -> EmbeddedSets:
     """Of the small CLIP: images as they are, and ``views`` random crops, as the recipe ``gda`` takes them."""
     model, train = things.model, things.train
     pixels = cast(ThingRows, things.test.source).pixels
@@ -97,10 +97,10 @@ def embedded_things(lab: Lab, things: HeldOutThings, *, views: int) -> Embedded:
     asked = encode_images(model, pixels.split(250))
     text = class_texts(model, train.classes, template=TEMPLATE)
     rows = _unit(torch.cat([plain, crops]).reshape(1 + views, len(plain), -1))
-    return Embedded(train, things.test, rows, _unit(asked), _unit(text), float(model.logit_scale.detach()))
+    return EmbeddedSets(train, things.test, rows, _unit(asked), _unit(text), float(model.logit_scale.detach()))
 
 
-def digits(lab: Lab) -> Embedded:
+def digits(lab: Lab) -> EmbeddedSets:
     """Handwritten digits as 64 grey values; noisy means of the classes stand in for texts. Half is to draw from."""
     images, target = load_digits(return_X_y=True)
     order = np.random.default_rng([lab.seed, 4]).permutation(len(target))
@@ -117,14 +117,14 @@ def digits(lab: Lab) -> Embedded:
     noise = np.random.default_rng([lab.seed, 5]).normal(size=mean.shape)
     text = torch.from_numpy(mean / np.linalg.norm(mean, axis=1, keepdims=True))
     text = text + DIGITS_NOISE * F.normalize(torch.from_numpy(noise), dim=1)
-    return Embedded(sets[0], sets[1], rows[0][None], rows[1], _unit(text), DIGITS_SCALE)
+    return EmbeddedSets(sets[0], sets[1], rows[0][None], rows[1], _unit(text), DIGITS_SCALE)
 
 
 def _unit(rows: torch.Tensor) -> np.ndarray:
     return F.normalize(rows.detach().double(), dim=-1).numpy()
 
 
-def of_head(fit: Callable[[Draw], Fitted | None], at: Embedded) -> Method:
+def of_head(fit: Callable[[Draw], Fitted | None], at: EmbeddedSets) -> Method:
     """A fitted head as an answer; of classes that it does not know it says nothing."""
 
     def method(draw: Draw) -> FewShotAnswer | None:
@@ -136,12 +136,12 @@ def of_head(fit: Callable[[Draw], Fitted | None], at: Embedded) -> Method:
     return method
 
 
-def zero_shot(at: Embedded) -> Method:
+def zero_shot(at: EmbeddedSets) -> Method:
     """Texts alone."""
     return lambda draw: at.by_text
 
 
-def gda(at: Embedded, *, crops: bool = False, **settings) -> Method:
+def gda(at: EmbeddedSets, *, crops: bool = False, **settings) -> Method:
     """Ours; of classes without images by ``extend``."""
 
     def method(draw: Draw) -> FewShotAnswer:
@@ -161,7 +161,7 @@ def gda(at: Embedded, *, crops: bool = False, **settings) -> Method:
     return method
 
 
-def gda_unlabelled(at: Embedded, *, n_iter: int = 1) -> Method:
+def gda_unlabelled(at: EmbeddedSets, *, n_iter: int = 1) -> Method:
     """Ours without the labels of what is shown."""
 
     def fit(draw: Draw):
@@ -174,7 +174,7 @@ def gda_unlabelled(at: Embedded, *, n_iter: int = 1) -> Method:
     return of_head(fit, at)
 
 
-def beside_texts(at: Embedded, fit: Fit, *, crops: bool = False) -> Method:
+def beside_texts(at: EmbeddedSets, fit: Fit, *, crops: bool = False) -> Method:
     """Zero-shot logits plus alpha times a discriminant; alpha is searched as ours is, on more values."""
 
     def method(draw: Draw) -> FewShotAnswer | None:
@@ -198,7 +198,7 @@ def nearest_mean(rows: Rows, labels: np.ndarray) -> Discriminant:
     return lambda x: x @ means.T - (means**2).sum(axis=1) / 2
 
 
-def means_alone(at: Embedded) -> Method:
+def means_alone(at: EmbeddedSets) -> Method:
     """The nearest class mean, texts left aside."""
 
     def method(draw: Draw) -> FewShotAnswer:
@@ -221,12 +221,12 @@ def shrunk_lda(rows: Rows, labels: np.ndarray) -> LinearDiscriminantAnalysis | N
     return LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(rows, labels)
 
 
-def lda(at: Embedded, *, crops: bool = False) -> Method:
+def lda(at: EmbeddedSets, *, crops: bool = False) -> Method:
     """Scikit-learn's LDA, which chooses its shrinkage by itself."""
     return of_head(lambda draw: shrunk_lda(*at.shown(draw, crops=crops)), at)
 
 
-def logistic(at: Embedded, *, crops: bool = False) -> Method:
+def logistic(at: EmbeddedSets, *, crops: bool = False) -> Method:
     """Scikit-learn's logistic regression; its strength is chosen on validation rows."""
 
     def fit(draw: Draw) -> LogisticRegression:
@@ -237,7 +237,7 @@ def logistic(at: Embedded, *, crops: bool = False) -> Method:
     return of_head(fit, at)
 
 
-def tip_adapter(at: Embedded, **settings) -> Method:
+def tip_adapter(at: EmbeddedSets, **settings) -> Method:
     """Tip-Adapter; both numbers are searched on validation rows."""
 
     def fit(draw: Draw) -> TipAdapter:

@@ -24,7 +24,17 @@ from tether.models import Clip
 from tether.models.embed import encode_images, encode_texts
 from tether.optim import parameter_groups
 from tether.papers.testbeds.in_memory import draws
-from tether.papers.testbeds.shape_pairs import BATCH, LEARNT, Told, base, figures, parts, state_map, states, token_ids
+from tether.papers.testbeds.shape_pairs import (
+    BATCH,
+    LEARNT,
+    CaptionedShapes,
+    base,
+    figures,
+    parts,
+    state_map,
+    states,
+    token_ids,
+)
 from tether.train.steps.module import StepModule, loss_inside
 
 if TYPE_CHECKING:
@@ -77,7 +87,7 @@ def compared(lab: Lab) -> dict[str, float]:
     return notes
 
 
-def embedded(told: Told, start: Clip) -> Float[Tensor, "n k d"]:
+def embedded(told: CaptionedShapes, start: Clip) -> Float[Tensor, "n k d"]:
     """The base's embeddings of some captions of each image."""
     rows = encode_texts(start, [text for texts in told.texts for text in texts[:SENTENCES]])
     return rows.unflatten(0, (len(told.texts), -1))
@@ -170,5 +180,5 @@ def _pairs(lab: Lab, tokens: Int[Tensor, "n k l"]) -> Iterator[Batch]:
         yield Batch(told.pixels[some], tokens[some, torch.randint(tokens.shape[1], some.shape, generator=chance)])
 
 
-def _rows(lab: Lab, told: Told) -> Iterator[Tensor]:
+def _rows(lab: Lab, told: CaptionedShapes) -> Iterator[Tensor]:
     return draws(len(told.labels), size=BATCH, generator=lab.generator("order"), repeats=False)

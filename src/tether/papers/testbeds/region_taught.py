@@ -46,7 +46,7 @@ Seen = Literal["captions", "regions", "start"]
 alone, or those that the CLIP itself gave before."""
 
 
-class Scenes(IndexedSource):
+class BoxedScenes(IndexedSource):
     """Scenes of large things, with a box for each thing, and their captions; a ``core.protocols.Source`` in memory.
 
     Attributes:
@@ -99,7 +99,7 @@ class Scenes(IndexedSource):
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class RegionFigures:
     """What a model does, in percent.
 
     Attributes:
@@ -121,7 +121,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Bed:
+class RegionBench:
     """What all arms of a seed share.
 
     Attributes:
@@ -136,22 +136,22 @@ class Bed:
     """
 
     start: Clip
-    train: Scenes
-    pool: Scenes
-    single: Scenes
+    train: BoxedScenes
+    pool: BoxedScenes
+    single: BoxedScenes
     pairs: RegionPairs
     held_out: RegionPairs
     teachers: Mapping[Seen, CrossModalTeacher]
     targets: Mapping[Seen, RegionTargets]
 
 
-def prepare(lab: Lab, *, rate: float = TEACHER_RATE, readout: Literal["beside", "alone"] = "beside") -> Bed:
+def prepare(lab: Lab, *, rate: float = TEACHER_RATE, readout: Literal["beside", "alone"] = "beside") -> RegionBench:
     """Teach the CLIP, embed regions, fit both teachers and ask them."""
-    taught = Scenes(lab, "start", count=lab.steps(BASE_PAIRS, 64), things=BASE_THINGS)
+    taught = BoxedScenes(lab, "start", count=lab.steps(BASE_PAIRS, 64), things=BASE_THINGS)
     start = in_memory.taught(lab, taught.pixels, taught.texts, steps=lab.steps(BASE_STEPS))
-    train = Scenes(lab, "train", count=lab.steps(PAIRS, 64), things=(THINGS, THINGS))
-    pool = Scenes(lab, "pool", count=lab.steps(POOL, 32), things=(THINGS, THINGS), repeats="none")
-    single = Scenes(lab, "single", count=lab.steps(SINGLE, 32), things=(1, 1))
+    train = BoxedScenes(lab, "train", count=lab.steps(PAIRS, 64), things=(THINGS, THINGS))
+    pool = BoxedScenes(lab, "pool", count=lab.steps(POOL, 32), things=(THINGS, THINGS), repeats="none")
+    single = BoxedScenes(lab, "single", count=lab.steps(SINGLE, 32), things=(1, 1))
     columns = RegionColumns(most=THINGS, unit="pixel")
     pairs, held_out = (region_pairs(start, part, columns=columns) for part in (train, pool))
     teachers: dict[Seen, CrossModalTeacher] = {}
@@ -170,10 +170,10 @@ def prepare(lab: Lab, *, rate: float = TEACHER_RATE, readout: Literal["beside", 
     targets = {seen: region_targets(start, teacher, pairs) for seen, teacher in teachers.items()}
     place, text = targets["captions"].place, targets["captions"].text
     own = RegionTargets(place, text, F.normalize(pairs.regions[pairs.owner, 0], dim=1))
-    return Bed(start, train, pool, single, pairs, held_out, teachers, {**targets, "start": own})
+    return RegionBench(start, train, pool, single, pairs, held_out, teachers, {**targets, "start": own})
 
 
-def tuned(lab: Lab, bed: Bed, seen: Seen, *, alpha: float, rate: float, steps: int) -> Clip:
+def tuned(lab: Lab, bed: RegionBench, seen: Seen, *, alpha: float, rate: float, steps: int) -> Clip:
     """A copy of the start whose image tower learnt; the same batches in the same order for all.
 
     Args:
@@ -206,7 +206,7 @@ def tuned(lab: Lab, bed: Bed, seen: Seen, *, alpha: float, rate: float, steps: i
     return model.eval()
 
 
-def halfway(bed: Bed, end: Clip) -> Clip:
+def halfway(bed: RegionBench, end: Clip) -> Clip:
     """Every weight the mean of the start's and those of a tuned one."""
     model = copy.deepcopy(bed.start)
     with torch.no_grad():
@@ -215,7 +215,7 @@ def halfway(bed: Bed, end: Clip) -> Clip:
     return model
 
 
-def measure(model: Clip, bed: Bed) -> Found:
+def measure(model: Clip, bed: RegionBench) -> RegionFigures:
     """What a model finds among the held-out scenes, and how it names single things."""
     recall = recall_at_k(*in_memory.unit_pairs(model, bed.pool.pixels, bed.pool.texts), k=(1,))
     images = F.normalize(encode_images(model, bed.single.pixels.split(256)), dim=1)
@@ -224,7 +224,7 @@ def measure(model: Clip, bed: Bed) -> Found:
         rows = torch.stack([_class_text(model, name) for name in names])
         labels = torch.tensor([names.index(thing[place]) for thing in bed.single.first])
         named[place] = 100 * float(((images @ rows.T).argmax(dim=1) == labels).float().mean())
-    return Found(100 * recall["text_to_image_r1"], 100 * recall["image_to_text_r1"], named[1], named[0])
+    return RegionFigures(100 * recall["text_to_image_r1"], 100 * recall["image_to_text_r1"], named[1], named[0])
 
 
 def _class_text(model: Clip, name: str) -> Tensor:
@@ -234,7 +234,7 @@ def _class_text(model: Clip, name: str) -> Tensor:
     return F.normalize(F.normalize(encode_texts(model, texts), dim=1).mean(dim=0), dim=0)
 
 
-def teacher_recall(bed: Bed, seen: Seen) -> dict[str, float]:
+def teacher_recall(bed: RegionBench, seen: Seen) -> dict[str, float]:
     """What captions find among a teacher's rows of the held-out images, and whom those rows follow, in percent.
 
     ``recall`` is with each image's own caption read, which a search cannot do; ``misled`` is how often an image's row

@@ -52,7 +52,7 @@ Said = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class CaptionedShapes:
     """Scenes with captions and classes.
 
     Attributes:
@@ -67,7 +67,7 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class ShapeParts:
     """A seed's scenes; outside ``start`` no two have captions that say the same.
 
     Attributes:
@@ -77,14 +77,14 @@ class Parts:
         test: of the remaining classes.
     """
 
-    start: Told
-    learnt: Told
-    validation: Told
-    test: Told
+    start: CaptionedShapes
+    learnt: CaptionedShapes
+    validation: CaptionedShapes
+    test: CaptionedShapes
 
 
 @functools.lru_cache(maxsize=1)
-def parts(seed: int, smoke: bool) -> Parts:
+def parts(seed: int, smoke: bool) -> ShapeParts:
     """Draw them; which classes are learnt changes with the seed."""
     lab = Lab(seed, smoke=smoke)
     pairs = list(itertools.combinations(sorted(SHAPES), 2))
@@ -92,7 +92,7 @@ def parts(seed: int, smoke: bool) -> Parts:
     mixed = [pairs[place] for place in order]
     known = set[Said]()
 
-    def some(name: str, classes: Sequence[tuple[str, str]], each: int, *, repeats: bool = False) -> Told:
+    def some(name: str, classes: Sequence[tuple[str, str]], each: int, *, repeats: bool = False) -> CaptionedShapes:
         dice, scenes = dice_of(lab, name, salt="shape pairs"), dict[tuple[str, str], list[Scene]]()
         while sum(map(len, scenes.values())) < each * len(classes):
             scene = WORLD.draw(dice)
@@ -110,12 +110,14 @@ def parts(seed: int, smoke: bool) -> Parts:
             )
             for scene, _ in rows
         )
-        return Told(drawn([scene for scene, _ in rows], size=SIDE), texts, torch.tensor([number for _, number in rows]))
+        return CaptionedShapes(
+            drawn([scene for scene, _ in rows], size=SIDE), texts, torch.tensor([number for _, number in rows])
+        )
 
     each, pool = lab.steps(EACH, 3), lab.steps(POOL_EACH, 3)
     learnt, others = mixed[:LEARNT], (mixed[LEARNT : LEARNT + OTHERS], mixed[LEARNT + OTHERS :])
     rest = (some("learnt", learnt, each), some("validation", others[0], pool), some("test", others[1], pool))
-    return Parts(some("start", mixed, lab.steps(BASE_SCENES // len(mixed), 3), repeats=True), *rest)
+    return ShapeParts(some("start", mixed, lab.steps(BASE_SCENES // len(mixed), 3), repeats=True), *rest)
 
 
 def base(lab: Lab) -> Clip:
@@ -149,13 +151,13 @@ def base(lab: Lab) -> Clip:
     return cast(Clip, load(cached_model("shape-pairs", made_by=Path(__file__), facts=facts, make=make) / "model"))
 
 
-def token_ids(model: Clip, told: Told) -> Int[Tensor, "n t l"]:
+def token_ids(model: Clip, told: CaptionedShapes) -> Int[Tensor, "n t l"]:
     """Of all captions."""
     ids = model.tokenizer([text for texts in told.texts for text in texts])
     return ids.unflatten(0, (len(told.texts), -1))
 
 
-def figures(model: Clip, pool: Told) -> dict[str, float]:
+def figures(model: Clip, pool: CaptionedShapes) -> dict[str, float]:
     """``map`` of the joint embedding, ``r5`` of text to image and their ``mean``, in points."""
     images = F.normalize(encode_images(model, pool.pixels.split(256)), dim=1)
     texts = F.normalize(encode_texts(model, [said[0] for said in pool.texts]), dim=1)
@@ -165,11 +167,11 @@ def figures(model: Clip, pool: Told) -> dict[str, float]:
 
 
 @torch.no_grad()
-def states(model: Clip, pool: Told) -> Float[Tensor, "n w"]:
+def states(model: Clip, pool: CaptionedShapes) -> Float[Tensor, "n w"]:
     """What the joint embeddings of images are projected from."""
     return torch.cat([cast(Tensor, image_state(model, some).tokens)[:, 0] for some in pool.pixels.split(256)])
 
 
-def state_map(model: Clip, pool: Told) -> float:
+def state_map(model: Clip, pool: CaptionedShapes) -> float:
     """Mean average precision of ``states``, in points."""
     return 100 * image_retrieval(F.normalize(states(model, pool), dim=1), pool.labels).map

@@ -68,7 +68,7 @@ FIGURES = (*KINDS, "absent", "recall_all", "recall_tuned", "recall_absent", "cos
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class CaptionedScenes:
     """Scenes as images with captions.
 
     Attributes:
@@ -83,7 +83,7 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Tuning:
+class SwapTuning:
     """How an encoder with other texts is tuned on the pairs.
 
     Attributes:
@@ -129,7 +129,7 @@ def caption(scene: Scene, dice: Dice) -> str:
     return short(scene, template=template, details=[*details, "colour"], background=background)
 
 
-def told(classes: Collection[tuple[str, str]], *, count: int, dice: Dice, whole: bool = False) -> Told:
+def told(classes: Collection[tuple[str, str]], *, count: int, dice: Dice, whole: bool = False) -> CaptionedScenes:
     """Scenes of some classes; ``whole`` says all of each in one wording, and never the same of two."""
     scenes, texts, labels = [], list[str](), []
     known = set[str]()
@@ -145,7 +145,7 @@ def told(classes: Collection[tuple[str, str]], *, count: int, dice: Dice, whole:
         scenes.append(scene)
         texts.append(text)
         labels.append(CLASSES.index(name))
-    return Told(_cut_out(scenes), tuple(texts), torch.tensor(labels))
+    return CaptionedScenes(_cut_out(scenes), tuple(texts), torch.tensor(labels))
 
 
 def _cut_out(scenes: Sequence[Scene]) -> UInt8[Tensor, "n 3 32 32"]:
@@ -185,15 +185,15 @@ def base(lab: Lab) -> Clip:
     return cast(Clip, load(folder / "model")).eval()
 
 
-ARMS: Mapping[str, Tuning] = {
-    "direct": Tuning(None, STEPS, weight=0.0, rate=IMAGE_RATE),
-    "longer": Tuning(None, 2 * STEPS, weight=0.0, rate=IMAGE_RATE),
-    "locked": Tuning(None, STEPS, weight=0.0, rate=None),
-    "first": Tuning("texts", 0, weight=0.0, rate=None),
-    "second": Tuning(None, STEPS, weight=WEIGHT, rate=IMAGE_RATE),
-    "both": Tuning("texts", STEPS, weight=WEIGHT, rate=IMAGE_RATE),
-    "captions": Tuning("captions", STEPS, weight=WEIGHT, rate=IMAGE_RATE),
-    "unheld": Tuning("texts", STEPS, weight=0.0, rate=IMAGE_RATE),
+ARMS: Mapping[str, SwapTuning] = {
+    "direct": SwapTuning(None, STEPS, weight=0.0, rate=IMAGE_RATE),
+    "longer": SwapTuning(None, 2 * STEPS, weight=0.0, rate=IMAGE_RATE),
+    "locked": SwapTuning(None, STEPS, weight=0.0, rate=None),
+    "first": SwapTuning("texts", 0, weight=0.0, rate=None),
+    "second": SwapTuning(None, STEPS, weight=WEIGHT, rate=IMAGE_RATE),
+    "both": SwapTuning("texts", STEPS, weight=WEIGHT, rate=IMAGE_RATE),
+    "captions": SwapTuning("captions", STEPS, weight=WEIGHT, rate=IMAGE_RATE),
+    "unheld": SwapTuning("texts", STEPS, weight=0.0, rate=IMAGE_RATE),
 }
 
 
@@ -231,7 +231,7 @@ class Swaps:
             self._taught[taught] = model
         return _copied(self._taught[taught])
 
-    def tuned(self, how: Tuning) -> ComposedEncoder:
+    def tuned(self, how: SwapTuning) -> ComposedEncoder:
         """One arm, in evaluation mode; all see the same batches of pairs."""
         model, steps = self.start(how.taught), self.lab.steps(how.steps) if how.steps else 0
         if not steps:
@@ -279,7 +279,7 @@ class Exam:
         lab = swaps.lab
         self.names = tuple(f"a {colour} {shape}" for colour, shape in CLASSES)
         count, shown = lab.steps(TESTED, 8), lab.steps(GALLERY, 8)
-        self.scenes: dict[str, Told] = {
+        self.scenes: dict[str, CaptionedScenes] = {
             kind: told(swaps.kinds[kind], count=count, dice=dice_of(lab, f"{name} {kind}", salt="swapped texts"))
             for kind in KINDS
         }
@@ -329,7 +329,7 @@ class Exam:
 
 
 @torch.no_grad()
-def _images(model: DualEncoder, scenes: Told) -> Float[Tensor, "n d"]:
+def _images(model: DualEncoder, scenes: CaptionedScenes) -> Float[Tensor, "n d"]:
     return F.normalize(encode_images(model, scenes.pixels.split(256)), dim=1)
 
 

@@ -44,7 +44,7 @@ LEAST_CROP = 0.4
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class DigitsTold:
     """Per cent of held-out digits that are told rightly after a tuning.
 
     Attributes:
@@ -91,7 +91,7 @@ class Bench:
         self._labels = torch.from_numpy(test.labels)
         self._batches: list[Batch] = []
 
-    def tuned(self, **settings: Any) -> Told:
+    def tuned(self, **settings: Any) -> DigitsTold:
         """What is told after a tuning; no digit is mirrored.
 
         Args:
@@ -115,7 +115,7 @@ class Bench:
             return finish()  # from here on the model holds the average
 
         play(replace(tuning, batches=ReplayedBatches(again), finish=watched), model, seed=lab.seed)
-        return Told(last, self._told(model, read))
+        return DigitsTold(last, self._told(model, read))
 
     def at_rest(self) -> float:
         """What a logistic regression on the mean patches of the tower at rest tells, of images as they are."""
