@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from tether.core.errors import InputError
@@ -14,6 +15,7 @@ from tether.core.protocols import Source
 from tether.core.ranges import Inner, checked
 from tether.core.types import Block, Row
 from tether.data.bad_rows import BadRows
+from tether.data.image_file import image_problem
 from tether.data.shuffle import acceptor, until_broken
 from tether.data.sources.split import digest_of
 
@@ -82,6 +84,8 @@ class LabelledRows:
         labels: number of its class.
         digests: of its image.
         copies: rows left out, as their image stood before.
+        clashes: one sentence's part for each row left out as its image stood before under another class.
+        unread: rows left out as they are bad, or as their image cannot be read.
     """
 
     source: Source
@@ -90,11 +94,31 @@ class LabelledRows:
     labels: tuple[int, ...]
     digests: tuple[str, ...]
     copies: int = 0
+    clashes: tuple[str, ...] = ()
+    unread: int = 0
 
     def counts(self) -> list[int]:
         """Rows of each class."""
         found = Counter(self.labels)
         return [found[number] for number in range(len(self.classes))]
+
+    def without(self, digests: Collection[str]) -> LabelledRows:
+        """The rows but those whose image turned out not to be readable.
+
+        Args:
+            digests: of these images.
+
+        Raises:
+            InputError: a class has none left.
+        """
+        left = [row for row, digest in enumerate(self.digests) if digest not in digests]
+        places, labels, known = (tuple(all_[row] for row in left) for all_ in (self.places, self.labels, self.digests))
+        unread = self.unread + len(self.digests) - len(left)
+        found = replace(self, places=places, labels=labels, digests=known, unread=unread)
+        for name, before, after in zip(self.classes, self.counts(), found.counts(), strict=True):
+            if before and not after:
+                raise InputError(f"{self.source.name}: class {name!r} has no image that can be read")
+        return found
 
     def part(self, rows: Collection[int], *, prompts: Sequence[Sequence[str]], name: str) -> PickedRows:
         """Some rows as a source, with the sentences of their class as texts and its number as ``label``."""
@@ -125,17 +149,19 @@ def read_labels(
         column: with the class; None takes ``label``, which for a folder of images is the name of the folder inside.
         classes: all names there may be; None takes those that occur.
         need: whether every class must have an image.
-        strict: stop at the first bad row instead of skipping it.
+        strict: stop at the first bad row instead of skipping it, and at an image that has two classes.
 
     Raises:
         InputError: a row without a class, one that is none of ``classes``, fewer than two classes, or one without an
-            image.
+            image that can be read.
     """
     name = column or LABEL
     bad = BadRows(source.name, strict=strict)
     accept = acceptor(bad, need_text=False)
     places, labels, digests, without = [], [], [], []
-    seen: set[str] = set()
+    seen: dict[str, tuple[str, str]] = {}  # key and class of the first row of an image
+    lost: dict[str, str] = {}  # what is wrong with the first row left out of a class
+    clashes: list[str] = []
     copies = 0
     for block in source.blocks():
         for number, row in enumerate(until_broken(source, block, bad=bad)):
@@ -143,30 +169,46 @@ def read_labels(
                 continue
             bad.tried(1)
             label, digest = label_of(row, name), digest_of(row.image)
-            if label is None:
+            if not digest:
+                reason = image_problem(row.image) if isinstance(row.image, Path) else None
+                bad.add(row.key, reason or "its image cannot be read")
+                lost.setdefault(label or "", f"has no image that can be read: {bad.latest}")
+            elif label is None:
                 without.append(row)
-            elif not digest:
-                bad.add(row.key, "its image cannot be read")
-            elif digest in seen:
-                copies += 1
             elif classes is not None and label not in classes:
                 raise InputError(
                     f"{source.name}: row {row.key!r}: {label!r} is none of the {len(classes)} classes "
                     f"({', '.join(list(classes)[:_SHOWN])}, ...)"
                 )
+            elif digest in seen:
+                key, other = seen[digest]
+                if label == other:
+                    copies += 1
+                    continue
+                clashes.append(f"{row.key!r} ({label!r}) equals {key!r} ({other!r})")
+                lost.setdefault(label, f"has no image of its own: {clashes[-1]}")
+                if strict:
+                    raise InputError(f"{source.name}: one image with two classes: {clashes[0]}")
             else:
-                seen.add(digest)
+                seen[digest] = row.key, label
                 places.append((block.id, number))
                 labels.append(label)
                 digests.append(digest)
-    if without or not labels:
-        first = without[0] if without else None
-        known = "" if first is None else f"; its columns: {', '.join(sorted(map(str, first.meta))) or 'none'}"
-        which = bad.nothing_good() if first is None else f"{len(without)} rows, the first is {first.key!r}{known}"
-        raise InputError(f"{source.name}: expected a class in column {name!r} of every row, it is missing in {which}")
+    if without:
+        raise InputError(
+            f"{source.name}: expected a class in column {name!r} of every row, it is missing in {len(without)} rows, "
+            f"the first is {without[0].key!r}; its columns: {', '.join(sorted(map(str, without[0].meta))) or 'none'}"
+        )
+    if not labels:
+        raise InputError(f"{source.name}: {bad.nothing_good()}")
+    if need == "every class" and (gone := [one for one in lost if one and one not in labels]):
+        raise InputError(f"{source.name}: class {gone[0]!r} {lost[gone[0]]}")
     names = tuple(classes) if classes is not None else sorted_names(labels)
     number = {name: place for place, name in enumerate(names)}
-    found = LabelledRows(source, names, tuple(places), tuple(number[one] for one in labels), tuple(digests), copies)
+    numbers = tuple(number[one] for one in labels)
+    found = LabelledRows(
+        source, names, tuple(places), numbers, tuple(digests), copies, clashes=tuple(clashes), unread=bad.count
+    )
     if len(names) < 2:
         raise InputError(f"{source.name}: all rows have the class {names[0]!r}; expected at least two classes")
     if need == "every class" and (
@@ -178,7 +220,14 @@ def read_labels(
 
 def sorted_names(labels: Sequence[str]) -> tuple[str, ...]:
     """The distinct labels, sorted; numbers by value."""
-    return tuple(sorted(set(labels), key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name)))
+
+    def place(name: str) -> tuple[bool, int, str, str]:
+        if not (name.isascii() and name.isdigit()):
+            return True, 0, "", name
+        digits = name.lstrip("0")  # compared as text, since int() refuses very long ones
+        return False, len(digits), digits, name
+
+    return tuple(sorted(set(labels), key=place))
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +280,9 @@ def draw_parts(
             parts += [f"{held} to measure on"] if held else []
             raise InputError(
                 f"{rows.source.name}: class {name!r} has {len(mine)} different images; expected at least {wanted}: "
-                f"{', '.join(parts)}" + ("; --test DATA brings images to measure on" if held else "")
+                f"{', '.join(parts)}"
+                + ("; --test DATA brings images to measure on" if held else "")
+                + (f"; {rows.unread} rows of the data could not be read" if rows.unread else "")
             )
         test += mine[:held]
         chosen += mine[held : held + kept]

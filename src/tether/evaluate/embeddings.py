@@ -17,6 +17,7 @@ from tether.core.geometry import COSINE, Geometry, check_finite, geometry_of
 from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import Count, checked
 from tether.core.types import Row
+from tether.data.labelled import sorted_names
 from tether.data.loader import ordered
 from tether.models.cached import CachedEncoder
 from tether.models.embed import encode_images, encode_texts
@@ -52,9 +53,7 @@ class Embedded:
     @property
     def classes(self) -> tuple[str, ...]:
         """The distinct labels, sorted; numbers by value."""
-        return tuple(
-            sorted(set(self.labels), key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
-        )
+        return sorted_names(self.labels)
 
     @property
     def label_numbers(self) -> Int[Tensor, " n"]:

@@ -7,7 +7,7 @@ import pytest
 
 from memory_rows import MemoryRows, squares
 from tether.core.errors import InputError
-from tether.data.labelled import draw_parts, read_labels
+from tether.data.labelled import draw_parts, read_labels, sorted_names
 
 
 def changed(number, **changes):
@@ -62,7 +62,51 @@ def test_copies_count_once():
     rows = squares(12).rows
     copy = MemoryRows([*rows, replace(rows[0], key="copy")])
     found = read_labels(copy)
-    assert (len(found.labels), found.copies) == (12, 1)
+    assert (len(found.labels), found.copies, found.clashes) == (12, 1, ())
+
+
+def test_one_image_of_two_classes_is_named_and_strictly_refused():
+    rows = squares(12).rows
+    source = MemoryRows([*rows, replace(rows[0], key="again", meta={"label": "blue"})])
+    found = read_labels(source)
+    assert (len(found.labels), found.copies, found.clashes) == (12, 0, ("'again' ('blue') equals 'row 0' ('red')",))
+    with pytest.raises(InputError, match=r"one image with two classes: 'again' \('blue'\) equals 'row 0' \('red'\)"):
+        read_labels(source, strict=True)
+    alone = MemoryRows([*rows, replace(rows[0], key="again", meta={"label": "black"})])
+    with pytest.raises(InputError, match=r"class 'black' has no image of its own: 'again' \('black'\) equals 'row 0'"):
+        read_labels(alone)
+
+
+def test_a_class_whose_files_are_missing_is_named(tmp_path):
+    missing = [
+        replace(row, key="gone", image=tmp_path / "gone.png", meta={"label": "black"}) for row in squares(1).rows
+    ]
+    source = MemoryRows([*squares(12).rows, *missing])
+    with pytest.raises(InputError, match=r"class 'black' has no image that can be read: .*gone.png: no such file"):
+        read_labels(source)
+    assert read_labels(source, classes=("blue", "green", "red", "black"), need="some").unread == 1
+
+
+def test_what_cannot_be_read_is_taken_out_unless_a_class_loses_all():
+    rows = read_labels(squares(12))
+    left = rows.without(rows.digests[:2])
+    assert (left.counts(), left.unread, left.places) == ([4, 3, 3], 2, rows.places[2:])
+    with pytest.raises(InputError, match="class 'red' has no image that can be read"):
+        rows.without(rows.digests[::3])
+
+
+def test_any_text_is_a_class_name_and_numbers_go_by_value():
+    long = "9" * 5000
+    assert sorted_names(["b", "10", long, "\u00b2", "9", "010", "0", "a"]) == (
+        "0",
+        "9",
+        "010",
+        "10",
+        long,
+        "a",
+        "b",
+        "\u00b2",
+    )
 
 
 @pytest.mark.parametrize(
