@@ -144,7 +144,7 @@ def test_an_unfinished_adaptation_goes_on_for_the_same_words_only(adapt, place, 
         (("--recipe", "probe", "--shots", "20"), "has 16 different images; expected at least 28: 20 to learn from"),
         (("--recipe", "probe", "--classes", "red,green"), "'blue' is none of the 2 classes"),
         (("--recipe", "probe", "--classes", "red,green,blue,black"), "class 'black' has no image"),
-        (("--recipe", "probe", "--label", "kind"), "takes images with a class each"),
+        (("--recipe", "probe", "--label", "kind"), "has no column 'kind'; known: label"),
         (
             ("--recipe", "probe", "--interpolate"),
             "goes with a recipe that gives a model like the base, probe gives a head",

@@ -28,6 +28,9 @@ from tether.models.sides import SIDES, Side, side_parts
 from tether.models.tokenizer import lengths
 from tether.models.wrapped_encoders import WrappedEncoder
 
+_DECODED = 64
+"""Images decoded at a time, where that is all that is done."""
+
 
 class CachedEncoder(EncoderAround, Embeds):
     """A ``core.protocols.DualEncoder`` that computes the row of an image or a text once, whoever asks.
@@ -138,6 +141,21 @@ class CachedEncoder(EncoderAround, Embeds):
             if on_progress is not None:
                 on_progress(done, None)
             yield rows, found.float().cpu()
+
+    def good_rows(self, source: Source, *, on_bad: BadRows, workers: int = 0) -> Iterator[Row]:
+        """The rows of a source whose image can be decoded, in order; images that are kept are not decoded.
+
+        Args:
+            source: of images.
+            on_bad: the account of the others; it may be one of several readings.
+            workers: threads that decode.
+
+        Raises:
+            InputError: most rows are bad, or one under the account's ``strict``.
+        """
+        named, spec = _Named(source, self), self.image_spec
+        for rows, _ in ordered(named, image_spec=spec, batch_size=_DECODED, workers=workers, on_bad=on_bad):
+            yield from (cast(Row, row.meta[_ROW]) for row in rows)
 
     def _features(
         self,

@@ -24,6 +24,7 @@ from tether.evaluate.adaptation.report import Costs
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.save import save
 from tether.tasks.classify.prompts import classes_of, templates_of
+from tether.workflows.adaptation.apart import apart, said_of
 from tether.workflows.adaptation.choose import Choice, choices, kind_error
 from tether.workflows.adaptation.data import Asked, look_at, parts_of
 from tether.workflows.adaptation.folder import Existing, check_free, claimed, remove_others
@@ -200,12 +201,17 @@ def adapt(
     if interpolate and made.takes != "labels":
         assert parts.given.validation is not None
         check_told_apart(parts.given.validation)
+    if kept is None and made.gives != "head":
+        kept = open_source(KEEP)
+    said = list(parts.said)
+    if kept is not None and made.gives != "head":
+        whole = kept
+        kept, out_of_it = apart(whole, learnt=parts.learnt)
+        said += said_of(whole, out=out_of_it)
     with contextlib.ExitStack() as held:
         unfinished = None
         if out is not None:
             unfinished = held.enter_context(claimed(Path(out), deciding, existing=existing))
-        if kept is None and made.gives != "head":
-            kept = open_source(KEEP)
         measurer = Measurer(
             base,
             parts.given,
@@ -231,7 +237,7 @@ def adapt(
             gives=made.gives,
             base=title,
             digest=digest,
-            data=parts.said,
+            data=said,
             own=own,
             keep=keeps,
             keep_source="drawings with their names" if kept is None or keep is None else kept.name,

@@ -165,7 +165,9 @@ def test_what_is_there_decides_what_is_proposed(model):
     assert choices(look_at(captions(), Asked(), composed=False), model)[0].recipe == "typo_proof"
     with pytest.raises(InputError, match="no recipe suits 36 rows, read as images"):
         choices(look_at(without_words(squares(36)), Asked(), composed=False), model)
-    with pytest.raises(InputError, match="no recipe suits 3 rows, read as images, labels, pairs; the smallest"):
+    with pytest.raises(
+        InputError, match="no recipe suits 3 rows, read as images, labels, pairs; the smallest class, 'red', has 0"
+    ):
         choices(look_at(squares(3), Asked(), composed=False), model)
     with pytest.raises(InputError, match="nothing to learn from in 0 rows"):
         look_at(MemoryRows([]), Asked(), composed=False)

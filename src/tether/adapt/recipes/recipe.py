@@ -23,6 +23,8 @@ class Case:
         classes: how many; 0 without labels.
         least: images of the smallest class, or the shots that were asked for if these are fewer.
         composed: whether the model is two towers joined by maps.
+        smallest: name of the smallest class.
+        unlabelled: why the images are not taken to have a class each; empty where they are.
     """
 
     kinds: frozenset[Kind]
@@ -30,6 +32,8 @@ class Case:
     classes: int = 0
     least: int = 0
     composed: bool = False
+    smallest: str = ""
+    unlabelled: str = ""
 
 
 class Recipe(abc.ABC):

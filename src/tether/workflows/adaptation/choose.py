@@ -50,7 +50,9 @@ def choices(case: Case, model: DualEncoder) -> list[Choice]:
             continue
         found.append(Choice(name, why, made))
     if not found:
-        few = f"; the smallest class has {case.least} images to learn from" if "labels" in case.kinds else ""
+        few = f"; no classes, as there is {case.unlabelled}" if case.unlabelled else ""
+        if "labels" in case.kinds:
+            few = f"; the smallest class, {case.smallest!r}, has {case.least} images to learn from"
         raise InputError(
             f"no recipe suits {case.rows} rows, read as {', '.join(sorted(case.kinds)) or 'nothing'}{few}; --recipe "
             f"takes one of {', '.join(RECIPES)}"
@@ -63,4 +65,6 @@ def kind_error(name: str, recipe: Recipe, case: Case, *, source: str) -> InputEr
     fit = [other for other, kind in RECIPES.items() if kind.takes in case.kinds]
     is_now = " and ".join(KINDS[kind] for kind in sorted(case.kinds)) or "nothing that a recipe takes"
     there = f"; recipes for these: {', '.join(fit)}" if fit else ""
+    if recipe.takes == "labels" and case.unlabelled:
+        there = f"; there is {case.unlabelled}; --label COLUMN names a column of classes{there}"
     return InputError(f"--recipe {name}: takes {KINDS[recipe.takes]}; {source} has {is_now}{there}")
