@@ -10,6 +10,7 @@ from typing import Literal
 
 from tether.core.errors import InputError
 from tether.core.hash_rng import hash_int
+from tether.core.printable import is_line, quoted
 from tether.core.protocols import Source
 from tether.core.ranges import Inner, checked
 from tether.core.types import Block, Row
@@ -165,6 +166,8 @@ def read_labels(
         which = bad.nothing_good() if first is None else f"{len(without)} rows, the first is {first.key!r}{known}"
         raise InputError(f"{source.name}: expected a class in column {name!r} of every row, it is missing in {which}")
     names = tuple(classes) if classes is not None else sorted_names(labels)
+    if odd := [one for one in names if not is_line(one)]:
+        raise InputError(f"{source.name}: class {quoted(odd[0])}: expected text without control characters")
     number = {name: place for place, name in enumerate(names)}
     found = LabelledRows(source, names, tuple(places), tuple(number[one] for one in labels), tuple(digests), copies)
     if len(names) < 2:
