@@ -25,9 +25,9 @@ UNIONS = (Union, types.UnionType)
 
 
 def bad_numbers(kind: type, bounds: list[Any]) -> Iterator[Any]:
-    yield from ("a word", None, True, math.nan, [1])
+    yield from ("a word", None, True, math.nan, [1], 10**400)
     if kind is int:
-        yield 1.5
+        yield from (1.5, 2**63)
     for sign, closed, open_ in ((-1, Ge, Gt), (1, Le, Lt)):
         edges = [getattr(each, each.__class__.__name__.lower()) for each in bounds if isinstance(each, (closed, open_))]
         is_open = any(isinstance(each, open_) for each in bounds)
@@ -115,6 +115,13 @@ def test_most_of_the_ranges_are_covered() -> None:
     for case in CASES:
         function, parameter = case.values
         assert list(bad(rules(function)[parameter].annotation)), case.id
+
+
+def test_a_whole_number_of_more_bits_than_arrays_count_is_no_float() -> None:
+    for function, parameter in (case.values for case in CASES):
+        rule = rules(function)[parameter]
+        if get_origin(rule.annotation) is Annotated and get_args(rule.annotation)[0] is float:
+            assert not rule.accepts(2**63)  # of a recipe it becomes a float before
 
 
 def test_a_decorated_function_has_ranges() -> None:

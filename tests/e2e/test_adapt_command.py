@@ -173,6 +173,22 @@ def test_a_head_of_another_model_is_refused_with_both_digests(adapt, call, place
     assert "--classes: expected names, or --head FOLDER" in call(*classify, code=2).err
 
 
+def test_a_model_and_a_head_in_each_other_s_place_are_told_apart(adapt, call, place, tmp_path):
+    head = tmp_path / "head"
+    adapt("--recipe", "probe", "strength=1", "--out", head)
+    for words in (
+        ("classify", place / "photos", "--model", head, "--classes", "a,b", "--out", tmp_path / "named.csv"),
+        ("search", place / "photos", "red", "--model", head),
+    ):
+        assert f"{head}: a head of tether adapt and no model; give it to tether classify as --head" in (
+            call(*words, code=2).err
+        )
+    classify = ("classify", place / "photos", "--model", place / "model", "--out", tmp_path / "named.csv", "--head")
+    for folder, found in ((place / "model", "holds a model and no head"), (head / "head.safetensors", "is a file")):
+        said = call(*classify, folder, code=2).err
+        assert f"{folder}: {found}; expected the folder of a head that tether adapt made, as --head takes it" in said
+
+
 def test_a_test_set_that_is_the_training_set_is_refused(adapt, place, tmp_path):
     said = adapt("--recipe", "probe", "--test", place / "photos", "--out", tmp_path / "out", code=2)
     assert "every image of it is among" in said.err

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import IO
 
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb\ud800-\udfff]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 
@@ -49,6 +50,16 @@ def is_text(value: object) -> bool:
     if isinstance(value, Mapping):
         return all(is_text(name) and is_text(each) for name, each in value.items())
     return not isinstance(value, (list, tuple)) or all(map(is_text, value))
+
+
+def is_line(value: object) -> bool:
+    r"""Whether a value is one line of text: not empty, no control characters, and UTF-8 can hold it.
+
+    Examples:
+        >>> is_line("a cat"), is_line("a cat\x1b[2J"), is_line(3)
+        (True, False, False)
+    """
+    return isinstance(value, str) and value != "" and is_text(value) and not _CONTROL.search(value)
 
 
 def csv_cell(text: str) -> str:

@@ -1,8 +1,9 @@
 """Ranges that stand in signatures (``alpha: Annotated[float, Ge(0), Lt(1)]``), the same for Python and for recipes.
 
 A rule is made of every parameter whose annotation holds a range or a ``Literal``, also inside unions, tuples, lists and
-mappings. Numbers are finite unless a bound says otherwise (``Le(inf)``), NaN never passes, and a bool is no number. A
-list of strings is not given as one string. Other annotations are not looked at.
+mappings. Numbers are finite unless a bound says otherwise (``Le(inf)``), NaN never passes, a bool is no number, and a
+whole number has at most 63 bits, where a float is expected too. A list of strings is not given as one string. Other
+annotations are not looked at.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ Inner = Annotated[float, Gt(0), Lt(1)]
 """A number strictly between 0 and 1."""
 
 LARGEST = 2**63
-"""No whole number of this size or beyond is taken: arrays cannot count so far."""
+"""No whole number of this size or beyond is taken: arrays cannot count so far, nor scale by it."""
 
 Count = Annotated[int, Ge(1)]
 Whole = Annotated[int, Ge(0)]
@@ -78,7 +79,7 @@ class RangeRule:
 
     def refusal(self, name: str, value: Any) -> str:
         """The error's text."""
-        if isinstance(value, numbers.Integral) and abs(int(value)) >= LARGEST:
+        if _uncountable(value):
             return f"{name}: expected an integer of at most 63 bits, got {quoted(value)}"
         return f"{name}: expected {self.words}, got {quoted(value)}"
 
@@ -199,6 +200,10 @@ def _rule(hint: Any) -> RangeRule:
     return RangeRule(hint, lambda value: not isinstance(value, plain), words, name)
 
 
+def _uncountable(value: Any) -> bool:
+    return type(value) is not float and isinstance(value, numbers.Integral) and abs(int(value)) >= LARGEST
+
+
 def _number(hint: Any, kind: type, bounds: Collection[Any]) -> RangeRule:
     kinds = (int, numbers.Integral) if kind is int else (float, int, numbers.Real)
     low, high, left, right = -math.inf, math.inf, "(", ")"
@@ -217,11 +222,9 @@ def _number(hint: Any, kind: type, bounds: Collection[Any]) -> RangeRule:
     above = operator.lt if left == "(" else operator.le
     below = operator.lt if right == ")" else operator.le
 
-    ends: tuple[Any, Any] = low, high
-    least, most = ends if kind is float else (max(ends[0], -LARGEST), min(ends[1], LARGEST))
-
     def accepts(value: Any) -> bool:
-        return isinstance(value, kinds) and not isinstance(value, bool) and above(least, value) and below(value, most)
+        counts = isinstance(value, kinds) and not isinstance(value, bool) and not _uncountable(value)
+        return counts and above(low, value) and below(value, high)
 
     name, noun, endless = kind.__name__, "a number", "a finite number"
     if kind is int:

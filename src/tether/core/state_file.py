@@ -15,6 +15,7 @@ from torch import Tensor
 from tether.core.atomic_io import atomic_path, parse_json
 from tether.core.errors import InputError, WriteError
 from tether.core.model_digest import model_digest
+from tether.core.printable import quoted
 from tether.core.tensor_file import sort_metadata
 
 SHOWN = 12
@@ -97,9 +98,9 @@ def read_state(
             metadata = file.metadata() or {}
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except Exception as error:  # SafetensorError, or a type of number that NumPy has not
-        raise InputError(f"{path}: not a safetensors file: {error}") from error
+        raise InputError(f"{path}: not a safetensors file: {error!s:.300}") from error
     if metadata.get("format") != format or arrays not in (None, set(found)):
-        got = f"{metadata.get('format')!r} with {sorted(found)}"
+        got = f"{quoted(metadata.get('format'))} with {quoted(sorted(found), most=200)}"
         raise InputError(f"{path}: expected the state of a {what} ({format}), got {got}")
     written = metadata.get("settings", "")
     settings = parse_json(written, where=f"{path}: settings")

@@ -11,6 +11,7 @@ from typing import Literal
 
 from tether.core.errors import InputError
 from tether.core.hash_rng import hash_int
+from tether.core.printable import is_line, quoted
 from tether.core.protocols import Source
 from tether.core.ranges import Inner, checked
 from tether.core.types import Block, Row
@@ -204,6 +205,8 @@ def read_labels(
     if need == "every class" and (gone := [one for one in lost if one and one not in labels]):
         raise InputError(f"{source.name}: class {gone[0]!r} {lost[gone[0]]}")
     names = tuple(classes) if classes is not None else sorted_names(labels)
+    if odd := [one for one in names if not is_line(one)]:
+        raise InputError(f"{source.name}: class {quoted(odd[0])}: expected text without control characters")
     number = {name: place for place, name in enumerate(names)}
     numbers = tuple(number[one] for one in labels)
     found = LabelledRows(

@@ -25,7 +25,15 @@ from tether.models.described import blamed_on
 from tether.models.dual import Clip
 from tether.models.named import HUB, OPEN_CLIP, STARTER
 from tether.models.presets import PRESETS, create
-from tether.models.save import COMPOSED_FORMAT, CONFIG_FILE, FORMAT, VERSION, WEIGHTS_FILE, WRAPPED_FORMAT
+from tether.models.save import (
+    COMPOSED_FORMAT,
+    CONFIG_FILE,
+    FORMAT,
+    HEAD_FILE,
+    VERSION,
+    WEIGHTS_FILE,
+    WRAPPED_FORMAT,
+)
 from tether.models.tokenizer_files import read_kind, saved_tokenizer
 from tether.models.vision.eva_config import saved_config
 
@@ -120,6 +128,21 @@ def chosen_device(device: str | torch.device) -> torch.device:
     return torch.device(device)
 
 
+def is_model_folder(folder: Path) -> bool:
+    """Whether a folder describes a model in one of the ways that ``load`` reads."""
+    names = (CONFIG_FILE, hugging_face.CONFIG_FILE, open_clip.CONFIG_FILE, "modules.json")
+    return any((folder / name).is_file() for name in names)
+
+
+def _refuse_head(path: Path) -> None:
+    """A head in place of a model is an error that says where it belongs."""
+    if (path.name == HEAD_FILE and path.is_file()) or (path / HEAD_FILE).is_file():
+        raise InputError(
+            f"{path}: a head of tether adapt and no model; give it to tether classify as --head FOLDER, beside the "
+            "model that it was fitted on"
+        )
+
+
 def _near(path: Path) -> str:
     """A suggestion for a name that is nearly one of ours."""
     near = difflib.get_close_matches(path.name, ["starter", *PRESETS], n=1) if len(path.parts) <= 1 else []
@@ -146,6 +169,7 @@ def _from_path(path: Path, *, random_weights: bool) -> Clip | WrappedEncoder:
         from tether.models.load_transformers import load_sentence_transformers
 
         return load_sentence_transformers(path, random_weights=random_weights)
+    _refuse_head(path)
     raise InputError(f"{path}: holds no {CONFIG_FILE}, open_clip_config.json or config.json; {_HINT}")
 
 
@@ -154,6 +178,7 @@ def _from_file(path: Path) -> Clip | WrappedEncoder:
     from tether.models.convert.weights import refuse_pickle
 
     refuse_pickle(path)
+    _refuse_head(path)
     if path.name == WEIGHTS_FILE and (path.parent / CONFIG_FILE).is_file():
         return _own(path.parent, random_weights=False)
     if (path.parent / "open_clip_config.json").is_file() or (path.parent / "config.json").is_file():

@@ -26,6 +26,8 @@ FORMAT, WRAPPED_FORMAT, COMPOSED_FORMAT = "tether-clip", "tether-wrapped", "teth
 VERSION = 1
 CONFIG_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
+HEAD_FILE = "head.safetensors"
+"""What ``adapt.heads`` writes, beside a model or without one."""
 
 
 def save(model: nn.Module, folder: str | Path) -> Path:

@@ -135,5 +135,5 @@ def test_a_kernel_head_that_does_not_fit_is_refused():
     for wrong in ({"codes": torch.eye(3)}, {"centre": torch.zeros(3)}, {"image_map": none}, {"offsets": one}):
         with pytest.raises(InputError, match="kernel head: expected"):
             KernelHead(one, **parts | wrong, **settings)
-    with pytest.raises(InputError, match="NaN"):
+    with pytest.raises(InputError, match="'weights': expected finite"):
         KernelHead(one * torch.nan, **parts, **settings)

@@ -8,10 +8,13 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 
 from families import FAMILIES
-from tether.adapt.heads import HEAD_FILE, HEADS, LinearHead, image_digest, load_head
+from tether.adapt.heads import HEAD_FILE, HEADS, CacheHead, KernelHead, LinearHead, image_digest, load_head
 from tether.core.errors import InputError
+from tether.core.state_file import write_state
 from tether.models import create
 from tether.models.cached import CachedEncoder
+from tether.models.load import load
+from tether.models.save import save
 
 ROWS = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
 
@@ -76,8 +79,6 @@ def test_the_map_of_a_composed_encoder_belongs_to_the_image_side(tmp_path):
 
 def test_a_damaged_or_strange_file_is_refused(head, tmp_path, monkeypatch):
     made, _ = head
-    with pytest.raises(InputError, match="no such file"):
-        load_head(tmp_path)
     made.save(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(LinearHead, "kind", "other")
@@ -97,7 +98,10 @@ def test_a_damaged_or_strange_file_is_refused(head, tmp_path, monkeypatch):
     [
         (torch.eye(3), ("a", "b"), None, "expected .2, d. weights"),
         (torch.eye(2), ("a", "b"), torch.zeros(3), "biases"),
-        (torch.full((2, 2), torch.nan), ("a", "b"), None, "finite"),
+        (torch.full((2, 2), torch.nan), ("a", "b"), None, "'weight': expected finite numbers"),
+        (torch.eye(2), ("a", "b"), torch.full((2,), 1e30), "'bias': expected finite numbers below 1e.30, got up to 1e"),
+        (torch.eye(2), ("a", "b\x1b[2J"), None, r"number 2 of 2: expected text without control.*'b\\x1b\[2J'"),
+        (torch.eye(2), ("a", ""), None, "number 2 of 2: expected text"),
         (torch.eye(2), ("a", "a"), None, "two different names"),
         (torch.eye(1), ("a",), None, "two different names"),
     ],
@@ -117,6 +121,83 @@ def test_embeddings_that_do_not_fit_are_refused(head):
         LinearHead(torch.eye(5)[:2], classes=("a", "b")).bind_(model)
     with pytest.raises(InputError, match="save: expected the encoder"):
         LinearHead(torch.eye(2), classes=("a", "b")).save("nowhere")
+
+
+KINDS = {
+    "linear": LinearHead(torch.eye(2), classes=("a", "b")),
+    "cache": CacheHead(
+        torch.zeros(2, 2), torch.eye(2), torch.tensor([0, 1]), classes=("a", "b"), alpha=1.0, beta=1.0
+    ),
+    "kernel": KernelHead(
+        torch.eye(2), offsets=torch.zeros(2), image_map=torch.eye(2), centre=torch.zeros(2), codes=torch.eye(2),
+        classes=("a", "b"), scale=1.0,
+    ),
+}  # fmt: skip
+
+
+def forged(folder, kind, values):
+    """A head's file with other settings and arrays, as another program may write it."""
+    head = KINDS[kind]
+    settings = {"kind": kind, "classes": ["a", "b"], "encoder": "0"} | head.settings()
+    arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+    settings |= {name: value for name, value in values.items() if name not in arrays}
+    settings = {name: value for name, value in settings.items() if value != "missing"}
+    write_state(folder / HEAD_FILE, format="tether.head/1", settings=settings, arrays=head.arrays() | arrays)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        ("cache", {"alpha": 10**30}, "alpha: expected an integer of at most 63 bits, got 1000"),
+        ("cache", {"alpha": 1e300}, r"alpha: expected a number in \[0, 1e\+30\), got 1e\+300"),
+        ("cache", {"beta": 10**400}, "beta: expected an integer of at most 63 bits, got 1000"),
+        ("kernel", {"scale": 10**400}, "scale: expected an integer of at most 63 bits, got 1000"),
+        ("kernel", {"codes": np.full((2, 2), 1e308)}, "'codes': expected finite numbers below"),
+        ("linear", {"weight": np.full((2, 2), np.inf, np.float32)}, "'weight': expected finite numbers below"),
+        ("linear", {"classes": ["a", 3]}, "classes: number 2 of 2: expected text without control characters, got 3"),
+        ("linear", {"classes": ["a\0", "b"]}, r"classes: number 1 of 2: expected text .*, got 'a\\x00'"),
+        ("linear", {"classes": "missing"}, "'classes' is missing"),
+        ("linear", {"reads": "missing"}, "'reads' is missing"),
+        ("linear", {"encoder": None}, "encoder: expected a digest, got None"),
+        ("linear", {"kind": ["linear"]}, r"unknown kind of head \['linear'\]"),
+    ],
+)
+def test_a_forged_file_is_refused_by_its_name(tmp_path, kind, values, message):
+    with pytest.raises(InputError, match=f"^{tmp_path / HEAD_FILE}: not the state of a head: .*{message}"):
+        load_head(forged(tmp_path, kind, values))
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "largest"),
+    [
+        ("linear", {"weight": np.full((2, 2), 8e29, np.float32)}, "weight"),
+        ("cache", {"keys": np.full((2, 2), 1e20, np.float32)}, "keys"),
+        ("cache", {"keys": 2 * np.eye(2, dtype=np.float32), "beta": 10**18}, "beta"),
+    ],
+)
+def test_logits_that_are_not_finite_are_refused(tmp_path, kind, values, largest):
+    made = load_head(forged(tmp_path, kind, values))
+    with pytest.raises(InputError, match=f"^{tmp_path / HEAD_FILE}: its logits are .* those of '{largest}'"):
+        made.logits(torch.tensor([[3.0, 3.0]]))
+
+
+def test_what_is_no_folder_of_a_head_is_named(head, tmp_path):
+    made, model = head
+    save(model, tmp_path / "model")
+    made.save(tmp_path / "head")
+    (tmp_path / "empty").mkdir()
+    for name, said in {
+        "model": "holds a model and no head",
+        "head/head.safetensors": "is a file",
+        "empty": "holds no head.safetensors",
+        "nowhere": "no such folder",
+    }.items():
+        with pytest.raises(InputError, match=f"{tmp_path / name}: {said}; .* a model goes to --model"):
+            load_head(tmp_path / name)
+    for name in ("head", "head/head.safetensors"):
+        with pytest.raises(InputError, match=f"{tmp_path / name}: a head of tether adapt and no model; .* as --head"):
+            load(tmp_path / name)
 
 
 def test_kinds_have_the_names_of_their_files():

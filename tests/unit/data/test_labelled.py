@@ -58,6 +58,12 @@ def test_a_part_has_prompts_as_texts_and_numbers_as_labels():
     assert part.version != other.version
 
 
+@pytest.mark.parametrize("name", ["red\x1b[2J", "red\0", "two\nlines", "caf\udce9"])
+def test_a_class_that_no_head_may_have_is_refused(name):
+    with pytest.raises(InputError, match="expected text without control characters"):
+        read_labels(changed(3, meta={"label": name}))
+
+
 def test_copies_count_once():
     rows = squares(12).rows
     copy = MemoryRows([*rows, replace(rows[0], key="copy")])

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tether.adapt.heads.head import Head
+from tether.adapt.heads.head import Head, Multiplier, Strength
 from tether.core.errors import InputError
-from tether.core.ranges import NonNegative, Positive, checked
+from tether.core.ranges import checked
 
 
 @final
@@ -41,8 +41,8 @@ class CacheHead(Head):
         key_classes: Int[Tensor, " k"],
         *,
         classes: Sequence[str],
-        alpha: NonNegative,
-        beta: Positive,
+        alpha: Strength,
+        beta: Multiplier,
     ) -> None:
         """Take what was learnt.
 
@@ -59,13 +59,12 @@ class CacheHead(Head):
         """
         super().__init__(classes)
         self.weight, self.keys = (rows.detach().float().cpu().contiguous() for rows in (weight, keys))
-        self.key_classes, self.alpha, self.beta = key_classes.long().cpu(), alpha, beta
+        self.key_classes, self.alpha, self.beta = key_classes.long().cpu(), float(alpha), float(beta)
         width, count = self.weight.shape[-1], len(self.classes)
         shapes = [tuple(rows.shape) for rows in (self.weight, self.keys, self.key_classes)]
         if shapes != [(count, width), (len(self.keys), width), (len(self.keys),)] or not len(self.keys):
             raise InputError(f"cache head: expected ({count}, d) weights, (k, d) keys and (k,) classes, got {shapes}")
-        if not (torch.isfinite(self.weight).all() and torch.isfinite(self.keys).all()):
-            raise InputError("cache head: expected finite numbers, got NaN or infinity")
+        self.check_numbers()
         if int(self.key_classes.min()) < 0 or int(self.key_classes.max()) >= count:
             raise InputError(f"cache head: expected class numbers from 0 to {count - 1}")
 

@@ -5,20 +5,29 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
+from annotated_types import Ge, Gt, Lt
 from jaxtyping import Float
 from torch import Tensor
 
 from tether.adapt.heads.digest import image_digest
+from tether.core.atomic_io import local
 from tether.core.component import closest
 from tether.core.errors import InputError
+from tether.core.printable import is_line, quoted
 from tether.core.protocols import DualEncoder
 from tether.core.state_file import SHOWN, known_digest, read_state, write_state
+from tether.models.load import is_model_folder
+from tether.models.save import HEAD_FILE
 
-HEAD_FILE = "head.safetensors"
+LARGEST = 1e30
+"""All numbers of a head and all its logits stay below: float32 holds them also times the scale of a calibration."""
+
+Strength = Annotated[float, Ge(0), Lt(LARGEST)]
+Multiplier = Annotated[float, Gt(0), Lt(LARGEST)]
 _FORMAT = "tether.head/1"
 _OWN = ("kind", "classes", "encoder")
 Bound = TypeVar("Bound", bound="Head")
@@ -33,15 +42,22 @@ class Head(abc.ABC):
         kind: its name in ``HEADS``.
         classes: the c names, in the order of the logits.
         encoder: digest of the image side that it was fitted on, see ``image_digest``; None until ``bind_``.
+        where: its file, or ``head`` until it has one; errors begin with it.
     """
 
     kind: ClassVar[str]
 
     def __init__(self, classes: Sequence[str]) -> None:
-        """Args: classes: different names, at least two."""
-        self.classes = tuple(classes)
+        """Args: classes: different names, at least two, without control characters."""
+        self.classes, self.where = tuple(classes), "head"
+        for number, name in enumerate(self.classes):
+            if not is_line(name):
+                raise InputError(
+                    f"classes: number {number + 1} of {len(self.classes)}: expected text without control characters, "
+                    f"got {quoted(name)}"
+                )
         if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
-            raise InputError(f"classes: expected at least two different names, got {list(classes)!r:.200}")
+            raise InputError(f"classes: expected at least two different names, got {quoted(list(classes))}")
         self.encoder: str | None = None
 
     @property
@@ -74,22 +90,46 @@ class Head(abc.ABC):
         """The same, once the embeddings are seen to fit.
 
         Raises:
-            InputError: embeddings of another length, or some that are not finite.
+            InputError: embeddings of another length, some that are not finite, or logits that are not or too large; it
+                names what of the head is largest.
         """
         if image.ndim != 2 or image.shape[1] != self.dim:
-            raise InputError(f"head: expected (n, {self.dim}) embeddings, got {tuple(image.shape)}")
-        if not torch.isfinite(image).all():
-            raise InputError("head: an embedding is not finite (NaN or infinity)")
-        return self.scores(image.float().cpu())
+            raise InputError(f"{self.where}: expected (n, {self.dim}) embeddings, got {tuple(image.shape)}")
+        rows = image.float().cpu()
+        if not torch.isfinite(rows).all():
+            raise InputError(f"{self.where}: an embedding is not finite (NaN or infinity)")
+        found = self.scores(rows)
+        if not _are_sound(found):
+            sizes = {name: float(np.abs(value).max(initial=0)) for name, value in self.arrays().items()}
+            sizes |= {name: value for name, value in self.settings().items() if isinstance(value, float)}
+            largest = max(sizes, key=lambda name: sizes[name])
+            raise InputError(
+                f"{self.where}: its logits are NaN or {LARGEST:g} and more; its largest numbers are those of "
+                f"{largest!r}, up to {sizes[largest]:g}; fit it again"
+            )
+        return found
+
+    def check_numbers(self) -> None:
+        """For a constructor: refuse an array with NaN, infinity, or a number too large.
+
+        Raises:
+            InputError: it names the array.
+        """
+        for name, value in self.arrays().items():
+            if not _are_sound(torch.from_numpy(value)):
+                raise InputError(
+                    f"{self.kind} head: {name!r}: expected finite numbers below {LARGEST:g}, got up to "
+                    f"{np.abs(value).max():g}"
+                )
 
     def bind_(self: Bound, model: DualEncoder) -> Bound:
         """Note the encoder that it was fitted on."""
         if (given := self.reader(model).dim) != self.dim:
-            raise InputError(f"head: is for embeddings of length {self.dim}, the model's have {given}")
+            raise InputError(f"{self.where}: is for embeddings of length {self.dim}, the model's have {given}")
         self.encoder = image_digest(model)
         return self
 
-    def check(self, model: DualEncoder, *, where: str = "head") -> None:
+    def check(self, model: DualEncoder) -> None:
         """Refuse a model with another image side.
 
         Raises:
@@ -98,7 +138,7 @@ class Head(abc.ABC):
         found = image_digest(model)
         if found != self.encoder:
             raise InputError(
-                f"{where}: was fitted on an image side with digest {str(self.encoder)[:SHOWN]}, this model's has "
+                f"{self.where}: was fitted on an image side with digest {str(self.encoder)[:SHOWN]}, this model's has "
                 f"{found[:SHOWN]}; take the model that it was fitted on, or fit it again"
             )
 
@@ -115,16 +155,39 @@ class Head(abc.ABC):
 
 def read_head(folder: Path | str, kinds: Mapping[str, type[Head]], *, model: DualEncoder | None = None) -> Head:
     """See ``adapt.heads.load_head``; ``kinds`` are those that a file may name."""
-    path = Path(folder) / HEAD_FILE
+    path = _file_of(local(folder))
     settings, arrays = read_state(path, what="head", format=_FORMAT)
     try:
         kind, classes, encoder = (settings.pop(name) for name in _OWN)
-        if kind not in kinds:
-            raise InputError(f"{path}: unknown kind of head {kind!r}; {closest(str(kind), kinds)}")
+        if not isinstance(kind, str) or kind not in kinds:
+            raise InputError(f"unknown kind of head {quoted(kind)}; {closest(str(kind), kinds)}")
+        if not isinstance(encoder, str):
+            raise InputError(f"encoder: expected a digest, got {quoted(encoder)}")
         head = kinds[kind].restore(arrays, classes=classes, settings=settings)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except KeyError as error:
+        raise InputError(f"{path}: not the state of a head: {error} is missing") from error
+    except (InputError, TypeError, AttributeError, IndexError) as error:
         raise InputError(f"{path}: not the state of a head: {error}") from error
-    head.encoder = str(encoder)
+    head.encoder, head.where = encoder, str(path)
     if model is not None:
-        head.check(model, where=str(path))
+        head.check(model)
     return head
+
+
+def _file_of(folder: Path) -> Path:
+    """The file of a head's folder; what else the folder may be is said."""
+    path = folder / HEAD_FILE
+    if path.is_file():
+        return path
+    if not folder.is_dir():
+        found = "is a file" if folder.exists() else "no such folder"
+    else:
+        found = "holds a model and no head" if is_model_folder(folder) else f"holds no {HEAD_FILE}"
+    raise InputError(
+        f"{folder}: {found}; expected the folder of a head that tether adapt made, as --head takes it; a model goes to "
+        "--model"
+    )
+
+
+def _are_sound(numbers: Tensor) -> bool:
+    return bool((numbers.abs() < LARGEST).all())  # NaN is not

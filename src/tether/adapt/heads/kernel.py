@@ -13,9 +13,9 @@ from torch import Tensor
 
 from tether.adapt.debias.fairer_solver import cosines
 from tether.adapt.debias.hsic import RandomFeatures
-from tether.adapt.heads.head import Head
+from tether.adapt.heads.head import Head, Multiplier
 from tether.core.errors import InputError
-from tether.core.ranges import Positive, checked
+from tether.core.ranges import checked
 
 if TYPE_CHECKING:
     from tether.adapt.debias.fairer_clip import FairerClip
@@ -56,7 +56,7 @@ class KernelHead(Head):
         centre: Float[Tensor, " k"],
         codes: Float[Tensor, "c k"],
         classes: Sequence[str],
-        scale: Positive,
+        scale: Multiplier,
     ) -> None:
         """Take what was learnt.
 
@@ -75,7 +75,7 @@ class KernelHead(Head):
         super().__init__(classes)
         parts = (weights, offsets, image_map, centre, codes)
         self.parts = {name: part.detach().double().cpu().numpy() for name, part in zip(_ARRAYS, parts, strict=True)}
-        self.scale = scale
+        self.scale = float(scale)
         shapes = [part.shape for part in self.parts.values()]
         features, width = weights.shape if weights.ndim == 2 else (0, 0)
         length, count = image_map.shape[-1] if image_map.ndim else 0, len(self.classes)
@@ -84,8 +84,7 @@ class KernelHead(Head):
                 f"kernel head: expected (r, d) weights, (r,) offsets, an (r, k) map, a (k,) centre and ({count}, k) "
                 f"codes, got {[tuple(shape) for shape in shapes]}"
             )
-        if not all(np.isfinite(part).all() for part in self.parts.values()):
-            raise InputError("kernel head: expected finite numbers, got NaN or infinity")
+        self.check_numbers()
 
     @classmethod
     def of(cls, estimator: FairerClip, *, classes: Sequence[str], scale: float) -> KernelHead:

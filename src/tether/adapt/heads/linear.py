@@ -66,8 +66,7 @@ class LinearHead(Head):
                 f"linear head: expected ({len(self.classes)}, d) weights and ({len(self.classes)},) biases, got "
                 f"{tuple(self.weight.shape)} and {tuple(self.bias.shape)}"
             )
-        if not (torch.isfinite(self.weight).all() and torch.isfinite(self.bias).all()):
-            raise InputError("linear head: expected finite numbers, got NaN or infinity")
+        self.check_numbers()
 
     @classmethod
     def of(cls, estimator: BaseEstimator, *, classes: Sequence[str]) -> LinearHead:
