@@ -48,11 +48,13 @@ def test_without_a_recipe_it_says_what_fits_and_takes_the_cheapest(adapt, call, 
     assert "fits too: " in said.err
     assert "Learnt from 24 images of 3 classes" in said.out
     assert "Better than the base on held-out data: accuracy" in said.out
-    assert "Nothing is forgotten: a head leaves the base as it is." in said.out
+    assert "Nothing is forgotten: a head leaves the base as it is, and knows its own classes only." in said.out
     told = json.loads((tmp_path / "told.json").read_text())
     assert told == json.loads((tmp_path / "head" / "report.json").read_text())
     assert (told["recipe"], told["own"][0]["after"]["value"], told["own"][0]["chance"]) == ("probe", 1.0, 1 / 3)
     assert told["digest"] == model_digest(tether.load(place / "model"))
+    assert (told["validation"], list(told["picked"])) == (12, ["strength"])
+    assert "Chosen on 12 rows that were neither learnt from nor measured on: strength" in said.out
     page = (tmp_path / "head" / "report.html").read_text()
     assert "before and after" in page
     assert "http" not in page.replace("http://www.w3.org", "")
@@ -71,7 +73,7 @@ def test_without_a_recipe_it_says_what_fits_and_takes_the_cheapest(adapt, call, 
 
 def test_a_model_is_opened_and_interpolated(adapt, call, place, tmp_path):
     said = adapt("--recipe", "full", "steps=6", "learning_rate=0.001", "--interpolate", "--out", tmp_path / "tuned")
-    assert "of the way from the base to the tuned model, chosen on validation" in said.out
+    assert "of the way from the base (0%) to the tuned model (100%)." in said.out
     told = json.loads((tmp_path / "tuned" / "report.json").read_text())
     assert [one["share"] for one in told["curve"]] == [0, 0.25, 0.5, 0.75, 1]
     best = max(one["validation"] for one in told["curve"])

@@ -107,10 +107,21 @@ def wilson(count: int, *, n: int, quantile: Positive = NORMAL_QUANTILE) -> Share
         raise InputError(f"expected a count from 0 to n, got {count} of {n}")
     if n == 0:
         return Share(0, math.nan, math.nan, math.nan)
-    rate, square = count / n, quantile**2
+    return Share(n, count / n, *wilson_ends(count / n, n=n, quantile=quantile))
+
+
+def wilson_ends(rate: float, *, n: float, quantile: float = NORMAL_QUANTILE) -> tuple[float, float]:
+    """The ends of Wilson's interval of a share.
+
+    Args:
+        rate: 0 to 1.
+        n: above 0; of a weighted share the effective number of rows, which need not be whole.
+        quantile: half the width in standard deviations.
+    """
+    square = quantile**2
     centre = (rate + square / (2 * n)) / (1 + square / n)
     half = quantile / (1 + square / n) * math.sqrt(rate * (1 - rate) / n + square / (4 * n * n))
-    return Share(n, rate, centre - half if count else 0.0, centre + half if count < n else 1.0)
+    return centre - half if rate > 0 else 0.0, centre + half if rate < 1 else 1.0
 
 
 def listed(labels: Labels) -> list[Hashable]:

@@ -29,7 +29,7 @@ from tether.workflows.adaptation.choose import Choice, choices, kind_error
 from tether.workflows.adaptation.data import Asked, look_at, parts_of
 from tether.workflows.adaptation.folder import Existing, check_free, claimed, remove_others
 from tether.workflows.adaptation.interpolation import along, check_told_apart
-from tether.workflows.adaptation.measure import KEEP, KEEP_LIMIT, Measurer, resting
+from tether.workflows.adaptation.measure import KEEP, KEEP_LIMIT, Measurer, resting, rows_of
 from tether.workflows.adaptation.next_steps import next_steps
 from tether.workflows.adaptation.run import OnStep, named, run
 from tether.workflows.adaptation.texts import open_texts
@@ -136,7 +136,7 @@ def adapt(
         device: where to load the model.
         on_plan: told what will be done, before it begins.
         on_step: told each step of a tuning and how many there are.
-        on_progress: told (images embedded, None).
+        on_progress: told (images embedded, how many there are or None).
         should_stop: asked after each step; when true the run saves and raises ``StoppedError``.
 
     Raises:
@@ -148,7 +148,7 @@ def adapt(
         >>> model = tether.load("tiny", random_weights=True)
         >>> done = tether.adapt(model, "digits", recipe="probe", shots=4)
         >>> done.report.own[0].name, len(done.head.classes)
-        ('accuracy', 10)
+        ('accuracy, mean over classes', 10)
     """
     spec, made = _recipe(recipe)
     texts = made is not None and made.takes == "texts"
@@ -238,6 +238,8 @@ def adapt(
             base=title,
             digest=digest,
             data=said,
+            validation=rows_of(parts.given.validation),
+            picked=done.outcome.chosen,
             own=own,
             keep=keeps,
             keep_source="drawings with their names" if kept is None or keep is None else kept.name,

@@ -167,6 +167,19 @@ def test_interpolated_weights_are_the_ends_at_the_ends():
         interpolate(base, create("tiny", dim=32), share=0.5)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.75, 1.0])
+def test_weights_that_are_equal_stay_so_bit_for_bit(share):
+    base, tuned = nn.Linear(5, 1), nn.Linear(5, 1)
+    with torch.no_grad():
+        base.weight.copy_(torch.tensor([[-0.0, 0.1, -0.0, 1e-30, 1.0]]))
+        tuned.weight.copy_(torch.tensor([[-0.0, 0.1, 3.0, 1e-30, 1e9]]))
+    found, first, last = (one.weight.detach().view(torch.int32)[0] for one in
+                          (interpolate(base, tuned, share=share), base, tuned))  # fmt: skip
+    assert torch.equal(found[first == last], first[first == last])
+    assert share != 0 or torch.equal(found, first)
+    assert share != 1 or torch.equal(found, last)
+
+
 def test_coop_is_the_softmax_of_its_equation():
     """Equation 3 of arXiv 2109.01134: the classes' learnt texts against the image, over the temperature."""
     model = create("tiny", seed=1).eval()

@@ -76,6 +76,80 @@ def test_accuracy_and_calibration_of_probabilities():
     assert wrong.after.value == 1.0
 
 
+UNEQUAL = torch.tensor([0] * 18 + [1] * 2)
+
+
+def one_answer(number, n=20):
+    return torch.eye(2)[[number]].expand(n, 2) * 0.8 + 0.1
+
+
+def test_the_most_frequent_class_as_the_only_answer_is_no_gain():
+    mean, accuracy, _ = class_figures(one_answer(1), one_answer(0), labels=UNEQUAL)
+    assert (mean.name, accuracy.name) == ("accuracy, mean over classes", "accuracy")
+    assert (accuracy.before.value, accuracy.after.value, accuracy.chance) == (0.1, 0.9, 0.9)
+    assert (mean.before.value, mean.after.value, mean.chance) == (0.5, 0.5, 0.5)
+    assert (mean.verdict, accuracy.verdict) == ("no difference shown", "better")
+    told = "\n".join(report([mean, accuracy], gives="head").lines())
+    assert told.startswith("NOT shown to be better than the base on held-out data: accuracy, mean over classes 50.0 %")
+    words = "Accuracy is not shown to be above 90.0 %, which the most frequent class as the answer to every row"
+    assert words in told
+    assert words in report([mean, accuracy], gives="head").html()
+    right, _, _ = class_figures(one_answer(1), torch.eye(2)[UNEQUAL], labels=UNEQUAL)
+    assert (right.after.value, right.after.high) == (1.0, 1.0)
+    assert right.after.low < wilson(20, n=20).low  # two classes of 18 and 2 rows tell less than 20 rows
+
+
+def test_where_classes_are_equal_their_mean_is_accuracy():
+    found = class_figures(one_answer(1), one_answer(0), labels=torch.tensor([0, 1] * 10))
+    assert [one.name for one in found] == ["accuracy", "calibration error"]
+    plain = hits_figure("accuracy", hits(40), hits(60))
+    assert hits_figure("accuracy", hits(40), hits(60), weights=torch.full((100,), 0.25)) == plain
+
+
+def test_better_and_yet_at_chance_is_said():
+    told = report([hits_figure("accuracy", hits(2), hits(11), chance=0.1)])
+    assert told.verdict().startswith("Better than the base on held-out data, but not shown to be above chance: acc")
+    assert told.verdict().endswith("points; chance 10.0 %.")
+    assert told.remarks() == ["Accuracy is not shown to be above 10.0 %, which guessing reaches."]
+
+
+def test_a_base_at_chance_has_nothing_to_lose():
+    own = [hits_figure("accuracy", hits(40), hits(60))]
+    lost = report(own, keep=[hits_figure("recall", hits(3), hits(2), chance=0.02)]).forgot()
+    assert lost.startswith("On photos: nothing that could be lost, as the base itself is not shown to be above chance")
+    assert lost.endswith("; chance 2.0 %.")
+    held = report(own, keep=[hits_figure("recall", hits(50), hits(49), chance=0.02)]).forgot()
+    assert held.startswith("On photos: no loss shown: recall 50.0 %")
+
+
+def test_a_result_that_is_the_base_is_called_so():
+    same = [hits_figure("accuracy", hits(50), hits(50))]
+    frozen = Frozen(5, (), 2, image_side=True, text_side=True, same=True)
+    model = report(same, keep=same, frozen=frozen, costs=Costs(1.0, 1.0, 0, 100))
+    assert model.verdict().startswith("The result is the base: its weights are the same.")
+    assert model.forgot() == "Nothing is forgotten: the result is the base."
+    assert model.to_dict()["same"]
+    assert model.forgot() in model.html()
+    assert "nothing moved of a model of 100" in model.lines()[-1]
+    head = report(same, gives="head")
+    assert head.verdict().startswith("No other than the base: the head answers as the texts of the classes do.")
+    assert report(same).verdict().startswith("NOT shown")
+    swapped = [hits_figure("accuracy", hits(50), hits(50).flip(0))]
+    assert not report(swapped, gives="head").same
+
+
+def test_what_was_chosen_is_told_with_the_rows_it_was_chosen_on():
+    own = [hits_figure("accuracy", hits(40), hits(60))]
+    made = report(own, validation=12, picked={"strength": 0.01})
+    words = "Chosen on 12 rows that were neither learnt from nor measured on: strength 0.01."
+    assert words in made.lines()
+    assert words in made.html()
+    assert (made.to_dict()["validation"], made.to_dict()["picked"]) == (12, {"strength": 0.01})
+    assert report(own, picked={"keep": 0.3}).choice() == "Chosen by cross-validation: keep 0.3."
+    assert report(own, validation=12).choice().startswith("What to keep was decided on 12 rows")
+    assert not report(own).choice()
+
+
 def embedded(image):
     text = torch.eye(40)[:, :40]
     owner = torch.arange(40)

@@ -1,5 +1,7 @@
 """The workflow around recipes: kinds of data, parts, what must rest, what is said."""
 
+import copy
+import json
 from dataclasses import replace
 
 import pytest
@@ -141,6 +143,43 @@ def test_a_fit_that_gives_a_model_says_what_changed(model, monkeypatch):
     done = tether.adapt(model, squares(20), recipe="mine", keep=KEEP)
     assert (done.report.frozen.free, done.report.frozen.changed) == (1, [])
     assert done.report.costs.moved == model.text.projection.weight.numel()
+
+
+def test_a_model_that_is_the_base_is_called_so(model, monkeypatch):
+    class Idle(FitRecipe):
+        takes, gives, cost = "pairs", "model", 1.0
+
+        def fit(self, model, given):
+            return Outcome(model=copy.deepcopy(model), chosen={"share": 0.0})
+
+    use(monkeypatch, Idle)
+    done = tether.adapt(model, squares(20), recipe="mine", keep=KEEP)
+    assert done.report.verdict().startswith("The result is the base")
+    assert (done.report.frozen.same, done.report.costs.moved, done.report.picked) == (True, 0, {"share": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("recipe", "names"),
+    [
+        ({"name": "probe"}, ["strength"]),
+        ({"name": "probe", "strength": 1.0}, []),
+        ({"name": "tip_adapter", "views": 0}, ["alpha", "beta"]),
+        ({"name": "tip_adapter", "views": 0, "alpha": 1.0}, ["beta"]),
+        ({"name": "gda", "views": 0}, ["alpha"]),
+    ],
+)
+def test_settings_that_are_chosen_are_reported(model, recipe, names):
+    found = tether.adapt(model, squares(60), recipe=recipe).report
+    assert list(found.picked) == names
+    assert (found.validation > 0) == bool(names)
+    json.dumps(found.to_dict())
+
+
+def test_progress_says_of_how_many(model):
+    told = []
+    tether.adapt(model, squares(36), recipe={"name": "probe", "strength": 1.0},
+                 on_progress=lambda done, total: told.append((done, total)))  # fmt: skip
+    assert told[-1] == (27, 27)
 
 
 def test_the_base_and_its_mode_are_left(model):

@@ -88,7 +88,7 @@ class BindingRecipe(FitRecipe):
         """See FitRecipe."""
         train, kept = self._part(model, given, "train"), self._part(model, given, "validation")
         binding = LinearBindingMap(model.dim)
-        binding.fit(
+        found = binding.fit(
             *train,
             logit_scale=float(model.logit_scale.detach()),
             generator=torch.Generator().manual_seed(hash_int("binding", seed=given.seed) >> 1),
@@ -99,7 +99,7 @@ class BindingRecipe(FitRecipe):
             weight_decay=self.weight_decay,
         )
         tuned = copy.deepcopy(cast(nn.Module, model))
-        return Outcome(model=cast(DualEncoder, binding.fold_(tuned).eval()))
+        return Outcome(model=cast(DualEncoder, binding.fold_(tuned).eval()), chosen={"steps": found.best_step})
 
     def _part(self, model: DualEncoder, given: Given, part: Literal["train", "validation"]) -> Matched:
         """Images, first captions and twins of a part; rows whose twin is no other caption are left out."""

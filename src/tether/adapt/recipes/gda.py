@@ -81,4 +81,8 @@ class GdaRecipe(FitRecipe):
         )
         weight = head.logit_scale * head.text_weights_ + head.alpha_ * head.coef_
         bias = torch.from_numpy(head.alpha_ * head.intercept_)
-        return Outcome(head=LinearHead(torch.from_numpy(weight), classes=given.classes, bias=bias))
+        picked = {} if self.alpha is not None else {"alpha": head.alpha_}
+        return Outcome(
+            head=LinearHead(torch.from_numpy(weight), classes=given.classes, bias=bias),
+            chosen=picked,
+        )

@@ -67,7 +67,7 @@ class Given:
         seed: of every draw.
         shots: images a class that were asked for, or None.
         workers: threads that decode.
-        on_progress: told (images embedded, None).
+        on_progress: told (images embedded, how many there are or None).
     """
 
     kind: Kind
@@ -108,12 +108,13 @@ class Given:
         if source is None:
             raise InputError("validation: the recipe chooses settings on a part of its own, and there is none")
         reader = model if isinstance(model, CachedEncoder) else CachedEncoder(model)
+        told = self._told(total=self.rows if part == "train" else None)
         if views:
-            image, labels = self._views(reader, source, views=views, crop=crop)
+            image, labels = self._views(reader, source, views=views, crop=crop, told=told)
             return EmbeddedRows(image, labels, torch.empty(0, model.dim), torch.empty(0, dtype=torch.int64))
         found: list[Tensor] = []
         rows: list[Row] = []
-        for some, image in reader.rows_of(source, batch_size=ROWS, workers=self.workers, on_progress=self.on_progress):
+        for some, image in reader.rows_of(source, batch_size=ROWS, workers=self.workers, on_progress=told):
             found.append(image)
             rows += [replace(row, image=None) for row in some]
         labels = [cast(int, row.meta["label"]) for row in rows] if self.kind == "labels" else []
@@ -159,8 +160,13 @@ class Given:
             contents=contents,
         )
 
+    def _told(self, *, total: int | None) -> Progress | None:
+        """What is told of the rows of one part, with how many there are."""
+        tell = self.on_progress
+        return None if tell is None else lambda done, _: tell(done, total)
+
     def _views(
-        self, reader: CachedEncoder, source: Source, *, views: int, crop: Crop | None
+        self, reader: CachedEncoder, source: Source, *, views: int, crop: Crop | None, told: Progress | None
     ) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
         """Rows of random crops; each depends on the seed, the number of the view and the row's key alone."""
         cutter = Crop(scale=(0.5, 1.0), flip=0.5) if crop is None else crop
@@ -189,8 +195,8 @@ class Given:
             labels.append(int(cast(int, row.meta["label"])))
             if len(waiting[0]) == ROWS:
                 encode()
-            if self.on_progress is not None:
-                self.on_progress(len(labels), None)
+            if told is not None:
+                told(len(labels), None)
         encode()
         image = torch.cat([torch.cat(parts) for parts in found])
         return image, torch.tensor(labels, dtype=torch.int64).repeat(views)

@@ -65,4 +65,5 @@ class MapsRecipe(FitRecipe):
             raise InputError(
                 f"recipe maps: {len(rows.image)} images to learn from; expected at least {4 * self._fit.folds} (folds)"
             )
-        return Outcome(model=self._fit.fit(model, rows.image, rows.text, owners=rows.owner).model.eval())
+        found = self._fit.fit(model, rows.image, rows.text, owners=rows.owner)
+        return Outcome(model=found.model.eval(), chosen={"keep": found.keep} if self._fit.keep is None else {})

@@ -56,4 +56,5 @@ class LinearProbe(FitRecipe):
             chosen = given.embed(model, part="validation")
             known, right = F.normalize(chosen.image, dim=1).numpy(), chosen.labels.numpy()
             best = int(np.argmax([one.score(known, right) for one in made]))
-        return Outcome(head=LinearHead.of(made[best], classes=given.classes))
+        picked = {} if self.strength is not None else {"strength": strengths[best]}
+        return Outcome(head=LinearHead.of(made[best], classes=given.classes), chosen=picked)

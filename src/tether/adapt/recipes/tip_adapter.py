@@ -91,4 +91,9 @@ class TipAdapterRecipe(FitRecipe):
         )
         weight, keys = (torch.from_numpy(rows) for rows in (tip.logit_scale * tip.text_weights_, tip.keys_))
         owners = torch.from_numpy(tip.key_classes_)
-        return Outcome(head=CacheHead(weight, keys, owners, classes=given.classes, alpha=tip.alpha_, beta=tip.beta_))
+        picked = {"alpha": tip.alpha_} if self.alpha is None else {}
+        picked |= {"beta": tip.beta_} if self.beta is None else {}
+        return Outcome(
+            head=CacheHead(weight, keys, owners, classes=given.classes, alpha=tip.alpha_, beta=tip.beta_),
+            chosen=picked,
+        )

@@ -86,10 +86,12 @@ class Outcome:
     Attributes:
         model: the adapted encoder, or None where the base stays as it is.
         head: a classifier, or None.
+        chosen: settings that were not given and were chosen by the data, by their names.
     """
 
     model: DualEncoder | None = None
     head: Head | None = None
+    chosen: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,5 +46,9 @@ def interpolate(base: Module, tuned: Module, *, share: Share) -> Module:
     found = copy.deepcopy(tuned)
     for name, value in found.state_dict().items():
         if value.is_floating_point():
-            value.copy_(torch.lerp(first[name].to(value), last[name], share))
+            start, end = first[name].to(value), last[name]
+            if share == 0:
+                value.copy_(start)
+            elif share < 1:  # what is equal stays as it is: lerp makes 0.0 of -0.0
+                value.copy_(torch.where(start == end, end, torch.lerp(start, end, share)))
     return found

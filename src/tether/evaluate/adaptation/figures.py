@@ -6,7 +6,6 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -14,7 +13,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.evaluate.bootstrap import interval
 from tether.evaluate.embeddings import Embedded
-from tether.evaluate.groups import Share, wilson
+from tether.evaluate.groups import Share, wilson_ends
 from tether.evaluate.retrieval import chance, ranks
 from tether.tasks.classify.calibrate import calibration_error
 
@@ -44,6 +43,8 @@ class Compared:
         chance: what knowing nothing reaches, or None.
         better: whether a higher or a lower number is better, or neither.
         unit: ``share`` is shown in per cent, ``number`` as it is.
+        about: what it measures, in a sentence; may be empty.
+        chance_is: who reaches chance, where that is not guessing.
     """
 
     name: str
@@ -54,6 +55,8 @@ class Compared:
     chance: float | None = None
     better: Better = "higher"
     unit: Literal["share", "number"] = "share"
+    about: str = ""
+    chance_is: str = ""
 
     @property
     def verdict(self) -> Literal["better", "worse", "no difference shown"]:
@@ -62,6 +65,29 @@ class Compared:
         if low is None or high is None or self.better == "none" or low <= 0 <= high:
             return "no difference shown"
         return "better" if (low > 0) == (self.better == "higher") else "worse"
+
+    def above_chance(self, one: Interval) -> bool:
+        """Whether its whole interval lies above chance; also where chance is not known or lower is better."""
+        if self.chance is None or self.better != "higher":
+            return True
+        return (one.value if one.low is None else one.low) > self.chance
+
+    def sentence(self) -> str:
+        """Name, both numbers, the change and chance, without a full stop."""
+        change = self.shown(self.change, signed=True) + (" points" if self.unit == "share" else "")
+        chance = "" if self.chance is None else f"; chance {self.shown_chance()}"
+        return f"{self.name} {self.shown(self.before)} -> {self.shown(self.after)}, {change}{chance}"
+
+    def remark(self) -> str:
+        """A sentence where what came of the base is not shown to be above chance; else nothing."""
+        if self.chance is None or self.above_chance(self.after):
+            return ""
+        reached = self.chance_is or "guessing"
+        return f"{self.name} is not shown to be above {self.shown_chance()}, which {reached} reaches."
+
+    def shown_chance(self) -> str:
+        """Chance as people read it, empty where it is not known."""
+        return "" if self.chance is None else self.shown(Interval(self.chance))
 
     def shown(self, one: Interval, *, signed: bool = False) -> str:
         """A number of it as people read it, with its interval."""
@@ -78,19 +104,46 @@ class Compared:
 
 
 def hits_figure(
-    name: str, before: Bool[Tensor, " n"], after: Bool[Tensor, " n"], *, chance: float | None = None
+    name: str,
+    before: Bool[Tensor, " n"],
+    after: Bool[Tensor, " n"],
+    *,
+    chance: float | None = None,
+    weights: Float[Tensor, " n"] | None = None,
+    about: str = "",
+    chance_is: str = "",
 ) -> Compared:
-    """Of rows that are right or wrong: shares with Wilson's interval, their difference with a bootstrap over rows."""
+    """Of rows that are right or wrong: shares with Wilson's interval, their difference with a bootstrap over rows.
+
+    Args:
+        name: in words.
+        before: whether the base is right.
+        after: whether what came of it is.
+        chance: see ``Compared``.
+        weights: above 0, how much each row counts; None counts all alike. Wilson's interval is then that of Kish's
+            effective number of rows, the squared sum of the weights over the sum of their squares.
+        about: see ``Compared``.
+        chance_is: see ``Compared``.
+
+    Raises:
+        InputError: no row, or not the same rows.
+    """
     if before.shape != after.shape or not len(before):
         raise InputError(f"{name}: expected (n,) rows before and after, got {len(before)} and {len(after)}")
-    ends = []
-    for hits in (before, after):
-        share = wilson(int(hits.sum()), n=len(hits))
-        ends.append(Interval(share.rate, share.low, share.high))
-    change = (after.double() - before.double()).numpy()[:, None]
-    low, high = interval(change, counts=np.ones_like(change))[0]
-    found = Interval(float(change.mean()), float(low), float(high))
-    return Compared(name, ends[0], ends[1], found, len(before), chance=chance)
+    weight = torch.ones(len(before), dtype=torch.float64) if weights is None else weights.double()
+    whole = float(weight.sum())
+    rows = whole**2 / float(weight.square().sum())
+    rates = [float((weight * hits).sum()) / whole for hits in (before, after)]
+    ends = [Interval(rate, *wilson_ends(rate, n=rows)) for rate in rates]
+    change = weight * (after.double() - before.double())
+    low, high = interval(change.numpy()[:, None], counts=weight.numpy()[:, None])[0]
+    found = Interval(float(change.sum()) / whole, float(low), float(high))
+    return Compared(name, ends[0], ends[1], found, len(before), chance=chance, about=about, chance_is=chance_is)
+
+
+def class_weights_of(labels: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """What each row counts where each class that occurs counts the same: one over the rows of its class."""
+    return 1 / labels.bincount().double()[labels]
 
 
 def shares_figure(name: str, before: Share, after: Share, *, n: int, chance: float | None = None) -> Compared:
@@ -108,15 +161,42 @@ def shares_figure(name: str, before: Share, after: Share, *, n: int, chance: flo
 def class_figures(
     before: Float[Tensor, "n c"], after: Float[Tensor, "n c"], *, labels: Int[Tensor, " n"]
 ) -> list[Compared]:
-    """Accuracy and calibration error of the probabilities of the classes."""
-    hits = [one.argmax(dim=1) == labels for one in (before, after)]
-    errors = [calibration_error(one, labels=labels) for one in (before, after)]
-    found = hits_figure("accuracy", hits[0], hits[1], chance=1 / before.shape[1])
-    first, last = map(Interval, errors)
-    return [
-        found,
-        Compared("calibration error", first, last, Interval(errors[1] - errors[0]), len(labels), better="lower"),
+    """Accuracy and calibration error of the probabilities of the classes.
+
+    Where classes have unequal numbers of rows, accuracy as the mean over the classes comes first, and so it decides
+    whether something became better: plain accuracy rises for whoever answers the most frequent class whatever is seen,
+    while such an answer leaves the mean over the classes at chance. Where all have equally many the two are one number.
+    Chance of accuracy is therefore the share of the most frequent class, never below that of guessing; chance of the
+    mean is one over the number of classes that occur.
+    """
+    first_hits, last_hits = (one.argmax(dim=1) == labels for one in (before, after))
+    counts = labels.bincount()
+    counts = counts[counts > 0]
+    found = [
+        hits_figure(
+            "accuracy",
+            first_hits,
+            last_hits,
+            chance=float(counts.max()) / len(labels),
+            about="rows whose own class is the most probable one",
+            chance_is="the most frequent class as the answer to every row",
+        )
     ]
+    if len(counts.unique()) > 1:
+        mean = hits_figure(
+            "accuracy, mean over classes",
+            first_hits,
+            last_hits,
+            chance=1 / len(counts),
+            weights=class_weights_of(labels),
+            about="accuracy in each class, averaged, so that rare classes count as much as frequent ones",
+            chance_is="one and the same answer to every row",
+        )
+        found.insert(0, mean)
+    errors = [calibration_error(one, labels=labels) for one in (before, after)]
+    about = "how far the probability of the answer is from the share of answers that are right; 0 is best"
+    error = plain_figure("calibration error", *errors, n=len(labels), better="lower", unit="share", about=about)
+    return [*found, error]
 
 
 def recall_figure(before: Embedded, after: Embedded) -> Compared:
@@ -146,12 +226,28 @@ def recall_figure(before: Embedded, after: Embedded) -> Compared:
         for column, (low, high) in zip(columns, ends, strict=True)
     ]
     expected = chance(owner, images=images, k=(depth,))[f"text_to_image_r{depth}_chance"]
-    return Compared(f"text to image, recall at {depth}", found[0], found[1], found[2], images, chance=expected)
+    about = (
+        f"captions whose own image is among the {depth} nearest of all images"
+        if depth > 1
+        else ("captions whose own image is the nearest of all images")
+    )
+    return Compared(
+        f"text to image, recall at {depth}", found[0], found[1], found[2], images, chance=expected, about=about
+    )
 
 
-def plain_figure(name: str, before: float, after: float, *, n: int, better: Better, unit: str = "number") -> Compared:
+def plain_figure(
+    name: str,
+    before: float,
+    after: float,
+    *,
+    n: int,
+    better: Better,
+    unit: Literal["share", "number"] = "number",
+    about: str = "",
+) -> Compared:
     """A number without an interval; NaN and infinity are refused."""
     if not (math.isfinite(before) and math.isfinite(after)):
         raise InputError(f"{name}: expected finite numbers, got {before} and {after}")
-    kind: Literal["share", "number"] = "share" if unit == "share" else "number"
-    return Compared(name, Interval(before), Interval(after), Interval(after - before), n, better=better, unit=kind)
+    ends = Interval(before), Interval(after), Interval(after - before)
+    return Compared(name, *ends, n, better=better, unit=unit, about=about)

@@ -67,7 +67,9 @@ def gap(seen: Pictured) -> list[Compared]:
         float(modality_gap(F.normalize(one.image, dim=1), F.normalize(one.text, dim=1)))
         for one in (seen.seen_before, seen.seen_after)
     ]
-    return [plain_figure("modality gap", found[0], found[1], n=len(seen.seen_before.image), better="lower")]
+    about = "distance between the centre of the images and that of the texts, of embeddings of length 1"
+    rows = len(seen.seen_before.image)
+    return [plain_figure("modality gap", found[0], found[1], n=rows, better="lower", about=about)]
 
 
 def image_search(seen: Pictured) -> list[Compared]:
@@ -86,7 +88,8 @@ def image_search(seen: Pictured) -> list[Compared]:
         Interval(float(mean), float(low), float(high))
         for mean, (low, high) in zip(table.mean(axis=0), ends, strict=True)
     )
-    return [Compared("image to image, mean average precision", before, after, change, len(table))]
+    about = "how far up the other images of its class stand in the list that an image is answered with; 1 is best"
+    return [Compared("image to image, mean average precision", before, after, change, len(table), about=about)]
 
 
 def typos(seen: Pictured) -> list[Compared]:
@@ -109,9 +112,13 @@ def typos(seen: Pictured) -> list[Compared]:
             )
         )
     before, after = found
+    about = "texts nearest to their own unharmed row of the base"
     return [
-        hits_figure("known without a typo", before.clean, after.clean, chance=1 / len(texts)),
-        hits_figure("known after one typo, the worst of 100", before.attacked, after.attacked, chance=1 / len(texts)),
+        hits_figure(name, *hits, chance=1 / len(texts), about=about)
+        for name, hits in (
+            ("known without a typo", (before.clean, after.clean)),
+            ("known after one typo, the worst of 100", (before.attacked, after.attacked)),
+        )
     ]
 
 

@@ -15,6 +15,8 @@ from tether.evaluate.html.text import duration
 
 JSON_FILE, PAGE_FILE = "report.json", "report.html"
 FORMAT = "tether.adapt/1"
+NOTHING = 1e-5
+"""A change of a figure below it is rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class Frozen:
         free: tensors that were free to change.
         image_side: whether images get the very embeddings that they had, so that stored ones stay valid.
         text_side: likewise for texts.
+        same: whether a model came of it all whose tensors are the base's.
     """
 
     resting: int
@@ -34,12 +37,15 @@ class Frozen:
     free: int
     image_side: bool
     text_side: bool
+    same: bool = False
 
     def sentence(self) -> str:
         """In words."""
         if self.changed:
             first = f"the first is {self.changed[0]}"
             return f"A FAULT: {len(self.changed)} of {self.resting} tensors that had to rest differ; {first}."
+        if self.same:
+            return "No tensor differs from the base's by one bit: the result is the base."
         if not self.free:
             return f"All {self.resting} tensors of the base are bit-identical: the base was not touched."
         kept = [name for name, same in (("images", self.image_side), ("texts", self.text_side)) if same]
@@ -93,6 +99,8 @@ class AdaptReport:
         base: what the base is called.
         digest: of its weights.
         data: what was learnt from, in sentences.
+        validation: rows that settings were chosen on, neither learnt from nor measured on; 0 without.
+        picked: settings that were chosen by the data, by their names.
         own: figures on the held-out part; the first says whether it became better.
         keep: figures on data that should not be forgotten.
         keep_source: their name.
@@ -115,12 +123,30 @@ class AdaptReport:
     keep_source: str
     frozen: Frozen
     costs: Costs
+    validation: int = 0
+    picked: Mapping[str, float] = field(default_factory=dict)
     curve: Sequence[CurvePoint] = ()
     chosen: float | None = None
     next: Sequence[str] = field(default_factory=list)
 
+    @property
+    def same(self) -> bool:
+        """Whether the result is the base: a model by its weights, a head if it changes no figure of held-out data."""
+        if self.gives != "head":
+            return self.gives == "model" and self.frozen.same
+        return bool(self.own) and all(
+            end is None or abs(end) < NOTHING
+            for one in self.own
+            for end in (one.change.value, one.change.low, one.change.high)
+        )
+
     def verdict(self) -> str:
         """The first sentence: whether it is better than the base on its own data."""
+        if self.same:
+            numbers = f" On held-out data: {self.own[0].sentence()}." if self.own else ""
+            if self.gives == "model":
+                return f"The result is the base: its weights are the same.{numbers}"
+            return f"No other than the base: the head answers as the texts of the classes do.{numbers}"
         if not self.own:
             return "Nothing was held out that says whether it became better."
         first = self.own[0]
@@ -129,46 +155,62 @@ class AdaptReport:
             "worse": "WORSE than the base on held-out data",
             "no difference shown": "NOT shown to be better than the base on held-out data",
         }[first.verdict]
-        by = first.shown(first.change, signed=True)
-        points = " points" if first.unit == "share" else ""
-        return f"{said}: {first.name} {first.shown(first.before)} -> {first.shown(first.after)}, {by}{points}."
+        but = ", but not shown to be above chance" if first.verdict == "better" and first.remark() else ""
+        return f"{said}{but}: {first.sentence()}."
 
     def forgot(self) -> str:
         """The second: what became of data that it did not learn from."""
+        if self.gives == "head":
+            return "Nothing is forgotten: a head leaves the base as it is, and knows its own classes only."
+        if self.same:
+            return "Nothing is forgotten: the result is the base."
         if not self.keep:
             return "What was forgotten was not measured: --keep DATA names what must not be."
         first = self.keep[0]
         said = {"better": "gained", "worse": "FORGOTTEN", "no difference shown": "no loss shown"}[first.verdict]
-        by = first.shown(first.change, signed=True)
-        numbers = f"{first.shown(first.before)} -> {first.shown(first.after)}, {by}"
-        return f"On {self.keep_source}: {said}: {first.name} {numbers}."
+        if first.verdict == "no difference shown" and not first.above_chance(first.before):
+            said = "nothing that could be lost, as the base itself is not shown to be above chance"
+        return f"On {self.keep_source}: {said}: {first.sentence()}."
+
+    def remarks(self) -> list[str]:
+        """A sentence for each figure of held-out data that is not shown to be above chance."""
+        return [said[:1].upper() + said[1:] for one in self.own if (said := one.remark())]
+
+    def choice(self) -> str:
+        """What was chosen by the data, and on how many rows; empty where nothing was."""
+        named = [f"{name} {value:g}" for name, value in self.picked.items()]
+        if self.chosen is not None:
+            named.append(f"weights {self.chosen:.0%} of the way from the base (0%) to the tuned model (100%)")
+        if not self.validation:
+            return f"Chosen by cross-validation: {', '.join(named)}." if named else ""
+        rows = f"{self.validation:,} rows that were neither learnt from nor measured on"
+        return f"Chosen on {rows}: {', '.join(named)}." if named else f"What to keep was decided on {rows}."
+
+    def cost(self) -> str:
+        """How many numbers were learnt, in words."""
+        whole = f"a model of {self.costs.parameters:,}"
+        return f"{self.costs.moved:,} numbers learnt, of {whole}" if self.costs.moved else f"nothing moved of {whole}"
 
     def lines(self) -> list[str]:
         """The report in sentences."""
         costs = self.costs
         found = [
             self.verdict(),
-            *[f"{one.name}: {one.shown(one.before)} -> {one.shown(one.after)}" for one in self.own[1:]],
+            *[f"{one.sentence()}." for one in self.own[1:]],
+            *self.remarks(),
+            self.forgot(),
         ]
-        found.append(
-            self.forgot() if self.gives != "head" else "Nothing is forgotten: a head leaves the base as it is."
-        )
-        if self.chosen is not None:
-            found.append(
-                f"Weights {self.chosen:.0%} of the way from the base to the tuned model, chosen on validation."
-            )
+        if choice := self.choice():
+            found.append(choice)
         found.append(self.frozen.sentence())
-        found.append(
-            f"Cost: {costs.cpu_seconds:.1f} s of processor time; {costs.moved:,} numbers learnt, of a model of "
-            f"{costs.parameters:,}."
-        )
+        found.append(f"Cost: {costs.cpu_seconds:.1f} s of processor time; {self.cost()}.")
         return found
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         plain = asdict(self)
         plain["own"], plain["keep"] = ([one.to_dict() for one in some] for some in (self.own, self.keep))
-        return {"format": FORMAT, "verdict": self.verdict(), **plain}
+        return {"format": FORMAT, "verdict": self.verdict(), "same": self.same, **plain}
 
     def html(self) -> str:
         """A page that loads nothing from elsewhere."""

@@ -16,6 +16,7 @@ from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder, Source
 from tether.data.loader import ordered
 from tether.evaluate.adaptation import MEASURES, Compared, Pictured, class_figures, recall_figure
+from tether.evaluate.adaptation.figures import class_weights_of
 from tether.evaluate.adaptation.report import Frozen
 from tether.evaluate.embeddings import Embedded, embed_source
 from tether.models.cached import CachedEncoder, side_digest
@@ -118,12 +119,13 @@ class Measurer:
         return [recall_figure(before, after)] if len(before.text) and len(before.image) > 1 else []
 
     def score(self, model: DualEncoder, part: Source) -> float:
-        """How good a model is on a part, to choose by: accuracy of labelled images, else recall."""
+        """How good a model is on a part, to choose by: accuracy over the classes of labelled images, else recall."""
         seen = self._embedded(model, part)
         if self.kind == "labels":
             labels = torch.tensor([int(name) for name in seen.labels])
             found = self._probability(model, seen.image, self._class_text(model))
-            return float((found.argmax(dim=1) == labels).double().mean())
+            weights = class_weights_of(labels)
+            return float((weights * (found.argmax(dim=1) == labels)).sum() / weights.sum())
         return recall_figure(seen, seen).after.value
 
     @staticmethod
@@ -168,6 +170,11 @@ def _texts_alone(model: DualEncoder, source: Source) -> Embedded:
     return Embedded(tuple(row.key for row in rows), captions, (), nothing, text, torch.arange(len(captions)))
 
 
+def rows_of(source: Source | None) -> int:
+    """How many rows a source has that are not bad; 0 without one."""
+    return 0 if source is None else sum(not row.bad for block in source.blocks() for row in source.read(block))
+
+
 def resting(base: DualEncoder, model: DualEncoder | None, *, free: frozenset[str] | None) -> Frozen:
     """Compare two models tensor by tensor.
 
@@ -188,6 +195,7 @@ def resting(base: DualEncoder, model: DualEncoder | None, *, free: frozenset[str
         free=len(set(before) & allowed),
         image_side=image_digest(base) == image_digest(model),
         text_side=_text_same(base, changed),
+        same=not changed and len(after) == len(before),
     )
 
 
