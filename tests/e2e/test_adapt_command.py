@@ -140,6 +140,13 @@ def test_an_unfinished_adaptation_goes_on_for_the_same_words_only(adapt, place, 
         (("--recipe", "prob"), "no recipe 'prob'; did you mean 'probe'? known: "),
         (("--recipe", "lora", "rnk=3"), "unknown key 'rnk'; did you mean 'rank'?"),
         (("--recipe", "lora", "rank=0"), "rank: expected a whole number of at least 1, got 0"),
+        (("--recipe", "lora", f"rank={2**62}"), "rank: expected at most 64, the smaller side of the largest weight"),
+        (("--recipe", "lora", "name=probe"), "the recipe is named by --recipe; settings of lora: rank, alpha"),
+        (
+            ("--recipe", "lora", "steps=12", "learning_rate=1e20"),
+            "learning_rate=1e+20 is far above the default",
+        ),
+        (("--recipe", "lora", "steps=1", "learning_rate=1e20"), "learning_rate=1e+20 is far above the default"),
         (("rank=3",), "settings go with --recipe NAME"),
         (("--recipe", "lora", "rank"), "expected key=value, got 'rank'"),
         (("--recipe", "pairs"), "--recipe pairs: takes images with captions"),
@@ -158,6 +165,14 @@ def test_bad_input_is_refused(adapt, tmp_path, words, message):
     said = adapt(*words, "--out", tmp_path / "out", code=2)
     assert message in said.err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("verb", ["adapt", "train"])
+def test_a_folder_that_is_a_link_to_nothing_is_named(call, place, tmp_path, verb):
+    (tmp_path / "out").symlink_to(tmp_path / "gone")
+    words = [place / "model", place / "photos"] if verb == "adapt" else [place / "pairs"]
+    said = call(verb, *words, "--out", tmp_path / "out" / "in", code=2)
+    assert f"{tmp_path / 'out'}: a link to {tmp_path / 'gone'}, which is missing" in said.err
 
 
 def test_a_head_of_another_model_is_refused_with_both_digests(adapt, call, place, tmp_path):

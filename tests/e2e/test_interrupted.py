@@ -38,10 +38,10 @@ def slowly(*arguments: str) -> None:
     main(list(arguments))
 
 
-def ended(child: Child) -> str:
+def ended(child: Child, code: int = 130) -> str:
     """What an interrupted one says."""
     _, stderr = child.communicate()
-    assert child.returncode == 130, stderr
+    assert child.returncode == code, stderr
     assert "Traceback" not in stderr
     return stderr
 
@@ -100,13 +100,42 @@ def test_training_saves_and_says_how_to_go_on(place: Path, number: signal.Signal
     (place / "pairs.csv").write_text("filepath,title\na.png,one\nb.png,two\n")
     child = tether_process("train", "data=pairs.csv", "steps=100000", *TRAIN, "--out", "run", cwd=place)
     log = place / "run" / "metrics.jsonl"
-    wait_for(lambda: log.exists() and log.stat().st_size, child)
+    wait_for(lambda: log.exists() and log.read_text().count("\n") > 1, child)  # the first step is over
     child.signal(number)
     stderr = ended(child)
     assert "stopping after this step, with a checkpoint" in stderr
     assert "go on with: tether train --resume --out run" in stderr
     assert not (place / "run" / "summary.json").exists()
     assert len(list((place / "run" / "checkpoints").glob("step-*"))) == 1
+
+
+ADAPT = ["--recipe", "pairs", "steps=1", "batch_size=2", "--out", "out"]
+ENDS = {signal.SIGINT: (130, "tether: interrupted"), signal.SIGTERM: (143, "tether: terminated")}
+
+
+@pytest.mark.parametrize("number", ENDS, ids=["ctrl-c", "terminate"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["adapt", "{model}", "pairs.csv", *ADAPT, "--keep", "few.csv"],
+        ["adapt", "{model}", "few.csv", *ADAPT, "--test", "few.csv", "--keep", "pairs.csv"],
+        ["train", "data=pairs.csv", "steps=2", *TRAIN, "--out", "out"],
+    ],
+    ids=["adapt-reads", "adapt-measures", "train-reads"],
+)
+def test_between_the_steps_alone_a_signal_waits(
+    place: Path, model: Path, verb: list[str], number: signal.Signals
+) -> None:
+    (place / "few.csv").write_text("filepath,title\na.png,one\nb.png,two\n")
+    Image.new("RGB", (32, 32), "blue").save(place / "b.png")
+    child = Child(slowly, *(word.format(model=model) for word in verb), cwd=place)
+    wait_for((place / "reached").exists, child)
+    child.signal(number)
+    code, says = ENDS[number]
+    assert ended(child, code).rstrip().endswith(says)
+    assert not (place / "go").exists()
+    assert not (place / "out").exists() or not [*(place / "out").rglob("*.safetensors")]
+    assert verb[0] == "train" or not (place / "out").exists()
 
 
 def test_resume_needs_the_folder_only(place: Path, monkeypatch, capsys) -> None:

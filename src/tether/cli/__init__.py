@@ -21,12 +21,13 @@ from tether import __version__
 from tether.cli import verbs
 from tether.cli.options import json_alone
 from tether.cli.say import say
+from tether.cli.stopping import Terminated
 from tether.core.allocator import keep_freed_memory
 from tether.core.errors import MissingExtraError, StoppedError, TetherError, reason_of
 from tether.core.printable import printable
 
 BAD_INPUT = 2
-INTERRUPTED = 130  # 128 + SIGINT, what a shell expects
+INTERRUPTED, TERMINATED = 130, 143  # 128 + SIGINT and 128 + SIGTERM, what a shell expects
 TRACEBACK = "TETHER_TRACEBACK"
 EXAMPLES = "Examples:\n"
 """Heads the last paragraph of a verb's docstring: commands, one a line."""
@@ -82,8 +83,8 @@ def _one_message() -> Iterator[None]:
     """What a user can cause ends in one message and an exit code; a bug keeps its traceback."""
     try:
         yield
-    except KeyboardInterrupt:
-        raise typer.Exit(_interrupted()) from None
+    except KeyboardInterrupt as error:
+        raise typer.Exit(_interrupted(error)) from None
     except StoppedError as error:
         raise typer.Exit(_say(str(error), code=INTERRUPTED)) from None
     except TetherError as error:
@@ -189,20 +190,22 @@ def root() -> Any:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; ends the process with 0, 1 (a check failed), 2 (bad input) or 130 (Ctrl-C)."""
+    """Run the command line; ends with 0, 1 (a check failed), 2 (bad input), 130 (Ctrl-C) or 143 (SIGTERM)."""
     warnings.showwarning = _show_warning
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal may not know every letter
             stream.reconfigure(errors="backslashreplace")
     try:
         root()(args=None if argv is None else list(argv), prog_name="tether")
-    except KeyboardInterrupt:
-        sys.exit(_interrupted())
+    except KeyboardInterrupt as error:
+        sys.exit(_interrupted(error))
 
 
-def _interrupted() -> int:
+def _interrupted(error: KeyboardInterrupt) -> int:
     """Say it last: what a library leaves half done is meant to be, so its warnings tell nobody anything."""
     warnings.simplefilter("ignore")
+    if isinstance(error, Terminated):
+        return _say("terminated", code=TERMINATED)
     return _say("interrupted", code=INTERRUPTED)
 
 

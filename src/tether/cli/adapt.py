@@ -74,6 +74,10 @@ def command(
         key, equals, value = one.partition("=")
         if not equals or not key or spec is None:
             raise typer.BadParameter(f"expected key=value, got {one!r}", param_hint="SETTINGS")
+        if key == "name":
+            raise typer.BadParameter(
+                f"{one}: the recipe is named by --recipe{_settings(recipe)}", param_hint="SETTINGS"
+            )
         spec[key] = parse_yaml(value, where=f"setting {one!r}")
     check_new(json, existing=existing, where="--json")
     with bars() as shown, Stopping() as stopping:
@@ -81,6 +85,8 @@ def command(
 
         def step(report: StepReport, steps: int) -> None:
             shown.update(task, description="training", completed=report.step + 1, total=steps)
+            if report.step + 1 == steps:
+                stopping.last("stop")
 
         done = adapt(
             model,
@@ -114,6 +120,15 @@ def command(
     for line in done.report.next:
         say(f"next: {line}")
     say(f"page: {out / 'report.html'}")
+
+
+def _settings(recipe: str | None) -> str:
+    """What a recipe may be told, as the end of a message."""
+    from tether.adapt.recipes import RECIPES
+    from tether.core.component import schema
+
+    part = RECIPES.get(str(recipe).replace("-", "_"))
+    return "" if part is None else f"; settings of {recipe}: {', '.join(schema(part).model_fields) or 'none'}"
 
 
 def _tell(plan: AdaptPlan) -> None:

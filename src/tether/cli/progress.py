@@ -24,7 +24,7 @@ _LINES = 10
 
 
 class TrainingProgress:
-    """Shows log records; while it is open, Ctrl-C and SIGTERM become a request that ``interrupted`` reports."""
+    """Shows log records; during the steps, Ctrl-C and SIGTERM become a request that ``interrupted`` reports."""
 
     def __init__(self, *, steps: int) -> None:
         """Args: steps: length of the run."""
@@ -68,6 +68,8 @@ class TrainingProgress:
             f"grad norm {record['grad_norm']:.2f}{threshold}"
         )
         done = record["step"] + 1
+        if done == self.steps:
+            self._stopping.last("finish")
         self._progress.update(self._task, completed=done, state=state)
         late = time.monotonic() - self._said >= screen.EVERY
         if not self.console.is_terminal and (late or done % max(1, self.steps // _LINES) == 0 or done == 1):

@@ -19,7 +19,8 @@ def reference() -> str:
     return page(
         "# Command line",
         "`tether VERB --help` shows the same. A mistake in what was given ends with exit code 2 and one message that "
-        "names the file, row or key; `tether --traceback VERB ...` shows where it arose; Ctrl-C ends with 130.",
+        "names the file, row or key; `tether --traceback VERB ...` shows where it arose; Ctrl-C ends with 130, "
+        "SIGTERM with 143.",
         *blocks,
     )
 

@@ -30,6 +30,10 @@ class InputError(TetherError, ValueError):
     """Something given from outside (a file, a row, a key, a shape) is not what it must be."""
 
 
+class NotFiniteError(InputError):
+    """What a model holds or computes is NaN or infinite."""
+
+
 class UnsupportedModelError(InputError, NotImplementedError):
     """A model from outside is sound, but not of a kind that this method is defined for; the message says which are."""
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, NotFiniteError
 
 GeometryName = Literal[
     "clip",
@@ -292,10 +292,10 @@ def check_finite(model: object, *, where: str = "model") -> None:
         where: what the message calls it.
 
     Raises:
-        InputError: it names the number.
+        NotFiniteError: it names the number.
     """
     if damage := not_finite(model):
-        raise InputError(f"{where}: its {damage}, not a finite number; the weights are damaged")
+        raise NotFiniteError(f"{where}: its {damage}, not a finite number; the weights are damaged")
 
 
 def not_finite(model: object) -> str:

@@ -31,11 +31,12 @@ def locked(folder: Path, *, purpose: str, wait: float = 0.0) -> Iterator[None]:
 
     Raises:
         LockedError: another process holds it, and still does after the wait.
-        InputError: a link, a pipe or a device lies in it.
+        InputError: a link, a pipe or a device lies in it, or it is a link to something missing.
         WriteError: the folder cannot be made or written to.
     """
     import filelock
 
+    check_links(folder)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,6 +58,17 @@ def locked(folder: Path, *, purpose: str, wait: float = 0.0) -> Iterator[None]:
                 for path in made:
                     path.rmdir()
         lock.release()
+
+
+def check_links(folder: Path) -> None:
+    """Refuse a folder that cannot be made, since it or one above it is a link to something missing.
+
+    Raises:
+        InputError: it names the link.
+    """
+    for path in (folder, *folder.parents):
+        if path.is_symlink() and not path.exists():
+            raise InputError(f"{path}: a link to {path.readlink()}, which is missing; make that, or remove the link")
 
 
 def _refuse_links(folder: Path, *, purpose: str) -> None:

@@ -140,7 +140,7 @@ def embed_source(
         text = encode_texts(model, captions, batch_size=batch_size, precision=precision)
     except InputError as error:
         prefix = f"{source.name}: "
-        raise InputError(str(error) if str(error).startswith(prefix) else prefix + str(error)) from error
+        raise type(error)(str(error) if str(error).startswith(prefix) else prefix + str(error)) from error
     owner = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(row.texts) for row in rows]))
     return Embedded(
         keys=tuple(row.key for row in rows),

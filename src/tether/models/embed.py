@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, NotFiniteError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, checked
 from tether.models.tokenizer import LongText, lengths
@@ -62,7 +62,7 @@ def encode_texts(
                 pooled = pooled.masked_fill(bad[:, None], torch.nan)
             elif bad.any():
                 text = part[int(some[bad][0])]
-                raise InputError(f"text {text!r}: its embedding is not finite; the model's weights are damaged")
+                raise NotFiniteError(f"text {text!r}: its embedding is not finite; the model's weights are damaged")
             for index, row in zip(some.tolist(), pooled, strict=True):
                 rows[start + index] = row
             done += len(some)
@@ -99,13 +99,13 @@ def encode_images(
     done = 0
     for pixels in batches:
         if pixels.is_floating_point():
-            _refuse(~torch.isfinite(pixels).flatten(1).all(1), start=done, what="pixels are")
+            _refuse(~torch.isfinite(pixels).flatten(1).all(1), start=done, what="pixels are", error=InputError)
         pooled = _pooled(model, lambda pixels=pixels: model.encode_image(pixels.to(_device(model))).pooled, precision)
         bad = ~torch.isfinite(pooled).all(1)
         if not_finite == "nan":
             pooled = pooled.masked_fill(bad[:, None], torch.nan)
         else:
-            _refuse(bad, start=done, what="embedding is")
+            _refuse(bad, start=done, what="embedding is", error=NotFiniteError)
         parts.append(pooled)
         done += len(pixels)
         if on_progress is not None:
@@ -123,7 +123,7 @@ def _device(model: DualEncoder) -> torch.device:
     return model.logit_scale.device
 
 
-def _refuse(bad: Tensor, *, start: int, what: str) -> None:
+def _refuse(bad: Tensor, *, start: int, what: str, error: type[InputError]) -> None:
     if bad.any():
         first = start + int(bad.nonzero()[0])
-        raise InputError(f"image {first} (counted from 0): its {what} not finite (NaN or infinity)")
+        raise error(f"image {first} (counted from 0): its {what} not finite (NaN or infinity)")

@@ -60,7 +60,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     Raises:
         WriteError: for instance a full disk; the temporary folder is removed and earlier checkpoints stand.
     """
-    target = folder / f"step-{checkpoint.step:08d}"
+    target = folder / _name(checkpoint.step)
     temporary = folder / f"{_SAVING}{target.name}"
     remove_unfinished(folder)
     try:
@@ -90,6 +90,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     return target
 
 
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
 def remove_unfinished(folder: Path) -> None:
     """Remove what a killed process left half written or half removed; only for who holds the run's folder."""
     for leftover in folder.glob(f"{_SAVING}*"):
@@ -101,11 +105,40 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if _NAME.fullmatch(path.name))
 
 
+def newest_checkpoint(
+    folder: Path, *, steps: int, without: str = "begin again; there is no other"
+) -> Checkpoint | None:
+    """The checkpoint that a run goes on from, or None where there is none.
+
+    A damaged one is never passed over in silence for the one before it.
+
+    Args:
+        folder: of the checkpoints.
+        steps: of the whole run.
+        without: what a run does that has none, for the message.
+
+    Raises:
+        InputError: it is damaged, or of a step past the run's end; the message says what to remove and what is left.
+    """
+    saved = list_checkpoints(folder)
+    if not saved:
+        return None
+    try:
+        checkpoint = load_checkpoint(saved[-1])
+        if checkpoint.step > steps:
+            raise InputError(f"{saved[-1]}: a checkpoint after step {checkpoint.step} in a run of {steps} steps")
+    except InputError as error:
+        left = f"go on from the one before it, {saved[-2].name}" if len(saved) > 1 else without
+        raise InputError(f"{error}\nremove the folder {saved[-1]} to {left}") from error
+    return checkpoint
+
+
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read one checkpoint folder.
 
     Raises:
-        InputError: a file is missing, truncated or damaged; it names the file.
+        InputError: a file is missing, truncated or damaged, or the folder has the name of another step; it names the
+            file.
     """
     state_path = path / "state.json"
     record = read_sealed(state_path)
@@ -115,6 +148,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
             raise ValueError(f"files: {files}")
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, RuntimeError) as error:
         raise InputError(f"{state_path}: not a readable checkpoint: {error}") from error
+    if path.name != _name(step):
+        raise InputError(f"{state_path}: holds step {step}, but the folder is named {path.name}")
     tensors = {}
     for name, digest in files.items():
         file = path / f"{name}.safetensors"

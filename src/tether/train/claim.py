@@ -14,7 +14,7 @@ from typing import Any
 from tether.core.atomic_io import remove_leftovers, write_text
 from tether.core.errors import InputError, TetherError
 from tether.core.gather import process_gather
-from tether.core.locks import is_lock, locked
+from tether.core.locks import check_links, is_lock, locked
 from tether.core.printable import quoted
 from tether.models.named import near
 from tether.train.checkpoints import list_checkpoints, remove_unfinished
@@ -125,6 +125,7 @@ def _worth_keeping(folder: Path) -> bool:
 
 def check_free(folder: Path) -> None:
     """Refuse a folder that holds a run, before anything is read for another; of several processes none asks yet."""
+    check_links(folder)
     if _begun(folder) and "RANK" not in os.environ:
         with locked(folder, purpose="tether train"):
             raise _held(folder)

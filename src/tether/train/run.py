@@ -25,7 +25,7 @@ from tether.core.protocols import ModelEdit
 from tether.data.loader import Loader
 from tether.models.load import chosen_device, fill
 from tether.models.save import describe_weights, save, write_config
-from tether.train.checkpoints import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from tether.train.checkpoints import Checkpoint, list_checkpoints, newest_checkpoint, save_checkpoint
 from tether.train.claim import claimed
 from tether.train.config import RunConfig
 from tether.train.environment import describe_environment
@@ -138,18 +138,17 @@ class _Run:
         self.on_record, self.should_stop = on_record, should_stop
         self.accelerator, self.main, self.device = accelerator, accelerator.is_main_process, accelerator.device
         self.gather = process_gather()
-        saved = list_checkpoints(folder / CHECKPOINTS)
         random.seed(config.seed)
         np.random.seed(config.seed % 2**32)  # noqa: NPY002 - libraries below may draw from the global one
         torch.manual_seed(config.seed)
-        checkpoint = load_checkpoint(saved[-1]) if saved else None
+        checkpoint = newest_checkpoint(folder / CHECKPOINTS, steps=config.steps)
         self.make_trainer = partial(
             make_trainer,
             plan,
             folder=folder,
             device=self.device,
             gather=self.gather,
-            where=str(folder / CONFIG) if saved else "settings",
+            where="settings" if checkpoint is None else str(folder / CONFIG),
         )
         self.done, self.skipped, self.in_row, self.seconds, self.metrics = 0, 0, 0, 0.0, {}
         self.last_loss = float("nan")
@@ -267,7 +266,8 @@ class _Run:
             if self.in_row >= self.config.max_skips:
                 raise DivergedError(
                     f"step {report.step}: gradients were not finite for {self.in_row} steps in a row; the weights are "
-                    "those of the last good step. Lower the learning rate, or look at the batches before it"
+                    f"those of the last good step. Lower the learning rate, {report.learning_rate:g} at this step, or "
+                    "look at the batches before it"
                 )
         self.pending.clear()
         self.clock = time.perf_counter()
@@ -330,10 +330,11 @@ class _Run:
 
     def _best(self, encoder: Encoder) -> Checkpoint | None:
         """The best model so far; one that was measured at other sizes than the encoder's now does not count."""
-        saved = list_checkpoints(self.folder / BEST)
-        if not saved:
+        without = "go on without the best model so far"
+        best = newest_checkpoint(self.folder / BEST, steps=self.config.steps, without=without)
+        if best is None:
             return None
-        best, own = load_checkpoint(saved[-1]), encoder.state_dict()
+        own = encoder.state_dict()
         fits = all(own[name].shape == tensor.shape for name, tensor in best.tensors["model"].items() if name in own)
         return best if fits else None
 

@@ -31,7 +31,7 @@ from tether.workflows.adaptation.folder import Existing, check_free, claimed, re
 from tether.workflows.adaptation.interpolation import along, check_told_apart
 from tether.workflows.adaptation.measure import KEEP, KEEP_LIMIT, Measurer, resting, rows_of
 from tether.workflows.adaptation.next_steps import next_steps
-from tether.workflows.adaptation.run import OnStep, named, run
+from tether.workflows.adaptation.run import OnStep, named, rate_named, run
 from tether.workflows.adaptation.texts import open_texts
 from tether.workflows.models import Data, Model, Progress, opened
 
@@ -212,6 +212,7 @@ def adapt(
         unfinished = None
         if out is not None:
             unfinished = held.enter_context(claimed(Path(out), deciding, existing=existing))
+        held.enter_context(rate_named(made, name=name))
         measurer = Measurer(
             base,
             parts.given,

@@ -134,6 +134,7 @@ def test_drawn_from_a_fixed_seed():
         ({"targets": "nowhere"}, "targets: no layer's name holds 'nowhere'; there are visual.patch"),
         ({"targets": "("}, "targets: not a regular expression"),
         ({"rank": 0}, "rank"),
+        ({"rank": 65}, "rank: expected at most 64, the smaller side of the largest weight that is changed"),
     ],
 )
 def test_settings_that_are_refused(settings, message):

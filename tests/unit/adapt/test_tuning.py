@@ -1,6 +1,7 @@
 """The loop of tunings, batches in memory, what moves, and CoOp's equation."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from tether.adapt.recipes import CoOp, Given, Outcome, ReplayedBatches, TensorBa
 from tether.adapt.recipes.moving import move_, prefixes, rest_
 from tether.adapt.recipes.norms import norm_parameters
 from tether.adapt.weights import BetaMovingAverage, interpolate
-from tether.core.errors import InputError, StoppedError, UnsupportedModelError
+from tether.core.errors import InputError, NotFiniteError, StoppedError, UnsupportedModelError
 from tether.core.gather import LOCAL
 from tether.core.types import Batch, Loss
 from tether.data.labelled import read_labels
@@ -202,3 +203,12 @@ def test_coop_is_the_softmax_of_its_equation():
     torch.testing.assert_close(found, expected)
     head = tuning.finish().head
     torch.testing.assert_close(F.softmax(head.logits(batch.image), dim=1), probability)
+
+
+def test_a_tuning_without_a_finite_gradient_is_given_up_and_leaves_no_checkpoint(tmp_path):
+    tuning, model, *_ = described()
+    lost = TensorBatches({"image": torch.full((20, 20), float("nan"))}, batch_size=8, seed=0)
+    tuning = dataclasses.replace(tuning, batches=lost, steps=100, kept={}, after_step=None)
+    with pytest.raises(NotFiniteError, match="after step 10 of 100: gradients were not finite for 10 steps in a row"):
+        play(tuning, model, folder=tmp_path, should_stop=lambda: tuning.step.calls == 10)
+    assert not list(tmp_path.iterdir())

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from tether import cli
 from tether.cli import verbs
 from tether.cli.reproduce import result_lines
+from tether.cli.stopping import Terminated
 from tether.core.errors import InputError, MissingExtraError
 from tether.papers.cards import CARDS
 
@@ -64,6 +65,7 @@ def raising(error: BaseException):
         (OSError(errno.ENOSPC, "No space left on device", "out.parquet"), 2, "out.parquet: No space left on device\n"),
         (PermissionError(errno.EACCES, "Permission denied", "/root/x"), 2, "/root/x: Permission denied\n"),
         (KeyboardInterrupt(), 130, "tether: interrupted\n"),
+        (Terminated(), 143, "tether: terminated\n"),
     ],
 )
 def test_errors_become_one_message_and_a_code(verb, error, code, message):

@@ -155,6 +155,12 @@ class TestKilledWriters:
             with locked(tmp_path, purpose="third"):
                 pass
 
+    def test_a_link_to_nothing_is_no_folder_to_lock(self, tmp_path):
+        out = tmp_path / "out"
+        out.symlink_to("gone")
+        with pytest.raises(InputError, match="out: a link to gone, which is missing"), locked(out, purpose="test"):
+            pass
+
     def test_the_temporary_file_of_a_dead_writer_goes_and_that_of_a_living_one_stays(self, tmp_path):
         with holder(tmp_path) as process:
             remove_leftovers(tmp_path)

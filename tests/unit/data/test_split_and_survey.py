@@ -72,6 +72,14 @@ def test_rows_that_cannot_be_read_are_left_to_the_training_part(tmp_path):
     assert sum(bool(row.bad) for block in train.blocks() for row in train.read(block)) == 1
 
 
+def test_a_part_of_a_part_is_named_once(tmp_path):
+    folder = photos(tmp_path / "photos", 20)
+    train = SplitSource(source=str(folder), part="train")
+    held = SplitSource(source=train, part="held_out", seed=1)
+    assert (train.name, held.name) == (f"{folder} (training part)", f"{folder} (training part, its held-out part)")
+    assert caption_advice(held.name) == caption_advice(str(folder))
+
+
 def test_survey_counts_and_names(tmp_path):
     folder = photos(tmp_path / "photos", 6, copies=1)
     Image.new("RGB", (8, 8)).save(folder / "silent.png")

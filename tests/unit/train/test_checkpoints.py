@@ -1,12 +1,19 @@
 import json
 import os
+import shutil
 import stat
 
 import pytest
 import torch
 
 from tether.core.errors import InputError
-from tether.train.checkpoints import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from tether.train.checkpoints import (
+    Checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+)
 
 
 def example(step: int) -> Checkpoint:
@@ -89,3 +96,27 @@ def test_a_state_that_is_not_a_checkpoint_is_named(tmp_path):
     (path / "state.json").write_text(json.dumps({"step": 1}))
     with pytest.raises(InputError, match=r"state\.json: damaged or edited"):
         load_checkpoint(path)
+
+
+def test_a_damaged_checkpoint_comes_with_the_way_out(tmp_path):
+    assert newest_checkpoint(tmp_path, steps=9) is None
+    for step in (1, 2):
+        weights = save_checkpoint(tmp_path, example(step), keep=2) / "model.safetensors"
+    assert newest_checkpoint(tmp_path, steps=2).step == 2
+    weights.write_bytes(b"")
+    with pytest.raises(InputError, match=r"(?s)2/model\.saf.*remove the folder .*2 to go on from .*, step-00000001$"):
+        newest_checkpoint(tmp_path, steps=9)
+    shutil.rmtree(weights.parent)
+    assert newest_checkpoint(tmp_path, steps=9).step == 1
+    (tmp_path / "step-00000001" / "state.json").unlink()
+    with pytest.raises(InputError, match=r"remove the folder .*step-00000001 to begin again; there is no other$"):
+        newest_checkpoint(tmp_path, steps=9)
+
+
+def test_a_checkpoint_of_another_step_or_past_the_end_is_refused(tmp_path):
+    path = save_checkpoint(tmp_path, example(500), keep=1)
+    with pytest.raises(InputError, match=r"step-00000500: a checkpoint after step 500 in a run of 100 steps"):
+        newest_checkpoint(tmp_path, steps=100)
+    path.rename(tmp_path / "step-00000050")
+    with pytest.raises(InputError, match=r"state\.json: holds step 500, but the folder is named step-00000050"):
+        newest_checkpoint(tmp_path, steps=100)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, final
 
@@ -67,7 +67,8 @@ class Lora:
         """Put adapters in, and let all else rest; outputs are unchanged.
 
         Raises:
-            InputError: no layer matches, there are adapters already, or PEFT cannot adapt a layer.
+            InputError: no layer matches, a rank that no layer has room for, there are adapters already, or PEFT cannot
+                adapt a layer.
             MissingExtraError: peft is not installed.
         """
         del calibration
@@ -78,12 +79,12 @@ class Lora:
         if _adapted(model):
             raise InputError("the model has adapters already; merge_ them first")
         maps = _MAPS if isinstance(model, ComposedEncoder) else ()
-        layers = editable_layers(model, self.targets, where="targets")
+        found = editable_layers(model, self.targets, where="targets")
+        layers = {name: layer for name, layer in found.items() if not name.startswith(maps)}
+        check_rank(self.rank, layers)
         learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         with seeded():
-            inject_adapter_in_model(
-                self._config([name for name in layers if not name.startswith(maps)]), model, ADAPTER
-            )
+            inject_adapter_in_model(self._config([*layers]), model, ADAPTER)
         for layer in _adapted(model).values():
             layer.train(layer.get_base_layer().training)  # a new module would drop out in eval mode
         self._rested = []
@@ -147,6 +148,25 @@ class Lora:
 
         exactly = "|".join(map(re.escape, names))
         return LoraConfig(r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=exactly)
+
+
+def check_rank(rank: int, layers: Mapping[str, nn.Module]) -> None:
+    """See that at least one of the layers is large enough for changes of this rank.
+
+    Args:
+        rank: of the change of each weight.
+        layers: linear and attention layers by name.
+
+    Raises:
+        InputError: the rank is above the smaller side of every weight; it says how large that is.
+    """
+    sides = {name: min(one.shape) for name, layer in layers.items() for one in layer.parameters() if one.dim() > 1}
+    most = max(sides, key=lambda name: sides[name], default="")
+    if most and rank > sides[most]:
+        raise InputError(
+            f"rank: expected at most {sides[most]}, the smaller side of the largest weight that is changed ({most}), "
+            f"got {rank}"
+        )
 
 
 def _adapted(model: nn.Module) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Literal, cast
 from torch import nn
 
 from tether.adapt.finetune.lora import Lora as LoraEdit
+from tether.adapt.finetune.lora import check_rank
 from tether.adapt.recipes.class_step import CROPS, ClassStep
 from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.moving import Sides, prefixes, rest_
@@ -72,8 +73,10 @@ class LoraRecipe(TuneRecipe):
 
     def check(self, model: DualEncoder) -> None:
         """See Recipe."""
-        if not self._layers(model):
+        layers = self._layers(model)
+        if not layers:
             raise refused("no blocks", found=f"{self.side} side")
+        check_rank(self.rank, layers)
 
     def tuning(self, model: DualEncoder, given: Given) -> Tuning:
         """See TuneRecipe."""
@@ -100,11 +103,11 @@ class LoraRecipe(TuneRecipe):
             fixed_images=self.images == "plain",
         )
 
-    def _layers(self, model: DualEncoder) -> list[str]:
-        """Dotted names of the layers that get an adapter."""
+    def _layers(self, model: DualEncoder) -> dict[str, nn.Module]:
+        """Layers that get an adapter by dotted name."""
         begins = tuple(f"{one}." for one in prefixes(model, self.side))
         try:
             found = editable_layers(cast(nn.Module, model), name_pattern(IN_A_BLOCK, where="targets"), where="targets")
         except InputError:
-            return []
-        return [name for name in found if name.startswith(begins)]
+            return {}
+        return {name: layer for name, layer in found.items() if name.startswith(begins)}

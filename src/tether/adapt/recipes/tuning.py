@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from tether.adapt.heads.head import Head
 from tether.adapt.recipes.batches import Batches
 from tether.core.component import build
-from tether.core.errors import InputError, StoppedError
+from tether.core.errors import InputError, NotFiniteError, StoppedError
 from tether.core.gather import LOCAL
 from tether.core.protocols import DualEncoder, GradClipper, ModelEdit, Stateful, Step, Taught
 from tether.models.load import fill
 from tether.optim import OPTIMIZERS, parameter_groups
 from tether.optim.clip import NoClip
-from tether.train.checkpoints import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from tether.train.checkpoints import Checkpoint, newest_checkpoint, save_checkpoint
 from tether.train.locked_towers import kept_at_rest
 from tether.train.loop import Player, Precision, StepReport, fit
 from tether.train.parallel import load_optimizer_tensors, optimizer_tensors
@@ -29,6 +29,8 @@ from tether.train.steps.module import Encoder, StepModule
 
 SAVE_SECONDS = 30.0
 """Seconds of work between two checkpoints."""
+MAX_SKIPS = 10
+"""Steps in a row with gradients that are not finite, and so without effect, from which on a tuning is given up."""
 _BROKEN = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError)
 
 
@@ -142,6 +144,8 @@ def play(
 
     Raises:
         InputError: nothing that moves, or a checkpoint that does not fit.
+        NotFiniteError: ``MAX_SKIPS`` steps in a row had gradients that were not finite, which is looked at where a
+            checkpoint is due and at the end.
         StoppedError: it was asked to stop.
     """
     run = _Run(tuning, model, folder=folder, seed=seed, save_seconds=save_seconds)
@@ -176,13 +180,14 @@ class _Run:
         self.names: dict[Tensor, str] = {parameter: name for name, parameter in self.moving}
         self.player = Player(tuning.step, optimizer, self.moving, tuning.schedule, tuning.clipper)
         self.precision = Precision(model.logit_scale.device, torch.float32)
+        self.skipped = torch.zeros((), dtype=torch.int64)  # steps in a row
         self.spent, self.cpu, self.loss, self.start = 0.0, 0.0, torch.tensor(float("nan")), 0
 
     def go(self, *, on_step: Callable[[StepReport], None] | None, should_stop: Callable[[], bool]) -> Played:
         torch.manual_seed(self.seed)
-        saved = list_checkpoints(self.folder) if self.folder is not None else []
-        if saved:
-            self._restore(load_checkpoint(saved[-1]))
+        saved = None if self.folder is None else newest_checkpoint(self.folder, steps=self.tuning.steps)
+        if saved is not None:
+            self._restore(saved)
         begun, cpu, last = time.perf_counter(), time.process_time(), time.perf_counter()
         spent, used = self.spent, self.cpu
 
@@ -193,9 +198,11 @@ class _Run:
             if on_step is not None:
                 on_step(report)
             self.loss = report.loss
+            self.skipped = (self.skipped.to(report.clip.skip.device) + 1) * report.clip.skip
             self.spent, self.cpu = spent + time.perf_counter() - begun, used + time.process_time() - cpu
             stop, done = should_stop(), report.step + 1
             if self.folder is not None and (stop or time.perf_counter() - last >= self.save_seconds):
+                self._check_finite(done)
                 save_checkpoint(self.folder, self._checkpoint(done), keep=1)
                 last = time.perf_counter()
             if stop:
@@ -214,6 +221,7 @@ class _Run:
             gather=LOCAL,
             on_step=look,
         )
+        self._check_finite(self.tuning.steps)
         moved = tuple(name.removeprefix("model.") for name, _ in self.moving)
         still = self._still()
         count = sum(parameter.numel() for _, parameter in self.moving)
@@ -222,6 +230,12 @@ class _Run:
         outcome = Outcome(model=self.model) if self.tuning.finish is None else self.tuning.finish()
         free = frozenset(cast(nn.Module, self.model).state_dict()) - still
         return Played(outcome, moved, free, count, self.spent, self.cpu, float(self.loss))
+
+    def _check_finite(self, done: int) -> None:
+        if (skipped := int(self.skipped)) >= MAX_SKIPS:
+            raise NotFiniteError(
+                f"after step {done} of {self.tuning.steps}: gradients were not finite for {skipped} steps in a row"
+            )
 
     def _still(self) -> set[str]:
         """Tensors of the model that rest: neither do they move, nor has an edit another tensor in their place."""

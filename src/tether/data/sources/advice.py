@@ -18,7 +18,7 @@ from tether.data.sources.images import METADATA
 _LOOKED_AT = 10_000
 """Files of a folder, at most."""
 _TABLES = 20
-_PART = re.compile(r" \((training|held-out) part\)$")
+_PART = re.compile(r" \((training|held-out) part(, its (training|held-out) part)*\)$")
 _NOT_IN_SPEC = re.compile(r"[,\[\]]|^\s|\s$")
 
 

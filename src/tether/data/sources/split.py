@@ -69,7 +69,8 @@ class SplitSource:
         self._source, self._known = inner, known
         self._mine = held if part == "held_out" else distinct - held | {""}
         self.images = len(self._mine - {""})
-        self.name = f"{inner.name} ({'held-out' if part == 'held_out' else 'training'} part)"
+        word = f"{'held-out' if part == 'held_out' else 'training'} part)"
+        self.name = f"{inner.name[:-1]}, its {word}" if isinstance(inner, SplitSource) else f"{inner.name} ({word}"
         self.version = f"{hash_int(f'{inner.version} {part} {share} {most}', seed=seed):016x}"
 
     def blocks(self) -> Sequence[Block]:

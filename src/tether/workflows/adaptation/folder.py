@@ -12,7 +12,7 @@ from typing import Any, Literal
 from tether.adapt.heads import HEAD_FILE
 from tether.core.atomic_io import read_json, remove_leftovers, write_json
 from tether.core.errors import InputError
-from tether.core.locks import is_lock, locked
+from tether.core.locks import check_links, is_lock, locked
 from tether.evaluate.adaptation.report import FORMAT, JSON_FILE
 from tether.models.save import CONFIG_FILE, WEIGHTS_FILE
 from tether.train.checkpoints import list_checkpoints
@@ -46,9 +46,10 @@ def claimed(folder: Path, asked: Mapping[str, Any], *, existing: Existing) -> It
         write_json(unfinished / ASKED, dict(asked))
         try:
             yield unfinished
-        except InputError:
-            if not list_checkpoints(unfinished):
-                shutil.rmtree(unfinished)  # nothing was done, so nothing is left behind
+        except (InputError, KeyboardInterrupt) as error:
+            # Nothing was done, so nothing is left behind; but what is half written is known by this folder.
+            if not list_checkpoints(unfinished) and (isinstance(error, InputError) or _alone(unfinished)):
+                shutil.rmtree(unfinished)
             raise
         shutil.rmtree(unfinished)
 
@@ -57,8 +58,9 @@ def check_free(folder: Path, *, existing: Existing) -> None:
     """Refuse a folder that cannot be taken whatever is asked for, before a model is loaded.
 
     Raises:
-        InputError: a file, a finished adaptation, or a folder that holds something else.
+        InputError: a file, a link to something missing, a finished adaptation, or a folder that holds something else.
     """
+    check_links(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out: {folder} is a file; expected a folder, or a name that is free")
     if not folder.exists():
@@ -81,6 +83,11 @@ def remove_others(folder: Path, *, model: bool, head: bool) -> None:
     for name, stays in ((CONFIG_FILE, model), (WEIGHTS_FILE, model), (HEAD_FILE, head)):
         if not stays:
             (folder / name).unlink(missing_ok=True)
+
+
+def _alone(unfinished: Path) -> bool:
+    """Whether nothing of a result lies beside it."""
+    return all(one == unfinished or is_lock(one) for one in unfinished.parent.iterdir())
 
 
 def _is_report(path: Path) -> bool:

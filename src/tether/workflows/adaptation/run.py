@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from tether.adapt.recipes import FitRecipe, Given, Outcome, Recipe, TuneRecipe, play
-from tether.core.errors import UnsupportedModelError
+from tether.core.errors import NotFiniteError, UnsupportedModelError
 from tether.core.protocols import DualEncoder
 from tether.models.composed.towers import TowerSide
 from tether.train.loop import StepReport
@@ -103,6 +104,28 @@ def named(recipe: str) -> Iterator[None]:
         yield
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"--recipe {recipe}: {error}") from error
+
+
+_HIGH = 10.0
+"""Times its default from which on a learning rate is what to lower first."""
+
+
+@contextlib.contextmanager
+def rate_named(recipe: Recipe, *, name: str) -> Iterator[None]:
+    """Where a tuned model is not finite, and its learning rate is far above the default, the message says so."""
+    try:
+        yield
+    except NotFiniteError as error:
+        parameter = inspect.signature(type(recipe).__init__).parameters.get("learning_rate")
+        rate = getattr(recipe, "learning_rate", None)
+        if parameter is None or not isinstance(parameter.default, float) or not isinstance(rate, float | int):
+            raise
+        if rate < _HIGH * parameter.default:
+            raise
+        raise NotFiniteError(
+            f"--recipe {name}: learning_rate={rate:g} is far above the default, {parameter.default:g}, and the likely "
+            f"reason why the tuned model broke: {error}"
+        ) from error
 
 
 def _changed(base: DualEncoder, model: DualEncoder) -> int:
