@@ -61,6 +61,7 @@ class FineTuneRecipe(TuneRecipe):
     takes = "labels"
     gives = "both"
     cost = 300.0
+    least = 50
 
     @checked
     def __init__(
@@ -148,9 +149,7 @@ class FineTuneRecipe(TuneRecipe):
     @classmethod
     def suits(cls, case: Case) -> str:
         """See Recipe."""
-        if "labels" not in case.kinds or case.least < 50:
-            return ""
-        return f"tunes the whole image tower for {case.least} images a class and nothing else; compare it with probe"
+        return f"tunes the whole image tower on {case.least} images a class, for these alone; compare it with probe"
 
     def check(self, model: DualEncoder) -> None:
         """See Recipe."""

@@ -23,6 +23,7 @@ class PairTuning(TuneRecipe):
     takes = "pairs"
     gives = "model"
     cost = 150.0
+    least = 200
 
     @checked
     def __init__(
@@ -49,8 +50,6 @@ class PairTuning(TuneRecipe):
     @classmethod
     def suits(cls, case: Case) -> str:
         """See Recipe."""
-        if "pairs" not in case.kinds or case.rows < 200:
-            return ""
         return f"{case.rows} pairs teach the towers your kind of images and captions"
 
     def check(self, model: DualEncoder) -> None:

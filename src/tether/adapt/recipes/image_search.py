@@ -64,6 +64,7 @@ class ImageSearch(TuneRecipe):
     gives = "model"
     aims = ("image search",)
     cost = 250.0
+    least = 8
 
     @checked
     def __init__(
@@ -114,7 +115,7 @@ class ImageSearch(TuneRecipe):
     @classmethod
     def suits(cls, case: Case) -> str:
         """See Recipe."""
-        if "labels" not in case.kinds or case.least < 8 or case.classes < 20:
+        if case.classes < 20:
             return ""
         return f"{case.classes} classes teach the image tower to find other images of the same thing"
 

@@ -35,6 +35,7 @@ class SvdRecipe(TuneRecipe):
     takes = "labels"
     gives = "model"
     cost = 110.0
+    least = 8
 
     @checked
     def __init__(
@@ -68,8 +69,7 @@ class SvdRecipe(TuneRecipe):
     @classmethod
     def suits(cls, case: Case) -> str:
         """See Recipe."""
-        if "labels" not in case.kinds or case.least < 8:
-            return ""
+        del case
         return "re-scales the towers' own directions, fewer numbers than low-rank changes, and leaves a model"
 
     def check(self, model: DualEncoder) -> None:

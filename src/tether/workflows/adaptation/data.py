@@ -71,7 +71,7 @@ class Asked:
     workers: int = 0
 
 
-def look_at(source: Source, asked: Asked, *, composed: bool) -> Case:
+def look_at(source: Source, asked: Asked) -> Case:
     """Read a source once and say what it can be taken for.
 
     Raises:
@@ -107,7 +107,7 @@ def look_at(source: Source, asked: Asked, *, composed: bool) -> Case:
     least = min(labels.values(), default=0)
     held = max(1, round(TEST_SHARE * least)) if asked.test is None else 0
     least = min(least - held, asked.shots or least)
-    return Case(frozenset(kinds), found["rows"], len(labels) if "labels" in kinds else 0, max(0, least), composed)
+    return Case(frozenset(kinds), found["rows"], len(labels) if "labels" in kinds else 0, max(0, least))
 
 
 def parts_of(
@@ -180,7 +180,6 @@ def _labelled(source: Source, asked: Asked, *, model: DualEncoder, validation: b
         prompts=prompts,
         class_text=text,
         seed=asked.seed,
-        shots=asked.shots,
         workers=asked.workers,
         on_progress=on_progress,
     )
