@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tether.adapt.finetune.denoise import LEAST_GAIN, check_gain, denoiser_loss, drawn
-from tether.adapt.finetune.invert import LEARNING_RATE, Train, UnclipLoss, image_choice
+from tether.adapt.finetune.unclip import LEARNING_RATE, Train, UnclipLoss, image_choice
 from tether.adapt.heads.digest import image_digest
 from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.moving import move_, rest_

@@ -8,8 +8,8 @@ from typing import Annotated, Literal, cast
 import torch
 from annotated_types import Ge, Le
 
+from tether.adapt.distill.dclip import DclipStep
 from tether.adapt.distill.region_teacher import fit_region_teacher, region_pairs, region_targets
-from tether.adapt.distill.regions import DclipStep
 from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.moving import move_
 from tether.adapt.recipes.own_towers import check_own_towers
