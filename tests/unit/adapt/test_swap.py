@@ -269,7 +269,7 @@ def test_what_is_refused():
     with pytest.raises(InputError, match="a first stage needs an encoder with embeddings of 64, got one of 32"):
         ProclipStep(swapped, steps=2, first=1, old=create("tiny", dim=32))
     for other, settings, reason in (
-        (create("tiny", towers="shared"), {}, "share parameters, among them all of their blocks"),
+        (create("tiny", towers="shared"), {}, "share parameters, among them visual"),
         (create("tiny", geometry="euclidean"), {}, "compares embeddings by cosine"),
         (model, {"embedder": None}, "fits the maps of a composed encoder"),
     ):

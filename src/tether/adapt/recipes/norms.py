@@ -54,6 +54,7 @@ class NormTuning(ClassTuning):
 
     def check(self, model: DualEncoder) -> None:
         """See Recipe."""
+        super().check(model)
         begins = tuple(f"{one}." for one in prefixes(model, self.side))
         if not any(name.startswith(begins) for name in norm_parameters(model)):
             raise refused("no norms", found=self.side)

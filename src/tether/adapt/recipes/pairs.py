@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.moving import Sides, move_
-from tether.adapt.recipes.own_towers import check_own_towers
+from tether.adapt.recipes.moving import Sides, check_own_towers, move_
 from tether.adapt.recipes.recipe import Case, TuneRecipe
 from tether.adapt.recipes.refusals import check_cosine_model
 from tether.adapt.recipes.tuning import Tuning
