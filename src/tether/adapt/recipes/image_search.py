@@ -57,6 +57,17 @@ class ImageSearch(TuneRecipe):
 
     Source: arXiv 2409.01936 (MCIP, 2SFT and Re-A), of which no training code is public: rates, scale and margin are
     ours. There, captions come from a captioning model; here they are sentences with the name of the class.
+
+    Example:
+        >>> import torch
+        >>> from tether.adapt.recipes import ImageSearch, TensorBatches
+        >>> from tether.models import create
+        >>> model, images = create("tiny"), torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+        >>> rows = {"image": images, "label": torch.tensor([0, 0, 1, 1]), "captions": torch.randn(4, 2, model.dim)}
+        >>> recipe = ImageSearch(steps=2, realign_steps=0)
+        >>> played = recipe.fit_(model, TensorBatches(rows, batch_size=4, seed=0), classes=2)
+        >>> any(name.startswith("text.") for name in played.moved)
+        False
     """
 
     takes = "labels"
@@ -150,17 +161,6 @@ class ImageSearch(TuneRecipe):
             classes: how many.
             pairs: of images with a text each, for the second phase; None goes with ``realign_steps=0``.
             seed: of the class vectors.
-
-        Example:
-            >>> import torch
-            >>> from tether.adapt.recipes import ImageSearch, TensorBatches
-            >>> from tether.models import create
-            >>> model, images = create("tiny"), torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
-            >>> rows = {"image": images, "label": torch.tensor([0, 0, 1, 1]), "captions": torch.randn(4, 2, model.dim)}
-            >>> recipe = ImageSearch(steps=2, realign_steps=0)
-            >>> played = recipe.fit_(model, TensorBatches(rows, batch_size=4, seed=0), classes=2)
-            >>> any(name.startswith("text.") for name in played.moved)
-            False
         """
         self.check(model)
         if (pairs is None) != (not self.realign_steps):
