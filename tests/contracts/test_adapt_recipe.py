@@ -47,7 +47,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "paraphrases": SHORT,
     "svd": SHORT,
     "tip_adapter": {"views": 2, "keys": "tuned"},
-    "region_teacher": SHORT | {"teacher_steps": 3},
+    "region_teacher": SHORT | {"boxes": None, "teacher_steps": 3},
     "swap_text": {"first": 2, "steps": 3, "batch_size": 6, "expansion": 1},
     "detail": {
         "denoiser_steps": 3,

@@ -21,7 +21,6 @@ from tether.core.protocols import DualEncoder
 from tether.data import open_source
 from tether.evaluate.adaptation import AdaptReport
 from tether.evaluate.adaptation.report import Costs
-from tether.models.composed.encoder import ComposedEncoder
 from tether.models.save import save
 from tether.tasks.classify.prompts import classes_of, templates_of
 from tether.workflows.adaptation.apart import apart, said_of
@@ -169,7 +168,7 @@ def adapt(
     base, title = opened(model, device=device, random_weights=random_weights)
     cast(nn.Module, base).eval()
     check_finite(base)
-    case = look_at(source, asked, composed=isinstance(base, ComposedEncoder))
+    case = look_at(source, asked)
     found: Sequence[Choice] = ()
     if made is None:
         found = choices(case, base)

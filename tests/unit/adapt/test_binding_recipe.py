@@ -10,6 +10,7 @@ from memory_rows import COLOURS, MemoryRows, squares
 from tether.adapt.recipes import BindingRecipe, Given
 from tether.adapt.recipes.binding import _others
 from tether.core.errors import InputError, UnsupportedModelError
+from tether.core.model_digest import model_digest
 from tether.models import create
 
 
@@ -63,6 +64,16 @@ def test_other_captions_are_of_other_images():
     twin = _others(image, text, generator=torch.Generator().manual_seed(0))
     assert (image[twin] != image).any(dim=1).all()
     assert (text[twin] != text).any(dim=1).all()
+
+
+def test_the_check_copies_the_text_projection_alone(model, monkeypatch):
+    copied, copy_of, digest = [], torch.nn.Parameter.__deepcopy__, model_digest(model)
+    monkeypatch.setattr(
+        torch.nn.Parameter, "__deepcopy__", lambda one, memo: copied.append(one.numel()) or copy_of(one, memo)
+    )
+    BindingRecipe().check(model)
+    assert copied == [model.text.projection.weight.numel()]
+    assert model_digest(model) == digest
 
 
 def test_a_projection_that_cannot_be_changed_alone_is_refused(model):

@@ -10,7 +10,7 @@ import torch
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 
 from tether.adapt.finetune import LabelLoss
-from tether.adapt.recipes import FineTuneRecipe
+from tether.adapt.recipes import ClassifierRecipe
 from tether.adapt.recipes.classifier import PUBLISHED
 from tether.core.errors import InputError
 from tether.core.types import ImageSpec
@@ -21,7 +21,7 @@ def drawn(*shape: int) -> torch.Tensor:
 
 
 def test_the_published_settings() -> None:
-    made = {name: FineTuneRecipe.from_name(name) for name in PUBLISHED}
+    made = {name: ClassifierRecipe.from_name(name) for name in PUBLISHED}
     table = {
         name: (one.learning_rate, one.layer_decay, one.epochs, one.warmup, one.patches) for name, one in made.items()
     }
@@ -79,13 +79,13 @@ def test_mixed_pixels_and_targets_have_one_share() -> None:
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: FineTuneRecipe(warmup_rate=1.0), "warmup_rate: expected at most the learning_rate"),
-        (lambda: FineTuneRecipe(layer_decay=0.0), "layer_decay"),
-        (lambda: FineTuneRecipe(layer_decay=1.1), "layer_decay"),
-        (lambda: FineTuneRecipe(warmup=1.0), "warmup"),
-        (lambda: FineTuneRecipe(rand_augment="strong"), "rand: expected words"),
-        (lambda: FineTuneRecipe(ema=1.0), "ema"),
-        (lambda: FineTuneRecipe.from_name("b17"), "none is called 'b17'; did you mean 'b16'"),
+        (lambda: ClassifierRecipe(warmup_rate=1.0), "warmup_rate: expected at most the learning_rate"),
+        (lambda: ClassifierRecipe(layer_decay=0.0), "layer_decay"),
+        (lambda: ClassifierRecipe(layer_decay=1.1), "layer_decay"),
+        (lambda: ClassifierRecipe(warmup=1.0), "warmup"),
+        (lambda: ClassifierRecipe(rand_augment="strong"), "rand: expected words"),
+        (lambda: ClassifierRecipe(ema=1.0), "ema"),
+        (lambda: ClassifierRecipe.from_name("b17"), "none is called 'b17'; did you mean 'b16'"),
         (
             lambda: LabelLoss(classes=2).mixed(drawn(2, 3, 4, 4), torch.tensor([0, 2]), step=0),
             "labels: expected 0 to 1",

@@ -39,7 +39,6 @@ def given(model):
         classes=rows.classes,
         prompts=PROMPTS,
         class_text=text,
-        shots=5,
     )
 
 

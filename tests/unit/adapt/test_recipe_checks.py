@@ -9,10 +9,14 @@ from tether.models import create
 
 ONE_SIDE = {
     "clipood": {},
+    "full": {},
     "image_search": {},
+    "norms": {"side": "text"},
     "pairs": {"side": "text"},
     "paraphrases": {},
-    "region_teacher": {},
+    "region_teacher": {"boxes": None},
+    "svd": {"side": "image"},
+    "swap_text": {},
     "typo_proof": {},
 }
 COSINE = ("image_search", "pairs", "paraphrases", "region_teacher", "swap_text", "typo_proof")
@@ -31,11 +35,12 @@ def test_towers_that_share_parameters(name):
 
 
 def test_both_sides_may_share_parameters():
-    RECIPES["pairs"](side="both").check(create("tiny", towers="shared"))
+    for name in ("full", "norms", "pairs", "svd"):
+        RECIPES[name](side="both").check(create("tiny", towers="shared"))
 
 
 @pytest.mark.parametrize("name", COSINE)
 @pytest.mark.parametrize("geometry", ["elliptic", "euclidean"])
 def test_models_that_do_not_compare_by_cosine(name, geometry):
     with pytest.raises(UnsupportedModelError, match=f"compares embeddings by cosine.*geometry is {geometry}"):
-        RECIPES[name]().check(create("tiny", geometry=geometry))
+        RECIPES[name](**ONE_SIDE[name]).check(create("tiny", geometry=geometry))

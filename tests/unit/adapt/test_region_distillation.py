@@ -96,6 +96,8 @@ def test_the_verb_keeps_texts_and_reads_boxes():
     assert done.report.frozen.text_side
     assert not done.report.frozen.image_side
     assert done.report.own
+    with pytest.raises(InputError, match="key 'boxes' is required"):  # whole images alone are asked for by boxes=null
+        tether.adapt(model, SOURCE, recipe="region_teacher", keep=squares(12))
     with pytest.raises(InputError, match="no column 'parts'"):
         tether.adapt(model, SOURCE, recipe=SETTINGS | {"boxes": "parts"}, keep=squares(12))
     with pytest.raises(InputError, match=r"expected corners inside the image \(xyxy, shares of the image\)"):

@@ -155,20 +155,20 @@ def test_bad_embedders(given, says):
 def test_the_losses_of_both_stages():
     old = create("tiny", seed=1).eval()
     model = swap_text(old, Counts(), expansion=1)
-    step = ProclipStep(model, steps=2, first=1, old=old, weight=0.3, reduction="sum")
+    step = ProclipStep(model, steps=2, first=1, old=old, weight=0.3)
     assert isinstance(step, Step)
     assert isinstance(step, Taught)
     batch = batch_of(model)
     image, text = model.encode_image(batch.image), model.encode_text(batch.text)
     before = image.pooled.detach()
     found = step(StepModule(model), batch, step=0, gather=LOCAL)
-    taught = proclip_loss(text.pooled, old.encode_text(old.tokenizer(TEXTS)).pooled, reduction="sum")
+    taught = proclip_loss(text.pooled, old.encode_text(old.tokenizer(TEXTS)).pooled)
     torch.testing.assert_close(found.total, taught.total)
     with torch.no_grad():
         for weight in model.parts.image.parameters():
             weight.mul_(1.1)
     found, image = step(StepModule(model), batch, step=1, gather=LOCAL), model.encode_image(batch.image)
-    held = proclip_loss(image.pooled, before, reduction="sum").total
+    held = proclip_loss(image.pooled, before).total
     torch.testing.assert_close(found.total, clip_loss(image.unit, text.unit, model.logit_scale) + 0.3 * held)
     twice = Batch(batch.image, batch.text[[0, 0, *range(2, len(TEXTS))]])
     text = model.encode_text(twice.text).unit
@@ -269,7 +269,7 @@ def test_what_is_refused():
     with pytest.raises(InputError, match="a first stage needs an encoder with embeddings of 64, got one of 32"):
         ProclipStep(swapped, steps=2, first=1, old=create("tiny", dim=32))
     for other, settings, reason in (
-        (create("tiny", towers="shared"), {}, "share parameters, among them all of their blocks"),
+        (create("tiny", towers="shared"), {}, "share parameters, among them visual"),
         (create("tiny", geometry="euclidean"), {}, "compares embeddings by cosine"),
         (model, {"embedder": None}, "fits the maps of a composed encoder"),
     ):

@@ -197,19 +197,31 @@ def test_what_is_there_decides_what_is_proposed(model):
         (without_words(squares(12)), {"images"}),
         (MemoryRows(squares(36).rows[::3]), {"pairs", "images"}),
     ):
-        assert look_at(source, Asked(), composed=False).kinds == kinds
-    few = look_at(squares(36), Asked(shots=4), composed=False)
+        assert look_at(source, Asked()).kinds == kinds
+    few = look_at(squares(36), Asked(shots=4))
     assert (few.classes, few.least, few.rows) == (3, 4, 36)
     assert choices(few, model)[0].recipe == "probe"
-    assert choices(look_at(captions(), Asked(), composed=False), model)[0].recipe == "typo_proof"
-    with pytest.raises(InputError, match="no recipe suits 36 rows, read as images"):
-        choices(look_at(without_words(squares(36)), Asked(), composed=False), model)
+    assert choices(look_at(captions(), Asked()), model)[0].recipe == "typo_proof"
     with pytest.raises(
         InputError, match="no recipe suits 3 rows, read as images, labels, pairs; the smallest class, 'red', has 0"
     ):
-        choices(look_at(squares(3), Asked(), composed=False), model)
+        choices(look_at(squares(3), Asked()), model)
     with pytest.raises(InputError, match="nothing to learn from in 0 rows"):
-        look_at(MemoryRows([]), Asked(), composed=False)
+        look_at(MemoryRows([]), Asked())
+
+
+def test_where_nothing_suits_it_says_what_comes_near(model):
+    with pytest.raises(InputError) as photos:
+        choices(look_at(without_words(squares(80)), Asked()), model)
+    assert str(photos.value) == (
+        "no recipe suits 80 rows, read as images; no classes, as there is no column 'label' and no other column; "
+        "taken when --recipe names them: detail; proposed for images with a "
+        "class each (a column of classes, or a folder for each): probe from 4 a class, gda from 1 a class, tip_adapter "
+        "from 1 a class; proposed for images with captions: maps from 100, pairs from 200, close_the_gap from 2,000"
+    )
+    with pytest.raises(InputError, match="typo_proof: it compares embeddings by cosine") as texts:
+        choices(look_at(captions(), Asked()), create("tiny", geometry="euclidean"))
+    assert "proposed for" not in str(texts.value)
 
 
 def test_a_validation_part_is_apart_from_the_test_part(model):

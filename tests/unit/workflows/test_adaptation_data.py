@@ -84,33 +84,33 @@ def test_a_column_that_holds_no_classes_is_named_with_those_there_are():
     with pytest.raises(
         InputError, match=r"--label sice: squares 0 has no column 'sice'; did you mean 'size'\? known: label"
     ):
-        look_at(source, Asked(label="sice"), composed=False)
+        look_at(source, Asked(label="sice"))
     some = MemoryRows([replace(row, meta={} if n == 4 else row.meta) for n, row in enumerate(source.rows)])
     with pytest.raises(InputError, match="no class in column 'size' of 1 images, the first is 'row 4'"):
-        look_at(some, Asked(label="size"), composed=False)
+        look_at(some, Asked(label="size"))
     with pytest.raises(InputError, match="one class alone in column 'label', 'red'"):
-        look_at(MemoryRows(source.rows[::3]), Asked(label="label"), composed=False)
+        look_at(MemoryRows(source.rows[::3]), Asked(label="label"))
 
 
 def test_where_no_column_is_named_the_columns_are_told(model):
     from tether.adapt.recipes import RECIPES
 
     source = MemoryRows([replace(row, texts=(), meta={"kind": row.meta["label"]}) for row in squares(12).rows])
-    case = look_at(source, Asked(), composed=False)
+    case = look_at(source, Asked())
     said = "there is no column 'label'; known: kind; "
     assert said in str(kind_error("probe", RECIPES["probe"](), case, source="some"))
     with pytest.raises(InputError, match=f"read as images; no classes, as {said}"):
         choices(case, model)
-    assert look_at(captions(), Asked(label="kind"), composed=False).kinds == {"texts"}
+    assert look_at(captions(), Asked(label="kind")).kinds == {"texts"}
 
 
 def test_where_all_rows_are_bad_the_first_reason_is_told(tmp_path):
     table = tmp_path / "all.csv"
     table.write_text("file,caption\n" + "".join(f"{n}.png,words\n" for n in range(3)))
     with pytest.raises(InputError, match=r"all.csv: all 3 rows are bad, the first is '0.png': .*no such file"):
-        look_at(tether.data.open_source(str(table)), Asked(), composed=False)
+        look_at(tether.data.open_source(str(table)), Asked())
     with pytest.raises(InputError, match="all 1 rows are bad, the first is 'a': no words"):
-        look_at(MemoryRows([Row("a", None, bad="a: no words")]), Asked(), composed=False)
+        look_at(MemoryRows([Row("a", None, bad="a: no words")]), Asked())
 
 
 def test_classes_that_look_alike_and_images_of_two_classes_are_told(model):

@@ -1,5 +1,6 @@
 """What one model learns from another."""
 
+from tether.adapt.distill.dclip import DclipStep
 from tether.adapt.distill.region_teacher import (
     RegionPairs,
     RegionTargets,
@@ -7,7 +8,6 @@ from tether.adapt.distill.region_teacher import (
     region_pairs,
     region_targets,
 )
-from tether.adapt.distill.regions import DclipStep
 from tether.adapt.distill.swap import ProclipStep, swap_text
 from tether.adapt.distill.text import Distilled, distil_text
 

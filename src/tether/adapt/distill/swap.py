@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -128,7 +128,6 @@ class ProclipStep:
         old: DualEncoder | None = None,
         weight: NonNegative = 1.0,
         ema: Decay | None = EMA,
-        reduction: Literal["mean", "sum"] = "mean",
     ) -> None:
         """Look at the model before its first step.
 
@@ -139,7 +138,6 @@ class ProclipStep:
             old: the encoder whose text tower teaches in the first stage.
             weight: lambda of the paper, of the distillation of images; no value is published.
             ema: momentum of the teacher of images, as in the paper; None keeps the first one, as the release does.
-            reduction: of both distillations, see ``proclip_loss``.
 
         Raises:
             InputError: a first stage without a teacher, or one of another width.
@@ -147,7 +145,7 @@ class ProclipStep:
         if first and (old is None or old.dim != model.dim):
             came = "none" if old is None else f"one of {old.dim}"
             raise InputError(f"old: a first stage needs an encoder with embeddings of {model.dim}, got {came}")
-        self.first, self.weight, self.reduction = first, weight, reduction
+        self.first, self.weight = first, weight
         side = nn.Sequential(model.parts.image, model.parts.image_map)
         self._moving = None if ema is None else MovingEncoder(side, momentum=ema, steps=steps)
         self.teacher = frozen_copy(side) if self._moving is None else self._moving.model
@@ -165,14 +163,14 @@ class ProclipStep:
             ids = self._old.tokenizer(captions_of(batch)).to(batch.text.device)
             with torch.no_grad():
                 wanted = self._old.encode_text(ids).pooled
-            held = proclip_loss(text.pooled, wanted, reduction=self.reduction)
+            held = proclip_loss(text.pooled, wanted)
             return Loss(held.total, {"instance": held.instance.detach(), "structure": held.structure.detach()})
         model = self._model
         pixels = model.pixels(batch.image)
         image = Features(model.parts.image_map(model.parts.image(pixels)))
         with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
             past = self.teacher(pixels)
-        held = proclip_loss(image.pooled, past, reduction=self.reduction)
+        held = proclip_loss(image.pooled, past)
         contrastive = clip_loss(
             unit_rows(image),
             unit_rows(text),

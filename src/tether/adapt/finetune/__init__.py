@@ -9,7 +9,6 @@ from tether.adapt.finetune.clip_refine import ClipRefineLoss
 from tether.adapt.finetune.clipood import Tuned, class_texts, tune_images_
 from tether.adapt.finetune.denoise import check_gain, train_denoiser
 from tether.adapt.finetune.image_search import ArcMarginStep, RealignStep
-from tether.adapt.finetune.invert import Inverted, InvertUnclip, UnclipLoss, image_choice
 from tether.adapt.finetune.kept_positions import KeptPositions
 from tether.adapt.finetune.label_loss import LabelLoss
 from tether.adapt.finetune.lora import Lora
@@ -19,6 +18,7 @@ from tether.adapt.finetune.masked_patches import MaskedPatches
 from tether.adapt.finetune.paraclip import ParaclipStep, TextTuned, paraphrase_batches, tune_texts_
 from tether.adapt.finetune.refine import Refined, RefineStep, refine_
 from tether.adapt.finetune.towers import freeze_image_tower, image_parameters, tower_parameters
+from tether.adapt.finetune.unclip import Inverted, InvertUnclip, UnclipLoss, image_choice
 from tether.core.protocols import ModelEdit
 
 ADAPTERS: Mapping[str, type[ModelEdit]] = {

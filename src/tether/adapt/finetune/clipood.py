@@ -19,11 +19,13 @@ from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.ranges import Count, NonNegative, Positive, checked
 from tether.core.types import Batch, Loss
+from tether.data.labelled import LABEL
 from tether.models.dual import Clip
 from tether.models.embed import encode_texts
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.train.loop import StepReport
 from tether.train.schedules import Cosine
+from tether.train.steps.module import StepModule, ViewRows, loss_inside
 
 TEMPLATE = "a photo of a {}."  # released engine.py
 LEARNING_RATE, WEIGHT_DECAY = 5e-6, 0.1  # released main.py
@@ -52,6 +54,24 @@ def class_texts(
         raise InputError(f"template: expected exactly one {{}}, got {template!r}")
     texts = encode_texts(model, [template.replace("{}", name.replace("_", " ")) for name in classes])
     return F.normalize(texts, dim=-1).to(model.logit_scale.device)
+
+
+class MarginStep:
+    """The margin metric softmax of a batch of images with ``label`` in its extra; a ``core.protocols.Step``."""
+
+    def __init__(self, loss: MarginMetricSoftmax) -> None:
+        """Args: loss: with its classes."""
+        self._loss = loss
+
+    def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:
+        """The loss of a batch; ``model`` is a (wrapped) StepModule."""
+        del step, gather
+        return loss_inside(model, self._inside, batch)
+
+    def _inside(self, module: StepModule, batch: Batch) -> Loss:
+        image, labels = module.encode({"image": ViewRows("image", batch.image)})[0]["image"], batch.extra[LABEL]
+        assert isinstance(labels, Tensor)
+        return self._loss(image.pooled, labels=labels)
 
 
 @checked
@@ -95,7 +115,7 @@ def tune_images_(
         InputError: fewer batches than steps, or what the loss refuses.
     """
     scale = float(model.logit_scale.detach()) if logit_scale is None else logit_scale
-    step = _LabelStep(MarginMetricSoftmax(class_text.to(model.logit_scale.device), margin=margin, logit_scale=scale))
+    step = MarginStep(MarginMetricSoftmax(class_text.to(model.logit_scale.device), margin=margin, logit_scale=scale))
     moving = image_parameters(model)
     average = BetaMovingAverage(model, total_steps=steps, beta=beta, only=list(moving))
     # What an image does not reach has no gradient, and AdamW leaves that alone, decay included.
@@ -117,23 +137,10 @@ def tune_images_(
             on_step(report)
 
     with eval_mode(model):
-        go(model, batches=map(_as_batch, exactly(batches, steps)), start=0, steps=steps, on_step=look)
+        go(StepModule(model), batches=map(_as_batch, exactly(batches, steps)), start=0, steps=steps, on_step=look)
     return Tuned(average.model, float(seen[0]), average)
-
-
-class _LabelStep:
-    """The loss of a batch of images with ``labels`` in its extra."""
-
-    def __init__(self, loss: MarginMetricSoftmax) -> None:
-        self.loss = loss
-
-    def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:
-        assert isinstance(model, Clip | WrappedEncoder)
-        labels = batch.extra["labels"]
-        assert isinstance(labels, Tensor)
-        return self.loss(model.encode_image(batch.image).pooled, labels=labels)
 
 
 def _as_batch(pair: tuple[Tensor, Tensor]) -> Batch:
     image, labels = pair
-    return Batch(image, torch.empty(len(image), 0, dtype=torch.int64), {"labels": labels})
+    return Batch(image, torch.empty(len(image), 0, dtype=torch.int64), {LABEL: labels})

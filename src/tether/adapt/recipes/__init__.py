@@ -6,10 +6,9 @@ from collections.abc import Mapping
 
 from tether.adapt.recipes.batches import Batches, ReplayedBatches, TensorBatches
 from tether.adapt.recipes.binding import BindingRecipe
-from tether.adapt.recipes.classifier import FineTuneRecipe
+from tether.adapt.recipes.classifier import ClassifierRecipe
 from tether.adapt.recipes.clipood import ClipoodRecipe
 from tether.adapt.recipes.close_the_gap import CloseTheGap
-from tether.adapt.recipes.contrastive import PairTuning
 from tether.adapt.recipes.coop import CoOp
 from tether.adapt.recipes.debias import DebiasRecipe
 from tether.adapt.recipes.detail import DetailRecipe
@@ -21,6 +20,7 @@ from tether.adapt.recipes.long_text import LongTextRecipe
 from tether.adapt.recipes.lora import LoraRecipe
 from tether.adapt.recipes.maps import MapsRecipe
 from tether.adapt.recipes.norms import NormTuning
+from tether.adapt.recipes.pairs import PairTuning
 from tether.adapt.recipes.paraphrases import Paraphrases
 from tether.adapt.recipes.probe import LinearProbe
 from tether.adapt.recipes.recipe import Case, FitRecipe, Recipe, TuneRecipe
@@ -45,7 +45,7 @@ RECIPES: Mapping[str, type[Recipe]] = {
     "pairs": PairTuning,
     "close_the_gap": CloseTheGap,
     "paraphrases": Paraphrases,
-    "classifier": FineTuneRecipe,
+    "classifier": ClassifierRecipe,
     "image_search": ImageSearch,
     "region_teacher": RegionTeacher,
     "swap_text": SwapText,
@@ -62,13 +62,13 @@ __all__ = [
     "Batches",
     "BindingRecipe",
     "Case",
+    "ClassifierRecipe",
     "ClipoodRecipe",
     "CloseTheGap",
     "CoOp",
     "DebiasRecipe",
     "DetailRecipe",
     "EmbeddedRows",
-    "FineTuneRecipe",
     "FitRecipe",
     "FullTuning",
     "GdaRecipe",

@@ -21,7 +21,7 @@ from tether.data.labelled import label_of
 from tether.models.cached import CachedEncoder
 from tether.models.embed import encode_texts
 from tether.space.binding import BATCH, LEARNING_RATE, STEPS, LinearBindingMap
-from tether.space.binding_fold import fold_text_map_
+from tether.space.binding_fold import PLACES, fold_text_map_
 
 TRIES = 16
 """Other images that are looked at for a caption that differs."""
@@ -76,11 +76,16 @@ class BindingRecipe(FitRecipe):
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
 
     def check(self, model: DualEncoder) -> None:
-        """See Recipe; a map that is drawn is folded into a copy."""
+        """See Recipe; a map that is drawn is folded into a model that shares all but the text projection with this."""
         check_cosine_model(model)
+        module = cast(nn.Module, model)
+        projection = {f"{place}{end}" for place in PLACES for end in ("", ".weight", ".bias")}
+        named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+        apart = {id(one) for name, one in named if name in projection}
+        trial = copy.deepcopy(module, {id(one): one for _, one in named if id(one) not in apart})
         drawn = torch.randn(model.dim, model.dim, generator=torch.Generator().manual_seed(0)) / model.dim
         try:
-            fold_text_map_(copy.deepcopy(cast(nn.Module, model)), matrix=torch.eye(model.dim) + drawn)
+            fold_text_map_(trial, matrix=torch.eye(model.dim) + drawn)
         except InputError:
             raise refused("text projection", found=type(model).__name__) from None
 

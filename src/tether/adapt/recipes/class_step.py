@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -62,8 +61,3 @@ def class_loss(logits: Float[Tensor, "b c"], batch: Batch) -> Loss:
     assert isinstance(labels, Tensor)
     right = (logits.detach().argmax(dim=1) == labels).float().mean()
     return Loss(F.cross_entropy(logits, labels), {"accuracy": right})
-
-
-def no_text(rows: int) -> Int[Tensor, "n 0"]:
-    """Ids of no text for so many rows."""
-    return torch.empty(rows, 0, dtype=torch.int64)

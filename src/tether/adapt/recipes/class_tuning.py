@@ -8,7 +8,7 @@ from typing import Literal
 
 from tether.adapt.recipes.class_step import CROPS, ClassStep
 from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.moving import Sides, move_
+from tether.adapt.recipes.moving import Sides, check_own_towers, move_
 from tether.adapt.recipes.recipe import TuneRecipe
 from tether.adapt.recipes.tuning import Tuning
 from tether.core.protocols import DualEncoder
@@ -51,6 +51,11 @@ class ClassTuning(TuneRecipe):
     @abc.abstractmethod
     def chosen(self, model: DualEncoder) -> Callable[[str], bool]:
         """Which parameters of the side move, asked by their dotted names."""
+
+    def check(self, model: DualEncoder) -> None:
+        """See Recipe."""
+        if self.side != "both":
+            check_own_towers(model)
 
     def tuning(self, model: DualEncoder, given: Given) -> Tuning:
         """See TuneRecipe."""

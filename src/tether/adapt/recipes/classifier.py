@@ -40,7 +40,7 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
 scripts; the defaults of the release's own arguments are others."""
 
 
-class FineTuneRecipe(TuneRecipe):
+class ClassifierRecipe(TuneRecipe):
     """FT-CLIP: small rates that fall from layer to layer, an average of weights, light changes of images.
 
     The result is a head on the tuned image tower's patches. It knows these classes alone; what the tuned model still
@@ -50,8 +50,8 @@ class FineTuneRecipe(TuneRecipe):
     published run shares; ``from_name`` gives the published. An average over few steps looks back over 7.5 % of them.
 
     Example:
-        >>> from tether.adapt.recipes import FineTuneRecipe
-        >>> recipe = FineTuneRecipe.from_name("b16")
+        >>> from tether.adapt.recipes import ClassifierRecipe
+        >>> recipe = ClassifierRecipe.from_name("b16")
         >>> recipe.learning_rate, recipe.layer_decay, recipe.schedule(steps=500).warmup
         (0.0006, 0.6, 100)
         >>> recipe.momentum(steps=1_000_000), round(recipe.momentum(steps=400), 3)
@@ -61,6 +61,7 @@ class FineTuneRecipe(TuneRecipe):
     takes = "labels"
     gives = "both"
     cost = 300.0
+    least = 50
 
     @checked
     def __init__(
@@ -123,7 +124,7 @@ class FineTuneRecipe(TuneRecipe):
         self.augment(ImageSpec(size=(32, 32)))  # refuses words that timm does not know before data are read
 
     @classmethod
-    def from_name(cls, name: str) -> FineTuneRecipe:
+    def from_name(cls, name: str) -> ClassifierRecipe:
         """One of ``PUBLISHED``."""
         if name not in PUBLISHED:
             raise InputError(f"recipe: none is called {name!r}; {closest(name, PUBLISHED)}")
@@ -148,9 +149,7 @@ class FineTuneRecipe(TuneRecipe):
     @classmethod
     def suits(cls, case: Case) -> str:
         """See Recipe."""
-        if "labels" not in case.kinds or case.least < 50:
-            return ""
-        return f"tunes the whole image tower for {case.least} images a class and nothing else; compare it with probe"
+        return f"tunes the whole image tower on {case.least} images a class, for these alone; compare it with probe"
 
     def check(self, model: DualEncoder) -> None:
         """See Recipe."""

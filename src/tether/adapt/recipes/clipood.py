@@ -6,23 +6,18 @@ from typing import cast
 
 from torch import nn
 
-from tether.adapt.finetune.clipood import LEARNING_RATE, WEIGHT_DECAY
+from tether.adapt.finetune.clipood import LEARNING_RATE, WEIGHT_DECAY, MarginStep
 from tether.adapt.finetune.margin_metric_softmax import MARGIN, MarginMetricSoftmax
-from tether.adapt.recipes.class_step import LABEL
 from tether.adapt.recipes.class_tuning import Images, contents_of
 from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.moving import move_
-from tether.adapt.recipes.own_towers import check_own_towers
+from tether.adapt.recipes.moving import check_own_towers, move_
 from tether.adapt.recipes.recipe import TuneRecipe
 from tether.adapt.recipes.refusals import refused
 from tether.adapt.recipes.tuning import Outcome, Tuning
 from tether.adapt.weights.beta_moving_average import BETA, BetaMovingAverage
-from tether.core.gather import Gather
 from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, Positive, PositiveRate, Rate, checked
-from tether.core.types import Batch, Loss
-from tether.train.steps.module import StepModule, ViewRows, loss_inside
 
 
 class ClipoodRecipe(TuneRecipe):
@@ -83,20 +78,3 @@ class ClipoodRecipe(TuneRecipe):
             after_step=lambda report: average.update_(),
             finish=lambda: Outcome(model=cast(DualEncoder, average.model)),
         )
-
-
-class MarginStep:
-    """The margin metric softmax of a batch of labelled images; a ``core.protocols.Step``."""
-
-    def __init__(self, loss: MarginMetricSoftmax) -> None:
-        """Args: loss: with its classes."""
-        self._loss = loss
-
-    def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:
-        """See core.protocols.Step."""
-        del step, gather
-        return loss_inside(model, self._inside, batch)
-
-    def _inside(self, module: StepModule, batch: Batch) -> Loss:
-        image = module.encode({"image": ViewRows("image", batch.image)})[0]["image"]
-        return self._loss(image.pooled, labels=batch.extra[LABEL])  # pyrefly: ignore - the loader's class numbers

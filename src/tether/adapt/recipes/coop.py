@@ -42,6 +42,7 @@ class CoOp(TuneRecipe):
     takes = "labels"
     gives = "head"
     cost = 30.0
+    least = 2
 
     @checked
     def __init__(
@@ -70,7 +71,7 @@ class CoOp(TuneRecipe):
     @classmethod
     def suits(cls, case: Case) -> str:
         """See Recipe."""
-        if "labels" not in case.kinds or not 2 <= case.least < 16 or case.classes > 100:
+        if case.least >= 16 or case.classes > 100:
             return ""
         return "learns the prompt in place of its words, from the class names on; towers rest"
 

@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tether.adapt.finetune.denoise import LEAST_GAIN, check_gain, denoiser_loss, drawn
-from tether.adapt.finetune.invert import LEARNING_RATE, Train, UnclipLoss, image_choice
+from tether.adapt.finetune.unclip import LEARNING_RATE, Train, UnclipLoss, image_choice
 from tether.adapt.heads.digest import image_digest
 from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.moving import move_, rest_
 from tether.adapt.recipes.recipe import TuneRecipe
 from tether.adapt.recipes.tuning import Outcome, Tuning
+from tether.adapt.recipes.two_stages import TwoStages
 from tether.core.gather import Gather
 from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import Count, NonNegative, Number, Positive, Share, Whole, checked
@@ -28,7 +29,7 @@ from tether.models.frozen_copy import frozen_copy
 from tether.models.noise_schedule import Target
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.train.loop import StepReport
-from tether.train.schedules import Constant, Cosine, Schedule
+from tether.train.schedules import Constant, Cosine
 from tether.train.steps.module import StepModule, loss_inside
 
 Encoder = Clip | WrappedEncoder
@@ -143,7 +144,7 @@ class DetailRecipe(TuneRecipe):
             steps=first + self.steps,
             optimizer={"name": "adamw", "lr": self.denoiser_rate},
             groups=groups if first else groups[1:],
-            schedule=_Stages(first),
+            schedule=TwoStages(Cosine(warmup=min(100, first // 10)), Constant(), first=first),
             modules={"denoiser": denoiser} if first else {},
             kept={"watch": watch},
             after_step=watch.look,
@@ -182,20 +183,6 @@ class _DetailStep:
         if self.watch.stopped:
             return Loss(0 * torch.stack([value.sum() for value in self.watch.moving.values()]).sum())
         return self.loss(module, batch, generator=generator)
-
-
-class _Stages(Schedule):
-    """Half a cosine for the denoiser, with a warm-up, then a constant for the image tower."""
-
-    def __init__(self, first: int) -> None:
-        super().__init__()
-        self._first, self._inner = first, Cosine(warmup=min(100, first // 10))
-
-    def factor(self, step: int, *, steps: int) -> float:
-        return self._inner.factor(step, steps=self._first) if step < self._first else 1.0
-
-    def shape(self, progress: float) -> float:
-        return Constant().shape(progress)
 
 
 class _Watch:

@@ -13,12 +13,11 @@ class FullTuning(ClassTuning):
     """All weights of a side; it learns most and forgets most, so look at ``--interpolate`` (arXiv 2109.01903)."""
 
     cost = 150.0
+    least = 32
 
     @classmethod
     def suits(cls, case: Case) -> str:
         """See Recipe."""
-        if "labels" not in case.kinds or case.least < 32:
-            return ""
         return (
             f"{case.least} images a class or more are enough to move all weights; with --interpolate less is forgotten"
         )

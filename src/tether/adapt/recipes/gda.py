@@ -29,6 +29,7 @@ class GdaRecipe(FitRecipe):
     takes = "labels"
     gives = "head"
     cost = 3.0
+    least = 1
 
     @checked
     def __init__(
@@ -55,8 +56,6 @@ class GdaRecipe(FitRecipe):
     @classmethod
     def suits(cls, case: Case) -> str:
         """See Recipe."""
-        if "labels" not in case.kinds or case.least < 1:
-            return ""
         return f"adds {case.least} images a class to what the class names say, without a gradient step"
 
     def check(self, model: DualEncoder) -> None:

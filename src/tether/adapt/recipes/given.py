@@ -65,7 +65,6 @@ class Given:
         prompts: sentences of each class, those that zero-shot classification uses.
         class_text: (c, d) row of each class as zero-shot classification has it, on the CPU.
         seed: of every draw.
-        shots: images a class that were asked for, or None.
         workers: threads that decode.
         on_progress: told (images embedded, how many there are or None).
     """
@@ -78,7 +77,6 @@ class Given:
     prompts: tuple[tuple[str, ...], ...] = ()
     class_text: Float[Tensor, "c d"] = field(default_factory=lambda: torch.empty(0, 0))
     seed: int = 0
-    shots: int | None = None
     workers: int = 0
     on_progress: Progress | None = None
 

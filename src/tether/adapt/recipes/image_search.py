@@ -19,12 +19,13 @@ from tether.adapt.finetune.image_search import (
     state_parameters,
 )
 from tether.adapt.recipes.batches import Batches
+from tether.adapt.recipes.class_tuning import Images, contents_of
 from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.moving import move_
-from tether.adapt.recipes.own_towers import check_own_towers
+from tether.adapt.recipes.moving import check_own_towers, move_
 from tether.adapt.recipes.recipe import Case, TuneRecipe
 from tether.adapt.recipes.refusals import check_cosine_model
 from tether.adapt.recipes.tuning import Played, Tuning, play
+from tether.adapt.recipes.two_stages import TwoStages
 from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.model_digest import model_digest
@@ -32,20 +33,18 @@ from tether.core.protocols import DualEncoder, Step
 from tether.core.ranges import Count, NonNegative, Positive, PositiveRate, Rate, Whole, checked
 from tether.core.types import Batch, Loss
 from tether.data import open_source
-from tether.data.contents import BatchContents
 from tether.data.loader import Loader
 from tether.losses import ArcMarginHead, VocabSampler
 from tether.losses.arc_margin import MARGIN, SCALE, Margin
 from tether.models.embed import encode_texts
 from tether.optim import parameter_groups
 from tether.train.loop import StepReport
-from tether.train.schedules import Cosine, Schedule, StageSchedule
+from tether.train.schedules import Cosine
 from tether.train.steps.module import Encoder
 
 SENTENCES = ("a photo of a {}.", "{}", "a picture of the {}.", "one {}.", "this is a {}.")
 """Sentences of a class where it has fewer prompts than ``captions`` asks for."""
 LEARNING_RATE, HEAD_RATE, WEIGHT_DECAY = 1e-5, 1e-3, 0.1  # none is published
-CROPS = {"image": {"scale": (0.5, 1.0), "flip": 0.5}}
 
 
 class ImageSearch(TuneRecipe):
@@ -58,12 +57,24 @@ class ImageSearch(TuneRecipe):
 
     Source: arXiv 2409.01936 (MCIP, 2SFT and Re-A), of which no training code is public: rates, scale and margin are
     ours. There, captions come from a captioning model; here they are sentences with the name of the class.
+
+    Example:
+        >>> import torch
+        >>> from tether.adapt.recipes import ImageSearch, TensorBatches
+        >>> from tether.models import create
+        >>> model, images = create("tiny"), torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+        >>> rows = {"image": images, "label": torch.tensor([0, 0, 1, 1]), "captions": torch.randn(4, 2, model.dim)}
+        >>> recipe = ImageSearch(steps=2, realign_steps=0)
+        >>> played = recipe.fit_(model, TensorBatches(rows, batch_size=4, seed=0), classes=2)
+        >>> any(name.startswith("text.") for name in played.moved)
+        False
     """
 
     takes = "labels"
     gives = "model"
     aims = ("image search",)
     cost = 250.0
+    least = 8
 
     @checked
     def __init__(
@@ -83,7 +94,7 @@ class ImageSearch(TuneRecipe):
         head_rate: PositiveRate = HEAD_RATE,
         classes_a_step: Count | None = None,
         weight_decay: Rate = WEIGHT_DECAY,
-        images: Literal["crops", "plain"] = "crops",
+        images: Images = "crops",
     ) -> None:
         """Take the settings.
 
@@ -114,7 +125,7 @@ class ImageSearch(TuneRecipe):
     @classmethod
     def suits(cls, case: Case) -> str:
         """See Recipe."""
-        if "labels" not in case.kinds or case.least < 8 or case.classes < 20:
+        if case.classes < 20:
             return ""
         return f"{case.classes} classes teach the image tower to find other images of the same thing"
 
@@ -125,8 +136,7 @@ class ImageSearch(TuneRecipe):
 
     def tuning(self, model: DualEncoder, given: Given) -> Tuning:
         """See TuneRecipe."""
-        contents = BatchContents(crops=CROPS) if self.images == "crops" else None
-        batches: Batches = given.loader(model, batch_size=self.batch_size, contents=contents)
+        batches: Batches = given.loader(model, batch_size=self.batch_size, contents=contents_of(self.images))
         if self.pairs is not None and self.realign_steps:
             pairs = Loader(
                 open_source(self.pairs, where="pairs"),
@@ -151,17 +161,6 @@ class ImageSearch(TuneRecipe):
             classes: how many.
             pairs: of images with a text each, for the second phase; None goes with ``realign_steps=0``.
             seed: of the class vectors.
-
-        Example:
-            >>> import torch
-            >>> from tether.adapt.recipes import ImageSearch, TensorBatches
-            >>> from tether.models import create
-            >>> model, images = create("tiny"), torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
-            >>> rows = {"image": images, "label": torch.tensor([0, 0, 1, 1]), "captions": torch.randn(4, 2, model.dim)}
-            >>> recipe = ImageSearch(steps=2, realign_steps=0)
-            >>> played = recipe.fit_(model, TensorBatches(rows, batch_size=4, seed=0), classes=2)
-            >>> any(name.startswith("text.") for name in played.moved)
-            False
         """
         self.check(model)
         if (pairs is None) != (not self.realign_steps):
@@ -210,7 +209,7 @@ class ImageSearch(TuneRecipe):
                 *self._groups(model, again, rate=self.realign_rate),
                 {"name": CLASSES, "params": [*head.named_parameters()], "weight_decay": 0.0, "lr": self.head_rate},
             ],
-            schedule=_TwoCosines(first=self.steps),
+            schedule=TwoStages(Cosine(), Cosine(), first=self.steps),
             modules={CLASSES: head},
             kept={"resting": rest},
             after_step=rest.look,
@@ -279,23 +278,6 @@ class _TwoPhases:
         if self.captions is not None:
             extra[CAPTIONS] = self.captions.to(batch.image.device)[labels]
         return self.one(model, Batch(batch.image, text, extra), step=step, gather=gather)
-
-
-class _TwoCosines(Schedule):
-    """A cosine over the first steps and another one over the rest."""
-
-    def __init__(self, *, first: int) -> None:
-        super().__init__()
-        self.first = first
-
-    def factor(self, step: int, *, steps: int) -> float:
-        """See Schedule."""
-        start, end = (0, self.first) if step < self.first else (self.first, steps)
-        return StageSchedule(Cosine(), first=start, end=end).factor(step, steps=steps)
-
-    def shape(self, progress: float) -> float:
-        """That of each."""
-        return Cosine().shape(progress)
 
 
 class _InTurn:

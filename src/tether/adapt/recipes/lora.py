@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, cast
+from typing import cast
 
 from torch import nn
 
 from tether.adapt.finetune.lora import Lora as LoraEdit
 from tether.adapt.finetune.lora import check_rank
-from tether.adapt.recipes.class_step import CROPS, ClassStep
+from tether.adapt.recipes.class_step import ClassStep
+from tether.adapt.recipes.class_tuning import Images, contents_of
 from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.moving import Sides, prefixes, rest_
 from tether.adapt.recipes.recipe import Case, TuneRecipe
@@ -18,7 +19,6 @@ from tether.adapt.recipes.tuning import Tuning
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, PositiveRate, Rate, Share, checked
-from tether.data.contents import BatchContents
 from tether.models.editable import IN_A_BLOCK, editable_layers, name_pattern
 
 
@@ -32,6 +32,7 @@ class LoraRecipe(TuneRecipe):
     takes = "labels"
     gives = "model"
     cost = 100.0
+    least = 8
 
     @checked
     def __init__(
@@ -45,7 +46,7 @@ class LoraRecipe(TuneRecipe):
         batch_size: Count = 32,
         learning_rate: PositiveRate = 2e-4,
         weight_decay: Rate = 0.01,
-        images: Literal["crops", "plain"] = "crops",
+        images: Images = "crops",
     ) -> None:
         """Take the settings.
 
@@ -67,8 +68,7 @@ class LoraRecipe(TuneRecipe):
     @classmethod
     def suits(cls, case: Case) -> str:
         """See Recipe."""
-        if "labels" not in case.kinds or case.least < 8:
-            return ""
+        del case
         return "moves the towers themselves a little and leaves a model, which can be asked for other classes too"
 
     def check(self, model: DualEncoder) -> None:
@@ -90,11 +90,7 @@ class LoraRecipe(TuneRecipe):
             parameter.requires_grad_(".lora_" in name)
         return Tuning(
             step=ClassStep.of(model, given, texts=self.side != "image"),
-            batches=given.loader(
-                model,
-                batch_size=self.batch_size,
-                contents=BatchContents(crops=CROPS) if self.images == "crops" else None,
-            ),
+            batches=given.loader(model, batch_size=self.batch_size, contents=contents_of(self.images)),
             steps=self.steps,
             optimizer={"name": "adamw", "lr": self.learning_rate},
             weight_decay=self.weight_decay,

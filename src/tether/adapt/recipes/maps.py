@@ -25,6 +25,7 @@ class MapsRecipe(FitRecipe):
     gives = "model"
     rebuilds = True
     cost = 2.0
+    least = 100
 
     @checked
     def __init__(
@@ -48,8 +49,6 @@ class MapsRecipe(FitRecipe):
     @classmethod
     def suits(cls, case: Case) -> str:
         """See Recipe."""
-        if "pairs" not in case.kinds or not case.composed or case.rows < 100:
-            return ""
         return f"fits the maps between the two towers to {case.rows} pairs in seconds; towers rest"
 
     def check(self, model: DualEncoder) -> None:

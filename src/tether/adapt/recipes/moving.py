@@ -32,6 +32,18 @@ def rest_(model: DualEncoder) -> None:
     module.requires_grad_(False)
 
 
+def check_own_towers(model: DualEncoder) -> dict[Side, dict[str, nn.Parameter]]:
+    """Refuse a model whose sides share parameters, so that neither can rest while the other moves; it is left as it is.
+
+    Returns:
+        The parameters of each side by name.
+    """
+    reached = _reached(cast("Clip | WrappedEncoder", model))
+    if shared := [name for name in reached["image"] if name in reached["text"]]:
+        raise refused("shared towers", found=shared[0])
+    return reached
+
+
 def move_(
     model: DualEncoder, side: Sides, *, where: Callable[[str], bool] = lambda name: True
 ) -> dict[str, nn.Parameter]:
@@ -50,11 +62,7 @@ def move_(
     """
     encoder = cast("Clip | WrappedEncoder", model)
     rest_(model)
-    reached = {one: tower_parameters(encoder, side=one) for one in SIDES}
-    if side != "both":
-        other = reached["text" if side == "image" else "image"]
-        if shared := [name for name in reached[side] if name in other]:
-            raise refused("shared towers", found=shared[0])
+    reached = _reached(encoder) if side == "both" else check_own_towers(model)
     scale = tower_parameters(encoder, side="scale")
     found = {
         name: parameter
@@ -67,6 +75,10 @@ def move_(
     for parameter in found.values():
         parameter.requires_grad_(True)
     return found
+
+
+def _reached(encoder: Clip | WrappedEncoder) -> dict[Side, dict[str, nn.Parameter]]:
+    return {one: tower_parameters(encoder, side=one) for one in SIDES}
 
 
 def prefixes(model: DualEncoder, side: Sides) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ class NormTuning(ClassTuning):
     """
 
     cost = 90.0
+    least = 2
 
     @checked
     def __init__(
@@ -47,12 +48,13 @@ class NormTuning(ClassTuning):
     @classmethod
     def suits(cls, case: Case) -> str:
         """See Recipe."""
-        if "labels" not in case.kinds or not 2 <= case.least < 8:
+        if case.least >= 8:
             return ""
         return "a few thousand numbers move, which a few images can bear, and a model is left"
 
     def check(self, model: DualEncoder) -> None:
         """See Recipe."""
+        super().check(model)
         begins = tuple(f"{one}." for one in prefixes(model, self.side))
         if not any(name.startswith(begins) for name in norm_parameters(model)):
             raise refused("no norms", found=self.side)

@@ -11,8 +11,7 @@ from torch import nn
 from tether.adapt.finetune.paraclip import LEARNING_RATE, WEIGHT_DECAY, ParaclipStep, paraphrase_batches
 from tether.adapt.recipes.batches import ReplayedBatches
 from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.moving import move_
-from tether.adapt.recipes.own_towers import check_own_towers
+from tether.adapt.recipes.moving import check_own_towers, move_
 from tether.adapt.recipes.recipe import TuneRecipe
 from tether.adapt.recipes.refusals import check_cosine_model
 from tether.adapt.recipes.tuning import Tuning

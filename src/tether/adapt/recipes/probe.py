@@ -26,6 +26,7 @@ class LinearProbe(FitRecipe):
     takes = "labels"
     gives = "head"
     cost = 1.0
+    least = 4
 
     @checked
     def __init__(self, *, strength: Positive | None = None, iterations: Count = 1000) -> None:
@@ -41,8 +42,6 @@ class LinearProbe(FitRecipe):
     @classmethod
     def suits(cls, case: Case) -> str:
         """See Recipe."""
-        if "labels" not in case.kinds or case.least < 4:
-            return ""
         return f"{case.least} images a class or more are enough to learn a line between {case.classes} classes from"
 
     def fit(self, model: DualEncoder, given: Given) -> Outcome:

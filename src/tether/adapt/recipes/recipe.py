@@ -22,7 +22,6 @@ class Case:
         rows: in all.
         classes: how many; 0 without labels.
         least: images of the smallest class, or the shots that were asked for if these are fewer.
-        composed: whether the model is two towers joined by maps.
         smallest: name of the smallest class.
         unlabelled: why the images are not taken to have a class each; empty where they are.
     """
@@ -31,9 +30,12 @@ class Case:
     rows: int
     classes: int = 0
     least: int = 0
-    composed: bool = False
     smallest: str = ""
     unlabelled: str = ""
+
+    def amount(self, kind: Kind) -> int:
+        """How much there is of a kind of data: images of the smallest class, or rows where classes do not count."""
+        return self.least if kind == "labels" else self.rows
 
 
 class Recipe(abc.ABC):
@@ -51,6 +53,7 @@ class Recipe(abc.ABC):
         rebuilds: whether the model that it gives is of another architecture: then nothing of the base is told to rest,
             and there are no weights between the two.
         cost: rough price against a linear probe, to choose by.
+        least: amount of data, see ``Case.amount``, from which on it may be proposed; None where it never is.
     """
 
     takes: ClassVar[Kind]
@@ -58,12 +61,16 @@ class Recipe(abc.ABC):
     aims: ClassVar[tuple[str, ...]] = ()
     rebuilds: ClassVar[bool] = False
     cost: ClassVar[float]
+    least: ClassVar[int | None] = None
     validates: bool = False
     column: str | None = None
 
     @classmethod
     def suits(cls, case: Case) -> str:
-        """Why it fits what was seen, in one line; empty where it is not to be proposed."""
+        """Why it fits what was seen, in one line; empty where it is not to be proposed.
+
+        It is asked for data of its kind, of which there are ``least`` or more.
+        """
         del case
         return ""
 

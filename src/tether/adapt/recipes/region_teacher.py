@@ -8,11 +8,10 @@ from typing import Annotated, Literal, cast
 import torch
 from annotated_types import Ge, Le
 
+from tether.adapt.distill.dclip import DclipStep
 from tether.adapt.distill.region_teacher import fit_region_teacher, region_pairs, region_targets
-from tether.adapt.distill.regions import DclipStep
 from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.moving import move_
-from tether.adapt.recipes.own_towers import check_own_towers
+from tether.adapt.recipes.moving import check_own_towers, move_
 from tether.adapt.recipes.recipe import TuneRecipe
 from tether.adapt.recipes.refusals import check_cosine_model
 from tether.adapt.recipes.tuning import Tuning
@@ -29,7 +28,7 @@ class RegionTeacher(TuneRecipe):
     """The image tower learns its pairs, and what a teacher makes of each that saw its regions and read its caption.
 
     The teacher is fitted first, on embeddings of the whole images and of what their boxes name; texts and the logit
-    scale rest, and the model that comes out costs what the base does. Without ``boxes`` it sees whole images alone.
+    scale rest, and the model that comes out costs what the base does.
 
     Source: DCLIP (arXiv 2505.21549), which reports 94 % of zero-shot accuracy kept on 67,500 pairs. Its rates and the
     share alpha are not published. In our check the teacher changed next to nothing beside CLIP's loss at equal shares.
@@ -43,7 +42,7 @@ class RegionTeacher(TuneRecipe):
     def __init__(
         self,
         *,
-        boxes: str | None = None,
+        boxes: str | None,
         unit: Literal["share", "pixel"] = "share",
         form: Literal["xyxy", "xywh"] = "xyxy",
         most: Annotated[int, Ge(1), Le(MOST)] = 8,
@@ -60,7 +59,7 @@ class RegionTeacher(TuneRecipe):
         """Take the settings.
 
         Args:
-            boxes: column of the boxes; None has whole images alone.
+            boxes: column of the boxes; None, which must be asked for, shows the teacher whole images alone.
             unit: see ``data.regions.RegionColumns``.
             form: see ``data.regions.RegionColumns``.
             most: regions of an image.

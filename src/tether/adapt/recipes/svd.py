@@ -10,19 +10,16 @@ from torch import nn
 
 from tether.adapt.edits.linear_maps import MAP_KINDS, Depth, MapKind
 from tether.adapt.edits.svd import Svd
-from tether.adapt.finetune.towers import tower_parameters
 from tether.adapt.recipes.class_step import ClassStep
 from tether.adapt.recipes.class_tuning import Images, contents_of
 from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.moving import Sides, rest_, sides_of
+from tether.adapt.recipes.moving import Sides, check_own_towers, rest_, sides_of
 from tether.adapt.recipes.recipe import Case, TuneRecipe
 from tether.adapt.recipes.refusals import refused
 from tether.adapt.recipes.tuning import Tuning
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Part, Positive, checked
-from tether.models.dual import Clip
-from tether.models.wrapped_encoders import WrappedEncoder
 
 
 class SvdRecipe(TuneRecipe):
@@ -35,6 +32,7 @@ class SvdRecipe(TuneRecipe):
     takes = "labels"
     gives = "model"
     cost = 110.0
+    least = 8
 
     @checked
     def __init__(
@@ -68,24 +66,17 @@ class SvdRecipe(TuneRecipe):
     @classmethod
     def suits(cls, case: Case) -> str:
         """See Recipe."""
-        if "labels" not in case.kinds or case.least < 8:
-            return ""
+        del case
         return "re-scales the towers' own directions, fewer numbers than low-rank changes, and leaves a model"
 
     def check(self, model: DualEncoder) -> None:
         """See Recipe."""
         try:
-            places = self.edit.places(model)
+            self.edit.places(model)
         except InputError as error:
             raise refused("no blocks", found=str(error)) from error
         if self.side != "both":
-            encoder = cast("Clip | WrappedEncoder", model)
-            reached = tower_parameters(encoder, side="text" if self.side == "image" else "image").values()
-            other = {id(parameter) for parameter in reached}
-            for place in places:
-                held = place.held("weight")
-                if id(held.module.get_parameter(held.name)) in other:
-                    raise refused("shared towers", found=place.tensor)
+            check_own_towers(model)
 
     def tuning(self, model: DualEncoder, given: Given) -> Tuning:
         """See TuneRecipe."""

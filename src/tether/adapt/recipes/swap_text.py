@@ -11,10 +11,11 @@ from torch import nn
 from tether.adapt.distill.swap import EMA, MINILM, ProclipStep, swap_text
 from tether.adapt.finetune.lora import Lora as LoraEdit
 from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.moving import rest_
+from tether.adapt.recipes.moving import check_own_towers, rest_
 from tether.adapt.recipes.recipe import TuneRecipe
 from tether.adapt.recipes.refusals import check_cosine_model, refused
 from tether.adapt.recipes.tuning import Outcome, Tuning
+from tether.adapt.recipes.two_stages import TwoStages
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Decay, NonNegative, PositiveRate, Rate, Whole, checked
 from tether.core.types import Batch
@@ -24,7 +25,7 @@ from tether.models.editable import IN_A_BLOCK
 from tether.models.text.embedder import EXPANSION, Few
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.optim import parameter_groups
-from tether.train.schedules import Cosine, Schedule, StageSchedule
+from tether.train.schedules import Cosine
 
 
 class SwapText(TuneRecipe):
@@ -85,8 +86,7 @@ class SwapText(TuneRecipe):
     def check(self, model: DualEncoder) -> None:
         """See Recipe."""
         check_cosine_model(model)
-        if isinstance(model, Clip) and model.config.towers == "shared":
-            raise refused("shared towers", found="all of their blocks")
+        check_own_towers(model)
         if self.embedder is None and not isinstance(model, ComposedEncoder):
             raise refused("not composed", found=type(model).__name__)
 
@@ -116,28 +116,13 @@ class SwapText(TuneRecipe):
             steps=total,
             optimizer={"name": "adamw", "lr": self.learning_rate},
             groups=groups,
-            schedule=_TwoStages(self.first),
+            schedule=TwoStages(Cosine(), Cosine(), first=self.first),
             training=[part for name, part in new.named_modules() if name.endswith(".lora_dropout")],
             modules={"swapped": new},
             edits=edits,
             after_step=lambda report: new.clamp_logit_scale_(),
             finish=lambda: Outcome(model=new),
         )
-
-
-class _TwoStages(Schedule):
-    """Half a cosine over each stage."""
-
-    def __init__(self, first: int) -> None:
-        super().__init__()
-        self._first = first
-
-    def factor(self, step: int, *, steps: int) -> float:
-        first, end = (0, self._first) if step < self._first else (self._first, steps)
-        return StageSchedule(Cosine(), first=first, end=end).factor(step, steps=steps)
-
-    def shape(self, progress: float) -> float:
-        return Cosine().shape(progress)
 
 
 class _On:

@@ -29,6 +29,7 @@ class TipAdapterRecipe(FitRecipe):
     takes = "labels"
     gives = "head"
     cost = 4.0
+    least = 1
 
     @checked
     def __init__(
@@ -59,7 +60,7 @@ class TipAdapterRecipe(FitRecipe):
     @classmethod
     def suits(cls, case: Case) -> str:
         """See Recipe."""
-        if "labels" not in case.kinds or not 1 <= case.least < 4:
+        if case.least >= 4:
             return ""
         return f"asks which of {case.least} images a class an image is near to, beside what the class names say"
 

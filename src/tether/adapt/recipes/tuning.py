@@ -51,7 +51,6 @@ class Tuning:
         groups: the optimiser's parameter groups with their own settings, in place of ``parameter_groups``.
         schedule: of the learning rate.
         clipper: of the gradients.
-        accumulate: batches of a step.
         training: parts that are in training mode; in all others norms keep their statistics and nothing drops out.
         modules: what is trained beside the model and is no part of it.
         edits: applied already; merged into the weights at the end.
@@ -71,7 +70,6 @@ class Tuning:
     groups: Sequence[dict[str, Any]] | None = None
     schedule: Schedule = field(default_factory=Cosine)
     clipper: GradClipper = field(default_factory=NoClip)
-    accumulate: int = 1
     training: Sequence[nn.Module] = ()
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
     edits: Sequence[ModelEdit] = ()
@@ -216,7 +214,7 @@ class _Run:
             self.tuning.batches,
             start=self.start,
             steps=self.tuning.steps,
-            accumulate=self.tuning.accumulate,
+            accumulate=1,
             precision=self.precision,
             gather=LOCAL,
             on_step=look,

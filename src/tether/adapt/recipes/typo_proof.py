@@ -8,8 +8,7 @@ import torch
 
 from tether.adapt.recipes.batches import TensorBatches
 from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.moving import move_
-from tether.adapt.recipes.own_towers import check_own_towers
+from tether.adapt.recipes.moving import check_own_towers, move_
 from tether.adapt.recipes.recipe import Case, TuneRecipe
 from tether.adapt.recipes.refusals import check_cosine_model
 from tether.adapt.recipes.tuning import Tuning
@@ -35,6 +34,7 @@ class TypoProof(TuneRecipe):
     gives = "model"
     aims = ("typos",)
     cost = 500.0
+    least = 1
 
     @checked
     def __init__(
@@ -70,7 +70,8 @@ class TypoProof(TuneRecipe):
     @classmethod
     def suits(cls, case: Case) -> str:
         """See Recipe."""
-        return "makes the text side stand typos, from texts alone" if "texts" in case.kinds else ""
+        del case
+        return "makes the text side stand typos, from texts alone"
 
     def check(self, model: DualEncoder) -> None:
         """See Recipe."""

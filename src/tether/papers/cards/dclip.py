@@ -32,7 +32,7 @@ CARD = Card(
     arxiv="2505.21549",
     package="adapt",
     parts=(
-        "tether.adapt.distill.regions.DclipStep",
+        "tether.adapt.distill.dclip.DclipStep",
         "tether.adapt.distill.region_teacher.fit_region_teacher",
         "tether.adapt.distill.region_teacher.region_pairs",
         "tether.adapt.distill.region_teacher.region_targets",

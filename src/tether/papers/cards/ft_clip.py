@@ -26,7 +26,7 @@ CARD = Card(
     parts=(
         "tether.adapt.finetune.classifier.ClipClassifier",
         "tether.adapt.finetune.classifier.PatchReadOut",
-        "tether.adapt.recipes.classifier.FineTuneRecipe",
+        "tether.adapt.recipes.classifier.ClassifierRecipe",
         "tether.optim.layer_decay.layer_decay_groups",
         "tether.data.label_augment.LabelAugment",
     ),

@@ -18,9 +18,9 @@ CARD = Card(
     authors=("Li", "Zhao", "Chang", "Hou", "Shan", "Chen"),
     package="adapt",
     parts=(
-        "tether.adapt.finetune.invert.InvertUnclip",
-        "tether.adapt.finetune.invert.UnclipLoss",
-        "tether.adapt.finetune.invert.image_choice",
+        "tether.adapt.finetune.unclip.InvertUnclip",
+        "tether.adapt.finetune.unclip.UnclipLoss",
+        "tether.adapt.finetune.unclip.image_choice",
         "tether.adapt.finetune.denoise.train_denoiser",
         "tether.adapt.finetune.denoise.check_gain",
         "tether.models.denoiser.ConditionalDenoiser",

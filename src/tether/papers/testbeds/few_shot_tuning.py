@@ -85,7 +85,6 @@ def given(things: HeldOutThings, draw: Draw) -> Given:
         prompts=prompts,
         class_text=class_texts(things.model, rows.classes, template=TEMPLATE),
         seed=draw.seed,
-        shots=draw.shots,
     )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tether.adapt.finetune.descent import eval_mode
 from tether.adapt.recipes.batches import ReplayedBatches
-from tether.adapt.recipes.classifier import READ, FineTuneRecipe
+from tether.adapt.recipes.classifier import READ, ClassifierRecipe
 from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.tuning import Outcome, play
 from tether.core.types import Batch
@@ -95,10 +95,10 @@ class Bench:
         """What is told after a tuning; no digit is mirrored.
 
         Args:
-            **settings: of ``FineTuneRecipe``.
+            **settings: of ``ClassifierRecipe``.
         """
         lab, model = self._lab, base(self._lab)
-        recipe = FineTuneRecipe(steps=lab.steps(STEPS), batch_size=BATCH, least_crop=LEAST_CROP, flip=0.0, **settings)
+        recipe = ClassifierRecipe(steps=lab.steps(STEPS), batch_size=BATCH, least_crop=LEAST_CROP, flip=0.0, **settings)
         given = Given("labels", self._train, len(self._train), classes=NAMES, seed=lab.seed)
         tuning = recipe.tuning(model, given)
         read, finish, last = tuning.modules[READ], tuning.finish, float("nan")

@@ -79,7 +79,7 @@ class Asked:
     workers: int = 0
 
 
-def look_at(source: Source, asked: Asked, *, composed: bool) -> Case:
+def look_at(source: Source, asked: Asked) -> Case:
     """Read a source once and say what it can be taken for.
 
     Raises:
@@ -137,7 +137,6 @@ def look_at(source: Source, asked: Asked, *, composed: bool) -> Case:
         found["rows"],
         len(labels) if "labels" in kinds else 0,
         max(0, least),
-        composed,
         smallest=smallest,
         unlabelled=unlabelled,
     )
@@ -248,7 +247,6 @@ def _labelled(source: Source, asked: Asked, *, model: DualEncoder, validation: b
         prompts=prompts,
         class_text=text,
         seed=asked.seed,
-        shots=asked.shots,
         workers=asked.workers,
         on_progress=on_progress,
     )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.moving import Sides, move_
-from tether.adapt.recipes.own_towers import check_own_towers
+from tether.adapt.recipes.moving import Sides, check_own_towers, move_
 from tether.adapt.recipes.recipe import Case, TuneRecipe
 from tether.adapt.recipes.refusals import check_cosine_model
 from tether.adapt.recipes.tuning import Tuning
@@ -23,6 +22,7 @@ class PairTuning(TuneRecipe):
     takes = "pairs"
     gives = "model"
     cost = 150.0
+    least = 200
 
     @checked
     def __init__(
@@ -49,8 +49,6 @@ class PairTuning(TuneRecipe):
     @classmethod
     def suits(cls, case: Case) -> str:
         """See Recipe."""
-        if "pairs" not in case.kinds or case.rows < 200:
-            return ""
         return f"{case.rows} pairs teach the towers your kind of images and captions"
 
     def check(self, model: DualEncoder) -> None:
