@@ -115,15 +115,21 @@ ARMS: dict[str, Callable[[EmbeddedSets], Method]] = {
 }
 
 
+def reader_of(bench: Bench, model):
+    """A model to embed images by: from the cache where its image side is the base's."""
+    rests = side_digest(model, "image") == side_digest(bench.model, "image")
+    return CachedEncoder(model) if rests else model
+
+
 def interpolated(bench: Bench, tuned, given: Given):
     """The best of the weights on the way to a tuned model, the nearest to the base of equals."""
     best = (-1.0, tuned)
     for share in SHARES:
         model = interpolate(bench.model, tuned, share=share)
         loaded = ordered(given.validation, image_spec=model.image_spec, batch_size=BATCH)
-        rows, labels = [], []
+        reader, rows, labels = reader_of(bench, model), [], []
         for some, pixels in loaded:
-            rows.append(encode_images(model, [pixels]))
+            rows.append(encode_images(reader, [pixels]))
             labels += [row.meta["label"] for row in some]
         texts = class_weights(model, given.classes, templates=bench.templates)
         right = (F.normalize(torch.cat(rows), dim=1) @ texts.T).argmax(dim=1) == torch.tensor(labels)
@@ -176,9 +182,7 @@ def recipe_arm(bench: Bench, asked: str) -> Method:
                 if not images:
                     whole = at.test.part(range(len(at.test.labels)), prompts=bench.prompts, name="test")
                     loaded = ordered(whole, image_spec=bench.model.image_spec, batch_size=BATCH)
-                    rests = side_digest(outcome.model, "image") == side_digest(bench.model, "image")
-                    reader = CachedEncoder(outcome.model) if rests else outcome.model
-                    images.append(encode_images(reader, (pixels for _, pixels in loaded)))
+                    images.append(encode_images(reader_of(bench, outcome.model), (pixels for _, pixels in loaded)))
                 image = images[0][torch.from_numpy(rows)]
             if outcome.head is not None:
                 logits = outcome.head.logits(image)
