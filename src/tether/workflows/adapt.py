@@ -24,7 +24,7 @@ from tether.evaluate.adaptation.report import Costs
 from tether.models.save import save
 from tether.tasks.classify.prompts import classes_of, templates_of
 from tether.workflows.adaptation.apart import apart, said_of
-from tether.workflows.adaptation.choose import Choice, choices, kind_error
+from tether.workflows.adaptation.choose import Choice, choices, fitting, kind_error
 from tether.workflows.adaptation.data import Asked, look_at, parts_of
 from tether.workflows.adaptation.folder import Existing, check_free, claimed, remove_others
 from tether.workflows.adaptation.interpolation import along, check_told_apart
@@ -249,7 +249,11 @@ def adapt(
             chosen=chosen,
             next=list(
                 next_steps(
-                    name,
+                    [
+                        one.recipe
+                        for one in fitting(case, base)[0]
+                        if one.recipe != name and one.made.takes == made.takes
+                    ],
                     gives=made.gives,
                     case=case,
                     own=own,

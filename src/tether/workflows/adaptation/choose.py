@@ -39,6 +39,14 @@ def choices(case: Case, model: DualEncoder) -> list[Choice]:
     Raises:
         InputError: none does; it names those that take the data by name, and what the cheapest others need.
     """
+    found, refused = fitting(case, model)
+    if not found:
+        raise _none_error(case, refused=refused)
+    return found[:NAMED]
+
+
+def fitting(case: Case, model: DualEncoder) -> tuple[list[Choice], dict[str, UnsupportedModelError]]:
+    """All recipes that suit the data and take the model, cheapest first, and why others do not take it."""
     found: list[Choice] = []
     refused: dict[str, UnsupportedModelError] = {}
     for name, kind in _by_cost():
@@ -53,9 +61,7 @@ def choices(case: Case, model: DualEncoder) -> list[Choice]:
             refused[name] = error
             continue
         found.append(Choice(name, why, made))
-    if not found:
-        raise _none_error(case, refused=refused)
-    return found[:NAMED]
+    return found, refused
 
 
 def _by_cost() -> list[tuple[str, type[Recipe]]]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tether.adapt.recipes import RECIPES, Case
+from tether.adapt.recipes import Case
 from tether.evaluate.adaptation import Compared
 
 
 def next_steps(
-    recipe: str,
+    others: Sequence[str],
     *,
     gives: str,
     case: Case,
@@ -19,11 +19,20 @@ def next_steps(
     base: str,
     folder: str,
 ) -> Iterator[str]:
-    """Commands and advice, one a line; the most useful first."""
+    """Commands and advice, one a line; the most useful first.
+
+    Args:
+        others: recipes that also suit the data and take the model, cheapest first.
+        gives: what the recipe gives.
+        case: the data.
+        own: figures of the held-out part.
+        keep: figures of what must not be forgotten.
+        interpolated: whether weights between base and tuned model were looked at.
+        base: the model's name.
+        folder: of the result.
+    """
     better = bool(own) and own[0].verdict == "better"
     if own and not better:
-        takes = RECIPES[recipe].takes
-        others = [name for name, kind in RECIPES.items() if name != recipe and kind.takes == takes]
         tries = " or ".join(others[:2]) or "more data"
         yield f"it is not shown to be better than the base: keep the base, or try {tries}"
         if own[0].n < 200:
