@@ -18,9 +18,9 @@ class RankAwareAttention(nn.Module):
     the value ``A_i kv_i - A_j kv_j``, with ``q = LN(W_q r)`` and one ``kv = LN(W_kv x)`` as key and value.
 
     Each image is attended to once, and not once a pair: with ``m_i`` the mean of an image's values under its own
-    softmax and ``l_i`` the log of that softmax's sum, the value of a pair is ``s m_i - (1 - s) m_j`` with
-    ``s = sigmoid(l_i - l_j)``. It is the same number without n x n x 2p weights. Pair (j, i) is (i, j) negated before
-    the last layer's bias, so half of the pairs are computed.
+    softmax and ``l_i`` the log of that softmax's sum, it gives ``s_ij m_i`` beside image j, ``s_ij = sigmoid(l_i -
+    l_j)``, and the value of the pair is ``s_ij m_i - s_ji m_j``. It is the same number without n x n x 2p weights, and
+    pair (j, i) is (i, j) negated before the last layer's bias, so what is given is computed once for both.
 
     Source: arXiv 2412.06760, section 3.2, and its released clip_model_adapter.py (``MultiHeadRankawareAttentionV2``).
 
@@ -53,28 +53,28 @@ class RankAwareAttention(nn.Module):
 
     def forward(self, rank_tokens: Float[Tensor, "q d"], images: Float[Tensor, "n p d"]) -> Float[Tensor, "pairs q d"]:
         """The n * n pairs; row ``i * n + j`` has image i first."""
-        mean, size = self._each(rank_tokens, images)
-        n, _, count, width = mean.shape
-        first, second = torch.triu_indices(n, n, 1, device=images.device)
-        share = torch.sigmoid(size[first] - size[second])[..., None]
-        half = share * mean[first] - (1 - share) * mean[second]
-        half = F.linear(half.transpose(1, 2).flatten(2), self.out_proj.weight)
-        values = half.new_zeros(n, n, count, self.heads * width)
-        values = values.index_put((first, second), half).index_put((second, first), -half)
-        return values.flatten(0, 1) + self.out_proj.bias
+        mean, share = self._each(rank_tokens, images)
+        given = share[..., None] * mean[:, None]
+        return self.out_proj((given - given.transpose(0, 1)).transpose(2, 3).flatten(3).flatten(0, 1))
+
+    def summed(self, rank_tokens: Float[Tensor, "q d"], images: Float[Tensor, "n p d"]) -> Float[Tensor, "pairs d"]:
+        """The sum over the rank tokens of the same, without a row for each of them."""
+        mean, share = self._each(rank_tokens, images)
+        given = (share.transpose(1, 2) @ mean).transpose(1, 2)  # (n, n, heads, e): image i's, beside image j
+        value = F.linear((given - given.transpose(0, 1)).flatten(2).flatten(0, 1), self.out_proj.weight)
+        return value + len(rank_tokens) * self.out_proj.bias
 
     def weights(self, rank_tokens: Float[Tensor, "q d"], images: Float[Tensor, "n p d"]) -> Float[Tensor, "k h q w"]:
         """The attention itself, (n * n, heads, q, 2 p): both images' tokens in each row, the first image's first."""
         logits = self._logits(rank_tokens, self._keys(images))
-        own, size = logits.softmax(dim=-1), logits.logsumexp(dim=-1)
-        share = torch.sigmoid(size[:, None] - size[None])[..., None]
-        return torch.cat([share * own[:, None], (1 - share) * own[None]], dim=-1).flatten(0, 1)
+        own, share = logits.softmax(dim=-1), _shares(logits)[..., None]
+        return torch.cat([share * own[:, None], share.transpose(0, 1) * own[None]], dim=-1).flatten(0, 1)
 
-    def _each(self, rank_tokens: Tensor, images: Tensor) -> tuple[Float[Tensor, "n h q e"], Float[Tensor, "n h q"]]:
-        """Each image's values under its own softmax, and the log of that softmax's sum."""
+    def _each(self, rank_tokens: Tensor, images: Tensor) -> tuple[Float[Tensor, "n h q e"], Float[Tensor, "n n h q"]]:
+        """Each image's values under its own softmax, and its share of the softmax beside each other image."""
         keys = self._keys(images)
         logits = self._logits(rank_tokens, keys)
-        return logits.softmax(dim=-1) @ keys, logits.logsumexp(dim=-1)
+        return logits.softmax(dim=-1) @ keys, _shares(logits)
 
     def _logits(self, rank_tokens: Tensor, keys: Float[Tensor, "n h p e"]) -> Float[Tensor, "n h q p"]:
         queries = self._heads(self.ln_q(self.q_proj(rank_tokens)))
@@ -85,3 +85,8 @@ class RankAwareAttention(nn.Module):
 
     def _heads(self, rows: Tensor) -> Tensor:
         return rows.unflatten(-1, (self.heads, -1)).transpose(-2, -3)
+
+
+def _shares(logits: Float[Tensor, "n h q p"]) -> Float[Tensor, "n n h q"]:
+    size = logits.logsumexp(dim=-1)
+    return torch.sigmoid(size[:, None] - size[None])

@@ -117,7 +117,7 @@ class RankingAdapter(nn.Module):
             InputError: shapes that do not fit.
         """
         x = self.fuse(image_tokens, text_tokens, text_mask=text_mask)
-        return ScoredPairs(self._scores(x), self.pair_head(self.attention(self.rank_tokens, x).sum(dim=1)))
+        return ScoredPairs(self._scores(x), self.pair_head(self.attention.summed(self.rank_tokens, x)))
 
     def fuse(
         self,

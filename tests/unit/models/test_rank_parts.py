@@ -28,6 +28,7 @@ def test_attention_is_one_softmax_over_both_images(n: int, p: int, q: int) -> No
     query = part.ln_q(part.q_proj(tokens)).view(q, 3, 4).transpose(0, 1)
     keys = part.ln_kv(part.kv_proj(images)).view(n, p, 3, 4).transpose(1, 2)
     values, weights = part(tokens, images), part.weights(tokens, images)
+    torch.testing.assert_close(part.summed(tokens, images), values.sum(dim=1))
     for i in range(n):
         for j in range(n):
             both = torch.cat([keys[i], keys[j]], dim=1)
