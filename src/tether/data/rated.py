@@ -18,7 +18,7 @@ from tether.data.opening import open_source
 
 
 @dataclass(frozen=True, slots=True)
-class Rated:
+class RatedImages:
     """Images and their numbers.
 
     Attributes:
@@ -49,7 +49,7 @@ def number_of(row: Row, column: str, *, where: str) -> float:
     return number
 
 
-def read_rated(data: Any, *, column: str, among: Source | None = None, where: str = "--examples") -> Rated:
+def read_rated(data: Any, *, column: str, among: Source | None = None, where: str = "--examples") -> RatedImages:
     """Read rated images; every row must be good, as there are few.
 
     Args:
@@ -78,7 +78,7 @@ def read_rated(data: Any, *, column: str, among: Source | None = None, where: st
         seen.add(image)
         numbers[row.key] = number_of(row, column, where=f"{where}: {source.name}")
     if not bare:
-        return Rated(source, numbers)
+        return RatedImages(source, numbers)
     assert among is not None
     picked: dict[tuple[str, int], tuple[tuple[str, ...], Mapping[str, object]] | None] = {}
     found: dict[str, float] = {}
@@ -91,7 +91,7 @@ def read_rated(data: Any, *, column: str, among: Source | None = None, where: st
                 picked[block.id, number] = row.texts, {column: found[row.key]}
     if missing := [key for key in numbers if key not in found]:
         raise InputError(f"{where}: {len(missing)} of {len(numbers)} keys are no image of {among.name}: {missing[0]!r}")
-    return Rated(PickedRows(among, picked, name=source.name), found)
+    return RatedImages(PickedRows(among, picked, name=source.name), found)
 
 
 def _opened(data: Any, *, where: str, keyed: bool) -> tuple[Source, bool]:

@@ -16,7 +16,7 @@ from tether.adapt.recipes import OrderRecipe, OrderRows, play
 from tether.core.errors import InputError
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import DualEncoder
-from tether.data.rated import Rated
+from tether.data.rated import RatedImages
 from tether.evaluate.order import OrderCorrelation, order_correlation
 from tether.models.cached import CachedEncoder
 from tether.models.token_rows import TokenRows
@@ -46,7 +46,7 @@ class OrderWays:
 
     def learn(
         self,
-        rated: Rated,
+        rated: RatedImages,
         *,
         recipe: OrderRecipe | None,
         folds: int,

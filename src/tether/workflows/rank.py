@@ -40,7 +40,7 @@ SHOWN = 24
 
 
 @dataclass(frozen=True, repr=False)
-class Ranked:
+class RankedImages:
     """Images in an order.
 
     Attributes:
@@ -92,7 +92,7 @@ class Ranked:
     def __repr__(self) -> str:
         """The ends of the order."""
         (first, high), *_, (last, low) = self.order.ranked()
-        return f"Ranked({len(self.order.keys):,} images by {self.used}: {first} {high:.3f} ... {last} {low:.3f})"
+        return f"RankedImages({len(self.order.keys):,} images by {self.used}: {first} {high:.3f} ... {last} {low:.3f})"
 
     def _repr_html_(self) -> str:
         lines = "".join(f"<p>{escape(line)}</p>" for line in self.remarks())
@@ -124,7 +124,7 @@ def rank(
     device: str = "auto",
     on_progress: Progress | None = None,
     on_step: Callable[[int, int], None] | None = None,
-) -> Ranked:
+) -> RankedImages:
     """Order images by words, by a few rated examples, or by a head of ``tether adapt --recipe order``.
 
     With examples, the text alone and ridge regression on embeddings (and the adapter, if asked for) are compared on
@@ -202,7 +202,7 @@ def rank(
         raise InputError(f"{rows.name}: expected at least two images to order, got {len(keys)}")
     order = ImageOrder(tuple(keys), np.concatenate(scores).astype(np.float64))
     measured = found.measured
-    return Ranked(
+    return RankedImages(
         order,
         by,
         used,
