@@ -34,6 +34,7 @@ def test_several_texts_make_a_head_of_several(tmp_path: Path) -> None:
     assert isinstance(head, OrderHead)
     assert set(head.classes) == {"a", "b"}
     assert (done.report.own[0].n, done.report.own[0].chance) == (24, 0)
+    assert "<td>0.0</td>" in (tmp_path / "head" / "report.html").read_text()  # chance of a correlation is no share
     rows = torch.randn(3, head.dim)
     assert head.logits(rows).shape == (3, 2)
     found = tether.rank(tasks(), model=model, head=head, by="b")
