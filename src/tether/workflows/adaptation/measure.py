@@ -145,7 +145,7 @@ class Measurer:
         reader = head.reader(model)
         if reader is model:
             return seen.image
-        batches = ordered(source, image_spec=model.image_spec, batch_size=256)
+        batches = ordered(source, image_spec=reader.image_spec, batch_size=256)
         return encode_images(reader, (pixels for _, pixels in batches))
 
     def _class_text(self, model: DualEncoder) -> Tensor:
