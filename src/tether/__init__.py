@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tether.workflows.classify import classify as classify
     from tether.workflows.embed import embed as embed
     from tether.workflows.evaluate import evaluate as eval
+    from tether.workflows.rank import rank as rank
     from tether.workflows.search import search as search
 
 __version__ = "0.1.0"
@@ -25,13 +26,14 @@ _LAZY = {
     "export": ("tether.models.export", "export"),
     "eval": ("tether.workflows.evaluate", "evaluate"),
     "embed": ("tether.workflows.embed", "embed"),
+    "rank": ("tether.workflows.rank", "rank"),
     "search": ("tether.workflows.search", "search"),
     "classify": ("tether.workflows.classify", "classify"),
 }
 _PACKAGES = ("adapt", "train")
 """Packages that are verbs as well; see ``core.callable_module``."""
 
-__all__ = ["__version__", "adapt", "classify", "embed", "eval", "export", "load", "save", "search", "train"]
+__all__ = ["__version__", "adapt", "classify", "embed", "eval", "export", "load", "rank", "save", "search", "train"]
 
 
 def __dir__() -> list[str]:

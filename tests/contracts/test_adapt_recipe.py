@@ -43,6 +43,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "long_text": SHORT | {"keep": 3, "learning_rate": 1e-4},
     "lora": SHORT | {"rank": 2},
     "norms": SHORT,
+    "order": {"column": "amount", "text": "a large square", "steps": 3, "group": 6, "n_rank_tokens": 2},
     "pairs": SHORT,
     "paraphrases": SHORT,
     "svd": SHORT,

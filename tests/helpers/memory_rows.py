@@ -48,5 +48,6 @@ def captions(count: int = 36) -> MemoryRows:
 
 
 def without_words(source: MemoryRows) -> MemoryRows:
-    """The same images with nothing beside them."""
-    return MemoryRows([replace(row, texts=(), meta={}) for row in source.rows], name="images alone")
+    """The same images with no words beside them, and a number that rises with their darkness."""
+    rows = [replace(row, texts=(), meta={"amount": -float(np.mean(row.image))}) for row in source.rows]
+    return MemoryRows(rows, name="images alone")

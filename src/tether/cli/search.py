@@ -34,6 +34,9 @@ def command(
     shortlist: Annotated[
         int | None, typer.Option(min=1, help="With --dims: rank so many of the best by all numbers.")
     ] = None,
+    order_by: Annotated[
+        str | None, typer.Option(help="Put the hits of each query in the order of these words instead.")
+    ] = None,
     html: Annotated[Path | None, typer.Option(help="Also write a page with the images.")] = None,
     images: Annotated[
         Path | None,
@@ -76,6 +79,7 @@ def command(
             cutoff_from=cutoff_from,
             dims=dims,
             shortlist=shortlist,
+            order_by=order_by,
             long_text=long_text,
             device=device,
             random_weights=random_weights,

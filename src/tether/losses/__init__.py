@@ -38,6 +38,7 @@ from tether.losses.multi_positive import MultiPositive, multi_positive_loss
 from tether.losses.neg_clip import NegClipLoss, neg_clip_accuracy, neg_clip_loss
 from tether.losses.paraclip import ParaclipTerms, paraclip_loss
 from tether.losses.proclip import ProclipTerms, proclip_loss
+from tether.losses.ranking import OneImageWarning, ranking_loss
 from tether.losses.rocket import RocketTerms, rocket_loss
 from tether.losses.self_supervised import nt_xent_loss, siamese_loss
 from tether.losses.siglip import SigLipLoss, siglip_loss
@@ -113,6 +114,7 @@ __all__ = [
     "MixTerms",
     "MultiPositive",
     "NegClipLoss",
+    "OneImageWarning",
     "PairLosses",
     "ParaclipTerms",
     "PartialWidthWarning",
@@ -172,6 +174,7 @@ __all__ = [
     "proclip_loss",
     "project_kl",
     "prototype_swapped_loss",
+    "ranking_loss",
     "rocket_loss",
     "siamese_loss",
     "siglip_loss",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from tether.adapt.heads import Head, load_head
+from tether.adapt.heads import Head, OrderHead, load_head
 from tether.core.errors import InputError
 from tether.data import open_source
 from tether.data.bad_rows import BadRows
@@ -179,4 +179,6 @@ def _names(
     given = {"--classes": classes, "--templates": templates, "--none-of-these": none_of_these}
     if idle := [option for option, value in given.items() if value is not None]:
         raise InputError(f"{idle[0]}: a head has classes of its own and asks for no prompt; leave it out")
+    if isinstance(head, OrderHead):
+        raise InputError(f"--head: orders images by {', '.join(head.classes)} and names none; use tether rank --head")
     return head.classes

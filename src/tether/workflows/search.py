@@ -77,7 +77,7 @@ class Found:
     def _repr_html_(self) -> str:
         rows = [f"<p>{escape(line)}</p>" for line in self.remarks()]
         for query, hits in self.hits.items():
-            shown = "".join(_figure(hit) for hit in hits) or escape(self.nothing(query))
+            shown = "".join(figure(hit) for hit in hits) or escape(self.nothing(query))
             rows.append(f"<h4>{escape(query)}</h4><div style='display:flex;flex-wrap:wrap;gap:8px'>{shown}</div>")
         return "".join(rows)
 
@@ -95,6 +95,7 @@ def search(
     cutoff_from: Data | None = None,
     dims: int | None = None,
     shortlist: int | None = None,
+    order_by: str | None = None,
     long_text: LongTexts = "cut",
     random_weights: bool = False,
     device: str = "auto",
@@ -116,6 +117,7 @@ def search(
         cutoff_from: pairs that the model did not learn from, to fit the cutoff on instead.
         dims: compare the first so many numbers of each vector alone, as a model of ``objective: matryoshka`` allows.
         shortlist: with ``dims``, how many of the best by them are then ranked by all numbers.
+        order_by: words by which the hits of each query are put in order, those most like them first.
         long_text: of queries past the model's context: ``cut`` them, read them through ``windows``, or by interpolated
             positions (``stretch``, ``linear``); captions that a cutoff is fitted on are read the same way.
         random_weights: accept a model without trained weights.
@@ -162,6 +164,8 @@ def search(
     hits = {query: searcher.hits(ranking, images=folder) for query, ranking in found.items()}
     if used is not None:
         hits |= {text: [hit for hit in hits[text] if hit.score > used.threshold] for text in wanted}
+    if order_by is not None:
+        hits = {query: searcher.ordered_by(some, order_by) for query, some in hits.items()}
     return Found(hits, len(store), name, nearest, used, unseen_words(wanted, model=encoder, name=name))
 
 
@@ -217,7 +221,7 @@ def open_store(
     return Store.open(stored), encoder, name
 
 
-def _figure(hit: Hit) -> str:
+def figure(hit: Hit) -> str:
     """A hit as HTML, its image inside."""
     try:
         data = make_thumbnail(Row(hit.key, hit.image), side=THUMBNAIL)

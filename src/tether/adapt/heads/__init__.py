@@ -10,9 +10,10 @@ from tether.adapt.heads.digest import image_digest
 from tether.adapt.heads.head import HEAD_FILE, Head, read_head
 from tether.adapt.heads.kernel import KernelHead
 from tether.adapt.heads.linear import LinearHead
+from tether.adapt.heads.order import OrderHead
 from tether.core.protocols import DualEncoder
 
-HEADS: Mapping[str, type[Head]] = {"linear": LinearHead, "cache": CacheHead, "kernel": KernelHead}
+HEADS: Mapping[str, type[Head]] = {"linear": LinearHead, "cache": CacheHead, "kernel": KernelHead, "order": OrderHead}
 """Every kind of head by the name that its file has."""
 
 
@@ -39,4 +40,14 @@ def load_head(folder: Path | str, *, model: DualEncoder | None = None) -> Head:
     return read_head(folder, HEADS, model=model)
 
 
-__all__ = ["HEADS", "HEAD_FILE", "CacheHead", "Head", "KernelHead", "LinearHead", "image_digest", "load_head"]
+__all__ = [
+    "HEADS",
+    "HEAD_FILE",
+    "CacheHead",
+    "Head",
+    "KernelHead",
+    "LinearHead",
+    "OrderHead",
+    "image_digest",
+    "load_head",
+]

@@ -20,6 +20,7 @@ from tether.adapt.recipes.long_text import LongTextRecipe
 from tether.adapt.recipes.lora import LoraRecipe
 from tether.adapt.recipes.maps import MapsRecipe
 from tether.adapt.recipes.norms import NormTuning
+from tether.adapt.recipes.order import OrderRecipe, OrderRows
 from tether.adapt.recipes.pairs import PairTuning
 from tether.adapt.recipes.paraphrases import Paraphrases
 from tether.adapt.recipes.probe import LinearProbe
@@ -54,6 +55,7 @@ RECIPES: Mapping[str, type[Recipe]] = {
     "detail": DetailRecipe,
     "debias": DebiasRecipe,
     "binding": BindingRecipe,
+    "order": OrderRecipe,
 }
 """Every recipe by the name that ``--recipe`` takes."""
 
@@ -80,6 +82,8 @@ __all__ = [
     "LoraRecipe",
     "MapsRecipe",
     "NormTuning",
+    "OrderRecipe",
+    "OrderRows",
     "Outcome",
     "PairTuning",
     "Paraphrases",

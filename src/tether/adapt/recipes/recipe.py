@@ -50,6 +50,7 @@ class Recipe(abc.ABC):
         validates: whether it chooses settings on a part of the data kept for that.
         aims: measures of ``evaluate.adaptation.MEASURES`` that it wants to change beside those of its kind of data.
         column: of the data, where such a measure needs one; None otherwise.
+        text_column: of the data, with the text that each image is ordered by, where there are several; None otherwise.
         rebuilds: whether the model that it gives is of another architecture: then nothing of the base is told to rest,
             and there are no weights between the two.
         cost: rough price against a linear probe, to choose by.
@@ -64,6 +65,7 @@ class Recipe(abc.ABC):
     least: ClassVar[int | None] = None
     validates: bool = False
     column: str | None = None
+    text_column: str | None = None
 
     @classmethod
     def suits(cls, case: Case) -> str:

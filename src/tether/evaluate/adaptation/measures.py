@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from tether.evaluate.embeddings import Embedded
 from tether.evaluate.geometry import modality_gap
 from tether.evaluate.groups import worst_group_accuracy
 from tether.evaluate.image_retrieval import image_retrieval
+from tether.evaluate.order import LEAST, order_correlation
 from tether.evaluate.robustness.typos import typo_robustness
 from tether.models.embed import encode_texts
 
@@ -36,8 +37,10 @@ class Pictured:
         after: what came of it.
         seen_before: the rows as the base embeds them.
         seen_after: and as the other does.
-        said: (n, c) probabilities of the classes of labelled images before and after, by texts or by a head; or None.
+        said: (n, c) probabilities of the classes of labelled images before and after, by texts or by a head; of a head
+            that orders images, by a text a column, their similarities and its scores; or None.
         column: of the rows, for measures that need one; or None.
+        texts: what a head orders images by, and the column of the rows that says which of them it is, or None.
     """
 
     source: Source
@@ -47,14 +50,16 @@ class Pictured:
     seen_after: Embedded
     said: tuple[Float[Tensor, "n c"], Float[Tensor, "n c"]] | None = None
     column: str | None = None
+    texts: tuple[Sequence[str], str | None] = ((), None)
 
-    def values(self) -> list[str | None]:
-        """What stands in the column in each row that was embedded; None where there is nothing."""
+    def values(self, column: str | None = None) -> list[str | None]:
+        """What stands in the column, or another one, in each row that was embedded; None where there is nothing."""
+        column = self.column if column is None else column
         found: list[str | None] = []
         keys = self.seen_before.keys
         for row in (row for block in self.source.blocks() for row in self.source.read(block)):
             if len(found) < len(keys) and row.key == keys[len(found)]:  # bad rows have no embedding
-                found.append(None if self.column is None else label_of(row, self.column))
+                found.append(None if column is None else label_of(row, column))
         return found
 
 
@@ -161,11 +166,44 @@ def twins(seen: Pictured) -> list[Compared]:
     return [hits_figure("nearer to the caption than to its twin", hits[0], hits[1], chance=0.5)]
 
 
+def order(seen: Pictured) -> list[Compared]:
+    """Spearman's correlation with the column's numbers, by the text alone and by the head; the mean over texts."""
+    if seen.said is None:
+        return []
+    names, column = seen.texts
+    said = [0 if column is None else _place(names, value) for value in seen.values(column)]
+    numbers = [_number(value) for value in seen.values()]
+    rows = [row for row, number in enumerate(numbers) if said[row] >= 0 and number is not None]
+    groups = np.array([said[row] for row in rows], dtype=int)
+    if not len(groups) or np.bincount(groups).max() < LEAST:
+        return []
+    scores = np.stack([one[rows, groups].double().numpy() for one in seen.said], axis=1)
+    found = order_correlation(scores, targets=np.array([numbers[row] for row in rows]), groups=groups)
+    before, after = (Interval(float(found.value[way]), *found.interval(way)) for way in (0, 1))
+    low, high = np.quantile(found.draws[:, 1] - found.draws[:, 0], [0.025, 0.975])
+    change = Interval(after.value - before.value, float(low), float(high))
+    name = "order of held-out images, Spearman's correlation (by the text alone; by the head)"
+    return [Compared(name, before, after, change, found.n, chance=0.0, unit="number")]
+
+
+def _place(names: Sequence[str], value: str | None) -> int:
+    return -1 if value not in names else list(names).index(str(value))
+
+
+def _number(value: str | None) -> float | None:
+    try:
+        found = float("nan" if value is None else value)
+    except ValueError:
+        return None
+    return found if np.isfinite(found) else None
+
+
 MEASURES: Mapping[str, Measure] = {
     "gap": gap,
     "image search": image_search,
     "typos": typos,
     "worst group": worst_group,
     "twins": twins,
+    "order": order,
 }
 """What ``Recipe.aims`` may name."""

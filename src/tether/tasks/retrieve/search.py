@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import nn
 
@@ -115,6 +117,24 @@ class Searcher:
     ) -> Ranking:
         """Rows nearest to an image; arguments and errors as ``Store.search`` and ``data.images.decode``."""
         return self.store.search(self._vector(query), top=top, where=where, how=how, dims=dims, shortlist=shortlist)
+
+    def ordered_by(self, hits: Sequence[Hit], text: str) -> list[Hit]:
+        """Hits in the order of their similarity to another text, which each has as ``order_by`` among its columns.
+
+        The score stays that of the query, so that what was found is one thing and its order another.
+
+        Raises:
+            InputError: an empty text.
+        """
+        if not text.strip():
+            raise InputError("--order-by: the text is empty")
+        if not hits:
+            return []
+        kept = self.store.records([hit.key for hit in hits], columns=["embedding"])["embedding"].to_pylist()
+        rows = F.normalize(torch.tensor(kept, dtype=torch.float32), dim=1)
+        similar = (rows @ F.normalize(encode_texts(self.reader, [text]), dim=1)[0]).tolist()
+        found = [replace(hit, meta={**hit.meta, "order_by": one}) for hit, one in zip(hits, similar, strict=True)]
+        return [found[place] for place in sorted(range(len(found)), key=lambda place: -similar[place])]
 
     def _vector(self, image: ImageLike) -> Float[np.ndarray, " d"]:
         pixels = load(image, self.model.image_spec, name=str(image) if isinstance(image, Path) else "query")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tether.adapt.heads import Head, image_digest
+from tether.adapt.heads import Head, OrderHead, image_digest
 from tether.adapt.recipes import Given, Kind
 from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder, Source
@@ -68,7 +68,13 @@ class Measurer:
         self._seen: dict[tuple[str, str], Embedded] = {}
 
     def own(
-        self, model: DualEncoder | None, head: Head | None, *, aims: Sequence[str] = (), column: str | None = None
+        self,
+        model: DualEncoder | None,
+        head: Head | None,
+        *,
+        aims: Sequence[str] = (),
+        column: str | None = None,
+        by: str | None = None,
     ) -> list[Compared]:
         """Figures of the held-out part: of the base against a model, or a head on either.
 
@@ -77,6 +83,7 @@ class Measurer:
             head: what names images; None takes the texts of the classes.
             aims: names of ``evaluate.adaptation.MEASURES``.
             column: of the data, for those that need one.
+            by: column with the text that each image is ordered by, where there are several.
         """
         if self.test is None:
             return []
@@ -96,9 +103,15 @@ class Measurer:
             found += class_figures(first, last, labels=labels)
         elif self.kind == "pairs":
             found.append(recall_figure(before_seen, after_seen))
+        elif isinstance(head, OrderHead):
+            geometry = geometry_of(self.base).detached()
+            text = geometry.points(encode_texts(CachedEncoder(self.base), head.classes))
+            alone = geometry.similarity(geometry.points(before_seen.image), text)
+            said = alone, head.logits(self._read(head, after, after_seen, self.test))
         elif self._brought:
             found += self._general(before_seen, after_seen, after)
-        seen = Pictured(self.test, self.base, after, before_seen, after_seen, said=said, column=column)
+        texts = (head.classes if isinstance(head, OrderHead) else (), by)
+        seen = Pictured(self.test, self.base, after, before_seen, after_seen, said=said, column=column, texts=texts)
         return found + [figure for name in aims for figure in MEASURES[name](seen)]
 
     def kept(self, model: DualEncoder | None) -> list[Compared]:
@@ -134,7 +147,7 @@ class Measurer:
         reader = head.reader(model)
         if reader is model:
             return seen.image
-        batches = ordered(source, image_spec=model.image_spec, batch_size=256)
+        batches = ordered(source, image_spec=reader.image_spec, batch_size=256)
         return encode_images(reader, (pixels for _, pixels in batches))
 
     def _class_text(self, model: DualEncoder) -> Tensor:

@@ -34,12 +34,16 @@ def next_steps(
     better = bool(own) and own[0].verdict == "better"
     if own and not better:
         tries = " or ".join(others[:2]) or "more data"
+        if recipe == "order":
+            tries = "ridge regression: tether rank --examples"
         yield f"it is not shown to be better than the base: keep the base, or try {tries}"
         if own[0].n < 200:
             yield f"{own[0].n} held-out rows tell little apart: bring more with --test DATA"
     if gives == "model" and keep and keep[0].verdict == "worse" and not interpolated:
         yield "--interpolate looks for weights between base and tuned model that forget less"
-    if gives == "head":
+    if recipe == "order":
+        yield f"tether rank PHOTOS --model {base} --head {folder} --out order.csv"
+    elif gives == "head":
         yield f"tether classify PHOTOS --model {base} --head {folder} --out named.csv"
         if case.least < 8:
             yield "more images a class are the surest way to a better head"
