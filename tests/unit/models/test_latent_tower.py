@@ -56,6 +56,10 @@ def test_all_but_the_stem_is_taken_over(codec: ConvCodec) -> None:
 def test_pixels_and_their_latents_give_one_embedding(model, codec: ConvCodec) -> None:
     latents = codec.encode(PIXELS)
     assert torch.equal(model.encode_image(latents).pooled, model.encode_image(PIXELS).pooled)
+    assert torch.allclose(model.embed(latents), model.encode_image(PIXELS).unit, atol=1e-5)
+    assert torch.allclose(model.embed(["a cat", latents[1]])[1], model.embed(PIXELS[1].permute(1, 2, 0))[0], atol=1e-5)
+    with pytest.raises(InputError, match=r"latents, got \(1, 4, 3, 4\)"):
+        model.embed(["a cat", latents[1][:, :3]])
     floats = (PIXELS / 127.5 - 1).requires_grad_()
     model.encode_image(floats).pooled.sum().backward()
     assert floats.grad.abs().sum() > 0
