@@ -131,10 +131,9 @@ def optimize_noise(
 ) -> NoiseResult:
     """Move the noise of a frozen generator so that what it makes is rewarded, and keep the best that was seen.
 
-    Each iteration makes pictures, asks the rewards, bounds the gradient and takes a step. There is no step after
-    the last one, whose gradient is measured alone. Noise stays in float32, or float64, whatever the generator computes in. Only
-    the noise gets a gradient. ``steps=1`` with ``restarts`` is a choice among that many more draws, the baseline at
-    equal calls.
+    Each iteration makes pictures, asks the rewards, bounds the gradient and takes a step; after the last one, whose
+    gradient is only measured, there is none. Noise stays in float32, or float64, whatever the generator computes in,
+    and it alone gets a gradient. ``steps=1`` with ``restarts`` is a choice among draws, the baseline at equal calls.
 
     Args:
         generator: from noise to latents or images, one step, with gradient.

@@ -83,6 +83,8 @@ def test_a_folder_gives_it_back(model, tmp_path: Path) -> None:
 
 def test_a_model_without_a_codec(codec: ConvCodec, tmp_path: Path) -> None:
     model = init_from_pixel_clip(create("tiny", seed=1), latent=replace(codec.latent, mean=(), std=()))
+    with pytest.raises(UnsupportedModelError, match="reads latents already"):
+        init_from_pixel_clip(model, codec=codec)
     latents = codec.encode(PIXELS)
     before = model.encode_image(latents).pooled
     with pytest.raises(InputError, match="takes latents alone"):

@@ -51,7 +51,12 @@ def init_from_pixel_clip(
         >>> torch.equal(model.embed("a cat"), pixels.embed("a cat"))
         True
     """
-    if not isinstance(model, Clip) or type(model.config.vision) is not VisionConfig or model.config.towers == "shared":
+    if isinstance(model, Clip) and isinstance(model.config.vision, LatentConfig):
+        raise UnsupportedModelError(
+            "init_from_pixel_clip: the model reads latents already; hold_codec_ gives it a codec"
+        )
+    plain = isinstance(model, Clip) and type(model.config.vision) is VisionConfig
+    if not isinstance(model, Clip) or not plain or model.config.towers == "shared":
         raise UnsupportedModelError(
             f"init_from_pixel_clip: {type(model).__name__}: expected CLIP's own vision transformer, and two towers"
         )
