@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := runs/demo
 # Packages whose shapes and types are checked at every call while the golden tests run.
-SHAPES := tether.losses,tether.models,tether.evaluate,tether.optim
+SHAPES := tether.losses,tether.models,tether.evaluate,tether.optim,tether.generate
 
 .PHONY: demo test check docs bench clean
 

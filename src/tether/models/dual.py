@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,8 +15,10 @@ from tether.core.geometry import Geometry, is_hyperbolic
 from tether.core.protocols import Tokenizer
 from tether.core.types import Encoded, Features, ImageSpec
 from tether.models.blocks.trace import Trace
-from tether.models.config import CLIP_VOCABULARY, ModelConfig
+from tether.models.config import CLIP_VOCABULARY, ModelConfig, VisionConfig
 from tether.models.embed_anything import Embeds
+from tether.models.latent.config import LatentConfig
+from tether.models.latent.tower import LatentTower
 from tether.models.shared import share_
 from tether.models.sizes import Resizes, Sizes, tokenizer_at
 from tether.models.text.tower import TextTower
@@ -27,6 +29,7 @@ from tether.models.vision.tower import VisionTower
 
 LOG_CURVATURES = (math.log(0.1), math.log(10.0))  # arXiv 2304.09172, section 3: where a curvature is kept
 Want = Literal["pooled", "tokens"]
+_TOWERS: Mapping[type[VisionConfig], Any] = {VisionConfig: VisionTower, EvaConfig: EvaTower, LatentConfig: LatentTower}
 
 
 class Clip(nn.Module, Embeds, Resizes):
@@ -62,10 +65,8 @@ class Clip(nn.Module, Embeds, Resizes):
         self.dim = config.dim
         self.image_spec: ImageSpec = config.vision.image
         self.tokenizer: Tokenizer = ClipTokenizer(config.text.context) if tokenizer is None else tokenizer
-        if isinstance(config.vision, EvaConfig):
-            self.visual: VisionTower = EvaTower(config.vision, dim=config.dim, geometry=config.geometry)
-        else:
-            self.visual = VisionTower(config.vision, dim=config.dim, geometry=config.geometry)
+        tower = _TOWERS[type(config.vision)]
+        self.visual: VisionTower = tower(config.vision, dim=config.dim, geometry=config.geometry)
         self.text = TextTower(config.text, dim=config.dim, geometry=config.geometry)
         if config.towers == "shared":
             share_(self.text, self.visual)
@@ -84,6 +85,16 @@ class Clip(nn.Module, Embeds, Resizes):
     def patch_side(self) -> int:
         """Side of a patch in pixels."""
         return self.config.vision.patch
+
+    @property
+    def kernel_side(self) -> int:
+        """See ``Resizes``."""
+        return self.visual.side
+
+    def _try(self, made: Clip, sizes: Sizes) -> None:
+        """See ``Resizes``; without a codec there are no latents to try."""
+        if not isinstance(self.visual, LatentTower) or self.visual.codec is not None:
+            super()._try(made, sizes)  # pyrefly: ignore[bad-argument-type] - its own class, as a type variable
 
     @property
     def text_rows(self) -> int:
@@ -162,7 +173,8 @@ class Clip(nn.Module, Embeds, Resizes):
         """Embed images.
 
         Args:
-            image: (b, 3, h, w) uint8 pixels at the model's size, or floats already normalised.
+            image: (b, 3, h, w) uint8 pixels at the model's size, or floats already normalised; or latents, for a tower
+                that reads them.
             mask: (b, patches), True where a patch may be attended to; the class token always may.
             keep: (b, k) indices of the patches to compute, row by row from the top left; the others are dropped before
                 the projection and cost nothing. Draw them outside: chance is an argument.

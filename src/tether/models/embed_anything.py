@@ -24,6 +24,10 @@ _LONGEST_NAME = 1024
 """Characters of a text up to which it may be meant as a path."""
 
 
+_LATENT = np.empty(0, np.uint8)
+"""Stands for a latent among images."""
+
+
 class Embeds:
     """Gives a ``DualEncoder`` its method ``embed``."""
 
@@ -35,7 +39,8 @@ class Embeds:
 
         Args:
             things: one or several, mixed as you like. Images are paths (``pathlib.Path``, or a ``str`` that ends like
-                an image file), PIL images, encoded bytes, and uint8 pixels (h, w, 3); any other ``str`` is a text.
+                an image file), PIL images, encoded bytes, and uint8 pixels (h, w, 3); any other ``str`` is a text. A
+                model on latents also takes these: floats (c, h, w), or (n, c, h, w).
             batch_size: images or texts in one forward.
             long_text: texts past the model's context ``raise`` an InputError, or are ``cut``, counted and warned of.
 
@@ -56,11 +61,22 @@ class Embeds:
         from tether.models.embed import encode_images, encode_texts
 
         model = cast(Any, self)
+        on_latents = hasattr(getattr(model, "visual", None), "latents")
+        if on_latents and isinstance(things, Tensor) and things.ndim == 4:
+            things = list(things)
         if isinstance(things, (str, bytes, Path, np.ndarray, Tensor)) or not isinstance(things, Sequence):
             things = cast("Sequence[Thing]", [things])
-        found = [_image_of(thing, where=f"thing {number}") for number, thing in enumerate(things)]
+
+        def is_latent(thing: Thing) -> bool:
+            return on_latents and isinstance(thing, Tensor) and thing.is_floating_point()
+
+        latents = [number for number, thing in enumerate(things) if is_latent(thing)]
+        found = [
+            _LATENT if is_latent(thing) else _image_of(thing, where=f"thing {number}")
+            for number, thing in enumerate(things)
+        ]
         texts = [number for number, image in enumerate(found) if image is None]
-        images = [number for number, image in enumerate(found) if image is not None]
+        images = [number for number, image in enumerate(found) if image is not None and image is not _LATENT]
         rows = torch.empty(len(found), model.dim)
         if texts:
             words = [str(things[number]) for number in texts]
@@ -72,6 +88,10 @@ class Embeds:
                 for number in some
             ]
             rows[some] = encode_images(model, [torch.stack(pixels)])
+        for start in range(0, len(latents), batch_size):
+            some = latents[start : start + batch_size]
+            held = [model.visual.latents(cast(Tensor, things[number])[None]) for number in some]
+            rows[some] = encode_images(model, [torch.cat(held)])
         return torch.nn.functional.normalize(rows, dim=1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from tether.core.errors import InputError
 from tether.core.types import ImageSpec
 from tether.models.config import ModelConfig, TextConfig, VisionConfig, read_config
 from tether.models.dual import Clip
+from tether.models.latent.clip import hold_codec_
+from tether.models.latent.codecs import load_codec
 from tether.models.shared import shared_text
 from tether.models.vision.eva_config import with_tower
 from tether.models.vision.eva_sizes import EVA_SIZES
@@ -39,8 +42,9 @@ def configure(size: str = "small", **settings: Any) -> ModelConfig:
 
     Args:
         size: a name in ``PRESETS``.
-        **settings: keys of ``ModelConfig`` (``dim``, ``logit_scale``, ``vision={...}``, ``text={...}``), and four
-            short forms: ``image_size`` (pixels), ``patch``, ``context``, and ``final_layernorm`` of both towers;
+        **settings: keys of ``ModelConfig`` (``dim``, ``logit_scale``, ``vision={...}``, ``text={...}``), and five
+            short forms: ``image_size`` (pixels), ``patch``, ``context``, ``codec`` (a file: the image tower reads its
+            latents, see ``models.latent``), and ``final_layernorm`` of both towers;
             ``block={...}`` sets both towers' blocks, option by option or with ``preset`` and options on top of it.
             With ``towers="shared"`` the text side takes over from the image side what both must have alike.
     """
@@ -71,6 +75,11 @@ def configure(size: str = "small", **settings: Any) -> ModelConfig:
             own = tower.get("block", {})
             plain = isinstance(block, Mapping) and isinstance(own, Mapping)
             tower["block"] = {**block, **own} if plain else own or block
+    if "codec" in settings:
+        vision = {"tower": "latent", "codec": settings.pop("codec"), **vision}
+    if isinstance(path := vision.get("codec"), (str, Path)):
+        codec = load_codec(path)
+        vision = {"latent": codec.latent, **vision, "codec": codec.settings}
     base = with_tower(PRESETS[size], {**settings, "vision": vision}, where="model")
     if settings.get("towers") == "shared":
         text = shared_text(read_config({"vision": vision}, where="model", base=base).vision, text)
@@ -91,4 +100,7 @@ def create(size: str = "small", *, seed: int = 0, **settings: Any) -> Clip:
     """
     model = Clip(configure(size, **settings))
     model.initialise_(torch.Generator().manual_seed(seed))
+    codec = dict(settings.get("vision", {})).get("codec", settings.get("codec"))
+    if isinstance(codec, (str, Path)):
+        hold_codec_(model, load_codec(codec))
     return model

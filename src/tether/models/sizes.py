@@ -141,6 +141,11 @@ class Resizes(abc.ABC):
         """Side of a patch in pixels; None for an image tower without patches of one size."""
 
     @property
+    def kernel_side(self) -> int:
+        """Side of the kernel that cuts patches, in places of what it reads: pixels, or latents."""
+        return self.patch_side or 0
+
+    @property
     def stride(self) -> int | None:
         """Pixels from one position of the image tower to the next; None for one without positions."""
         return self.patch_side
@@ -216,8 +221,8 @@ class Resizes(abc.ABC):
                 old, new = (_cells(model.table_size, model.stride) for model in (self, made))
                 found = grid.table(value, old=old, new=new) if value.shape[-2] >= old[0] * old[1] else None
             elif sizes.patch is not None and self.patch_side is not None and value.ndim == 2:
-                kernel = value.unflatten(1, (-1, self.patch_side, self.patch_side))  # of Tether's own towers
-                found = grid.kernel_of(kernel, new=(sizes.patch, sizes.patch)).flatten(1)
+                kernel = value.unflatten(1, (-1, self.kernel_side, self.kernel_side))  # of Tether's own towers
+                found = grid.kernel_of(kernel, new=(made.kernel_side, made.kernel_side)).flatten(1)
         elif value.ndim == 2 and value.shape[1] == shape[1]:
             found = self._resized_line(name, value, shape[0], sizes)
         if found is None or found.shape != shape:

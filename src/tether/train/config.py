@@ -174,7 +174,12 @@ def load_config(
     given = {*(values or {}), *(one.partition("=")[0] for one in overrides)}
     before, start = recipe.get("model"), (values or {}).get("model")
     values = {**recipe, **(values or {})}
-    if isinstance(before, Mapping) and isinstance(start, Mapping) and "load" in before and set(start) == {"load"}:
+    if (
+        isinstance(before, Mapping)
+        and isinstance(start, Mapping)
+        and {"load", "codec"} & set(before)
+        and set(start) == {"load"}
+    ):
         values["model"] = {**before, **start}  # another start; what the recipe makes of it stays
     for override in overrides:
         _set(values, override)

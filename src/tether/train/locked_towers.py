@@ -19,6 +19,7 @@ from tether.models.sides import SIDES, Side, side_parts
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.train.batches import each_data
 from tether.train.config import Beside, RunConfig
+from tether.train.kept_latents import keep_latents_
 from tether.train.steps.module import Encoder, ViewRows
 
 _log = logging.getLogger("tether.train")
@@ -78,6 +79,8 @@ def kept_towers(
     """
     if config.features == "encode":
         return None
+    others = (_other_images(one) for one, _ in each_data(config, where=""))
+    keep_latents_(model, against=next((reason for reason in others if reason is not None), None))
     kept = CachedEncoder(model, sides=())
     for side in sorted(resting_sides(model)):
         reason = _against(side, model, config=config, loader=loader, sharding=sharding, edited=edited)

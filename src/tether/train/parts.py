@@ -15,6 +15,8 @@ from tether.core.protocols import ModelEdit, Step
 from tether.models.config import ModelConfig
 from tether.models.described import mapping
 from tether.models.dual import Clip
+from tether.models.latent.clip import init_from_pixel_clip
+from tether.models.latent.codecs import load_codec
 from tether.models.load import load
 from tether.models.positions import RotaryPositions
 from tether.models.presets import configure, create
@@ -82,12 +84,15 @@ def new_encoder(config: RunConfig) -> Encoder:
     """The encoder a run starts from: ``load: NAME``, two towers to compose, or a new one of its size.
 
     The first two may stand beside ``resized``, the arguments of the model's own ``resized``, and the first beside
-    ``upcycle``, those of ``models.upcycle``.
+    ``upcycle``, those of ``models.upcycle``, or ``codec``, a file: a copy that reads its latents.
     """
     given = dict(config.model)
     sizes = given.pop("resized", None)
     if "upcycle" in given:
         return _upcycled(_resized(_loaded(given), sizes), given["upcycle"])
+    if {"load", "codec"} <= given.keys():
+        codec = load_codec(str(given.pop("codec")))
+        return init_from_pixel_clip(_resized(_loaded(given), sizes), codec=codec, seed=config.seed)
     if "load" in given:
         return _resized(_loaded(given), sizes)
     if "image" in given:

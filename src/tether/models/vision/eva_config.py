@@ -19,6 +19,7 @@ from tether.models.config import Layers as Layers
 from tether.models.config import ModelConfig, VisionConfig, read_config
 from tether.models.config import Size as Size
 from tether.models.described import mapping
+from tether.models.latent.config import LatentConfig, for_codecs
 
 EPS = 1e-6
 """What EVA's norms add to the variance."""
@@ -92,6 +93,10 @@ class EvaConfig(VisionConfig):
             )
 
 
+TOWERS: Mapping[str, type[VisionConfig]] = {"eva": EvaConfig, "latent": LatentConfig}
+"""Kinds of image tower beside CLIP's own, by what a file or a recipe calls them."""
+
+
 def with_tower(base: ModelConfig, values: Mapping[str, Any], *, where: str) -> ModelConfig:
     """What settings stand on: with ``vision: {tower: eva}`` a model whose image tower is EVA's, of the base's sizes.
 
@@ -101,17 +106,23 @@ def with_tower(base: ModelConfig, values: Mapping[str, Any], *, where: str) -> M
         where: file or call, for the error message.
 
     Raises:
-        InputError: a tower of another kind, or a shared one, since EVA's is for images alone.
+        InputError: a tower of another kind, or a shared one, since both kinds are for images alone.
     """
     vision = values.get("vision")
     kind = vision.get("tower") if isinstance(vision, Mapping) else None
-    if kind not in (None, "eva"):
-        raise InputError(f"{where}.vision.tower: unknown tower {quoted(kind)}; {closest(str(kind)[:80], ['eva'])}")
-    if kind is not None and not isinstance(base.vision, EvaConfig):
-        sizes = {one.name: getattr(base.vision, one.name) for one in fields(VisionConfig) if one.name != "block"}
-        base = replace(base, vision=EvaConfig(**sizes))
-    if isinstance(base.vision, EvaConfig) and values.get("towers") == "shared":
-        raise InputError(f"{where}.towers: a tower of EVA is for images alone; expected two")
+    if kind is not None and kind not in TOWERS:
+        raise InputError(f"{where}.vision.tower: unknown tower {quoted(kind)}; {closest(str(kind)[:80], TOWERS)}")
+    if kind is not None and not isinstance(base.vision, made := TOWERS[kind]):
+        own = EvaConfig in (made, type(base.vision))
+        sizes = {
+            one.name: getattr(base.vision, one.name) for one in fields(VisionConfig) if one.name != "block" or not own
+        }
+        if made is LatentConfig:
+            sizes |= {"image": for_codecs(base.vision.image)}
+        base = replace(base, vision=made(**sizes))
+    if type(base.vision) is not VisionConfig and values.get("towers") == "shared":
+        what = "EVA" if isinstance(base.vision, EvaConfig) else "latents"
+        raise InputError(f"{where}.towers: a tower of {what} is for images alone; expected two")
     return base
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
@@ -16,6 +16,18 @@ from tether.models.blocks.layers import NORMS, Linear
 from tether.models.blocks.trace import Trace
 from tether.models.config import VisionConfig
 from tether.models.tower import Tower, Want
+
+
+def cut_patches(
+    image: Tensor, *, side: int, grid: tuple[int, int], keep: Int[Tensor, "b k"] | None
+) -> Shaped[Tensor, "b n c side side"]:
+    """The squares of a grid, row by row from the top left, or those of them that are kept."""
+    rows, columns = grid
+    cut = image.unflatten(3, (columns, side)).unflatten(2, (rows, side)).permute(0, 2, 4, 1, 3, 5)
+    if keep is None:
+        return cut.flatten(1, 2)
+    down, across = keep.div(columns, rounding_mode="floor"), keep.remainder(columns)
+    return cut[torch.arange(len(keep), device=image.device)[:, None], down, across]
 
 
 class VisionTower(Tower):
@@ -40,26 +52,25 @@ class VisionTower(Tower):
     def initialise_(self, generator: torch.Generator) -> None:
         """Draw every weight: normal with CLIP's scales (arXiv 2103.00020, released text tower) on both towers."""
         scale = self.config.width**-0.5
-        nn.init.normal_(self.patch.weight, std=(3 * self.config.patch**2) ** -0.5, generator=generator)
+        nn.init.normal_(self.patch.weight, std=self.patch.in_features**-0.5, generator=generator)
         nn.init.normal_(self.class_token, std=scale, generator=generator)
         nn.init.normal_(self.position, std=scale, generator=generator)
         self.initialise_stack_(generator)
 
+    @property
+    def side(self) -> int:
+        """Side of a patch in what the tower reads."""
+        return self.config.patch
+
     def patches(self, image: Tensor, *, keep: Int[Tensor, "b k"] | None = None) -> Float[Tensor, "b n c"]:
         """Normalised patches as rows (channel, row, column), of which only those in ``keep`` are ever made."""
-        side, (rows, columns) = self.config.patch, self.config.grid
         expected = (3, *self.config.image.size)
         if image.ndim != 4 or tuple(image.shape[1:]) != expected:
             raise InputError(
                 f"image: expected (b, {', '.join(map(str, expected))}), got {tuple(image.shape)}; for another size "
                 "take model.resized(image_size=...)"
             )
-        cut = image.unflatten(3, (columns, side)).unflatten(2, (rows, side)).permute(0, 2, 4, 1, 3, 5)
-        if keep is None:
-            kept = cut.flatten(1, 2)
-        else:
-            down, across = keep.div(columns, rounding_mode="floor"), keep.remainder(columns)
-            kept = cut[torch.arange(len(keep), device=image.device)[:, None], down, across]
+        kept = cut_patches(image, side=self.side, grid=self.config.grid, keep=keep)
         return self.config.image.normalise(kept, dtype=self.patch.weight.dtype).flatten(2)
 
     def embed(self, image: Tensor, *, keep: Int[Tensor, "b k"] | None = None) -> Float[Tensor, "b n w"]:
