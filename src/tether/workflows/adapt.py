@@ -249,12 +249,12 @@ def adapt(
             chosen=chosen,
             next=list(
                 next_steps(
-                    [
+                    made,
+                    others=[
                         one.recipe
                         for one in fitting(case, base)[0]
                         if one.recipe != name and one.made.takes == made.takes
                     ],
-                    gives=made.gives,
                     case=case,
                     own=own,
                     keep=keeps,

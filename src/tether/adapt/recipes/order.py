@@ -73,6 +73,8 @@ class OrderRecipe(TuneRecipe):
     takes = "images"
     gives = "head"
     aims = ("order",)
+    used_by = "rank"
+    simpler = "ridge regression: tether rank --examples"
     cost = 60.0
 
     @checked

@@ -53,6 +53,8 @@ class Recipe(abc.ABC):
         text_column: of the data, with the text that each image is ordered by, where there are several; None otherwise.
         rebuilds: whether the model that it gives is of another architecture: then nothing of the base is told to rest,
             and there are no weights between the two.
+        used_by: the verb that takes its head.
+        simpler: a way outside the recipes to try first where nothing was shown; empty takes other recipes.
         cost: rough price against a linear probe, to choose by.
         least: amount of data, see ``Case.amount``, from which on it may be proposed; None where it never is.
     """
@@ -61,6 +63,8 @@ class Recipe(abc.ABC):
     gives: ClassVar[Gives]
     aims: ClassVar[tuple[str, ...]] = ()
     rebuilds: ClassVar[bool] = False
+    used_by: ClassVar[str] = "classify"
+    simpler: ClassVar[str] = ""
     cost: ClassVar[float]
     least: ClassVar[int | None] = None
     validates: bool = False

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tether.adapt.recipes import Case
+from tether.adapt.recipes import Case, Recipe
 from tether.evaluate.adaptation import Compared
 
 
 def next_steps(
-    others: Sequence[str],
+    made: Recipe,
     *,
-    gives: str,
+    others: Sequence[str],
     case: Case,
     own: Sequence[Compared],
     keep: Sequence[Compared],
@@ -22,8 +22,8 @@ def next_steps(
     """Commands and advice, one a line; the most useful first.
 
     Args:
-        others: recipes that also suit the data and take the model, cheapest first.
-        gives: what the recipe gives.
+        made: the recipe.
+        others: those that also suit the data and take the model, cheapest first.
         case: the data.
         own: figures of the held-out part.
         keep: figures of what must not be forgotten.
@@ -33,21 +33,16 @@ def next_steps(
     """
     better = bool(own) and own[0].verdict == "better"
     if own and not better:
-        tries = " or ".join(others[:2]) or "more data"
-        if recipe == "order":
-            tries = "ridge regression: tether rank --examples"
+        tries = made.simpler or " or ".join(others[:2]) or "more data"
         yield f"it is not shown to be better than the base: keep the base, or try {tries}"
         if own[0].n < 200:
             yield f"{own[0].n} held-out rows tell little apart: bring more with --test DATA"
-    if gives == "model" and keep and keep[0].verdict == "worse" and not interpolated:
+    if made.gives == "model" and keep and keep[0].verdict == "worse" and not interpolated:
         yield "--interpolate looks for weights between base and tuned model that forget less"
-    if recipe == "order":
-        yield f"tether rank PHOTOS --model {base} --head {folder} --out order.csv"
-    elif gives == "head":
-        yield f"tether classify PHOTOS --model {base} --head {folder} --out named.csv"
-        if case.least < 8:
+    if made.gives in ("head", "both"):
+        model = base if made.gives == "head" else folder
+        yield f"tether {made.used_by} PHOTOS --model {model} --head {folder} --out {made.used_by}.csv"
+        if made.gives == "head" and made.takes == "labels" and case.least < 8:
             yield "more images a class are the surest way to a better head"
-    elif gives == "both":
-        yield f"tether classify PHOTOS --model {folder} --head {folder} --out named.csv"
     elif better:
         yield f"tether eval {folder} OTHER-DATA measures it elsewhere; tether search PHOTOS --model {folder} uses it"
