@@ -275,7 +275,7 @@ class TextOnlyCaptioner:
         Args:
             images: (b, 3, h, w) uint8 pixels at the model's size or normalised floats, or what was read of them.
             keys: of the images, from which the noise comes; None takes their places.
-            seed: of noise and sampling.
+            seed: of noise and sampling; tokens that are drawn by chance also depend on which images are given together.
             **writing: fields of ``Writing``.
 
         Raises:

@@ -24,7 +24,7 @@ from tether.data.shuffle import until_broken
 from tether.evaluate.adaptation.report import FORMAT, JSON_FILE
 from tether.tasks.caption.recipe import CAPTION_RECIPES, CaptionFromTexts
 from tether.tasks.caption.text_only import TextOnlyCaptioner
-from tether.tasks.caption.training import CaptionStep, caption_batches, check_captions, rate, training_parts, unlock_
+from tether.tasks.caption.training import CaptionStep, caption_batches, rate, training_parts, unlock_
 from tether.train.loop import StepReport
 from tether.workflows.adaptation.folder import Existing, check_free, claimed, remove_others
 from tether.workflows.adaptation.run import OnStep, named
@@ -226,5 +226,4 @@ def _texts(source: Source, *, seed: int, strict: bool) -> tuple[list[str], list[
         parts[hash_int(text, seed=seed, salt="held out") % HELD_OUT == 0].append(text)
     if not parts[0]:
         raise InputError(f"{source.name}: expected texts to learn from, got {len(found)}")
-    check_captions(parts[0], where=source.name)
     return parts
