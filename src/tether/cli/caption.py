@@ -52,7 +52,6 @@ def command(
     """Write a caption of each image, or find the nearest of given sentences: CSV and a page.
 
     Examples:
-      tether adapt starter texts.csv --recipe caption_from_texts --out captioner
       tether caption photos/ --model starter --captioner captioner --candidates 5 --out captions.csv
       tether caption photos/ --model starter --texts texts.csv --out captions.csv --html captions.html
     """

@@ -141,7 +141,20 @@ def test_every_verb_has_examples_that_can_be_typed(name):
         cli.as_command(name).make_context(name, shlex.split(line)[2:])
 
 
-LOADS = {"adapt", "classify", "embed", "eval", "export", "inspect", "mine", "report", "reproduce", "search", "train"}
+LOADS = {
+    "adapt",
+    "caption",
+    "classify",
+    "embed",
+    "eval",
+    "export",
+    "inspect",
+    "mine",
+    "report",
+    "reproduce",
+    "search",
+    "train",
+}
 
 
 def test_every_verb_that_loads_a_model_takes_a_device():
