@@ -1,0 +1,158 @@
+"""A captioner learns by cross-entropy: what is told of each row of data, and the words that belong to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tether.core.errors import InputError
+from tether.core.gather import LOCAL, Gather
+from tether.core.hash_rng import hash_int
+from tether.core.ranges import Count, PositiveRate, Rate, Whole, checked
+from tether.core.types import Batch, Loss
+from tether.optim import AdamW, parameter_groups
+from tether.optim.clip import NoClip
+from tether.tasks.caption.captioner import PrefixCaptioner
+from tether.train.loop import Player, Precision, StepReport, fit
+from tether.train.schedules import Cosine, Schedule
+
+Tune = Literal["adaptor", "all"]
+Memory = Callable[[Tensor, torch.Generator], Float[Tensor, "b k d"]]
+"""From rows of data to what is told of them, drawing from a generator on the CPU."""
+LEARNING_RATE, WARMUP, BATCH = 1e-4, 200, 16
+"""Of MacCap's release."""
+
+
+class CaptionStep:
+    """The loss of a captioner on a batch whose images are rows of data; a ``core.protocols.Step``.
+
+    What is drawn in a step depends on the seed and on the number of the step alone.
+    """
+
+    def __init__(self, captioner: PrefixCaptioner, *, memory: Memory, seed: int) -> None:
+        """Args: captioner: that learns. memory: of the batch's rows. seed: of the draws."""
+        self._captioner, self._memory, self._seed = captioner, memory, seed
+
+    def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:
+        """See Step; the model that is given is not looked at."""
+        generator = torch.Generator().manual_seed(hash_int(str(step), seed=self._seed, salt="memory") >> 1)
+        return Loss(self._captioner.loss(self._memory(batch.image, generator), batch.text))
+
+
+def check_captions(texts: Sequence[str], *, where: str = "texts") -> None:
+    """Refuse none, and empty ones by their place.
+
+    Raises:
+        InputError: none, or empty ones.
+    """
+    if not texts:
+        raise InputError(f"{where}: expected at least one caption, got none")
+    if empty := [place for place, text in enumerate(texts) if not text.strip()]:
+        raise InputError(f"{where}: {len(empty)} of {len(texts)} captions are empty, the first at place {empty[0]}")
+
+
+def caption_batches(
+    rows: Float[Tensor, "n ..."], tokens: Int[Tensor, "m l"], *, owner: Int[Tensor, " m"], batch_size: int, seed: int
+) -> Iterator[Batch]:
+    """Endless batches of captions with their rows of data, each pass in a new order; short batches are left out."""
+    size = min(batch_size, len(tokens))
+    place = len(tokens)
+    epoch, order = 0, torch.empty(0, dtype=torch.int64)
+    while True:
+        if place + size > len(tokens):
+            generator = torch.Generator().manual_seed(hash_int(str(epoch), seed=seed, salt="captions") >> 1)
+            place, epoch, order = 0, epoch + 1, torch.randperm(len(tokens), generator=generator)
+        some = order[place : place + size]
+        place += size
+        yield Batch(rows[owner[some]], tokens[some])
+
+
+def rate(steps: int) -> Schedule:
+    """The published schedule: warm-up, then a cosine to 0; the warm-up is at most a tenth."""
+    return Cosine(warmup=min(WARMUP, steps // 10))
+
+
+def unlock_(captioner: PrefixCaptioner, *, tune: Tune) -> None:
+    """Say what learns: the adaptor, or the language model too."""
+    captioner.requires_grad_(True)
+    captioner.language_model.requires_grad_(tune == "all")
+
+
+def training_parts(captioner: PrefixCaptioner, *, tune: Tune) -> list[nn.Module]:
+    """What is in training mode then."""
+    return [captioner] if tune == "all" else [captioner.adaptor]
+
+
+@checked
+def fit_pairs(
+    captioner: PrefixCaptioner,
+    rows: Float[Tensor, "n ..."],
+    texts: Sequence[str],
+    *,
+    owner: Sequence[int] | None = None,
+    memory: Memory = lambda rows, generator: rows,
+    tune: Tune = "all",
+    steps: Count = 1000,
+    batch_size: Count = BATCH,
+    learning_rate: PositiveRate = LEARNING_RATE,
+    weight_decay: Rate = 0.0,
+    longest: Count = 64,
+    seed: Whole = 0,
+    on_step: Callable[[StepReport], None] = lambda report: None,
+) -> PrefixCaptioner:
+    """Teach a captioner on pairs in place, of image tokens and captions; it is in eval mode afterwards.
+
+    Args:
+        captioner: that learns.
+        rows: data, such as (n, k, d) image tokens; the default memory takes them as they are.
+        texts: captions.
+        owner: row of data that each caption belongs to; None where there is one for each.
+        memory: what is told of rows of data; it draws from a generator, which depends on seed and step.
+        tune: what learns.
+        steps: of AdamW.
+        batch_size: captions of a step.
+        learning_rate: after the warm-up of 200 steps, or a tenth where that is less; it falls to 0 as a cosine.
+        weight_decay: on matrices only.
+        longest: most tokens of a caption; longer ones are cut.
+        seed: of the order, the memories and dropout; torch's own generator stays as it is.
+        on_step: told each step.
+
+    Raises:
+        InputError: no captions, empty ones, or owners that are no rows.
+    """
+    check_captions(texts)
+    owners = torch.tensor(range(len(texts)) if owner is None else list(owner), dtype=torch.int64)
+    if len(owners) != len(texts) or not 0 <= int(owners.min()) <= int(owners.max()) < len(rows):
+        raise InputError(f"owner: expected one of {len(rows)} rows for each of {len(texts)} captions")
+    tokens = captioner.language_model.tokens(texts, longest=longest)
+    was = [(parameter, parameter.requires_grad) for parameter in captioner.parameters()]
+    unlock_(captioner, tune=tune)
+    captioner.eval()
+    for part in training_parts(captioner, tune=tune):
+        part.train()
+    moving = [(name, one) for name, one in captioner.named_parameters() if one.requires_grad]
+    groups = parameter_groups(captioner, weight_decay=weight_decay)
+    optimizer = AdamW(groups, lr=learning_rate)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    step = CaptionStep(captioner, memory=memory, seed=seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fit(
+            captioner,
+            [Player(step, optimizer, moving, rate(steps), NoClip())],
+            caption_batches(rows, tokens, owner=owners, batch_size=batch_size, seed=seed),
+            start=0,
+            steps=steps,
+            accumulate=1,
+            precision=Precision(captioner.language_model.device, torch.float32),
+            gather=LOCAL,
+            on_step=on_step,
+        )
+    for parameter, value in was:
+        parameter.requires_grad_(value)
+    return captioner.eval()
