@@ -197,6 +197,21 @@ class TestAttentionViews:
         with pytest.raises(InputError, match=r"attention: expected finite \(1, rows, columns\)"):
             AttentionViews(attention=lambda images: torch.ones(5)).prepare(model, CLASSES).predict([image()])
 
+    def test_uniform_attention_looks_anywhere(self, model):
+        head = AttentionViews(n=300, attention="uniform", views="pixels").prepare(model, CLASSES)
+        maps = head._source([image()])
+        assert head._drawn(maps[0]) == 196
+        _, patches = attention_boxes(maps[0], size=(60, 90), n=2000, top_k=196, generator=generator())
+        assert len(patches.unique()) == 196
+
+    def test_a_head_goes_to_another_model(self, model):
+        head = AttentionViews(n=2)
+        deeper = create("tiny", vision={"layers": 3}).eval()
+        wanted = AttentionViews(n=2).prepare(deeper, CLASSES).predict([image()]).cosine
+        torch.testing.assert_close(
+            head.prepare(model, CLASSES).prepare(deeper, CLASSES).predict([image()]).cosine, wanted
+        )
+
     def test_top_k_beyond_the_map_warns(self, model):
         with pytest.warns(UserWarning, match="top_k: 99 of 16 patches"):
             AttentionViews(n=2, top_k=99).prepare(model, CLASSES).predict([image()])

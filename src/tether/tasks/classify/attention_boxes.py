@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -99,9 +100,9 @@ def attention_boxes(
         (torch.Size([3, 4]), torch.Size([3]))
     """
     patches = draw_patches(attention.flatten(), n=n, top_k=top_k, tau=tau, generator=generator)
-    sides = [_between(int(side * ratio[0]), int(side * ratio[1]), n, generator) for side in (size[1], size[0])]
-    grid = (attention.shape[0], attention.shape[1])
-    return patch_boxes(patches, sizes=torch.stack(sides, dim=1).clamp_min(2), grid=grid, size=size), patches
+    ends = [(int(side * ratio[0]), int(side * ratio[1])) for side in (size[1], size[0])]
+    sizes = _between(ends, n, generator).clamp_min(2)  # of an image of a pixel or two, too
+    return patch_boxes(patches, sizes=sizes, grid=(attention.shape[0], attention.shape[1]), size=size), patches
 
 
 def token_sizes(
@@ -110,13 +111,14 @@ def token_sizes(
     """Sizes of windows of tokens, drawn evenly: one for a square map, one for each axis of another."""
     sides = grid[:1] if grid[0] == grid[1] else grid
     ends = [(int(side * ratio[0]), int(side * ratio[1])) for side in sides]
-    found = [_between(low, high + (low == high), n, generator) for low, high in ends]
-    return found[0] if len(found) == 1 else torch.stack(found, dim=1)
+    found = _between([(low, high + (low == high)) for low, high in ends], n, generator)
+    return found[:, 0] if len(sides) == 1 else found
 
 
-def _between(low: int, high: int, n: int, generator: torch.Generator) -> Int[Tensor, " n"]:
-    """Whole numbers from ``low`` to ``high``, both among them."""
-    return torch.randint(low, high + 1, (n,), generator=generator)
+def _between(ends: Sequence[tuple[int, int]], n: int, generator: torch.Generator) -> Int[Tensor, "n e"]:
+    """Whole numbers within each of some ends, both among them; row after row."""
+    rows = [[torch.randint(low, high + 1, (), generator=generator) for low, high in ends] for _ in range(n)]
+    return torch.tensor(rows)
 
 
 def map_patches(

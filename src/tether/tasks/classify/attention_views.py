@@ -76,7 +76,7 @@ class AttentionViews(ViewHead):
             attention: ``own``, of the model's image tower; ``uniform``, a control; the folder of a vision transformer,
                 such as DINO's, or ``timm:NAME``; or a callable from images to (b, rows, columns).
             attention_layer: block of it, negative from the end.
-            top_k: patches that may be drawn; None is 20, or all of a smaller map.
+            top_k: patches that may be drawn; None is 20, or all of a smaller map or where attention is uniform.
             sampling_tau: temperature of the draw.
             ratio: least and largest share of a side.
             layer: block whose tokens are cropped, negative from the end.
@@ -96,6 +96,7 @@ class AttentionViews(ViewHead):
         self.top_k, self.sampling_tau, self.ratio, self.layer = top_k, sampling_tau, ratio, layer
         self.match, self.tau, self.view_weights, self.most = match, tau, view_weights, most
         self._source: AttentionSource | None = None
+        self._layer = -1
         self._rows, self._owners = torch.empty(0, 0), torch.empty(0, dtype=torch.int64)
 
     def start(self, model: DualEncoder, texts: Sequence[Sequence[str]]) -> float:
@@ -103,7 +104,7 @@ class AttentionViews(ViewHead):
         if not self.geometry.unit:
             raise InputError(f"the model compares by {self.geometry.name}; expected one that compares by the cosine")
         if self.views != "pixels":
-            self.layer = anatomy_of(model).place(self.layer)
+            self._layer = anatomy_of(model).place(self.layer)
         rows, counts = described_rows(model, [some[: self.most] for some in texts])
         self._rows = F.normalize(rows, dim=1)
         self._owners = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
@@ -145,7 +146,9 @@ class AttentionViews(ViewHead):
         return self.tau * matched(views, self._rows, self._owners, classes=classes, tau=self.tau, weights=weights)
 
     def _drawn(self, attention: Tensor) -> int:
-        return min(20, attention.numel()) if self.top_k is None else self.top_k
+        if self.top_k is not None:
+            return self.top_k
+        return attention.numel() if self.attention == "uniform" else min(20, attention.numel())
 
     def _pixel_views(self, images: Sequence[Tensor], maps: Tensor, draws: Sequence[torch.Generator]) -> list[Tensor]:
         windows = []
@@ -180,14 +183,14 @@ class AttentionViews(ViewHead):
             for start in range(0, len(images), self.batch_size):
                 some = images[start : start + self.batch_size]
                 pixels = torch.stack([resize_and_crop(image, spec) for image in some]).to(device)
-                for number, tokens in enumerate(tower.run(tower.embed(pixels), 0, self.layer).x, start):
+                for number, tokens in enumerate(tower.run(tower.embed(pixels), 0, self._layer).x, start):
                     image, generator = images[number], draws[number]
                     placement = fitted(image.shape[1], image.shape[2], spec)
                     centres, sizes = self._places(maps[number], placement, grid, generator)
                     crops = feature_crops(tokens, centres=centres, sizes=sizes, grid=grid, prefix=tower.prefix)
                     yield torch.cat([tokens[None], crops])
 
-        rows = run_rows(tower, first, streams(), layer=self.layer, batch_size=self.batch_size).float().cpu()
+        rows = run_rows(tower, first, streams(), layer=self._layer, batch_size=self.batch_size).float().cpu()
         each = rows.view(len(images), 1 + self.n, -1)
         return list(each[:, 0]), list(each[:, 1:])
 

@@ -11,7 +11,7 @@ from annotated_types import Ge
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Positive, Share, Whole, checked
 from tether.data.boxes import cut, sound_boxes, window_of
@@ -22,6 +22,9 @@ from tether.tasks.classify.views import Images, ViewHead, encode_windows, image_
 from tether.tasks.classify.zero_shot import Scores
 
 Augment = Literal["none", "random", "multi"]
+
+GRID = (14, 14)
+"""Patches of an image where the tower shows none: those of a ViT/16 at 224 pixels."""
 
 
 class EncodesCrops(Protocol):
@@ -101,7 +104,11 @@ def crop_boxes(
     """
     if augment == "random":
         return random_boxes(boxes, n=n, size=size, generator=generator)
-    ratios = torch.linspace(0, 1, n, dtype=torch.float64) if augment == "multi" else torch.tensor([margin])
+    ratios = (
+        torch.linspace(0, 1, n, dtype=torch.float64)
+        if augment == "multi"
+        else torch.tensor([margin], dtype=torch.float64)
+    )
     return expand_box(boxes[:, None], ratio=ratios.to(boxes), size=size)
 
 
@@ -134,7 +141,7 @@ def guided_crop_logits(
     others: Literal["excluded", "full"] = "excluded",
     return_candidates: bool = False,
     generator: torch.Generator | None = None,
-    least: tuple[float, float] = (1.0, 1.0),
+    least: tuple[float, float] | None = None,
 ) -> Float[Tensor, " c"] | tuple[Float[Tensor, " c"], Int[Tensor, " k"]]:
     """Zero-shot classification by crops around what was found for each of the likely classes.
 
@@ -158,7 +165,7 @@ def guided_crop_logits(
         return_candidates: give the candidates besides, best first; how often the true class is among them is the
             ceiling of the accuracy.
         generator: of ``random``.
-        least: height and width of the smallest crop in pixels, such as those of one patch.
+        least: height and width in pixels that a box of no area gets; None is those of one of 14 x 14 patches.
 
     Raises:
         InputError: an empty or inverted box, or texts that are none.
@@ -180,6 +187,7 @@ def guided_crop_logits(
     full = box_logits(encode_image([image])[None], class_texts=class_texts, scale=scale)[0]
     chosen = candidate_classes(full, k=k)
     names = [str(number) if labels is None else labels[number] for number in chosen.tolist()]
+    least = (size[0] / GRID[0], size[1] / GRID[1]) if least is None else least
     boxes = sound_boxes(_proposed(propose, image, names), size=size, least=least)
     every = crop_boxes(boxes, size=size, augment=augment or "none", n=n_aug, margin=margin, generator=generator)
     crops = encode_image([cut(image, window_of(box, size=size)) for box in every.flatten(0, 1)])
@@ -325,11 +333,9 @@ def _size(image: Tensor) -> tuple[int, int]:
 
 
 def _patches(model: DualEncoder) -> tuple[int, int]:
-    """Rows and columns of patches of a whole image; of a tower that shows none as many as a ViT/16 has at 224."""
-    from tether.core.errors import UnsupportedModelError
-
+    """Rows and columns of patches of a whole image."""
     try:
         spec = model.image_spec
         return tower_of(model).grid(torch.zeros(1, 3, *spec.size, dtype=torch.uint8, device=model.logit_scale.device))
     except UnsupportedModelError:
-        return 14, 14
+        return GRID

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -85,7 +85,7 @@ class ViewHead(abc.ABC):
             raise InputError(f"{type(self).__name__}: prepare(model, classes) comes before predict")
         return self._model
 
-    def prepare(self, model: DualEncoder, prompts: Sequence[str], *, support: Iterable[Batch] | None = None):
+    def prepare(self, model: DualEncoder, prompts: Sequence[str], *, support: Iterable[Batch] | None = None) -> Self:
         """Encode the texts of the classes once.
 
         Args:
