@@ -21,6 +21,17 @@ def command(
     head: Annotated[
         Path | None, typer.Option(help="In place of --classes: a head that tether adapt made on this model.")
     ] = None,
+    with_: Annotated[
+        str | None,
+        typer.Option(
+            "--with",
+            help="guided_crops or attention_views: look at parts of each whole image; with settings as "
+            "guided_crops:augment=random,n=4.",
+        ),
+    ] = None,
+    descriptions: Annotated[
+        Path | None, typer.Option(help="A JSON or YAML file of sentences for each class, in place of templates.")
+    ] = None,
     templates: Annotated[
         str | None,
         typer.Option(
@@ -56,23 +67,30 @@ def command(
     Examples:
       tether classify photos/ --model starter --classes "cat,dog,bird" --out named.csv
       tether classify photos/ --model starter --head mine --out named.csv
+      tether classify photos/ --model starter --classes "cat,dog,bird" --with guided_crops --out named.csv
       tether classify new/ --model runs/mine --classes names.txt --calibrate labelled/ --abstain 0.8 --out named.csv
     """
     from dataclasses import asdict
 
     from tether.cli.screen import bar
+    from tether.data.opening import keywords
     from tether.workflows.classify import classify
 
     check_new(out, existing=existing, where="--out")
     check_new(json, existing=existing, where="--json")
+    if with_ is not None and head is not None:
+        raise typer.BadParameter("goes with --classes or --descriptions; expected no --head", param_hint="--with")
+    name, _, rest = (with_ or "").partition(":")
+    views = None if with_ is None else {"name": name, **keywords(rest, where="--with")}
     bad_rows = out.with_name(f"{out.stem}.bad_rows.jsonl")
     with bar("classify") as on_progress:
         found = classify(
             source,
             classes,
             model=model,
-            head=head,
+            head=head if views is None else views,
             templates=templates,
+            descriptions=descriptions,
             top=top,
             calibrate=calibrate,
             label_column=label_column,
@@ -97,7 +115,7 @@ def command(
     for line in found.remarks():
         say(line, err=True)
     if fitted is None:
-        whose = "model's own scale" if head is None else "head's own"
+        whose = "head's own" if head is not None else "model's own scale" if with_ is None else "method's own"
         say(f"confidence: the {whose}, not calibrated; it orders classes, it is no probability", err=True)
     else:
         say(

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from tether.adapt.heads import Head, OrderHead, load_head
+from tether.core.component import build
 from tether.core.errors import InputError
 from tether.data import open_source
 from tether.data.bad_rows import BadRows
 from tether.evaluate.cutoff import Cutoff
+from tether.tasks.classify import VIEW_HEADS
 from tether.tasks.classify.calibrate import Calibration
 from tether.tasks.classify.classify import Label, labelled, write_csv
 from tether.tasks.classify.classify import classify as labels_of
+from tether.tasks.classify.descriptions import Descriptions, check_described, descriptions_of
 from tether.tasks.classify.prompts import classes_of, templates_of
+from tether.tasks.classify.views import ViewHead
 from tether.tasks.classify.zero_shot import ZeroShotClassifier
 from tether.workflows.calibration import Wanted, check_cutoff, cutoff_of, unseen_words
 from tether.workflows.head_classifier import HeadClassifier
@@ -33,7 +38,9 @@ class Labels:
         calibration: how confidences were fitted on labelled images, or None.
         cutoff: from which cosine on a class fits, or None.
         unseen: what is to be said of words that no caption of the model's run has.
-        measure: what the classes are compared by: ``cosine``, or ``logit`` where a trained head names the images.
+        measure: what the classes are compared by: ``cosine``, ``logit`` where a trained head names the images, or
+            ``score`` of soft matching.
+        ceiling: with guided crops, share of the labelled images whose class is among the candidates; or None.
     """
 
     labels: Sequence[Label]
@@ -42,6 +49,7 @@ class Labels:
     cutoff: Cutoff | None = None
     unseen: Sequence[str] = ()
     measure: str = "cosine"
+    ceiling: float | None = None
 
     def counts(self) -> dict[str, int]:
         """Images of each class, most frequent first; those without a label under the empty string."""
@@ -49,7 +57,13 @@ class Labels:
 
     def remarks(self) -> list[str]:
         """What the cutoff means here, and which words the model never saw."""
-        return [*([self.cutoff.line(pool=len(self.labels))] if self.cutoff else []), *self.unseen]
+        line = [] if self.cutoff is None else [self.cutoff.line(pool=len(self.labels))]
+        if self.ceiling is not None:
+            line.append(
+                f"candidates: {self.ceiling:.1%} of the labelled images have their class among them; no more "
+                "can be right"
+            )
+        return [*line, *self.unseen]
 
     def save(self, path: str | Path, *, raw_csv: bool = False) -> None:
         """Write them as a CSV file; see ``tasks.classify.classify.write_csv``."""
@@ -73,8 +87,9 @@ def classify(
     classes: str | Path | Sequence[str] | None = None,
     *,
     model: Model,
-    head: str | Path | Head | None = None,
+    head: str | Path | Head | ViewHead | Mapping[str, Any] | None = None,
     templates: str | Path | Sequence[str] | None = None,
+    descriptions: str | Path | Descriptions | None = None,
     top: int = 3,
     calibrate: Data | None = None,
     label_column: str = "label",
@@ -96,9 +111,12 @@ def classify(
         classes: different names, ``"cat,dog"``, or a text file with one on each line; None with a head, which has its
             own.
         model: loaded, or a name that ``tether.load`` takes.
-        head: the folder of a head, or a head, of this very model.
+        head: the folder of a head, or a head, of this very model; or a head that looks at parts of whole images: one
+            of ``tasks.classify.VIEW_HEADS``, or a mapping of its ``name`` and settings.
         templates: sentences with ``{}`` where a name goes, a file of them, or ``name``, ``photo``, ``photos`` or
             ``drawings``; None takes those that suit the model.
+        descriptions: sentences for each class in place of templates: a mapping, or a JSON or YAML file of one. Without
+            ``classes`` its classes are taken.
         top: classes listed for each image.
         calibrate: a source of labelled images to fit the confidences on; without them they are the model's own.
         label_column: of ``calibrate``, with the class names; a row without it may have its label as its only caption.
@@ -115,7 +133,8 @@ def classify(
         on_progress: called with images done and, where the source knows, images in all.
 
     Raises:
-        InputError: no such model or source, a label of ``calibrate`` that is no class, or not one good row.
+        InputError: no such model or source, a label of ``calibrate`` that is no class, a class without description or
+            the other way round, or not one good row.
 
     Example:
         >>> import tether
@@ -125,10 +144,22 @@ def classify(
         5
     """
     trained = load_head(head) if isinstance(head, (str, Path)) else head
+    says = None if descriptions is None else descriptions_of(descriptions)
+    if says is not None and classes is None:
+        classes = list(says)
+    views = isinstance(trained, (ViewHead, Mapping))
     names = _names(
-        classes, trained, templates=templates, none_of_these=none_of_these
+        classes, None if views else trained, templates=templates, descriptions=says, none_of_these=none_of_these
     )  # before the model: mistakes first
-    prompted = ZeroShotClassifier(templates=None if templates is None else templates_of(templates))
+    if says is not None:
+        check_described(
+            names, says, where=str(descriptions) if isinstance(descriptions, (str, Path)) else "descriptions"
+        )
+    if views:
+        prompted = _view_head(trained, templates=templates, says=says, none_of_these=none_of_these, batch=batch_size)
+    else:
+        forms = None if templates is None else templates_of(templates)
+        prompted = ZeroShotClassifier(templates=forms, descriptions=says)
     rows = open_source(source, where="SOURCE")
     known = None if calibrate is None else open_source(calibrate, where="--calibrate")
     named = str(model) if isinstance(model, (str, Path)) else None
@@ -138,9 +169,15 @@ def classify(
     support = None
     if known is not None:
         support = labelled(
-            known, model=encoder, classes=names, column=label_column, batch_size=batch_size, workers=workers
+            known,
+            model=encoder,
+            classes=names,
+            column=label_column,
+            batch_size=batch_size,
+            workers=workers,
+            own_pixels=isinstance(prompted, ViewHead),
         )
-    if trained is None:
+    if trained is None or views:
         used = prompted.prepare(encoder, names, support=support)
     else:
         used = HeadClassifier(trained, encoder, support=support)
@@ -159,9 +196,10 @@ def classify(
         workers=workers,
         on_progress=with_total(on_progress, rows),
     )
-    unseen = unseen_words(names, model=encoder, name=name) if trained is None else ()
-    measure = "cosine" if trained is None else "logit"
-    return Labels(list(labels), bad.count, used.calibration, cutoff, unseen, measure)
+    found = list(labels)
+    unseen = () if isinstance(used, HeadClassifier) else unseen_words(names, model=encoder, name=name)
+    measure = "logit" if isinstance(used, HeadClassifier) else getattr(used, "measure", "cosine")
+    return Labels(found, bad.count, used.calibration, cutoff, unseen, measure, getattr(used, "ceiling", None))
 
 
 def _names(
@@ -169,6 +207,7 @@ def _names(
     head: Head | None,
     *,
     templates: object,
+    descriptions: object,
     none_of_these: object,
 ) -> tuple[str, ...]:
     """The classes that are given, or those of a head, with which nothing of prompts goes."""
@@ -176,9 +215,36 @@ def _names(
         if classes is None:
             raise InputError("--classes: expected names, or --head FOLDER, a head of tether adapt that has its own")
         return classes_of(classes)
-    given = {"--classes": classes, "--templates": templates, "--none-of-these": none_of_these}
+    given = {
+        "--descriptions": descriptions,
+        "--classes": classes,
+        "--templates": templates,
+        "--none-of-these": none_of_these,
+    }
     if idle := [option for option, value in given.items() if value is not None]:
         raise InputError(f"{idle[0]}: a head has classes of its own and asks for no prompt; leave it out")
     if isinstance(head, OrderHead):
         raise InputError(f"--head: orders images by {', '.join(head.classes)} and names none; use tether rank --head")
     return head.classes
+
+
+def _view_head(
+    given: ViewHead | Mapping[str, Any],
+    *,
+    templates: str | Path | Sequence[str] | None,
+    says: Descriptions | None,
+    none_of_these: object,
+    batch: int,
+) -> ViewHead:
+    """A head that looks at parts of whole images, made of its settings where it is none yet."""
+    if none_of_these is not None:
+        raise InputError(
+            "--none-of-these: is fitted on whole images, and these are scores of several views; leave it out"
+        )
+    if isinstance(given, ViewHead):
+        if templates is not None or says is not None:
+            raise InputError("templates: this head has its own; give them, or descriptions, to its constructor")
+        return given
+    forms = None if templates is None else templates_of(templates)
+    settings = {"batch_size": batch, **given}
+    return build(settings, VIEW_HEADS, where="--with", templates=forms, descriptions=says)

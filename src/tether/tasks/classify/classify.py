@@ -6,10 +6,9 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
 
 from tether.core.atomic_io import atomic_path
 from tether.core.errors import InputError
@@ -19,7 +18,9 @@ from tether.core.ranges import Count, Share, checked
 from tether.core.types import Batch, ImageSpec
 from tether.data.bad_rows import BadRows
 from tether.data.loader import ordered
+from tether.data.originals import originals
 from tether.tasks.classify.calibrate import Calibration
+from tether.tasks.classify.views import ViewHead
 from tether.tasks.classify.zero_shot import LABELS, Scores
 
 Progress = Callable[[int, int | None], None]
@@ -30,8 +31,8 @@ class NamesImages(Protocol):
 
     calibration: Calibration | None
 
-    def predict(self, image: Tensor) -> Scores:
-        """Scores of (b, 3, h, w) images."""
+    def predict(self, image: Any, /) -> Scores:
+        """Scores of (b, 3, h, w) images at the model's size, or of whole images one by one."""
         ...
 
 
@@ -87,7 +88,8 @@ def classify(
 
     Args:
         source: where the images come from.
-        head: prepared with the model and the classes.
+        head: prepared with the model and the classes; a ``ViewHead`` is given images in their own pixels, a few at a
+            time.
         image_spec: how the model wants its images.
         bad: the account of rows that are skipped.
         top: classes listed for each image.
@@ -108,7 +110,11 @@ def classify(
             stacklevel=2,
         )
     done = 0
-    for rows, pixels in ordered(source, image_spec=image_spec, batch_size=batch_size, workers=workers, on_bad=bad):
+    if isinstance(head, ViewHead):
+        batches = originals(source, bad=bad, batch_size=batch_size, workers=workers)
+    else:
+        batches = ordered(source, image_spec=image_spec, batch_size=batch_size, workers=workers, on_bad=bad)
+    for rows, pixels in batches:
         scores = head.predict(pixels)
         order = scores.order(top=top)
         table = (order, scores.probability.gather(1, order), scores.cosine.gather(1, order))
@@ -149,7 +155,14 @@ def write_csv(labels: Sequence[Label], path: Path, *, raw_csv: bool = False, mea
 
 
 def labelled(
-    source: Source, *, model: DualEncoder, classes: Sequence[str], column: str, batch_size: int, workers: int
+    source: Source,
+    *,
+    model: DualEncoder,
+    classes: Sequence[str],
+    column: str,
+    batch_size: int,
+    workers: int,
+    own_pixels: bool = False,
 ) -> Iterator[Batch]:
     """Images with the numbers of their classes, to prepare a head with.
 
@@ -160,13 +173,20 @@ def labelled(
         column: of the rows that holds a name; a row without it may have its label as its only caption.
         batch_size: images in one forward.
         workers: threads that decode ahead.
+        own_pixels: give each image by itself in its own pixels, for a ``ViewHead``.
 
     Raises:
         InputError: a row without a label, or with one that is no class.
     """
     number = {name: i for i, name in enumerate(classes)}
     no_text = torch.empty(0, 0, dtype=torch.int64)
-    for rows, pixels in ordered(source, image_spec=model.image_spec, batch_size=batch_size, workers=workers):
+    if own_pixels:
+        bad = BadRows(source.name, path=None, strict=False)
+        single = originals(source, bad=bad, batch_size=1, workers=workers)
+        batches = ((rows, torch.stack(images)) for rows, images in single)
+    else:
+        batches = ordered(source, image_spec=model.image_spec, batch_size=batch_size, workers=workers)
+    for rows, pixels in batches:
         labels = []
         for row in rows:
             label = row.meta.get(column, row.texts[0] if len(row.texts) == 1 else None)

@@ -17,6 +17,7 @@ from tether.core.ranges import Count, Share, checked
 from tether.core.types import Batch
 from tether.models.embed import Progress, encode_images, encode_texts
 from tether.tasks.classify.calibrate import Calibration, fit_scale
+from tether.tasks.classify.descriptions import Descriptions, described_weights, descriptions_of, sentences_of
 from tether.tasks.classify.prompts import SLOT, checked_templates, classes_of, own_templates
 
 
@@ -121,9 +122,18 @@ class ZeroShotClassifier:
     """
 
     @checked
-    def __init__(self, *, templates: Sequence[str] | None = None, batch_size: Count = 256) -> None:
-        """Choose the templates, and how many prompts go into one forward."""
+    def __init__(
+        self,
+        *,
+        templates: Sequence[str] | None = None,
+        batch_size: Count = 256,
+        descriptions: Descriptions | None = None,
+    ) -> None:
+        """Choose the templates, or sentences for each class, and how many prompts go into one forward."""
+        if descriptions is not None and templates is not None:
+            raise InputError("templates: the classes have descriptions, which are whole sentences; give one of the two")
         self.templates = None if templates is None else checked_templates(templates, where="templates")
+        self.descriptions = None if descriptions is None else descriptions_of(descriptions)
         self.batch_size = batch_size
         self.classes: tuple[str, ...] = ()
         self.weights: Float[Tensor, "c d"] = torch.empty(0, 0)
@@ -148,7 +158,11 @@ class ZeroShotClassifier:
         """
         self.classes = classes_of(list(prompts))
         check_finite(model)
-        self.weights = class_weights(model, self.classes, templates=self.templates, batch_size=self.batch_size)
+        if self.descriptions is None:
+            self.weights = class_weights(model, self.classes, templates=self.templates, batch_size=self.batch_size)
+        else:
+            texts = sentences_of(self.classes, descriptions=self.descriptions, templates=None, model=model)
+            self.weights = described_weights(model, texts, batch_size=self.batch_size)
         self.geometry = geometry_of(model).detached()
         self.scale, self.calibration, self._model = float(model.logit_scale.detach()), None, model
         if support is not None:
