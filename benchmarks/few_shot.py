@@ -1,6 +1,6 @@
 """A few labelled images: what each way to learn from them gives, on the classes learnt and on classes never shown.
 
-    python benchmarks/few_shot.py TRAIN.parquet [--test TEST.parquet] [--model starter] [--label label]
+    python benchmarks/few_shot.py [TRAIN.parquet] [--test TEST.parquet] [--model starter] [--label label]
         [--template "a photo of a {}."] [--arms zero-shot,gda,...] [--recipes lora,svd,...] [--shots 1,2,4,8,16]
         [--draws 5] [--tables all,unseen] [--against lda] [--ask 50] [--quick] [--json OUT]
 
@@ -197,7 +197,7 @@ def recipe_arm(bench: Bench, asked: str) -> Method:
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    parser.add_argument("train", type=Path)
+    parser.add_argument("train", type=Path, nargs="?", default=Path("digits"))
     parser.add_argument("--test", type=Path)
     parser.add_argument("--model", default="starter")
     parser.add_argument("--label", default="label")

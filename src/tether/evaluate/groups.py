@@ -110,7 +110,7 @@ def wilson(count: int, *, n: int, quantile: Positive = NORMAL_QUANTILE) -> Share
     return Share(n, count / n, *wilson_ends(count / n, n=n, quantile=quantile))
 
 
-def wilson_ends(rate: float, *, n: float, quantile: float = NORMAL_QUANTILE) -> tuple[float, float]:
+def wilson_ends(rate: float, *, n: float | int, quantile: float = NORMAL_QUANTILE) -> tuple[float, float]:
     """The ends of Wilson's interval of a share.
 
     Args:
