@@ -25,6 +25,7 @@ from tether.adapt.recipes.paraphrases import Paraphrases
 from tether.adapt.recipes.probe import LinearProbe
 from tether.adapt.recipes.recipe import Case, FitRecipe, Recipe, TuneRecipe
 from tether.adapt.recipes.region_teacher import RegionTeacher
+from tether.adapt.recipes.regions import RegionsRecipe
 from tether.adapt.recipes.svd import SvdRecipe
 from tether.adapt.recipes.swap_text import SwapText
 from tether.adapt.recipes.tip_adapter import TipAdapterRecipe
@@ -54,6 +55,7 @@ RECIPES: Mapping[str, type[Recipe]] = {
     "detail": DetailRecipe,
     "debias": DebiasRecipe,
     "binding": BindingRecipe,
+    "regions": RegionsRecipe,
 }
 """Every recipe by the name that ``--recipe`` takes."""
 
@@ -86,6 +88,7 @@ __all__ = [
     "Played",
     "Recipe",
     "RegionTeacher",
+    "RegionsRecipe",
     "ReplayedBatches",
     "SvdRecipe",
     "SwapText",

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from tether.adapt.recipes.given import Given, Kind
 from tether.adapt.recipes.tuning import Outcome, Tuning
 from tether.core.protocols import DualEncoder
+from tether.data.regions import RegionColumns
 
 Gives = Literal["head", "model", "both"]
 
@@ -44,6 +45,7 @@ class Recipe(abc.ABC):
         validates: whether it chooses settings on a part of the data kept for that.
         aims: measures of ``evaluate.adaptation.MEASURES`` that it wants to change beside those of its kind of data.
         column: of the data, where such a measure needs one; None otherwise.
+        regions: columns of the regions, where such a measure asks about them; None otherwise.
         rebuilds: whether the model that it gives is of another architecture: then nothing of the base is told to rest,
             and there are no weights between the two.
         cost: rough price against a linear probe, to choose by.
@@ -56,6 +58,7 @@ class Recipe(abc.ABC):
     cost: ClassVar[float]
     validates: bool = False
     column: str | None = None
+    regions: RegionColumns | None = None
 
     @classmethod
     def suits(cls, case: Case) -> str:

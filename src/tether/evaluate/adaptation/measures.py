@@ -13,12 +13,14 @@ from torch import Tensor
 
 from tether.core.protocols import DualEncoder, Source
 from tether.data.labelled import label_of
+from tether.data.regions import RegionColumns
 from tether.evaluate.adaptation.figures import Compared, Interval, hits_figure, plain_figure, shares_figure
 from tether.evaluate.bootstrap import interval
 from tether.evaluate.embeddings import Embedded
 from tether.evaluate.geometry import modality_gap
 from tether.evaluate.groups import worst_group_accuracy
 from tether.evaluate.image_retrieval import image_retrieval
+from tether.evaluate.region_questions import ask_regions
 from tether.evaluate.robustness.typos import typo_robustness
 from tether.models.embed import encode_texts
 
@@ -38,6 +40,7 @@ class Pictured:
         seen_after: and as the other does.
         said: (n, c) probabilities of the classes of labelled images before and after, by texts or by a head; or None.
         column: of the rows, for measures that need one; or None.
+        regions: columns of their regions, for measures that ask about these; or None.
     """
 
     source: Source
@@ -47,6 +50,7 @@ class Pictured:
     seen_after: Embedded
     said: tuple[Float[Tensor, "n c"], Float[Tensor, "n c"]] | None = None
     column: str | None = None
+    regions: RegionColumns | None = None
 
     def values(self) -> list[str | None]:
         """What stands in the column in each row that was embedded; None where there is nothing."""
@@ -154,11 +158,29 @@ def twins(seen: Pictured) -> list[Compared]:
     return [hits_figure("nearer to the caption than to its twin", hits[0], hits[1], chance=0.5)]
 
 
+def regions(seen: Pictured) -> list[Compared]:
+    """Regions named among all phrases, by their alpha against no mask and against their crops, and pairs told apart."""
+    if seen.regions is None:
+        return []
+    asked = ask_regions(seen.source, before=seen.before, after=seen.after, columns=seen.regions)
+    if asked is None:
+        return []
+    found = [
+        hits_figure("region named, without a mask against with it", asked.unmasked, asked.masked, chance=asked.chance),
+        hits_figure("region named, by its crop against by its mask", asked.cropped, asked.masked, chance=asked.chance),
+    ]
+    if len(asked.follows):
+        never = torch.zeros_like(asked.follows)  # one answer for an image, whichever region is meant
+        found.append(hits_figure("both of two regions told apart by their masks", never, asked.follows))
+    return found
+
+
 MEASURES: Mapping[str, Measure] = {
     "gap": gap,
     "image search": image_search,
     "typos": typos,
     "worst group": worst_group,
     "twins": twins,
+    "regions": regions,
 }
 """What ``Recipe.aims`` may name."""

@@ -15,6 +15,7 @@ from tether.adapt.recipes import Given, Kind
 from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder, Source
 from tether.data.loader import ordered
+from tether.data.regions import RegionColumns
 from tether.evaluate.adaptation import MEASURES, Compared, Pictured, class_figures, recall_figure
 from tether.evaluate.adaptation.report import Frozen
 from tether.evaluate.embeddings import Embedded, embed_source
@@ -67,7 +68,13 @@ class Measurer:
         self._seen: dict[tuple[str, str], Embedded] = {}
 
     def own(
-        self, model: DualEncoder | None, head: Head | None, *, aims: Sequence[str] = (), column: str | None = None
+        self,
+        model: DualEncoder | None,
+        head: Head | None,
+        *,
+        aims: Sequence[str] = (),
+        column: str | None = None,
+        regions: RegionColumns | None = None,
     ) -> list[Compared]:
         """Figures of the held-out part: of the base against a model, or a head on either.
 
@@ -76,6 +83,7 @@ class Measurer:
             head: what names images; None takes the texts of the classes.
             aims: names of ``evaluate.adaptation.MEASURES``.
             column: of the data, for those that need one.
+            regions: columns of the regions, for those that ask about them.
         """
         if self.test is None:
             return []
@@ -97,7 +105,7 @@ class Measurer:
             found.append(recall_figure(before_seen, after_seen))
         elif self._brought:
             found += self._general(before_seen, after_seen, after)
-        seen = Pictured(self.test, self.base, after, before_seen, after_seen, said=said, column=column)
+        seen = Pictured(self.test, self.base, after, before_seen, after_seen, said=said, column=column, regions=regions)
         return found + [figure for name in aims for figure in MEASURES[name](seen)]
 
     def kept(self, model: DualEncoder | None) -> list[Compared]:
