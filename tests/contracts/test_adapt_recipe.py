@@ -12,7 +12,7 @@ import torch
 
 import tether
 from families import FAMILIES, hugging_face
-from memory_rows import captions, squares, without_words
+from memory_rows import boxed, captions, squares, without_words
 from tether.adapt.heads import load_head
 from tether.adapt.recipes import RECIPES, Recipe, TuneRecipe
 from tether.core.component import build
@@ -49,6 +49,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "svd": SHORT,
     "tip_adapter": {"views": 2, "keys": "tuned"},
     "region_teacher": SHORT | {"boxes": None, "teacher_steps": 3},
+    "regions": SHORT,
     "swap_text": {"first": 2, "steps": 3, "batch_size": 6, "expansion": 1},
     "detail": {
         "denoiser_steps": 3,
@@ -69,7 +70,14 @@ REFUSALS: dict[tuple[str, str], str] = {
     ("coop", "composed"): "this text tower cannot be looked into: the tower is a BertModel",
 }
 """(recipe, kind of encoder) -> words of the reason for which it is refused."""
-DATA = {"labels": squares, "pairs": squares, "texts": captions, "images": lambda: without_words(squares())}
+DATA = {
+    "labels": squares,
+    "pairs": squares,
+    "texts": captions,
+    "images": lambda: without_words(squares()),
+    "regions": boxed,
+}
+"""By the kind of data, or by the recipe that needs data of its own."""
 PLAYED = [name for name, kind in RECIPES.items() if issubclass(kind, TuneRecipe)]
 KEEP = squares(12, seed=5)
 
@@ -98,7 +106,7 @@ def make(name: str) -> Recipe:
 
 def bend(model: Any, name: str, **more: Any) -> Any:
     spec = {"name": name, **SETTINGS.get(name, {})}
-    return tether.adapt(model, DATA[RECIPES[name].takes](), recipe=spec, keep=KEEP, **more)
+    return tether.adapt(model, DATA.get(name, DATA[RECIPES[name].takes])(), recipe=spec, keep=KEEP, **more)
 
 
 @every_recipe

@@ -38,6 +38,15 @@ def squares(count: int = 36, *, size: int = 32, seed: int = 0) -> MemoryRows:
     return MemoryRows(rows, name=f"squares {seed}")
 
 
+def boxed(count: int = 36) -> MemoryRows:
+    """Squares with two regions each, in shares, and their phrases."""
+    rows = squares(count).rows
+    halves = [[0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]]
+    more = [{"boxes": halves, "phrases": [f"{row.meta['label']} paint", "a wall"]} for row in rows]
+    given = zip(rows, more, strict=True)
+    return MemoryRows([replace(row, meta={**row.meta, **extra}) for row, extra in given], name="boxed")
+
+
 def captions(count: int = 36) -> MemoryRows:
     """The captions of squares, without images."""
     rows = [

@@ -53,6 +53,13 @@ def command(
     label_column: Annotated[str, typer.Option(help="Their column with the class names.")] = "label",
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward.")] = 64,
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode ahead.")] = 1,
+    regions: Annotated[
+        str | None, typer.Option(help="Name regions instead: a CSV of boxes, or a folder of masks.")
+    ] = None,
+    region_as: Annotated[
+        str | None, typer.Option(help="How: alpha, crop, blur, attention, or several with commas.")
+    ] = None,
+    region_unit: Annotated[str, typer.Option(help="Of the boxes: pixel or share.")] = "pixel",
     device: Device = "auto",
     random_weights: RandomWeights = False,
     strict: Strict = False,
@@ -68,6 +75,7 @@ def command(
       tether classify photos/ --model starter --classes "cat,dog,bird" --out named.csv
       tether classify photos/ --model starter --head mine --out named.csv
       tether classify photos/ --model starter --classes "cat,dog,bird" --with guided_crops --out named.csv
+      tether classify photos/ --model mine --classes "cat,dog" --regions boxes.csv --region-as crop,blur --out named.csv
       tether classify new/ --model runs/mine --classes names.txt --calibrate labelled/ --abstain 0.8 --out named.csv
     """
     from dataclasses import asdict
@@ -83,6 +91,30 @@ def command(
     name, _, rest = (with_ or "").partition(":")
     views = None if with_ is None else {"name": name, **keywords(rest, where="--with")}
     bad_rows = out.with_name(f"{out.stem}.bad_rows.jsonl")
+    if regions is not None or region_as is not None:
+        from tether.cli.region_rows import name_regions
+
+        idle = {"--head": head, "--calibrate": calibrate, "--none-of-these": none_of_these}
+        name_regions(
+            source,
+            classes,
+            idle=[option for option, value in idle.items() if value is not None],
+            out=out,
+            json=json,
+            raw_csv=raw_csv,
+            model=model,
+            regions=regions,
+            region_as=region_as,
+            region_unit=region_unit,
+            templates=templates,
+            top=top,
+            abstain=abstain,
+            strict=strict,
+            bad_rows=bad_rows,
+            random_weights=random_weights,
+            device=device,
+        )
+        return
     with bar("classify") as on_progress:
         found = classify(
             source,

@@ -56,11 +56,11 @@ class RegionCropper:
             height, width = pixels.shape[1:]
             regions = self._columns.read(row, size=(height, width))
             chosen = self._columns.chosen(regions, Placement(), draw=hash_int(row.key, salt="region crops"))
-            crops += [_cut(pixels, box) for box in regions.boxes[chosen].tolist()]
+            crops += [cut_box(pixels, box) for box in regions.boxes[chosen].tolist()]
         return torch.stack([resize_and_crop(crop, self._spec) for crop in crops])
 
 
-def _cut(pixels: Tensor, box: list[float]) -> Tensor:
+def cut_box(pixels: Tensor, box: list[float]) -> Tensor:
     """All pixels that a box touches."""
     x0, y0, x1, y1 = box
     height, width = pixels.shape[1:]

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from annotated_types import Ge, Le
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from tether.core.atomic_io import parse_json
 from tether.core.component import closest
@@ -171,6 +171,25 @@ class RegionColumns:
                 got = [float(value) for value in cell[number]]
                 raise InputError(f"{where}: box {number}: expected {expected} ({self._form}, {unit}), got {got}")
         return boxes
+
+    def mask(self, regions: RowRegions, number: int, *, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+        """Where one region of a row is that has masks.
+
+        Args:
+            regions: of the row.
+            number: of the region.
+            size: height and width of its image in pixels.
+
+        Raises:
+            InputError: a mask that is none, or of another size than the image, or with nothing inside.
+        """
+        where = f"{self._masks}: mask {number}"
+        each = isinstance(regions.masks, list)
+        values = _mask(regions.masks[number] if each else regions.masks, size=size, where=where)
+        inside = values != 0 if each else values == number + 1
+        if not inside.any():
+            raise InputError(f"{where}: expected something inside, got an empty mask")
+        return inside
 
     def chosen(self, regions: RowRegions, placement: Placement, *, draw: int) -> np.ndarray:
         """Which regions a batch carries, in the row's order: those that the image shows go before those it does not.

@@ -230,7 +230,7 @@ def _described(described: Path, weights: Path | None) -> Clip | WrappedEncoder:
         if "tokenizer" in values:
             kind, text = read_kind(values["tokenizer"], path=described), config.text
             tokenizer = saved_tokenizer(kind, path=described, context=text.context, vocabulary=text.vocabulary)
-        model = native(config, weights, described=described, tokenizer=tokenizer)
+        model = native(config, weights, described=described, tokenizer=tokenizer, values=values)
     if weights is not None:
         recorded, geometry = read_metadata(weights).get("geometry", "clip"), geometry_of(model).name
         if recorded != geometry:

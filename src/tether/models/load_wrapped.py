@@ -20,6 +20,7 @@ from tether.models.load_transformers import wrapper
 from tether.models.save import VERSION
 from tether.models.tokenizer_files import TOKENIZER_FOLDER, no_tokenizer, read_kind, saved_tokenizer
 from tether.models.transformers_families import family_of, tower_sizes, transformers_model
+from tether.models.vision.alpha_stem import add_described_
 from tether.models.wrapped_encoders import OpenClipEncoder, TransformersEncoder, WrappedEncoder, check_forward
 
 _KEYS: Mapping[str, tuple[type, ...]] = {
@@ -60,7 +61,14 @@ def builder(values: Mapping[str, Any], path: Path) -> Callable[[], WrappedEncode
     library = values["library"]
     if library not in _LIBRARIES:
         raise InputError(f"library: unknown {library!r}; {closest(str(library), _LIBRARIES)}")
-    return _LIBRARIES[library](values, path)
+    build = _LIBRARIES[library](values, path)
+
+    def built() -> WrappedEncoder:
+        made = build()
+        add_described_(made, values)
+        return made
+
+    return built
 
 
 def _open_clip(values: Mapping[str, Any], path: Path) -> Callable[[], OpenClipEncoder]:

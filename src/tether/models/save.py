@@ -20,6 +20,7 @@ from tether.core.tensor_file import sort_metadata
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.dual import Clip
 from tether.models.tokenizer_files import tokenizer_kind, write_tokenizer
+from tether.models.vision.alpha_stem import described_alpha
 from tether.models.wrapped_encoders import OpenClipEncoder, WrappedEncoder
 
 FORMAT, WRAPPED_FORMAT, COMPOSED_FORMAT = "tether-clip", "tether-wrapped", "tether-composed"
@@ -67,12 +68,12 @@ def write_config(model: Clip | WrappedEncoder, folder: Path) -> None:
 
 def describe(model: Clip | WrappedEncoder) -> dict[str, Any]:
     """A model in plain values from which ``tether.load`` builds the same architecture."""
-    kind = tokenizer_kind(model.tokenizer)
+    kind, alpha = tokenizer_kind(model.tokenizer), described_alpha(model)
     if isinstance(model, ComposedEncoder):
-        return {"format": COMPOSED_FORMAT, "version": VERSION, **model.describe(), "tokenizer": kind}
+        return {"format": COMPOSED_FORMAT, "version": VERSION, **model.describe(), "tokenizer": kind, **alpha}
     if isinstance(model, WrappedEncoder):
-        return _described(model) | {"tokenizer": kind}
-    values = {"format": FORMAT, "version": VERSION, "model": model.config.to_dict()}
+        return _described(model) | {"tokenizer": kind, **alpha}
+    values = {"format": FORMAT, "version": VERSION, "model": model.config.to_dict(), **alpha}
     return values | ({} if kind == "built_in" else {"tokenizer": kind})
 
 

@@ -26,6 +26,7 @@ from tether.adapt.recipes.paraphrases import Paraphrases
 from tether.adapt.recipes.probe import LinearProbe
 from tether.adapt.recipes.recipe import Case, FitRecipe, Recipe, TuneRecipe
 from tether.adapt.recipes.region_teacher import RegionTeacher
+from tether.adapt.recipes.regions import RegionsRecipe
 from tether.adapt.recipes.svd import SvdRecipe
 from tether.adapt.recipes.swap_text import SwapText
 from tether.adapt.recipes.tip_adapter import TipAdapterRecipe
@@ -56,6 +57,7 @@ RECIPES: Mapping[str, type[Recipe]] = {
     "debias": DebiasRecipe,
     "binding": BindingRecipe,
     "order": OrderRecipe,
+    "regions": RegionsRecipe,
 }
 """Every recipe by the name that ``--recipe`` takes."""
 
@@ -90,6 +92,7 @@ __all__ = [
     "Played",
     "Recipe",
     "RegionTeacher",
+    "RegionsRecipe",
     "ReplayedBatches",
     "SvdRecipe",
     "SwapText",

@@ -14,7 +14,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import DualEncoder, Source
-from tether.core.types import Row
+from tether.core.types import ImageSpec, Row
 from tether.data.contents import BatchContents
 from tether.data.crops import Crop
 from tether.data.images import decode
@@ -134,6 +134,7 @@ class Given:
         augment: Callable[..., Any] | None = None,
         contents: BatchContents | None = None,
         caption: Literal["random", "first"] = "random",
+        image_spec: ImageSpec | None = None,
     ) -> Loader:
         """Endless, shuffled, resumable batches of the part to learn from, at most as large as it is.
 
@@ -143,13 +144,14 @@ class Given:
             augment: a change of pixels, a ``data.augment.Augment``, or None.
             contents: what else a batch holds (views, boxes, no images), see ``data.contents``.
             caption: which of a row's texts.
+            image_spec: how images are prepared, if not as the model says.
         """
         if self.kind == "texts":
             contents = contents or BatchContents(images=False)
         return Loader(
             self.source,
             batch_size=min(batch_size, self.rows),
-            image_spec=model.image_spec,
+            image_spec=model.image_spec if image_spec is None else image_spec,
             tokenizer=model.tokenizer,
             seed=self.seed,
             workers=self.workers,

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from tether.adapt.recipes.given import Given, Kind
 from tether.adapt.recipes.tuning import Outcome, Tuning
 from tether.core.protocols import DualEncoder
+from tether.data.regions import RegionColumns
 
 Gives = Literal["head", "model", "both"]
 
@@ -51,6 +52,7 @@ class Recipe(abc.ABC):
         aims: measures of ``evaluate.adaptation.MEASURES`` that it wants to change beside those of its kind of data.
         column: of the data, where such a measure needs one; None otherwise.
         text_column: of the data, with the text that each image is ordered by, where there are several; None otherwise.
+        regions: columns of the regions, where such a measure asks about them; None otherwise.
         rebuilds: whether the model that it gives is of another architecture: then nothing of the base is told to rest,
             and there are no weights between the two.
         used_by: the verb that takes its head.
@@ -70,6 +72,7 @@ class Recipe(abc.ABC):
     validates: bool = False
     column: str | None = None
     text_column: str | None = None
+    regions: RegionColumns | None = None
 
     @classmethod
     def suits(cls, case: Case) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tether.core.protocols import DualEncoder, Source
 from tether.data.labelled import label_of
+from tether.data.regions import RegionColumns
 from tether.evaluate.adaptation.figures import Compared, Interval, hits_figure, plain_figure, shares_figure
 from tether.evaluate.bootstrap import interval
 from tether.evaluate.embeddings import Embedded
@@ -20,6 +21,7 @@ from tether.evaluate.geometry import modality_gap
 from tether.evaluate.groups import worst_group_accuracy
 from tether.evaluate.image_retrieval import image_retrieval
 from tether.evaluate.order import LEAST, order_correlation
+from tether.evaluate.region_questions import ask_regions
 from tether.evaluate.robustness.typos import typo_robustness
 from tether.models.embed import encode_texts
 
@@ -41,6 +43,7 @@ class Pictured:
             that orders images, by a text a column, their similarities and its scores; or None.
         column: of the rows, for measures that need one; or None.
         texts: what a head orders images by, and the column of the rows that says which of them it is, or None.
+        regions: columns of their regions, for measures that ask about these; or None.
     """
 
     source: Source
@@ -51,6 +54,7 @@ class Pictured:
     said: tuple[Float[Tensor, "n c"], Float[Tensor, "n c"]] | None = None
     column: str | None = None
     texts: tuple[Sequence[str], str | None] = ((), None)
+    regions: RegionColumns | None = None
 
     def values(self, column: str | None = None) -> list[str | None]:
         """What stands in the column, or another one, in each row that was embedded; None where there is nothing."""
@@ -198,6 +202,23 @@ def _number(value: str | None) -> float | None:
     return found if np.isfinite(found) else None
 
 
+def regions(seen: Pictured) -> list[Compared]:
+    """Regions named among all phrases, by their alpha against no mask and against their crops, and pairs told apart."""
+    if seen.regions is None:
+        return []
+    asked = ask_regions(seen.source, before=seen.before, after=seen.after, columns=seen.regions)
+    if asked is None:
+        return []
+    found = [
+        hits_figure("region named, without a mask against with it", asked.unmasked, asked.masked, chance=asked.chance),
+        hits_figure("region named, by its crop against by its mask", asked.cropped, asked.masked, chance=asked.chance),
+    ]
+    if len(asked.follows):
+        never = torch.zeros_like(asked.follows)  # one answer for an image, whichever region is meant
+        found.append(hits_figure("both of two regions told apart by their masks", never, asked.follows))
+    return found
+
+
 MEASURES: Mapping[str, Measure] = {
     "gap": gap,
     "image search": image_search,
@@ -205,5 +226,6 @@ MEASURES: Mapping[str, Measure] = {
     "worst group": worst_group,
     "twins": twins,
     "order": order,
+    "regions": regions,
 }
 """What ``Recipe.aims`` may name."""

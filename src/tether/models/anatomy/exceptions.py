@@ -21,6 +21,8 @@ EXCEPTIONS: Mapping[str, str] = {
     "projection": "expected a linear map into the joint space",
     "final norm": "the tower has no single layer norm at its end",
     "padded left": "the texts are padded on the left; expected words at the start",
+    "first layer": "expected an image tower that begins with one convolution over 3 channels, or one linear layer over "
+    "patches",
     "no dropping": "it drops patches itself or reads one of them for all, so none can be left out; expected keep=None",
 }
 """By what is missing. ``map``, ``other transformer``, ``other text`` and ``rows alone`` have no blocks at all, the rest

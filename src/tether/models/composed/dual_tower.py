@@ -20,6 +20,7 @@ from tether.models.save import FORMAT, describe
 from tether.models.sides import Side, owners
 from tether.models.sizes import Sizes
 from tether.models.tokenizer_files import saved_tokenizer
+from tether.models.vision.alpha_stem import add_described_
 from tether.models.vision.eva_config import saved_config
 from tether.models.wrapped_encoders import WrappedEncoder, check_pad
 
@@ -97,7 +98,9 @@ def build_dual(settings: Mapping[str, Any], side: Side, *, path: Path, tokenizer
         words = saved_tokenizer(
             values["tokenizer"], path=path, context=config.text.context, vocabulary=config.text.vocabulary
         )
-        return _around(Clip(config, tokenizer=words), side, settings)
+        clip = Clip(config, tokenizer=words)
+        add_described_(clip, values)
+        return _around(clip, side, settings)
     model = builder(values, path)()
     check_pad(model)
     return _around(model, side, settings)

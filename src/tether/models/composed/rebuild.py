@@ -25,6 +25,7 @@ from tether.models.described import blamed_on, mapping, of_kind
 from tether.models.save import VERSION
 from tether.models.sides import Side
 from tether.models.tokenizer_files import Kind, read_kind, saved_tokenizer
+from tether.models.vision.alpha_stem import add_described_
 
 _TOWERS = ("timm", "transformers", "dual")
 
@@ -48,7 +49,9 @@ def rebuild(values: Mapping[str, Any], weights: Path | None, *, path: Path) -> C
         eyes = cast(ImageSide, _build(parts["image"], "image", path=path, tokenizer=kind))
         words = cast(TextSide, _build(parts["text"], "text", path=path, tokenizer=kind))
         with seeded():
-            return ComposedEncoder(eyes, words, image_map=parts["image_map"], text_map=parts["text_map"])
+            made = ComposedEncoder(eyes, words, image_map=parts["image_map"], text_map=parts["text_map"])
+            add_described_(made, values)
+            return made
 
     model = assemble(build, weights, described=path, check=_check)
     with blamed_on(path):

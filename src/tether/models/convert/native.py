@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from tether.models.config import ModelConfig
 from tether.models.convert.rules import take
 from tether.models.convert.weights import assemble
 from tether.models.dual import Clip
+from tether.models.vision.alpha_stem import add_described_
 
 
 def native(
@@ -23,10 +25,12 @@ def native(
     described: Path,
     tokenizer: Tokenizer | None = None,
     library: ModuleType | None = None,
+    values: Mapping[str, Any] | None = None,
 ) -> Clip:
     """A ``Clip`` with a file's weights, or drawn from a fixed seed; arguments and errors as ``weights.assemble``.
 
-    ``library`` is the module of this package with the names in the file, ``open_clip`` or ``hugging_face``.
+    ``library`` is the module of this package with the names in the file, ``open_clip`` or ``hugging_face``; ``values``
+    are what a ``model.json`` says besides the configuration.
     """
 
     def convert(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -34,7 +38,12 @@ def native(
             return state
         return take(library.plain_names(state), library.rules(config), where=str(weights))
 
-    model = assemble(lambda: Clip(config, tokenizer=tokenizer), weights, described=described, convert=convert)
+    def build() -> Clip:
+        made = Clip(config, tokenizer=tokenizer)
+        add_described_(made, values or {})
+        return made
+
+    model = assemble(build, weights, described=described, convert=convert)
     if weights is None:
         model.initialise_(torch.Generator().manual_seed(0))
     return model

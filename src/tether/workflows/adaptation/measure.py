@@ -15,6 +15,7 @@ from tether.adapt.recipes import Given, Kind
 from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder, Source
 from tether.data.loader import ordered
+from tether.data.regions import RegionColumns
 from tether.evaluate.adaptation import MEASURES, Compared, Pictured, class_figures, recall_figure
 from tether.evaluate.adaptation.figures import class_weights_of
 from tether.evaluate.adaptation.report import Frozen
@@ -75,6 +76,7 @@ class Measurer:
         aims: Sequence[str] = (),
         column: str | None = None,
         by: str | None = None,
+        regions: RegionColumns | None = None,
     ) -> list[Compared]:
         """Figures of the held-out part: of the base against a model, or a head on either.
 
@@ -84,6 +86,7 @@ class Measurer:
             aims: names of ``evaluate.adaptation.MEASURES``.
             column: of the data, for those that need one.
             by: column with the text that each image is ordered by, where there are several.
+            regions: columns of the regions, for those that ask about them.
         """
         if self.test is None:
             return []
@@ -110,8 +113,17 @@ class Measurer:
             said = alone, head.logits(self._read(head, after, after_seen, self.test))
         elif self._brought:
             found += self._general(before_seen, after_seen, after)
-        texts = (head.classes if isinstance(head, OrderHead) else (), by)
-        seen = Pictured(self.test, self.base, after, before_seen, after_seen, said=said, column=column, texts=texts)
+        seen = Pictured(
+            self.test,
+            self.base,
+            after,
+            before_seen,
+            after_seen,
+            said=said,
+            column=column,
+            texts=(head.classes if isinstance(head, OrderHead) else (), by),
+            regions=regions,
+        )
         return found + [figure for name in aims for figure in MEASURES[name](seen)]
 
     def kept(self, model: DualEncoder | None) -> list[Compared]:

@@ -1,0 +1,142 @@
+"""``tether classify --regions``: regions of images named from a list of classes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import cast
+
+from torch import nn
+
+from tether.core.errors import InputError
+from tether.data import open_source
+from tether.data.bad_rows import BadRows
+from tether.data.region_files import Unit, open_regions
+from tether.models.vision.alpha_stem import stem_of
+from tether.tasks.classify.prompts import classes_of, templates_of
+from tether.tasks.classify.regions import RegionAs, RegionLabel, check_ways, write_region_csv
+from tether.tasks.classify.regions import classify_regions as labels_of
+from tether.tasks.classify.zero_shot import ZeroShotClassifier
+from tether.workflows.models import Data, Model, Progress, opened, with_total
+
+
+@dataclass(frozen=True)
+class RegionLabels:
+    """The classes of the regions of a source's images.
+
+    Attributes:
+        labels: one for each region and way.
+        bad: images that could not be read.
+        ways: how regions were asked about.
+    """
+
+    labels: Sequence[RegionLabel]
+    bad: int
+    ways: Sequence[RegionAs]
+
+    def lines(self) -> list[str]:
+        """How many regions each class got, by each way, and how often two ways agree."""
+        found = []
+        by_way = {way: [one.label for one in self.labels if one.region_as == way] for way in self.ways}
+        for way, names in by_way.items():
+            counts = ", ".join(f"{name or 'no label'} {count}" for name, count in Counter(names).most_common(5))
+            found.append(f"{way}: {len(names)} regions: {counts}")
+        first, *others = self.ways
+        for way in others:
+            same = sum(one == other for one, other in zip(by_way[first], by_way[way], strict=True))
+            found.append(f"{first} and {way} give {same} of {len(by_way[first])} regions the same label")
+        return found
+
+    def save(self, path: str | Path, *, raw_csv: bool = False) -> None:
+        """Write them as a CSV file; see ``tasks.classify.regions.write_region_csv``."""
+        write_region_csv(self.labels, Path(path), raw_csv=raw_csv)
+
+    def _repr_html_(self) -> str:
+        return "".join(f"<p>{escape(line)}</p>" for line in self.lines())
+
+
+def classify_regions(
+    source: Data,
+    classes: str | Path | Sequence[str],
+    *,
+    model: Model,
+    regions: str | Path,
+    region_as: str | Sequence[RegionAs] | None = None,
+    region_unit: Unit = "pixel",
+    templates: str | Path | Sequence[str] | None = None,
+    top: int = 3,
+    abstain: float = 0.0,
+    strict: bool = False,
+    bad_rows: Path | None = None,
+    random_weights: bool = False,
+    device: str = "auto",
+    on_progress: Progress | None = None,
+) -> RegionLabels:
+    r"""Name regions of the images of a source from a list of classes.
+
+    Args:
+        source: what ``data.open_source`` takes.
+        classes: different names, ``"cat,dog"``, or a text file with one on each line.
+        model: loaded, or a name that ``tether.load`` takes.
+        regions: a table of boxes or a folder of masks, see ``data.region_files``.
+        region_as: names of ``tasks.classify.regions.REGION_WAYS``, also with commas; None takes ``alpha`` of a model
+            that has it, else ``crop``.
+        region_unit: of the table's boxes.
+        templates: as for ``tether.classify``.
+        top: classes listed for each region.
+        abstain: least confidence for a label to be given; confidences are the model's own.
+        strict: stop at the first bad image instead of skipping it.
+        bad_rows: JSON-lines file that names the images skipped; written anew.
+        random_weights: accept a model without trained weights.
+        device: where to load the model.
+        on_progress: called with images done and, where the source knows, images in all.
+
+    Raises:
+        InputError: no such model or source, a region that is none or that no image has, or not one region.
+        UnsupportedModelError: ``attention`` of a model without patches.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import tether
+        >>> from tether.workflows.classify_regions import classify_regions
+        >>> table = Path(tempfile.mkdtemp()) / "boxes.csv"
+        >>> _ = table.write_text("key,x0,y0,x1,y1\ntrain/0/00000001,4,4,40,40\n")
+        >>> model = tether.load("tiny", random_weights=True)
+        >>> found = classify_regions(
+        ...     "scenes:rows=5", ["a circle", "a square"], model=model, regions=table, region_as="crop,blur"
+        ... )
+        >>> [(one.region, one.region_as) for one in found.labels]
+        [('1', 'crop'), ('1', 'blur')]
+    """
+    names = classes_of(classes)
+    prompted = ZeroShotClassifier(templates=None if templates is None else templates_of(templates))
+    files = open_regions(regions, unit=region_unit)
+    rows = open_source(source, where="SOURCE")
+    encoder, _ = opened(model, device=device, random_weights=random_weights)
+    takes_alpha = stem_of(cast(nn.Module, encoder)) is not None
+    asked = region_as.split(",") if isinstance(region_as, str) else region_as
+    ways = tuple(cast("Sequence[RegionAs]", asked or ("alpha" if takes_alpha else "crop",)))
+    check_ways(encoder, ways)
+    if bad_rows is not None:
+        bad_rows.unlink(missing_ok=True)
+    bad = BadRows(rows.name, path=bad_rows, strict=strict)
+    labels = list(
+        labels_of(
+            rows,
+            model=encoder,
+            head=prompted.prepare(encoder, names),
+            regions=files,
+            ways=ways,
+            bad=bad,
+            top=top,
+            abstain=abstain,
+            on_progress=with_total(on_progress, rows),
+        )
+    )
+    if not labels:
+        raise InputError(f"{regions}: no region of an image that can be read")
+    return RegionLabels(labels, bad.count, ways)

@@ -1,0 +1,140 @@
+"""Regions of images: read from files, refused with their place, and named in four ways."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from memory_rows import MemoryRows
+from tether.core.errors import InputError, UnsupportedModelError
+from tether.core.types import Row
+from tether.data.region_files import BoxTable, MaskFolder, NamedRegion, open_regions
+from tether.models import create
+from tether.models.vision.alpha_stem import add_alpha_
+from tether.tasks.classify.regions import REGION_WAYS, check_ways, region_rows
+from tether.workflows.classify_regions import classify_regions
+
+HEADER = "key,x0,y0,x1,y1,name\n"
+
+
+def table(folder: Path, lines: str, *, header: str = HEADER) -> Path:
+    path = folder / "boxes.csv"
+    path.write_text(header + lines)
+    return path
+
+
+def mask(folder: Path, name: str, *, size: tuple[int, int] = (40, 60), inside: int = 1) -> None:
+    values = np.zeros(size, np.uint8)
+    values[: size[0] // 2, : size[1] // 2] = inside
+    path = folder / "masks" / name
+    path.parent.mkdir(exist_ok=True, parents=True)
+    Image.fromarray(values).save(path)
+
+
+def test_boxes(tmp_path: Path) -> None:
+    found = open_regions(table(tmp_path, "a.png,0,0,30,40,left\n'=b,1,1,2,2,\n'=b,1,1,2,3,\n"))
+    (left,) = found.of("a.png", size=(40, 60))
+    assert (left.name, left.box.tolist(), left.mask) == ("left", [0, 0, 0.5, 1], None)
+    assert [one.name for one in found.of("=b", size=(40, 60))] == ["1", "2"]
+    assert found.of("c", size=(40, 60)) == []
+    assert found.unmatched(["a.png"]) == ["=b"]
+    shares = BoxTable(table(tmp_path, "a.png,0,0,0.5,1,\n"), unit="share")
+    assert shares.of("a.png", size=(7, 9))[0].box.tolist() == [0, 0, 0.5, 1]
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("a,0,0,1\n", "line 2: expected four numbers"),
+        ("a,0,0,10,x\n", "line 2: expected four numbers"),
+        ("a,0,0,9,9,\na,5,0,5,10,\n", "line 3: expected x0 < x1"),
+        ("a,0,9,5,3,\n", "line 2: expected x0 < x1"),
+        ("a,0,0,nan,3,\n", "line 2: expected x0 < x1"),
+        ("a,0,0,5,5,n\na,0,0,6,6,n\n", "line 3: 'a' has a region 'n' already"),
+        ("", "holds no box"),
+    ],
+)
+def test_bad_boxes(lines: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=words) as raised:
+        BoxTable(table(tmp_path, lines))
+    assert "boxes.csv" in str(raised.value)
+
+
+def test_boxes_that_do_not_fit(tmp_path: Path) -> None:
+    found = BoxTable(table(tmp_path, "a,0,0,5,5,\na,0,0,61,5,\n"))
+    with pytest.raises(
+        InputError, match=r"boxes.csv: line 3: expected a box inside 'a' of 60 x 40 pixels, got 0, 0, 61"
+    ):
+        found.of("a", size=(40, 60))
+    with pytest.raises(InputError, match="line 2: expected shares"):
+        BoxTable(tmp_path / "boxes.csv", unit="share")
+    with pytest.raises(InputError, match="without 'y1'"):
+        BoxTable(table(tmp_path, "", header="key,x0,y0,x1\n"))
+    with pytest.raises(InputError, match="expected a table of boxes"):
+        open_regions(tmp_path / "nothing")
+
+
+def test_masks(tmp_path: Path) -> None:
+    for name in ("a.left.png", "a.jpg.right.png", "sub/b.png"):
+        mask(tmp_path, name)
+    found = MaskFolder(tmp_path / "masks")
+    both = found.of("a.jpg", size=(40, 60))
+    assert sorted(one.name for one in both) == ["left", "right"]
+    assert both[0].box.tolist() == [0, 0, 0.5, 0.5]
+    assert [one.name for one in found.of("sub/b.jpg", size=(40, 60))] == ["1"]
+    assert found.unmatched(["a.jpg"]) == ["sub/b.png"]
+    with pytest.raises(InputError, match=r"'sub/b.png': no image has this key"):
+        found.check(["a.jpg"])
+    with pytest.raises(InputError, match=r"b.png: expected the 61 x 40 pixels .*, got 60 x 40"):
+        found.of("sub/b.jpg", size=(40, 61))
+    mask(tmp_path, "c.png", inside=0)
+    with pytest.raises(InputError, match=r"c.png: expected something inside"):
+        MaskFolder(tmp_path / "masks").of("c", size=(40, 60))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no mask"):
+        open_regions(tmp_path / "empty")
+
+
+def test_four_ways_see_the_region() -> None:
+    model = create("tiny", seed=2).eval()
+    stem = add_alpha_(model)
+    torch.nn.init.normal_(stem.alpha, generator=torch.Generator().manual_seed(0))
+    pixels = torch.randint(0, 256, (3, 40, 60), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    regions = [NamedRegion("l", np.array([0.0, 0, 0.5, 1])), NamedRegion("r", np.array([0.5, 0, 1, 1]))]
+    other = pixels.clone()
+    other[:, :, 40:] = 0  # outside of the left region
+    for way in REGION_WAYS:
+        rows = region_rows(model, pixels, regions=regions, region_as=way)
+        assert rows.shape == (2, 64)
+        assert not torch.allclose(rows[0], rows[1])
+        unseen = region_rows(model, other, regions=regions[:1], region_as=way)[0]
+        assert torch.allclose(rows[0], unseen, atol=1e-5) == (way in ("crop", "attention"))
+
+
+def test_ways_that_a_model_has_not(tmp_path: Path) -> None:
+    from families import FAMILIES
+
+    plain, network = create("tiny").eval(), FAMILIES["RN50"](tmp_path)
+    check_ways(plain, ["crop", "blur", "attention"])
+    with pytest.raises(InputError, match="takes no alpha"):
+        check_ways(plain, ["alpha"])
+    with pytest.raises(InputError, match="expected different ones"):
+        check_ways(plain, ["crop", "crop"])
+    with pytest.raises(UnsupportedModelError, match="vision transformer"):
+        check_ways(network, ["attention"])
+    check_ways(network, ["crop", "blur"])
+
+
+def test_bad_images_and_strange_keys(tmp_path: Path) -> None:
+    rows = MemoryRows([Row("a", np.zeros((40, 60, 3), np.uint8)), Row("b", b"no image")])
+    boxes = table(tmp_path, "a,0,0,30,40,\n")
+    done = classify_regions(rows, ["red", "green"], model=create("tiny").eval(), regions=boxes)
+    assert (len(done.labels), done.bad, done.ways) == (1, 1, ("crop",))
+    with pytest.raises(InputError, match=r"boxes.csv: 'c': no image has this key"):
+        classify_regions(
+            rows, ["red", "green"], model=create("tiny").eval(), regions=table(tmp_path, "c,0,0,1,1,\na,0,0,1,1,\n")
+        )
