@@ -43,6 +43,26 @@ def image_state(model: DualEncoder, image: Tensor, *, keep: Int[Tensor, "b k"] |
     return read_state(tower, stream)
 
 
+def image_tokens(model: DualEncoder, image: Tensor, *, keep: Int[Tensor, "b k"] | None = None) -> Features:
+    """``image_state`` of each token: ``tokens`` (b, n, w), those before the patches among them, for decoders.
+
+    Example:
+        >>> import torch
+        >>> from tether.models import create
+        >>> from tether.models.tower_state import image_tokens
+        >>> image_tokens(create("tiny").eval(), torch.rand(2, 3, 32, 32)).tokens.shape  # a class token and 16 patches
+        torch.Size([2, 17, 64])
+    """
+    tower = tower_of(model)
+    stream = tower.run(tower.embed_some(image, keep=keep))
+    return Features(tower.read_out(stream), read_each(tower, stream), extra=stream.extra)
+
+
+def read_each(tower: TowerAnatomy, stream: TokenStream) -> Float[Tensor, "b n w"]:
+    """Each token of a final stream, pooled as if it were all there is and normed, before any projection."""
+    return replace(tower, projections=()).read_tokens(stream)
+
+
 def read_state(tower: TowerAnatomy, stream: TokenStream) -> Features:
     """``image_state`` of a final stream."""
     state: Float[Tensor, "b w"] = replace(tower, projections=()).read_out(stream)
