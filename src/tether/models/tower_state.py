@@ -11,6 +11,7 @@ from tether.core.protocols import DualEncoder
 from tether.core.types import Features
 from tether.models.anatomy.find import tower_of
 from tether.models.anatomy.parts import TokenStream
+from tether.models.anatomy.pooling import MeanPooling, TokenPooling
 from tether.models.anatomy.tower import TowerAnatomy
 
 
@@ -44,7 +45,10 @@ def image_state(model: DualEncoder, image: Tensor, *, keep: Int[Tensor, "b k"] |
 
 
 def image_tokens(model: DualEncoder, image: Tensor, *, keep: Int[Tensor, "b k"] | None = None) -> Features:
-    """``image_state`` of each token: ``tokens`` (b, n, w), those before the patches among them, for decoders.
+    """Embed images, and also give every token in the tower's width, those before the patches among them, for decoders.
+
+    Raises:
+        UnsupportedModelError: a tower of another kind, with a reason of ``anatomy.exceptions``.
 
     Example:
         >>> import torch
@@ -59,8 +63,10 @@ def image_tokens(model: DualEncoder, image: Tensor, *, keep: Int[Tensor, "b k"] 
 
 
 def read_each(tower: TowerAnatomy, stream: TokenStream) -> Float[Tensor, "b n w"]:
-    """Each token of a final stream, pooled as if it were all there is and normed, before any projection."""
-    return replace(tower, projections=()).read_tokens(stream)
+    """Each token of a final stream in the tower's width, with the final norm where that has this width."""
+    x = stream.x if tower.norm is None else tower.norm(stream.x)
+    keeps_width = isinstance(tower.pooling, (TokenPooling, MeanPooling))
+    return tower.after(x) if keeps_width and tower.after is not None else x
 
 
 def read_state(tower: TowerAnatomy, stream: TokenStream) -> Features:
