@@ -30,7 +30,7 @@ def drawn(rows: int = 3, queries: int = 4, places: int = 3, *, seed: int = 0) ->
     return out, boxes, valid
 
 
-class TestMatching:
+class TestBoxMatching:
     @pytest.mark.parametrize(("queries", "places"), [(4, 3), (2, 4), (1, 1)])
     def test_is_the_cheapest_of_all_assignments(self, queries: int, places: int) -> None:
         out, boxes, _ = drawn(queries=queries, places=places)

@@ -116,7 +116,7 @@ class TestRegionsOfImages:
             next(propose_regions(source, model=encoder, bad=bad, phrases=[""]))
 
 
-class TestDescriptions:
+class TestDescribedClasses:
     @pytest.mark.parametrize(
         ("description", "sentence"),
         [
