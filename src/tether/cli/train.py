@@ -35,7 +35,7 @@ def command(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="A YAML file, or a recipe of the package: attentive, demo, finetune, latents, long-text, "
+            help="A YAML file, or a recipe of the package: attentive, demo, finetune, grounded, latents, long-text, "
             "multi-objective, photos, short-tokens, speedrun, text-and-image, upcycle. DATA replaces its data."
         ),
     ] = None,

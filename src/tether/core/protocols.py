@@ -107,6 +107,15 @@ class Owning(Protocol):
 
 
 @runtime_checkable
+class Finishing(Protocol):
+    """An ``Owning`` step some of whose modules may become part of the model that is measured and saved."""
+
+    def finished(self, model: DualEncoder, heads: Mapping[str, Tensor]) -> DualEncoder:
+        """The model as it is saved: itself, or another one made of it and of the modules' tensors."""
+        ...
+
+
+@runtime_checkable
 class Taught(Protocol):
     """A ``Step`` that may have a teacher, which is saved with the run's checkpoints and is no part of the model."""
 

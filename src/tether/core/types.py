@@ -98,6 +98,23 @@ class Regions:
 
 
 @dataclass(frozen=True, slots=True)
+class Grounding:
+    """What a decoder of queries reads from images: each as a whole, some regions of it, and where these are.
+
+    Attributes:
+        image: (b, d) one row for each image, not normalised.
+        regions: (b, q, d) one row for each region, not normalised.
+        boxes: (b, q, 4) centre x, centre y, width, height in shares of the image, 0 to 1.
+        earlier: (l - 1, b, q, 4) boxes after each layer but the last; or None.
+    """
+
+    image: Float[Tensor, "b d"]
+    regions: Float[Tensor, "b q d"]
+    boxes: Float[Tensor, "b q 4"]
+    earlier: Float[Tensor, "l b q 4"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """One training batch.
 

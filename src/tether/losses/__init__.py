@@ -8,6 +8,7 @@ from tether.core.protocols import Objective
 from tether.losses.align_clip import AlignClipLoss, AlignTerms, align_clip_loss
 from tether.losses.arc_margin import ArcMarginHead, multi_caption_arc_loss, with_margin
 from tether.losses.barlow import barlow_loss
+from tether.losses.boxes import BoxTerms, box_cost, box_loss, hungarian_match
 from tether.losses.checks import caption_labels
 from tether.losses.clip import ClipLoss, clip_loss, multi_text_loss
 from tether.losses.closeness import closeness_loss
@@ -17,6 +18,7 @@ from tether.losses.entailment import entailment
 from tether.losses.error_norm_truncation import CausalENT, ENTLoss, TruncatedLoss, error_norm
 from tether.losses.fix_clip import FixClipLoss, FixClipTerms, GroupHeads, fix_clip_loss, group_token_aggregate
 from tether.losses.geometry import GeometryLoss, GeometryTerms, geometry_loss
+from tether.losses.grounding import GrainTerms, description_loss, grain_loss
 from tether.losses.hard_negatives import EqualNegativesWarning, hard_info_nce
 from tether.losses.infonce import PairLosses, info_nce, info_nce_pairs
 from tether.losses.kl_projection import KLProjection, kl_divergence, project_kl
@@ -88,6 +90,7 @@ __all__ = [
     "AlignClipLoss",
     "AlignTerms",
     "ArcMarginHead",
+    "BoxTerms",
     "CausalENT",
     "ClipLoss",
     "ContrastiveGapLoss",
@@ -99,6 +102,7 @@ __all__ = [
     "FixClipTerms",
     "GeometryLoss",
     "GeometryTerms",
+    "GrainTerms",
     "GroupHeads",
     "InfoNceLoss",
     "InfoNceTerms",
@@ -137,6 +141,8 @@ __all__ = [
     "VocabSampler",
     "align_clip_loss",
     "barlow_loss",
+    "box_cost",
+    "box_loss",
     "caption_labels",
     "clip_logits",
     "clip_loss",
@@ -145,14 +151,17 @@ __all__ = [
     "closeness_loss",
     "cross_entropy_bounds",
     "dclip_loss",
+    "description_loss",
     "entailment",
     "error_norm",
     "finding_similarity",
     "fix_clip_loss",
     "geometry_loss",
     "gradient_penalty",
+    "grain_loss",
     "group_token_aggregate",
     "hard_info_nce",
+    "hungarian_match",
     "info_nce",
     "info_nce_loss",
     "info_nce_pairs",

@@ -11,6 +11,7 @@ from tether.core.protocols import DualEncoder
 from tether.core.types import Features
 from tether.models.anatomy.find import tower_of
 from tether.models.anatomy.parts import TokenStream
+from tether.models.anatomy.pooling import MeanPooling, TokenPooling
 from tether.models.anatomy.tower import TowerAnatomy
 
 
@@ -41,6 +42,31 @@ def image_state(model: DualEncoder, image: Tensor, *, keep: Int[Tensor, "b k"] |
     tower = tower_of(model)
     stream = tower.run(tower.embed_some(image, keep=keep))
     return read_state(tower, stream)
+
+
+def image_tokens(model: DualEncoder, image: Tensor, *, keep: Int[Tensor, "b k"] | None = None) -> Features:
+    """Embed images, and also give every token in the tower's width, those before the patches among them, for decoders.
+
+    Raises:
+        UnsupportedModelError: a tower of another kind, with a reason of ``anatomy.exceptions``.
+
+    Example:
+        >>> import torch
+        >>> from tether.models import create
+        >>> from tether.models.tower_state import image_tokens
+        >>> image_tokens(create("tiny").eval(), torch.rand(2, 3, 32, 32)).tokens.shape  # a class token and 16 patches
+        torch.Size([2, 17, 64])
+    """
+    tower = tower_of(model)
+    stream = tower.run(tower.embed_some(image, keep=keep))
+    return Features(tower.read_out(stream), read_each(tower, stream), extra=stream.extra)
+
+
+def read_each(tower: TowerAnatomy, stream: TokenStream) -> Float[Tensor, "b n w"]:
+    """Each token of a final stream in the tower's width, with the final norm where that has this width."""
+    x = stream.x if tower.norm is None else tower.norm(stream.x)
+    keeps_width = isinstance(tower.pooling, (TokenPooling, MeanPooling))
+    return tower.after(x) if keeps_width and tower.after is not None else x
 
 
 def read_state(tower: TowerAnatomy, stream: TokenStream) -> Features:

@@ -295,11 +295,11 @@ class _Run:
         """Measure the model as it stands, on the main process."""
         if self.pending:
             self._log()
-        encoder = self.trainer.whole_encoder()
-        self._measure(encoder)
+        encoder, heads = self.trainer.whole_encoder(), self.trainer.head_tensors()
+        self._measure(self.trainer.finished(encoder, heads))
         self._record({"step": self.done - 1, "eval": self.metrics, "seconds": self.seconds})
         if self.main:
-            self._keep_best(encoder)
+            self._keep_best(encoder, heads)
         self.clock = time.perf_counter()
 
     def _measure(self, encoder: Encoder) -> None:
@@ -310,7 +310,7 @@ class _Run:
             encoder.train()
         self.accelerator.wait_for_everyone()
 
-    def _keep_best(self, encoder: Encoder) -> None:
+    def _keep_best(self, encoder: Encoder, heads: Mapping[str, torch.Tensor]) -> None:
         """Save the model if it is the best that was measured so far."""
         name = self.config.evaluate.best if self.config.evaluate else None
         if name is None or not self.metrics:
@@ -324,6 +324,7 @@ class _Run:
             encoder = copy.deepcopy(encoder)
             for edit in reversed(self.trainer.edits):
                 edit.merge_(encoder)
+        encoder = self.trainer.finished(encoder, heads)
         tensors = {key: tensor.detach().cpu() for key, tensor in encoder.state_dict().items()}
         best = Checkpoint(self.done, {"model": tensors}, {"metrics": self.metrics}, describe_weights(encoder))
         save_checkpoint(self.folder / BEST, best, keep=1)
@@ -363,9 +364,10 @@ class _Run:
         trainer = self.trainer
         if trainer.average is not None:
             trainer.average.copy_to_weights_()
-        encoder = trainer.whole_encoder()
+        encoder, heads = trainer.whole_encoder(), trainer.head_tensors()
         for edit in reversed(trainer.edits):
             edit.merge_(encoder)
+        encoder = trainer.finished(encoder, heads)
         self._measure(encoder)
         if self.main:
             self._take_best(encoder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from torch import nn
 from tether.core.component import build, closest
 from tether.core.errors import InputError
 from tether.core.gather import Gather
-from tether.core.protocols import ModelEdit, Owning, Stateful, Taught
+from tether.core.protocols import Finishing, ModelEdit, Owning, Stateful, Taught
 from tether.data.loader import Loader
 from tether.models.load import fill
 from tether.models.sides import SIDES, Side, side_parts
@@ -153,7 +153,7 @@ class Trainer:
         """Tensors by group, and plain state; every process must call it."""
         tensors = {"model": self.model_tensors(), "optimizer": optimizer_tensors(self.player.optimizer, self.names)}
         if len(self.module.heads):
-            tensors["heads"] = {name: whole(tensor) for name, tensor in self.module.heads.state_dict().items()}
+            tensors["heads"] = self.head_tensors()
         if self.average is not None:
             tensors["ema"] = self.average.tensors()
         if isinstance(self.player.step, Taught) and (moving := self.player.step.teacher_tensors()):
@@ -178,6 +178,20 @@ class Trainer:
     def model_tensors(self) -> dict[str, torch.Tensor]:
         """The encoder's weights, whole, on the CPU."""
         return {name: whole(tensor) for name, tensor in self.encoder.state_dict().items()}
+
+    def head_tensors(self) -> dict[str, torch.Tensor]:
+        """The step's own modules' weights, whole, on the CPU; every process must call it."""
+        return {name: whole(tensor) for name, tensor in self.module.heads.state_dict().items()}
+
+    def finished(self, encoder: Encoder, heads: Mapping[str, torch.Tensor]) -> Encoder:
+        """The encoder as it is measured and saved, with the modules of the step that stay.
+
+        Args:
+            encoder: as ``whole_encoder`` gave it, edits merged.
+            heads: as ``head_tensors`` gave them.
+        """
+        step = self.player.step
+        return cast(Encoder, step.finished(encoder, heads)) if heads and isinstance(step, Finishing) else encoder
 
     def _rate(self, optimizer: torch.optim.Optimizer) -> float:
         """What the optimiser's learning rate is multiplied by at the top of the schedule."""

@@ -339,3 +339,36 @@ def test_captions_keep_their_order_as_often_as_asked():
     assert 0.3 < share(ordered=0.0) < 0.55
     with pytest.raises(InputError, match="ordered"):
         ScenesSet(ordered=1.5)
+
+
+class TestHugeAndCounted:
+    def test_at_most_one_is_huge_and_none_touch(self):
+        for things in ((1, 4), (4, 4)):
+            source = ScenesSet(rows=80, sizes=("medium", "huge"), things=things)
+            scenes = [source.sample(index) for index in range(80)]
+            assert all(source.world.allows(sample.scene) for sample in scenes)
+            assert max(sum(thing.size == "huge" for thing in sample.scene.things) for sample in scenes) == 1
+            sides = [np.diff(sample.image.boxes.reshape(-1, 2, 2), axis=1).max() / 64 for sample in scenes]
+            assert max(sides) > 0.5
+
+    def test_a_shape_is_counted_in_colours_that_differ(self):
+        source = ScenesSet(rows=60, things=(1, 4), counted=("star", 2, 3))
+        for index in range(60):
+            stars = [thing.colour for thing in source.sample(index).scene.things if thing.shape == "star"]
+            assert len(stars) in (2, 3)
+            assert len(set(stars)) == len(stars)
+        assert any(source.sample(index).label != "star" for index in range(60))
+
+    @pytest.mark.parametrize(
+        ("settings", "why"),
+        [
+            ({"sizes": ("giant",)}, "small, medium, large, huge"),
+            ({"counted": ("sun", 1, 2)}, "counted: expected one of circle"),
+            ({"counted": ("star", 3, 2)}, "least <= greatest"),
+            ({"counted": ("star", 1)}, "a shape and two counts"),
+            ({"counted": ("star", 1, 2), "split": "compositions"}, "not held-out pairs"),
+        ],
+    )
+    def test_refuses(self, settings, why):
+        with pytest.raises(InputError, match=why):
+            ScenesSet(**settings)

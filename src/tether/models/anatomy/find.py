@@ -146,6 +146,11 @@ def _as_it_is(rows: Tensor) -> Tensor:
     return rows
 
 
+def image_side_of(side: ImageSide) -> TowerAnatomy:
+    """As ``tower_of``, of an image tower by itself, which takes normalised pixels; ``project`` is the tower's own."""
+    return _images(side, pixels=_as_it_is, head=[])
+
+
 def _images(side: ImageSide, *, pixels: Callable[[Tensor], Tensor], head: list[Projection]) -> TowerAnatomy:
     """The image tower of a composed encoder."""
     inner: Any = side.inner

@@ -18,9 +18,12 @@ from tether.core.hash_rng import hash_int
 from tether.core.printable import quoted
 from tether.core.protocols import DualEncoder, Objective, Stateful
 from tether.core.types import Batch, Features, Loss
-from tether.models.anatomy.find import anatomy_of
+from tether.models.anatomy.find import tower_of
+from tether.models.composed.grounded import check_groundable, grounded
 from tether.models.decoder import CausalDecoder
 from tether.models.frozen_copy import buffer_copy
+from tether.models.grounding_decoder import GroundingDecoder
+from tether.models.load import fill
 from tether.models.patch_attention import Attended
 from tether.models.positions import Pair
 from tether.models.projection_head import ProjectionHead
@@ -36,6 +39,7 @@ OWN = "objective"
 """Name of the term that is the run's objective."""
 HEADS: Mapping[str, type[nn.Module]] = {
     "causal_decoder": CausalDecoder,
+    "grounding": GroundingDecoder,
     "projection": ProjectionHead,
     "projectors": PairedProjectors,
 }
@@ -181,25 +185,40 @@ class ComposedStep:
                 self._teachers.load(view.encoder)
         if self._teachers.teacher is not None:
             self._teachers.teacher.see_now(cast(Encoder, model), steps=self._steps)
-        about: dict[str, Callable[[], int]] = {
-            "dim": lambda: model.dim,
-            "state": lambda: anatomy_of(model, "image").width,
-            "vocabulary": lambda: model.tokenizer.vocab_size,
-            "context": lambda: model.tokenizer.context_length,
-        }
-        found = {}
-        for name, spec in self._heads.items():
-            generator = torch.Generator().manual_seed(hash_int(name, seed=self._seed, salt="head") >> 1)
-            part = HEADS.get(spec if isinstance(spec, str) else str(spec.get("name")))
-            taken = {} if part is None else inspect.signature(part.__init__).parameters
-            given: dict[str, Any] = {key: size() for key, size in about.items() if key in taken}
-            found[name] = build(spec, HEADS, where=f"step: heads: {name}", **given, generator=generator)
+        found = {name: self._new_head(name, model) for name in self._heads}
+        if any(_is_kept(spec) for spec in self._heads.values()):
+            check_groundable(cast(Encoder, model))  # now rather than at the end
         self._trailing = {
             name: (head, buffer_copy(head))
             for name, head in found.items()
             if name in self._trailed or getattr(head, "momentum", None) is not None
         }
         return found | {name + TRAILING: copied for name, (_, copied) in self._trailing.items()}
+
+    def _new_head(self, name: str, model: DualEncoder) -> nn.Module:
+        about: dict[str, Callable[[], int]] = {
+            "dim": lambda: model.dim,
+            "state": lambda: tower_of(model).width,
+            "vocabulary": lambda: model.tokenizer.vocab_size,
+            "context": lambda: model.tokenizer.context_length,
+        }
+        spec = self._heads[name]
+        generator = torch.Generator().manual_seed(hash_int(name, seed=self._seed, salt="head") >> 1)
+        part = HEADS.get(spec if isinstance(spec, str) else str(spec.get("name")))
+        taken = {} if part is None else inspect.signature(part.__init__).parameters
+        given: dict[str, Any] = {key: size() for key, size in about.items() if key in taken}
+        return build(spec, HEADS, where=f"step: heads: {name}", **given, generator=generator)
+
+    def finished(self, model: DualEncoder, heads: Mapping[str, Tensor]) -> DualEncoder:
+        """See core.protocols.Finishing: behind a decoder of regions that is ``kept``, if there is one."""
+        for name, spec in self._heads.items():
+            if _is_kept(spec):
+                head = self._new_head(name, model)
+                prefix = f"{name}."
+                own = {key.removeprefix(prefix): value for key, value in heads.items() if key.startswith(prefix)}
+                fill(head, own, where=f"head {name}")
+                return grounded(cast(Encoder, model), cast(GroundingDecoder, head))
+        return model
 
     def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:
         """See core.protocols.Step; ``model`` is a (wrapped) StepModule.
@@ -285,6 +304,11 @@ class ComposedStep:
         for name, (term, _) in self.terms.items():
             if isinstance(term, Stateful):
                 term.load_state_dict(state[name])
+
+
+def _is_kept(spec: Spec) -> bool:
+    """Whether a head becomes part of the model that is saved."""
+    return isinstance(spec, dict) and spec.get("saved") == "kept"
 
 
 def _view(name: str, given: Mapping[str, Mapping[str, Any]], *, steps: int, seed: int) -> View:

@@ -133,7 +133,8 @@ class ImageView(View):
             attended: with ``attentive``, a view of the same images that the teacher reads anyway, such as the whole
                 images: what it attends to there is mapped to where this view lies, so one forward serves several views.
             full_last: last share of the run that sees every patch.
-            want: ``tokens`` also gives the patches in the joint space, ``state`` what the embedding is projected from.
+            want: ``tokens`` also gives the patches in the joint space, ``state`` what the embedding is projected from,
+                ``states`` that of each token.
             encoder: ``model``, ``teacher``, or the name of a frozen one for ``tether.load``.
             optional: leave the view out where a batch has no such images.
             steps: length of the run.

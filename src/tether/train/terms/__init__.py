@@ -9,6 +9,7 @@ from tether.train.terms.details import DetailHinges
 from tether.train.terms.distill import TowerDistillation
 from tether.train.terms.experts import ExpertBalance
 from tether.train.terms.gates import GatePenalty
+from tether.train.terms.grounding import GroundingTerm
 from tether.train.terms.objective import ObjectiveTerm
 from tether.train.terms.self_supervised import ByolTerm, SimclrTerm
 from tether.train.terms.similarity import TeacherSimilarity
@@ -23,6 +24,7 @@ __all__ = [
     "DetailHinges",
     "ExpertBalance",
     "GatePenalty",
+    "GroundingTerm",
     "ObjectiveTerm",
     "PrototypeTerm",
     "RocketTerm",
@@ -43,6 +45,7 @@ TERMS: Mapping[str, type[Term]] = {
     "experts": ExpertBalance,
     "distill": TowerDistillation,
     "gates": GatePenalty,
+    "grounding": GroundingTerm,
     "simclr": SimclrTerm,
     "prototypes": PrototypeTerm,
     "rocket": RocketTerm,

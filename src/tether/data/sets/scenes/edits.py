@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from tether.core.ranges import checked
 from tether.data.sets.scenes.captions import PLACES, noun, whereabouts, with_article
 from tether.data.sets.scenes.negatives import ANY_WORLD
-from tether.data.sets.scenes.world import BACKGROUNDS, SIZES, TEXTURES, Dice, Scene, Thing, World, free
+from tether.data.sets.scenes.world import BACKGROUNDS, DIAMETERS, TEXTURES, Dice, Scene, Thing, World, free
 
 EditKind = Literal["recolour", "reshape", "resize", "retexture", "break", "mend", "move", "remove", "add", "background"]
 EDITS: tuple[EditKind, ...] = get_args(EditKind)
@@ -74,7 +74,7 @@ def _resize(scene: Scene, dice: Dice, world: World) -> Made:
     size = dice.pick(world.sizes)
     if size == thing.size:
         return None
-    low, high = SIZES[size]
+    low, high = DIAMETERS[size]
     new = replace(thing, size=size, units=low + dice.below(high - low + 1))
     return f"make the {noun(thing)} {size}", _swap_in(scene, thing, new)
 
@@ -124,7 +124,7 @@ def _add(scene: Scene, dice: Dice, world: World) -> Made:
         return None
     colour, shape = dice.pick(world.pairs_on(scene.background))
     size = dice.pick(world.sizes)
-    low, high = SIZES[size]
+    low, high = DIAMETERS[size]
     units = low + dice.below(high - low + 1)
     radius = units / 128
     x, y = dice.uniform(radius, 1 - radius), dice.uniform(radius, 1 - radius)

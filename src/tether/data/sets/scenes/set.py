@@ -18,7 +18,7 @@ from tether.data.sets.scenes.defects import draw_defect
 from tether.data.sets.scenes.lettering import draw_lettering
 from tether.data.sets.scenes.negatives import Negative, replace_thing, swap_attribute, swap_relation
 from tether.data.sets.scenes.render import RenderedScene, Side, render
-from tether.data.sets.scenes.world import Attribute, Dice, Scene, World
+from tether.data.sets.scenes.world import SIZES, Attribute, Dice, Scene, World
 
 WORLD_VERSION = 1
 """Counted up when the same generator would give another scene, image or caption."""
@@ -74,6 +74,8 @@ class ScenesSet(IndexedSource):
         bias: ``none``, ``colour``, ``texture`` or ``background``: what goes with the class.
         strength: of the bias, 0 to 1.
         negatives: ``none``, ``attribute``, ``relation`` or ``object``: a near miss in each row's ``meta``.
+        sizes: words of ``world.DIAMETERS``; with ``huge`` a thing may take about half of the side.
+        counted: a shape, and the least and greatest number of things of it in a scene, such as ``[star, 2, 3]``.
     """
 
     name = "scenes"
@@ -99,13 +101,20 @@ class ScenesSet(IndexedSource):
         bias: Literal["none"] | BiasKind = "none",
         strength: Share = 0.0,
         negatives: Literal["none", "attribute", "relation", "object"] = "none",
+        sizes: tuple[str, ...] = tuple(SIZES),
+        counted: tuple[str, int, int] | None = None,
     ) -> None:
         """Check the settings; nothing is drawn yet."""
         if bias != "none" and split == "compositions":
             raise InputError("scenes: bias: the split 'compositions' chooses its pairs itself and takes no bias")
-        self.world = World(things=things, pairs="held_out" if split == "compositions" else "seen")
+        self.world = World(
+            things=tuple(things),
+            sizes=tuple(sizes),
+            pairs="held_out" if split == "compositions" else "seen",
+            counted=None if counted is None else tuple(counted),
+        )
         # Near misses of held-out pairs may show held-out pairs; those of the others never do.
-        self._near = World(pairs="all") if split == "compositions" else World()
+        self._near = World(sizes=self.world.sizes, pairs="all" if split == "compositions" else "seen")
         self.split, self.rows, self.size, self.seed = split, rows, size, seed
         self._captions, self._order, self._details = captions, order, tuple(details)
         self._ordered = ordered

@@ -35,6 +35,9 @@ TEXTURES = ("plain", "striped", "dotted", "checkered")
 STATES = ("whole", "broken")
 SIZES: dict[str, tuple[int, int]] = {"small": (10, 13), "medium": (17, 21), "large": (25, 29)}
 """Least and greatest diameter of each size word, in 64ths of the image's side."""
+HUGE = "huge"
+"""A size that is drawn where asked for, about half of the side: one thing of a scene may have it beside small ones."""
+DIAMETERS: dict[str, tuple[int, int]] = {**SIZES, HUGE: (30, 40)}
 
 BACKGROUNDS: dict[str, tuple[str, ...]] = {
     "paper": ("white", "yellow"),
@@ -76,7 +79,7 @@ class Thing:
     Attributes:
         shape: one of ``SHAPES``.
         colour: one of ``COLOURS``.
-        size: one of ``SIZES``.
+        size: one of ``DIAMETERS``.
         texture: one of ``TEXTURES``.
         state: ``whole`` or ``broken``.
         x: centre from the left edge, in [0, 1].
@@ -211,11 +214,13 @@ class World:
         things: least and greatest number of things, within 1 to 4.
         shapes: allowed shapes.
         colours: allowed colours.
-        sizes: allowed size words.
+        sizes: allowed size words, ``huge`` among them if it shall be.
         textures: allowed textures.
         backgrounds: allowed backgrounds.
         broken: probability that a thing is broken.
         pairs: ``seen`` never shows one of ``HELD_OUT_PAIRS``, ``held_out`` shows at least one, ``all`` does not care.
+        counted: a shape, and the least and greatest number of things of it in a scene, all colours being different; a
+            scene has as many things more as it needs. None counts none.
     """
 
     things: tuple[int, int] = (1, 4)
@@ -226,6 +231,7 @@ class World:
     backgrounds: tuple[str, ...] = tuple(BACKGROUNDS)
     broken: Share = 0.2
     pairs: Literal["seen", "held_out", "all"] = "seen"
+    counted: tuple[str, int, int] | None = None
     _choices: dict[str, tuple[tuple[str, str], ...]] = field(init=False, repr=False, compare=False)
     _rare: dict[str, tuple[tuple[str, str], ...]] = field(init=False, repr=False, compare=False)
 
@@ -237,7 +243,7 @@ class World:
         for key, known in (
             ("shapes", SHAPES),
             ("colours", tuple(COLOURS)),
-            ("sizes", tuple(SIZES)),
+            ("sizes", tuple(DIAMETERS)),
             ("textures", TEXTURES),
             ("backgrounds", tuple(BACKGROUNDS)),
         ):
@@ -258,8 +264,27 @@ class World:
                     f"scenes: only {len(pairs)} pairs of colour and shape can be told apart on {background!r}"
                     f" ({len(rare[background])} of them held out): allow more colours or shapes"
                 )
+            self._check_counted(background, pairs)
         object.__setattr__(self, "_choices", choices)
         object.__setattr__(self, "_rare", rare)
+
+    def _check_counted(self, background: str, pairs: Sequence[tuple[str, str]]) -> None:
+        if self.counted is None:
+            return
+        if len(self.counted) != 3 or any(type(one) is not int for one in self.counted[1:]):
+            raise InputError(f"scenes: counted: expected a shape and two counts, got {self.counted}")
+        shape, least, most = self.counted
+        if shape not in self.shapes or self.pairs == "held_out" or not 0 <= least <= most <= self.things[1]:
+            raise InputError(
+                f"scenes: counted: expected one of {', '.join(self.shapes)} with two counts, 0 <= least <= greatest <= "
+                f"{self.things[1]} things, and not held-out pairs; got {self.counted}"
+            )
+        own = sum(shape == one for _, one in pairs)
+        if own < most or len(pairs) - own < self.things[1] - least:
+            raise InputError(
+                f"scenes: counted: {own} colours of {shape} and {len(pairs) - own} other pairs can be told apart on "
+                f"{background!r}, too few for {most} among {self.things[1]}: allow more colours or shapes"
+            )
 
     def pairs_on(self, background: str) -> tuple[tuple[str, str], ...]:
         """Pairs of colour and shape that may lie on a background of this world."""
@@ -285,14 +310,22 @@ class World:
         wanted = low + dice.below(high - low + 1) if count is None else count
         allowed = self._choices[background]
         pairs: list[tuple[str, str]] = [dice.pick(self._rare[background])] if self.pairs == "held_out" else []
+        if self.counted is not None:
+            shape, least, most = self.counted
+            number = least + dice.below(most - least + 1)
+            pairs = dice.shuffled([pair for pair in allowed if pair[1] == shape])[:number]
+            wanted, allowed = max(wanted, number), tuple(pair for pair in allowed if pair[1] != shape)
         while len(pairs) < wanted:
             pair = dice.pick(allowed)
             if pair not in pairs:
                 pairs.append(pair)
-        if self.pairs == "held_out":
+        if self.pairs == "held_out" or self.counted is not None:
             pairs = dice.shuffled(pairs)
         sizes = [dice.pick(self.sizes) for _ in pairs]
-        units = [low + dice.below(high - low + 1) for low, high in (SIZES[size] for size in sizes)]
+        if HUGE in sizes:
+            first = sizes.index(HUGE)
+            sizes = [HUGE if place == first else "small" for place in range(len(sizes))]
+        units = [low + dice.below(high - low + 1) for low, high in (DIAMETERS[size] for size in sizes)]
         places = arrange(units, dice)
         things = tuple(
             Thing(
@@ -338,6 +371,10 @@ def free(x: float, y: float, radius: float, others: Iterable[tuple[tuple[float, 
 
 
 def _quarters(radii: Sequence[float], dice: Dice) -> list[tuple[float, float]]:
+    if max(radii) + _MARGIN > 0.25:  # beside a huge thing in its corner there is room in the others for small ones
+        edges = [radius + _MARGIN for radius in radii]
+        signs = dice.shuffled([(0, 0), (0, 1), (1, 0), (1, 1)])
+        return [(abs(x - edge), abs(y - edge)) for edge, (x, y) in zip(edges, signs, strict=False)]
     quarters = dice.shuffled([(0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75)])
     places = []
     for radius, (x, y) in zip(radii, quarters, strict=False):
