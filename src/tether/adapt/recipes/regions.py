@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from tether.adapt.finetune.lora import Lora as LoraEdit
 from tether.adapt.recipes.class_step import CROPS
 from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.moving import move_, prefixes
-from tether.adapt.recipes.own_towers import check_own_towers
+from tether.adapt.recipes.moving import check_own_towers, move_, prefixes
 from tether.adapt.recipes.recipe import TuneRecipe
 from tether.adapt.recipes.refusals import check_cosine_model, refused
 from tether.adapt.recipes.tuning import Tuning
