@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tether.models.export import export as export
     from tether.models.load import load as load
     from tether.models.save import save as save
+    from tether.workflows.caption import caption as caption
     from tether.workflows.classify import classify as classify
     from tether.workflows.embed import embed as embed
     from tether.workflows.evaluate import evaluate as eval
@@ -26,12 +27,13 @@ _LAZY = {
     "eval": ("tether.workflows.evaluate", "evaluate"),
     "embed": ("tether.workflows.embed", "embed"),
     "search": ("tether.workflows.search", "search"),
+    "caption": ("tether.workflows.caption", "caption"),
     "classify": ("tether.workflows.classify", "classify"),
 }
 _PACKAGES = ("adapt", "train")
 """Packages that are verbs as well; see ``core.callable_module``."""
 
-__all__ = ["__version__", "adapt", "classify", "embed", "eval", "export", "load", "save", "search", "train"]
+__all__ = ["__version__", "adapt", "caption", "classify", "embed", "eval", "export", "load", "save", "search", "train"]
 
 
 def __dir__() -> list[str]:

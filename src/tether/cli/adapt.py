@@ -47,6 +47,10 @@ def command(
     templates: Annotated[
         str | None, typer.Option(help="Prompts of class names, as for classify; default: the model's own.")
     ] = None,
+    lm: Annotated[
+        str | None,
+        typer.Option(help="With caption_from_texts: folder of a causal language model (default: a small new one)."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode ahead.")] = 1,
     device: Device = "auto",
@@ -61,6 +65,7 @@ def command(
       tether adapt starter photos-by-class/ --out mine
       tether adapt runs/mine defects.parquet --recipe lora --shots 8 --keep photos.csv --interpolate --out tuned
       tether adapt starter photos-by-class/ --recipe probe strength=10 --out head
+      tether adapt starter texts.csv --recipe caption_from_texts --out captioner
     """
     from tether.cli.screen import bars
     from tether.cli.stopping import Stopping
@@ -75,6 +80,10 @@ def command(
         if not equals or not key or spec is None:
             raise typer.BadParameter(f"expected key=value, got {one!r}", param_hint="SETTINGS")
         spec[key] = parse_yaml(value, where=f"setting {one!r}")
+    if lm is not None:
+        if spec is None or not str(spec["name"]).startswith("caption"):
+            raise typer.BadParameter("goes with --recipe caption_from_texts", param_hint="--lm")
+        spec["lm"] = lm
     check_new(json, existing=existing, where="--json")
     with bars() as shown, Stopping() as stopping:
         task = shown.add_task("embedding", total=None)
@@ -113,7 +122,8 @@ def command(
         say(line)
     for line in done.report.next:
         say(f"next: {line}")
-    say(f"page: {out / 'report.html'}")
+    if done.captioner is None:
+        say(f"page: {out / 'report.html'}")
 
 
 def _tell(plan: AdaptPlan) -> None:

@@ -23,6 +23,8 @@ from tether.evaluate.adaptation import AdaptReport
 from tether.evaluate.adaptation.report import Costs
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.save import save
+from tether.tasks.caption.recipe import CAPTION_RECIPES
+from tether.tasks.caption.text_only import TextOnlyCaptioner
 from tether.tasks.classify.prompts import classes_of, templates_of
 from tether.workflows.adaptation.choose import Choice, choices, kind_error
 from tether.workflows.adaptation.data import Asked, look_at, parts_of
@@ -32,6 +34,7 @@ from tether.workflows.adaptation.measure import KEEP, KEEP_LIMIT, Measurer, rest
 from tether.workflows.adaptation.next_steps import next_steps
 from tether.workflows.adaptation.run import OnStep, named, run
 from tether.workflows.adaptation.texts import open_texts
+from tether.workflows.captioning.learn import CaptionerReport, learn_captions
 from tether.workflows.models import Data, Model, Progress, opened
 
 
@@ -44,12 +47,14 @@ class Adapted:
         head: a classifier on embeddings, or None.
         report: before and after, what was forgotten, what it cost.
         folder: where it was saved, or None.
+        captioner: what writes captions, or None.
     """
 
     model: DualEncoder | None
     head: Head | None
-    report: AdaptReport
+    report: AdaptReport | CaptionerReport
     folder: Path | None = None
+    captioner: TextOnlyCaptioner | None = None
 
     def __str__(self) -> str:
         """The report in sentences."""
@@ -63,6 +68,8 @@ class Adapted:
             self.head.save(folder)
         if self.model is not None:
             save(cast(nn.Module, self.model), folder)
+        if self.captioner is not None:
+            self.captioner.save(folder)
         self.report.save(folder)
         return folder
 
@@ -116,8 +123,8 @@ def adapt(
     Args:
         model: loaded, or a name that ``tether.load`` takes.
         data: what ``data.open_source`` takes.
-        recipe: one of ``adapt.recipes.RECIPES``, with underscores or hyphens, or a mapping with ``name`` and its
-            settings; None takes the cheapest that suits the data.
+        recipe: one of ``adapt.recipes.RECIPES`` or ``tasks.caption.CAPTION_RECIPES``, with underscores or hyphens, or a
+            mapping with ``name`` and its settings; None takes the cheapest that suits the data.
         shots: images a class to learn from, drawn by the seed; None takes all.
         test: data to measure on; None holds a part of ``data`` out.
         keep: data that must not be forgotten; None looks at drawings with their names (``emoji:split=test``).
@@ -150,6 +157,26 @@ def adapt(
         ('accuracy', 10)
     """
     spec, made = _recipe(recipe)
+    if made is None and spec:
+        idle = {"shots": shots, "test": test, "keep": keep, "label": label, "classes": classes, "templates": templates}
+        if given := [
+            f"--{name}" for name, value in {**idle, "interpolate": interpolate or None}.items() if value is not None
+        ]:
+            raise InputError(f"{given[0]}: does not go with --recipe {spec['name']}, which learns a captioner of texts")
+        captioner, told = learn_captions(
+            model,
+            data,
+            spec=spec,
+            seed=seed,
+            out=out,
+            existing=existing,
+            strict=strict,
+            random_weights=random_weights,
+            device=device,
+            on_step=on_step,
+            should_stop=should_stop,
+        )
+        return Adapted(None, None, told, None if out is None else Path(out), captioner)
     texts = made is not None and made.takes == "texts"
     source = (open_texts if texts else open_source)(data, where="DATA")
     asked = Asked(
@@ -265,11 +292,16 @@ def count_of(model: DualEncoder) -> int:
 
 
 def _recipe(given: str | Mapping[str, Any] | None) -> tuple[dict[str, Any], Recipe | None]:
-    """The settings of a recipe and the recipe, nothing where none was asked for; a wrong one before data are read."""
+    """The settings of a recipe and the recipe, nothing where none was asked for; a wrong one before data are read.
+
+    One that gives a captioner comes as settings alone.
+    """
     if given is None:
         return {}, None
     spec = {"name": given} if isinstance(given, str) else dict(given)
     name = spec["name"] = str(spec.get("name")).replace("-", "_")
+    if name in CAPTION_RECIPES:
+        return spec, None
     if name not in RECIPES:
-        raise InputError(f"--recipe: no recipe {name!r}; {closest(name, RECIPES)}")
+        raise InputError(f"--recipe: no recipe {name!r}; {closest(name, {**RECIPES, **CAPTION_RECIPES})}")
     return spec, build(spec, RECIPES, where="--recipe", finite=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
@@ -127,6 +128,27 @@ class TestCausalLM:
     def test_clips_own_words(self) -> None:
         ours = small_causal_lm([], width=16, layers=1, heads=2, words="clip")
         assert ours.texts(ours.tokens(["A Red ball"])) == ["a red ball"]
+
+    @pytest.mark.parametrize("kind", ["gpt2", "opt", "qwen2", "gpt_neox"])
+    def test_any_causal_model_of_transformers(self, kind: str, tmp_path: Path) -> None:
+        tokenizer = words().tokenizer
+        sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        more = {"opt": {"ffn_dim": 32, "word_embed_proj_dim": 8}, "qwen2": {"num_key_value_heads": 1}}
+        config = transformers.CONFIG_MAPPING[kind](
+            vocab_size=len(tokenizer), eos_token_id=0, pad_token_id=0, bos_token_id=0, **sizes, **more.get(kind, {})
+        )
+        with torch.random.fork_rng(devices=[]):
+            transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        ours = load_causal_lm(tmp_path)
+        made = PrefixCaptioner(PrefixAdaptor(8, lm_dim=ours.dim, n_queries=2, inner=16), ours).eval()
+        memory = torch.randn(2, 3, 8)
+        for how in ("greedy", "beams", "sample"):
+            drawn = made.draw(memory, how=how, longest=4, prompt="a", generator=torch.Generator().manual_seed(0))
+            assert made.log_probabilities(memory, drawn.tokens, prompt="a").isfinite().all()
+        greedy = made.draw(memory, longest=4).tokens
+        prefix = made.adaptor(memory)
+        assert torch.equal(greedy[:, 0], ours.logits(prefix)[:, -1].argmax(-1))
 
     def test_refuses_what_is_none(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"config\.json"):

@@ -20,7 +20,7 @@ from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Number, Positive, Whole, checked
 from tether.models.causal_lm import CausalLM
 from tether.models.embed import encode_texts
-from tether.tasks.caption.captioner import FILE, How, PrefixCaptioner
+from tether.tasks.caption.captioner import FILE, How, PrefixCaptioner, until_end
 from tether.tasks.caption.memory import ImageRows, Over, Variance, mix, noisy_copies, read_images, why_no_regions
 from tether.tasks.caption.prefix import PrefixAdaptor
 from tether.tasks.caption.training import BATCH, LEARNING_RATE, Tune, check_captions, fit_pairs
@@ -195,6 +195,33 @@ class TextOnlyCaptioner:
         )
         return self
 
+    @torch.no_grad()
+    def surprise(self, texts: Sequence[str], *, seed: int = 0, longest: int = 64) -> tuple[float, float]:
+        """Nats a token of texts that are told of themselves, and of the same when each is told of another text.
+
+        The second is that of a language model that does not listen; noise is as in training.
+
+        Args:
+            texts: that it did not learn from, at least two.
+            seed: of the noise.
+            longest: most tokens of a text.
+
+        Raises:
+            InputError: fewer than two texts, or empty ones.
+        """
+        check_captions(texts)
+        if len(texts) < 2:
+            raise InputError(f"texts: expected at least two to exchange between, got {len(texts)}")
+        rows = F.normalize(encode_texts(self.model, texts), dim=1)
+        memory = self.memory_of(rows, _drawing("surprise", seed, 0))
+        tokens = self.captioner.language_model.tokens(texts, longest=longest)
+        found = []
+        for told in (memory, memory.roll(1, 0)):
+            parts = zip(told.split(BATCH), tokens.split(BATCH), strict=True)
+            found.append(float(sum(self.captioner.log_probabilities(*part).sum() for part in parts)))
+        count = int(until_end(tokens, end=self.captioner.language_model.end).sum())
+        return -found[0] / count, -found[1] / count
+
     def learn_shift_(self, image: Float[Tensor, "n d"]) -> None:
         """Keep by how much images' mean unit row lies off that of the texts it was fitted on.
 
@@ -248,7 +275,7 @@ class TextOnlyCaptioner:
         Args:
             images: (b, 3, h, w) uint8 pixels at the model's size or normalised floats, or what was read of them.
             keys: of the images, from which the noise comes; None takes their places.
-            seed: of noise and sampling.
+            seed: of noise and sampling; tokens that are drawn by chance also depend on which images are given together.
             **writing: fields of ``Writing``.
 
         Raises:
@@ -283,7 +310,8 @@ class TextOnlyCaptioner:
         found = []
         for row, (scores, taken) in enumerate(zip(near.tolist(), best.tolist(), strict=True)):
             candidates = tuple((texts[row], score) for texts, score in zip(drawn, scores, strict=True))
-            found.append(Captioned(*candidates[taken], candidates))
+            caption, score = candidates[taken]
+            found.append(Captioned(caption, score, candidates))
         return found
 
     def save(self, folder: Path | str) -> Path:

@@ -1,0 +1,59 @@
+"""CIDEr, true words and repetition."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from tether.core.errors import InputError
+from tether.evaluate.captions import attribute_scores, cider, repeated_bigrams
+
+
+class TestCider:
+    def test_needs_no_java_and_prefers_the_reference(self) -> None:
+        references = [["a red ball on the grass", "one red ball"], ["two cats sleep in the sun"], ["a tall tree"]]
+        same = cider([some[0] for some in references], references)
+        other = cider(["a tall tree", "a red ball", ""], references)
+        assert same.mean > other.mean
+        assert other.each[2] == 0
+        assert same.each[1] == pytest.approx(10)
+
+    def test_case_and_punctuation_do_not_count(self) -> None:
+        references = [["a red ball on grass"], ["two cats in the sun"]]
+        plain = cider(["a red ball on grass", "two cats"], references)
+        assert plain.mean == cider(["A red ball, on grass.", "Two cats!"], references).mean
+
+    def test_refuses(self) -> None:
+        with pytest.raises(InputError, match="references"):
+            cider([], [])
+        with pytest.raises(InputError, match="references"):
+            cider(["a"], [["a"], ["b"]])
+        with pytest.raises(InputError, match="place 1"):
+            cider(["a", "b"], [["a"], [" "]])
+        with pytest.raises(InputError, match="string"):
+            cider(["a", "b"], ["a", "b"])
+
+
+class TestAttributeScores:
+    def test_phrases_stand_side_by_side(self) -> None:
+        found = attribute_scores(["a red ball and a blue cube"], [{"red cube", "blue cube"}])
+        assert found.recall == 0.5
+        assert found.precision == 1.0
+
+    def test_nothing_said(self) -> None:
+        found = attribute_scores(["", "red"], [{"red"}, set()], known={"red"})
+        assert found.recall == 0
+        assert found.precision == 0
+        assert math.isnan(found.each[1])
+
+    def test_refuses(self) -> None:
+        with pytest.raises(InputError, match="attribute of some image"):
+            attribute_scores(["a"], [set()])
+
+
+class TestRepeatedBigrams:
+    def test_share(self) -> None:
+        assert repeated_bigrams(["a b a b", "a b c", "b b b", ""]) == 0.5
+        with pytest.raises(InputError, match="captions"):
+            repeated_bigrams([])
