@@ -9,12 +9,14 @@ from tether.tasks.caption.prefix import PrefixAdaptor
 from tether.tasks.caption.recipe import CAPTION_RECIPES, CaptionFromTexts
 from tether.tasks.caption.reward import ClipReward, Rewards, self_critical_rewards
 from tether.tasks.caption.reward_grammar import GrammarHead, fit_grammar
+from tether.tasks.caption.reward_recipe import CaptionByReward
 from tether.tasks.caption.reward_training import SelfCriticalTrainer
 from tether.tasks.caption.text_only import Captioned, TextOnlyCaptioner, Writing
 from tether.tasks.caption.training import fit_pairs
 
 __all__ = [
     "CAPTION_RECIPES",
+    "CaptionByReward",
     "CaptionFromTexts",
     "Captioned",
     "CiderReward",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from tether.core.errors import InputError, UnsupportedModelError
@@ -28,10 +28,11 @@ from tether.models.text_state import text_state
 from tether.optim import AdamW, parameter_groups
 from tether.optim.clip import NoClip
 from tether.tasks.caption.clip_s import PREFIX
+from tether.tasks.caption.training import caption_batches, check_captions
 from tether.train.loop import Player, Precision, StepReport, fit
 from tether.train.schedules import Cosine
 
-GRAMMAR_FILE = "grammar.safetensors"
+HEAD_RATE = 10.0
 _FORMAT = "tether-grammar-1"
 
 
@@ -132,6 +133,57 @@ class GrammarStep:
         return Loss(pairs + judged, {"clip": pairs.detach(), "grammar": judged.detach()})
 
 
+class GrammarFit:
+    """What ``fit_grammar`` trains, for whoever plays the steps: a copy of a model whose text side moves, and its head.
+
+    Attributes:
+        judge: the copy.
+        head: on its text states.
+        step: see ``GrammarStep``.
+    """
+
+    def __init__(
+        self,
+        model: DualEncoder,
+        image: Float[Tensor, "n d"],
+        texts: Sequence[str],
+        *,
+        owner: Sequence[int] | None = None,
+        vocabulary: Sequence[str] | None = None,
+        prefix: str = PREFIX,
+        batch_size: int = 64,
+        seed: int = 0,
+    ) -> None:
+        """Prepare the copy; arguments and errors as for ``fit_grammar``."""
+        check_captions(texts)
+        self._owner = torch.tensor(range(len(texts)) if owner is None else list(owner), dtype=torch.int64)
+        if len(self._owner) != len(texts) or not 0 <= int(self._owner.min()) <= int(self._owner.max()) < len(image):
+            raise InputError(f"owner: expected one of {len(image)} rows for each of {len(texts)} captions")
+        words = sorted({word for text in texts for word in text.split()}) if vocabulary is None else list(vocabulary)
+        if len(set(words)) < 2:
+            raise InputError(f"vocabulary: expected at least 2 words, got {len(set(words))}")
+        width = check_judge(model, grammar=True)
+        self.judge = cast(DualEncoder, copy.deepcopy(cast(nn.Module, model)).eval())
+        text_parameters(self.judge)
+        self.head = GrammarHead(width, prefix=prefix, generator=torch.Generator().manual_seed(seed))
+        self.head.to(model.logit_scale.device)
+        self.step = GrammarStep(self.judge, self.head, texts=texts, vocabulary=words, seed=seed)
+        self._image, self._size, self._seed = image.float(), batch_size, seed
+
+    def batches(self) -> Iterator[Batch]:
+        """Endless, and the same each time they are asked for."""
+        places = torch.arange(len(self._owner))[:, None]
+        return caption_batches(self._image, places, owner=self._owner, batch_size=self._size, seed=self._seed)
+
+    def groups(self, *, weight_decay: float) -> list[dict[str, Any]]:
+        """The optimiser's; the head begins at random and learns 10 times as fast."""
+        text = parameter_groups(cast(nn.Module, self.judge), weight_decay=weight_decay)
+        own = parameter_groups(self.head, weight_decay=weight_decay)
+        for group in own:
+            group["params"] = [(f"head.{name}", one) for name, one in group["params"]]
+        return [*text, *(group | {"name": f"head_{group['name']}", "lr_scale": HEAD_RATE} for group in own)]
+
+
 @checked
 def fit_grammar(
     model: DualEncoder,
@@ -163,70 +215,55 @@ def fit_grammar(
         prefix: words before every caption.
         steps: of AdamW, whose learning rate falls to 0 as a cosine.
         batch_size: pairs of a step.
-        learning_rate: of the text side; the head's is 10 times as high, as it begins at random.
+        learning_rate: of the text side; the head's is 10 times as high.
         weight_decay: of matrices.
         seed: of the order, of how captions are broken, and of the head's weights.
         on_step: told each step.
 
     Returns:
-        The copy, and its head.
+        The copy, which rests, and its head.
 
     Raises:
         UnsupportedModelError: a text tower that gives rows alone, another geometry, or sides that share parameters.
         InputError: no captions, empty ones, owners that are no rows, or fewer than 2 words in the vocabulary.
     """
-    from tether.tasks.caption.training import caption_batches, check_captions
-
-    check_captions(texts)
-    owners = torch.tensor(range(len(texts)) if owner is None else list(owner), dtype=torch.int64)
-    if len(owners) != len(texts) or not 0 <= int(owners.min()) <= int(owners.max()) < len(image):
-        raise InputError(f"owner: expected one of {len(image)} rows for each of {len(texts)} captions")
-    words = sorted({word for text in texts for word in text.split()}) if vocabulary is None else list(vocabulary)
-    if len(set(words)) < 2:
-        raise InputError(f"vocabulary: expected at least 2 words, got {len(set(words))}")
-    check_judge(model)
-    judge = cast(DualEncoder, copy.deepcopy(cast(nn.Module, model)).eval())
-    text_parameters(judge)
-    width = _width(judge)
-    head = GrammarHead(width, prefix=prefix, generator=torch.Generator().manual_seed(seed)).to(judge.logit_scale.device)
-    both = nn.ModuleDict({"head": head, "model": cast(nn.Module, judge)})
-    groups = []
-    for part, factor in (("head", 10.0), ("model", 1.0)):
-        for group in parameter_groups(both[part], weight_decay=weight_decay):
-            named = [(f"{part}.{name}", one) for name, one in group["params"]]
-            groups.append(group | {"params": named, "lr": factor * learning_rate})
-    optimizer = AdamW(groups, lr=learning_rate)
+    run = GrammarFit(
+        model, image, texts, owner=owner, vocabulary=vocabulary, prefix=prefix, batch_size=batch_size, seed=seed
+    )
+    both = nn.ModuleDict({"judge": cast(nn.Module, run.judge), "head": run.head})
+    optimizer = AdamW(run.groups(weight_decay=weight_decay), lr=learning_rate)
     for group in optimizer.param_groups:
-        group["initial_lr"] = group["lr"]
-    moves = [(name, one) for name, one in both.named_parameters() if one.requires_grad]
-    step = GrammarStep(judge, head, texts=texts, vocabulary=words, seed=seed)
-    places = torch.arange(len(texts))[:, None]
-    batches: Iterator[Batch] = caption_batches(image.float(), places, owner=owners, batch_size=batch_size, seed=seed)
+        group["initial_lr"] = group["lr"] * group["lr_scale"]
+    moving = [(name, one) for name, one in both.named_parameters() if one.requires_grad]
     fit(
         both,
-        [Player(step, optimizer, moves, Cosine(), NoClip())],
-        batches,
+        [Player(run.step, optimizer, moving, Cosine(), NoClip())],
+        run.batches(),
         start=0,
         steps=steps,
         accumulate=1,
-        precision=Precision(judge.logit_scale.device, torch.float32),
+        precision=Precision(model.logit_scale.device, torch.float32),
         gather=LOCAL,
         on_step=on_step,
     )
     both.requires_grad_(False)
-    return judge, head.eval()
+    return run.judge, run.head.eval()
 
 
-def check_judge(model: DualEncoder, *, grammar: bool = True) -> None:
-    """Refuse what cannot score captions.
+def check_judge(model: DualEncoder, *, grammar: bool) -> int:
+    """Refuse what cannot score captions; with ``grammar`` the width of the text state is given, and 0 without.
 
     Raises:
         UnsupportedModelError: a model of another geometry, or with ``grammar`` a text tower without a state.
     """
     if (found := geometry_of(model)).name != "clip":
         raise UnsupportedModelError(f"CLIP-S is a cosine, and this model's geometry is {found.name}")
-    if grammar:
-        _width(model)
+    if not grammar:
+        return 0
+    with torch.no_grad():
+        state = text_state(model, model.tokenizer(["a"]).to(model.logit_scale.device)).tokens
+    assert state is not None
+    return state.shape[-1]
 
 
 def text_parameters(model: DualEncoder) -> dict[str, nn.Parameter]:
@@ -259,11 +296,3 @@ def text_parameters(model: DualEncoder) -> dict[str, nn.Parameter]:
     for one in moving.values():
         one.requires_grad_(True)
     return moving
-
-
-@torch.no_grad()
-def _width(model: DualEncoder) -> int:
-    ids: Int[Tensor, "1 l"] = model.tokenizer(["a"]).to(model.logit_scale.device)
-    state = text_state(model, ids).tokens
-    assert state is not None
-    return state.shape[-1]

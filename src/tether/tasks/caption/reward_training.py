@@ -24,7 +24,7 @@ LEARNING_RATE = 5e-6
 """Of the release, for a captioner of 12 layers; a small one needs more."""
 
 
-class CaptionReward(Protocol):
+class RewardsCaptions(Protocol):
     """What a trainer asks of a reward; ``ClipReward`` is one."""
 
     def __call__(
@@ -50,7 +50,7 @@ class SelfCriticalStep:
     def __init__(
         self,
         captioner: PrefixCaptioner,
-        reward: CaptionReward,
+        reward: RewardsCaptions,
         *,
         images: Tensor,
         references: Sequence[Sequence[str]] | None,
@@ -99,7 +99,7 @@ class SelfCriticalTrainer:
     def __init__(
         self,
         captioner: PrefixCaptioner,
-        reward: CaptionReward,
+        reward: RewardsCaptions,
         *,
         n_samples: Count = 5,
         longest: Count = 32,
