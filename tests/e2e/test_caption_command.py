@@ -129,7 +129,7 @@ class TestLearningCaptions:
             tether.caption(place / "images", model=model, captioner=tmp_path, texts=["a"])
         with pytest.raises(InputError, match="got none"):
             tether.caption(place / "images", model=model, texts=[])
-        with pytest.raises(InputError, match="candidates"):
+        with pytest.raises(InputError, match="n_noise"):
             tether.caption(place / "images", model=model, texts=["a"], candidates=0)
         with pytest.raises(InputError, match="no such file"):
             tether.caption(place / "images", model=model, captioner=tmp_path)

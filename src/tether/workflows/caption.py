@@ -18,7 +18,6 @@ from tether.core.atomic_io import atomic_path, local, read_text
 from tether.core.errors import InputError
 from tether.core.printable import CsvRows
 from tether.core.protocols import DualEncoder, Source
-from tether.core.ranges import Count, Whole, checked
 from tether.core.types import Row
 from tether.data import open_source
 from tether.data.bad_rows import BadRows
@@ -95,26 +94,25 @@ class Captions:
         return f"{lines}<table><tr><th>key</th><th>caption</th><th>score</th></tr>{table}</table>"
 
 
-@checked
 def caption(
     source: Data,
     *,
     model: Model,
     captioner: str | Path | TextOnlyCaptioner | None = None,
     texts: Data | Sequence[str] | None = None,
-    candidates: Count = 1,
+    candidates: int = 1,
     rerank: bool = True,
     sample: bool = False,
-    longest: Count = 32,
-    shortest: Whole = 0,
+    longest: int = 32,
+    shortest: int = 0,
     tone: str = "",
-    regions: Whole | None = None,
+    regions: int | None = None,
     gap: Gap = "noise",
     judge: Model | None = None,
     thumbnails: bool = False,
-    seed: Whole = 0,
-    batch_size: Count = 32,
-    workers: Whole = 1,
+    seed: int = 0,
+    batch_size: int = 32,
+    workers: int = 1,
     strict: bool = False,
     bad_rows: Path | None = None,
     random_weights: bool = False,
