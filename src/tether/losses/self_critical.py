@@ -10,6 +10,12 @@ from tether.core.errors import InputError
 from tether.core.ranges import Whole, checked
 
 
+def until_end(tokens: Int[Tensor, "n l"], *, end: int) -> Bool[Tensor, "n l"]:
+    """True up to and including the first ``end`` of each row; everywhere where there is none."""
+    ends = (tokens == end).long()
+    return ends.cumsum(1) - ends == 0
+
+
 @checked
 def self_critical_loss(
     logp: Float[Tensor, "n l"],
@@ -49,8 +55,7 @@ def self_critical_loss(
     if bool((bad := ~torch.isfinite(reward)).any()):
         row = int(bad.nonzero()[0])
         raise InputError(f"reward: expected finite numbers, got {float(reward[row])} for caption {row}")
-    ends = (tokens == eos_id).long()
-    counts = (ends.cumsum(1) - ends == 0 if mask is None else mask).to(logp.device)
+    counts = (until_end(tokens, end=eos_id) if mask is None else mask).to(logp.device)
     if counts.shape != logp.shape or not bool(counts.any()):
         raise InputError(f"mask: expected {tuple(logp.shape)} with a token that counts, got {tuple(counts.shape)}")
     weighed = logp * reward.detach().to(logp)[:, None]

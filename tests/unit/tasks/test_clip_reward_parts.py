@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from tether.models.text_state import text_state
 from tether.tasks.caption import (
     CiderReward,
     ClipReward,
+    Drawn,
     GrammarHead,
     PrefixAdaptor,
     PrefixCaptioner,
@@ -33,6 +35,7 @@ from tether.tasks.caption import (
     ref_clip_s,
     self_critical_rewards,
 )
+from tether.tasks.caption.captioner import How
 from tether.tasks.caption.reward_grammar import text_parameters
 
 TEXTS = ["a red ball on the grass", "a blue cube", "two green stars in the sky", "one cat"]
@@ -291,6 +294,18 @@ class TestSelfCriticalTrainer:
         assert sum(said[-5:]) > sum(said[:5]) + 1
         assert reward.training == {True}  # the greedy caption's mode is undone before samples are scored
         assert not ours.training
+
+    def test_greedy_without_dropout_and_samples_with(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        ours, modes = self.captioner(), []
+        draw = ours.draw
+
+        def watched(memory: Tensor, *, how: How, **given: Any) -> Drawn:
+            modes.append((how, ours.adaptor.training))
+            return draw(memory, how=how, **given)
+
+        monkeypatch.setattr(ours, "draw", watched)
+        SelfCriticalTrainer(ours, Likes("a", ours), longest=3).fit(torch.ones(2, 1, 8), torch.zeros(2, 1), steps=1)
+        assert modes == [("greedy", False), ("sample", True)]
 
     def test_the_same_twice(self) -> None:
         digests = []
