@@ -24,6 +24,7 @@ from tether.models.composed.towers import ImageSide
 from tether.models.decompose import decompose
 from tether.models.dense import DensePath, dense_image, dense_text
 from tether.models.exchange import linears
+from tether.models.text_state import text_state
 
 pytestmark = pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
 TEXTS = ["a small red cat", "sun", "the dog in the sun"]
@@ -46,6 +47,18 @@ def batch_of(model, side):
 
 def encoded(model, side, batch):
     return (model.encode_image if side == "image" else model.encode_text)(batch).pooled
+
+
+def test_a_text_shows_what_its_embedding_is_projected_from(named):
+    name, model = named
+    ids = batch_of(model, "text")
+    if (name, "text") in CLOSED:
+        with pytest.raises(UnsupportedModelError):
+            text_state(model, ids)
+        return
+    read = text_state(model, ids)
+    assert torch.allclose(read.pooled, encoded(model, "text", ids), atol=1e-8)
+    assert torch.allclose(tower_of(model, "text").project(read.tokens[:, 0]), read.pooled)
 
 
 def opened(named, side):

@@ -42,6 +42,7 @@ from tether.losses.paraclip import ParaclipTerms, paraclip_loss
 from tether.losses.proclip import ProclipTerms, proclip_loss
 from tether.losses.ranking import OneImageWarning, ranking_loss
 from tether.losses.rocket import RocketTerms, rocket_loss
+from tether.losses.self_critical import self_critical_loss
 from tether.losses.self_supervised import nt_xent_loss, siamese_loss
 from tether.losses.siglip import SigLipLoss, siglip_loss
 from tether.losses.sigmoid import sigmoid_pairs
@@ -185,6 +186,7 @@ __all__ = [
     "prototype_swapped_loss",
     "ranking_loss",
     "rocket_loss",
+    "self_critical_loss",
     "siamese_loss",
     "siglip_loss",
     "sigmoid_pairs",

@@ -35,6 +35,7 @@ from tether.workflows.adaptation.next_steps import next_steps
 from tether.workflows.adaptation.run import OnStep, named, rate_named, run
 from tether.workflows.adaptation.texts import open_texts
 from tether.workflows.captioning.learn import CaptionerReport, learn_captions
+from tether.workflows.captioning.reward import REWARD_RECIPE, RewardedReport, reward_captions
 from tether.workflows.models import Data, Model, Progress, opened
 
 
@@ -52,7 +53,7 @@ class Adapted:
 
     model: DualEncoder | None
     head: Head | None
-    report: AdaptReport | CaptionerReport
+    report: AdaptReport | CaptionerReport | RewardedReport
     folder: Path | None = None
     captioner: TextOnlyCaptioner | None = None
 
@@ -162,8 +163,9 @@ def adapt(
         if given := [
             f"--{name}" for name, value in {**idle, "interpolate": interpolate or None}.items() if value is not None
         ]:
-            raise InputError(f"{given[0]}: does not go with --recipe {spec['name']}, which learns a captioner of texts")
-        captioner, told = learn_captions(
+            raise InputError(f"{given[0]}: does not go with --recipe {spec['name']}, which gives a captioner")
+        learn = reward_captions if spec["name"] == REWARD_RECIPE else learn_captions
+        captioner, told = learn(
             model,
             data,
             spec=spec,

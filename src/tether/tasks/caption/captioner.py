@@ -15,6 +15,7 @@ from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
 from tether.core.ranges import Count, Positive, Whole, checked
 from tether.core.state_file import SHOWN, check_encoder, read_state, wide_array, write_state
+from tether.losses.self_critical import until_end
 from tether.models.causal_lm import CausalLM, load_causal_lm, quiet
 from tether.tasks.caption.prefix import PrefixAdaptor
 
@@ -37,12 +38,6 @@ class Drawn:
     tokens: Int[Tensor, "n l"]
     mask: Bool[Tensor, "n l"]
     texts: tuple[str, ...]
-
-
-def until_end(tokens: Int[Tensor, "n l"], *, end: int) -> Bool[Tensor, "n l"]:
-    """True up to and including the first ``end`` of each row; everywhere where there is none."""
-    ends = (tokens == end).long()
-    return ends.cumsum(1) - ends == 0
 
 
 class PrefixCaptioner(nn.Module):

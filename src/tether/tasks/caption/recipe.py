@@ -11,6 +11,7 @@ from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, PositiveRate, Rate, checked
 from tether.models.causal_lm import load_causal_lm, small_causal_lm
 from tether.tasks.caption.memory import Variance
+from tether.tasks.caption.reward_recipe import CaptionByReward
 from tether.tasks.caption.text_only import COPIES, TextOnlyCaptioner
 from tether.tasks.caption.training import BATCH, LEARNING_RATE, Tune
 
@@ -87,5 +88,8 @@ class CaptionFromTexts:
         return self.steps or max(LEAST_STEPS, PASSES * -(-count // self.batch_size))
 
 
-CAPTION_RECIPES: Mapping[str, type[CaptionFromTexts]] = {"caption_from_texts": CaptionFromTexts}
+CAPTION_RECIPES: Mapping[str, type[CaptionFromTexts | CaptionByReward]] = {
+    "caption_from_texts": CaptionFromTexts,
+    "caption_reward": CaptionByReward,
+}
 """Recipes of ``tether adapt`` that give a captioner."""

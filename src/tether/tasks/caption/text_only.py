@@ -18,9 +18,10 @@ from tether.core.hash_rng import hash_int
 from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Number, Positive, Whole, checked
+from tether.losses.self_critical import until_end
 from tether.models.causal_lm import CausalLM
 from tether.models.embed import encode_texts
-from tether.tasks.caption.captioner import FILE, How, PrefixCaptioner, until_end
+from tether.tasks.caption.captioner import FILE, How, PrefixCaptioner
 from tether.tasks.caption.memory import ImageRows, Over, Variance, mix, noisy_copies, read_images, why_no_regions
 from tether.tasks.caption.prefix import PrefixAdaptor
 from tether.tasks.caption.training import BATCH, LEARNING_RATE, Tune, check_captions, fit_pairs

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
 from tether.core.hash_rng import hash_int
+from tether.core.protocols import Step
 from tether.core.ranges import Count, PositiveRate, Rate, Whole, checked
 from tether.core.types import Batch, Loss
 from tether.optim import AdamW, parameter_groups
@@ -129,23 +130,49 @@ def fit_pairs(
     if len(owners) != len(texts) or not 0 <= int(owners.min()) <= int(owners.max()) < len(rows):
         raise InputError(f"owner: expected one of {len(rows)} rows for each of {len(texts)} captions")
     tokens = captioner.language_model.tokens(texts, longest=longest)
+    step = CaptionStep(captioner, memory=memory, seed=seed)
+    batches = caption_batches(rows, tokens, owner=owners, batch_size=batch_size, seed=seed)
+    return run_step(
+        captioner,
+        step,
+        batches,
+        tune=tune,
+        steps=steps,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        seed=seed,
+        on_step=on_step,
+    )
+
+
+def run_step(
+    captioner: PrefixCaptioner,
+    step: Step,
+    batches: Iterator[Batch],
+    *,
+    tune: Tune,
+    steps: int,
+    learning_rate: float,
+    weight_decay: float,
+    seed: int,
+    on_step: Callable[[StepReport], None],
+) -> PrefixCaptioner:
+    """Let a captioner learn by a step; arguments as for ``fit_pairs``. It is in eval mode afterwards."""
     was = [(parameter, parameter.requires_grad) for parameter in captioner.parameters()]
     unlock_(captioner, tune=tune)
     captioner.eval()
     for part in training_parts(captioner, tune=tune):
         part.train()
     moving = [(name, one) for name, one in captioner.named_parameters() if one.requires_grad]
-    groups = parameter_groups(captioner, weight_decay=weight_decay)
-    optimizer = AdamW(groups, lr=learning_rate)
+    optimizer = AdamW(parameter_groups(captioner, weight_decay=weight_decay), lr=learning_rate)
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
-    step = CaptionStep(captioner, memory=memory, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fit(
             captioner,
             [Player(step, optimizer, moving, rate(steps), NoClip())],
-            caption_batches(rows, tokens, owner=owners, batch_size=batch_size, seed=seed),
+            batches,
             start=0,
             steps=steps,
             accumulate=1,

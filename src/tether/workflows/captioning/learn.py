@@ -183,7 +183,7 @@ def _learn(
         if on_step is not None:
             on_step(report, steps)
 
-    with _resting(made.model):
+    with resting(made.model):
         unlock_(captioner, tune=recipe.tune)
         tuning = Tuning(
             step=CaptionStep(captioner, memory=made.memory_of, seed=seed),
@@ -202,7 +202,7 @@ def _learn(
 
 
 @contextlib.contextmanager
-def _resting(model: DualEncoder) -> Iterator[None]:
+def resting(model: DualEncoder) -> Iterator[None]:
     """The encoder's weights without gradient."""
     was = [(parameter, parameter.requires_grad) for parameter in cast(nn.Module, model).parameters()]
     try:
