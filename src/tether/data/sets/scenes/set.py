@@ -17,6 +17,7 @@ from tether.data.sets.scenes.captions import HELD_OUT_TEMPLATES, TEMPLATES, Orde
 from tether.data.sets.scenes.defects import draw_defect
 from tether.data.sets.scenes.lettering import draw_lettering
 from tether.data.sets.scenes.negatives import Negative, replace_thing, swap_attribute, swap_relation
+from tether.data.sets.scenes.relief import relief
 from tether.data.sets.scenes.render import RenderedScene, Side, render
 from tether.data.sets.scenes.world import Attribute, Dice, Scene, World
 
@@ -74,6 +75,7 @@ class ScenesSet(IndexedSource):
         bias: ``none``, ``colour``, ``texture`` or ``background``: what goes with the class.
         strength: of the bias, 0 to 1.
         negatives: ``none``, ``attribute``, ``relation`` or ``object``: a near miss in each row's ``meta``.
+        ground: ``plain``, or ``relief``: ``meta`` also has ``depth``, ``normals`` and ``classes``, see ``Relief``.
     """
 
     name = "scenes"
@@ -99,6 +101,7 @@ class ScenesSet(IndexedSource):
         bias: Literal["none"] | BiasKind = "none",
         strength: Share = 0.0,
         negatives: Literal["none", "attribute", "relation", "object"] = "none",
+        ground: Literal["plain", "relief"] = "plain",
     ) -> None:
         """Check the settings; nothing is drawn yet."""
         if bias != "none" and split == "compositions":
@@ -114,7 +117,7 @@ class ScenesSet(IndexedSource):
         ]
         self._lettering, self._agree, self._defects = lettering, agree, defects
         self._bias: BiasKind | None = None if bias == "none" else bias
-        self._strength, self._negatives = strength, negatives
+        self._strength, self._negatives, self._ground = strength, negatives, ground
         self.version = str(WORLD_VERSION)
 
     def __len__(self) -> int:
@@ -169,6 +172,9 @@ class ScenesSet(IndexedSource):
             "labels": image.labels,
             "background": scene.background,
         }
+        if self._ground == "relief":
+            shaped = relief(scene, image)
+            meta |= {"depth": shaped.depth, "normals": shaped.normals, "classes": shaped.classes}
         if scene.lettering is not None:
             meta |= {"lettering": scene.lettering.text, "agrees": scene.lettering.agrees, "text_mask": image.text}
         if self._defects:
