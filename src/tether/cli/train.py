@@ -36,7 +36,7 @@ def command(
         str | None,
         typer.Option(
             help="A YAML file, or a recipe of the package: attentive, demo, finetune, long-text, multi-objective, "
-            "photos, short-tokens, speedrun, text-and-image, upcycle. DATA replaces its data."
+            "photos, pseudo-labels, short-tokens, speedrun, text-and-image, upcycle. DATA replaces its data."
         ),
     ] = None,
     start: Annotated[

@@ -38,6 +38,7 @@ from tether.losses.multi_positive import MultiPositive, multi_positive_loss
 from tether.losses.neg_clip import NegClipLoss, neg_clip_accuracy, neg_clip_loss
 from tether.losses.paraclip import ParaclipTerms, paraclip_loss
 from tether.losses.proclip import ProclipTerms, proclip_loss
+from tether.losses.pseudo_labels import PseudoLabelLoss, depth_loss, normal_loss, segmentation_loss
 from tether.losses.rocket import RocketTerms, rocket_loss
 from tether.losses.self_supervised import nt_xent_loss, siamese_loss
 from tether.losses.siglip import SigLipLoss, siglip_loss
@@ -117,6 +118,7 @@ __all__ = [
     "ParaclipTerms",
     "PartialWidthWarning",
     "ProclipTerms",
+    "PseudoLabelLoss",
     "RocketTerms",
     "SigLipLoss",
     "SlopePenalty",
@@ -143,6 +145,7 @@ __all__ = [
     "closeness_loss",
     "cross_entropy_bounds",
     "dclip_loss",
+    "depth_loss",
     "entailment",
     "error_norm",
     "finding_similarity",
@@ -166,6 +169,7 @@ __all__ = [
     "multi_text_loss",
     "neg_clip_accuracy",
     "neg_clip_loss",
+    "normal_loss",
     "nt_xent_loss",
     "paraclip_loss",
     "principal_components",
@@ -173,6 +177,7 @@ __all__ = [
     "project_kl",
     "prototype_swapped_loss",
     "rocket_loss",
+    "segmentation_loss",
     "siamese_loss",
     "siglip_loss",
     "sigmoid_pairs",

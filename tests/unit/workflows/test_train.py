@@ -142,7 +142,11 @@ def test_a_fit_refuses_settings_of_steps(photos, clip, tmp_path, setting):
 
 
 @pytest.mark.parametrize(
-    "name", ["photos", "finetune", "demo", "speedrun", "short-tokens", "attentive", "text-and-image", "multi-objective"]
+    "name",
+    [
+        *("photos", "finetune", "demo", "speedrun", "short-tokens", "attentive", "text-and-image", "multi-objective"),
+        *("pseudo-labels",),
+    ],
 )
 def test_recipes_of_the_package(name, photos, clip):
     config = prepare(photos, recipe=name, start=clip).config

@@ -18,8 +18,9 @@ from tether.core.hash_rng import hash_int
 from tether.core.printable import quoted
 from tether.core.protocols import DualEncoder, Objective, Stateful
 from tether.core.types import Batch, Features, Loss
-from tether.models.anatomy.find import anatomy_of
+from tether.models.anatomy.find import anatomy_of, tower_of
 from tether.models.decoder import CausalDecoder
+from tether.models.dense_heads import TaskHead
 from tether.models.frozen_copy import buffer_copy
 from tether.models.patch_attention import Attended
 from tether.models.positions import Pair
@@ -36,6 +37,7 @@ OWN = "objective"
 """Name of the term that is the run's objective."""
 HEADS: Mapping[str, type[nn.Module]] = {
     "causal_decoder": CausalDecoder,
+    "dense": TaskHead,
     "projection": ProjectionHead,
     "projectors": PairedProjectors,
 }
@@ -184,6 +186,7 @@ class ComposedStep:
         about: dict[str, Callable[[], int]] = {
             "dim": lambda: model.dim,
             "state": lambda: anatomy_of(model, "image").width,
+            "features": lambda: tower_of(model, "image").width,
             "vocabulary": lambda: model.tokenizer.vocab_size,
             "context": lambda: model.tokenizer.context_length,
         }

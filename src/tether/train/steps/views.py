@@ -28,7 +28,7 @@ from tether.models.tokenizer import lengths
 from tether.models.tokens import TOKEN_CHOICES, RandomTokens, TokenChoice
 from tether.train.steps.module import StepModule, ViewRows, ViewWant
 from tether.train.steps.rewrites import REWRITES, Rewrite
-from tether.train.terms.term import LABELS
+from tether.train.terms.term import DENSE, LABELS
 
 MODEL = "model"
 """The encoder that is trained."""
@@ -62,7 +62,8 @@ class View(abc.ABC):
         """This process's rows at this step, or None for an optional view without a source.
 
         What belongs to the source goes along in ``about``: ``labels`` of its texts; ``box`` (b, 4) and ``flipped``
-        (b,), which part of the original image a view of it shows, where the loader says so.
+        (b,), which part of the original image a view of it shows, where the loader says so; ``seg``, ``depth`` and
+        ``normal``, what is known of its pixels.
 
         Raises:
             InputError: the batch does not hold the source, or it is empty.
@@ -78,7 +79,7 @@ class View(abc.ABC):
             )
         if not found.numel():
             raise InputError(f"batch: {source}: expected rows to encode, got {tuple(found.shape)}")
-        names = {"labels": LABELS.get(source, ""), "box": f"{source}_box", "flipped": f"{source}_flipped"}
+        names = {"labels": LABELS.get(source, ""), **{key: f"{source}_{key}" for key in ("box", "flipped", *DENSE)}}
         given = {key: batch.extra.get(name) for key, name in names.items()}
         about = {key: value for key, value in given.items() if isinstance(value, Tensor)}
         return self._seen(module, found, batch, about, step=step, gather=gather)
@@ -133,7 +134,8 @@ class ImageView(View):
             attended: with ``attentive``, a view of the same images that the teacher reads anyway, such as the whole
                 images: what it attends to there is mapped to where this view lies, so one forward serves several views.
             full_last: last share of the run that sees every patch.
-            want: ``tokens`` also gives the patches in the joint space, ``state`` what the embedding is projected from.
+            want: ``tokens`` also gives the patches in the joint space, ``state`` what the embedding is projected from,
+                ``map`` the tower's last map, of whole images.
             encoder: ``model``, ``teacher``, or the name of a frozen one for ``tether.load``.
             optional: leave the view out where a batch has no such images.
             steps: length of the run.
@@ -154,6 +156,8 @@ class ImageView(View):
             raise InputError(f"encoder: {encoder!r} sees whole images and gives pooled embeddings only")
         if encoder == TEACHER and self.choice is not None:
             raise InputError("encoder: the teacher sees whole images; expected keep_patches 1, and no patches")
+        if want == "map" and (self.choice is not None or encoder != MODEL):
+            raise InputError(f"want: 'map' is of all patches, by the model; got patches {patches!r} of {encoder!r}")
         self.size, self.crop, self.seed, self.name, self.attended = size, crop, seed, view, attended
         self.full_from = round(steps * (1 - full_last))
 
@@ -165,6 +169,7 @@ class ImageView(View):
             if self.crop < 1:
                 rows, windows = self._window(rows, size, step=step, gather=gather)
                 shown, flipped = placed(rows, about)
+                about = {key: value for key, value in about.items() if key not in DENSE}  # of what lay outside, too
                 about |= {"box": _within(shown, flipped, windows), "flipped": flipped}
             elif size != tuple(rows.shape[2:]):
                 rows = _like(F.interpolate(rows.float(), size, mode="bicubic", antialias=True), rows.dtype)

@@ -10,6 +10,7 @@ from tether.train.terms.distill import TowerDistillation
 from tether.train.terms.experts import ExpertBalance
 from tether.train.terms.gates import GatePenalty
 from tether.train.terms.objective import ObjectiveTerm
+from tether.train.terms.pseudo_labels import PseudoLabelTerm
 from tether.train.terms.self_supervised import ByolTerm, SimclrTerm
 from tether.train.terms.similarity import TeacherSimilarity
 from tether.train.terms.strong_views import BarlowTerm, PrototypeTerm, RocketTerm, SiameseTerm
@@ -25,6 +26,7 @@ __all__ = [
     "GatePenalty",
     "ObjectiveTerm",
     "PrototypeTerm",
+    "PseudoLabelTerm",
     "RocketTerm",
     "SeenView",
     "SiameseTerm",
@@ -45,6 +47,7 @@ TERMS: Mapping[str, type[Term]] = {
     "gates": GatePenalty,
     "simclr": SimclrTerm,
     "prototypes": PrototypeTerm,
+    "pseudo_labels": PseudoLabelTerm,
     "rocket": RocketTerm,
     "siamese": SiameseTerm,
     "similarity": TeacherSimilarity,
