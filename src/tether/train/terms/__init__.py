@@ -11,6 +11,7 @@ from tether.train.terms.experts import ExpertBalance
 from tether.train.terms.gates import GatePenalty
 from tether.train.terms.objective import ObjectiveTerm
 from tether.train.terms.pseudo_labels import PseudoLabelTerm
+from tether.train.terms.rebuild import RebuildTerm
 from tether.train.terms.self_supervised import ByolTerm, SimclrTerm
 from tether.train.terms.similarity import TeacherSimilarity
 from tether.train.terms.strong_views import BarlowTerm, PrototypeTerm, RocketTerm, SiameseTerm
@@ -27,6 +28,7 @@ __all__ = [
     "ObjectiveTerm",
     "PrototypeTerm",
     "PseudoLabelTerm",
+    "RebuildTerm",
     "RocketTerm",
     "SeenView",
     "SiameseTerm",
@@ -48,6 +50,7 @@ TERMS: Mapping[str, type[Term]] = {
     "simclr": SimclrTerm,
     "prototypes": PrototypeTerm,
     "pseudo_labels": PseudoLabelTerm,
+    "rebuild": RebuildTerm,
     "rocket": RocketTerm,
     "siamese": SiameseTerm,
     "similarity": TeacherSimilarity,
