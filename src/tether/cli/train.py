@@ -35,8 +35,9 @@ def command(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="A YAML file, or a recipe of the package: attentive, demo, finetune, grounded, latents, long-text, "
-            "multi-objective, photos, short-tokens, speedrun, text-and-image, upcycle. DATA replaces its data."
+            help="A YAML file, or a recipe of the package: attentive, caption-and-rebuild, demo, finetune, grounded, "
+            "latents, long-text, multi-objective, photos, pseudo-labels, short-tokens, speedrun, text-and-image, "
+            "upcycle. DATA replaces its data."
         ),
     ] = None,
     start: Annotated[

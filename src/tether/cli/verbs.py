@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "Data": ("curate", "mine"),
+    "Data": ("curate", "mine", "label"),
     "Train and measure": ("train", "adapt", "eval", "report", "inspect"),
     "Use": ("embed", "index", "search", "classify", "rank", "caption", "export"),
     "Papers": ("papers", "where", "reproduce", "bench", "docs"),

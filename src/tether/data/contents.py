@@ -17,6 +17,7 @@ from tether.core.types import ImageLike, ImageSpec, Row
 from tether.data.augment import Augment
 from tether.data.captions import CAPTION_PICKS, CaptionPick
 from tether.data.crops import Crop
+from tether.data.dense_labels import DenseLabels
 from tether.data.images import decode
 from tether.data.latents import TensorColumn
 from tether.data.placement import Placement
@@ -40,6 +41,7 @@ class RowContents:
         regions: those of each view.
         phrases: of the regions.
         tensors: of each column of latents.
+        labels: of the pixels of each view.
     """
 
     views: Mapping[str, Tensor] = field(default_factory=dict)
@@ -47,6 +49,7 @@ class RowContents:
     regions: Mapping[str, SeenRegions] = field(default_factory=dict)
     phrases: Sequence[str] = ()
     tensors: Mapping[str, np.ndarray] = field(default_factory=dict)
+    labels: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class BatchContents:
@@ -62,7 +65,8 @@ class BatchContents:
       ``region_text`` (b * most, l) the tokens of their phrases, row after row;
     - with ``pairs``, ``positive_text`` (b, l), another text that means what ``text`` does, and ``negative_text``
       (b * K, l), row after row the K hard negatives of each;
-    - ``NAME`` (b, ...) float32 for each of ``latents``.
+    - ``NAME`` (b, ...) float32 for each of ``latents``;
+    - with ``labels``, what is known of each pixel of ``image`` and of each crop, see ``data.dense_labels.DenseLabels``.
 
     Names of crops and latents end in ``image`` and those of captions in ``text``, so that a step can name them as the
     source of a view.
@@ -94,6 +98,7 @@ class BatchContents:
         regions: dict[str, Any] | None = None,
         latents: dict[str, dict[str, Any]] | None = None,
         pairs: dict[str, Any] | None = None,
+        labels: dict[str, Any] | None = None,
         images: bool = True,
     ) -> None:
         """Take the settings.
@@ -105,6 +110,7 @@ class BatchContents:
             regions: settings of ``RegionColumns``.
             latents: settings of ``TensorColumn`` by name, such as ``latent_image``.
             pairs: settings of ``TextPairs``, such as ``{negatives: 7}``; ``{}`` has pairs without hard negatives.
+            labels: settings of ``DenseLabels``, such as ``{store: labels/}``.
             images: whether rows have images, and one without is bad. Else none is opened, rows of text alone are as
                 good as others, and ``Batch.image`` has (b, 3, 0, 0) pixels.
 
@@ -139,13 +145,16 @@ class BatchContents:
         self.pairs: TextPairs | None = None
         if pairs is not None:
             self.pairs = build({**pairs, "name": "pairs"}, {"pairs": TextPairs}, where="pairs")
-        if not images and (self.crops or self.regions):
+        self.labels: DenseLabels | None = None
+        if labels is not None:
+            self.labels = build({**labels, "name": "labels"}, {"labels": DenseLabels}, where="labels")
+        if not images and (self.crops or self.regions or self.labels):
             raise InputError("images: without them there is nothing to cut crops or regions from; expected true")
 
     @property
     def plain_images(self) -> bool:
         """Whether the images are those of plain pairs, so that one table can keep them."""
-        return self.images and not self.crops and self.regions is None
+        return self.images and not self.crops and self.regions is None and self.labels is None
 
     def read(
         self,
@@ -191,13 +200,14 @@ class BatchContents:
         if augment is not None:
             moved = augment.placements(np.array([draw], np.uint64), size=specs[IMAGE].size)[0]
             placements[IMAGE] = placements[IMAGE].then(moved)
+        shown = {name: (placements[name], specs[name].size) for name in crops}
+        labels = {} if self.labels is None else self.labels.read(row.key, shown, size=size)
         if self.regions is None:
-            return RowContents(views, placements, tensors=tensors)
+            return RowContents(views, placements, tensors=tensors, labels=labels)
         found = self.regions.read(row, size=size)
         chosen = self.regions.chosen(found, placements[IMAGE], draw=draw)
-        shown = {name: (placements[name], specs[name].size) for name in crops}
         seen = self.regions.seen(found, chosen, shown, size=size, where=row.key)
-        return RowContents(views, placements, seen, [found.phrases[number] for number in chosen], tensors)
+        return RowContents(views, placements, seen, [found.phrases[number] for number in chosen], tensors, labels)
 
     def extra(self, rows: Sequence[RowContents], *, draws: np.ndarray, spec: ImageSpec) -> dict[str, object]:
         """What the rows of a batch add to its ``extra``, but for what must be tokenised.
@@ -221,7 +231,7 @@ class BatchContents:
                 seen, said = [row.regions[name] for row in rows], [row.phrases for row in rows]
                 where = "regions" if name == IMAGE else f"{name}_regions"
                 found[where] = self.regions.batched(seen, said, size=crop.spec(spec).size)
-        return found
+        return found if self.labels is None else found | self.labels.batched([row.labels for row in rows])
 
     def texts(self, rows: Sequence[Row], *, said: Sequence[str], draws: Sequence[int]) -> dict[str, list[str]]:
         """The further captions of a batch by name, and what belongs to those that are ``said`` in it."""

@@ -109,6 +109,7 @@ class Loader:
         self._window_rows, self._workers = window_rows, workers
         self.bad = BadRows(source.name, path=on_bad, strict=strict)
         self._need_image = contents is None or contents.images
+        self._labels = None if contents is None or contents.labels is None else contents.labels.store.digest
         held = _hold(source, memory=memory, bad=self.bad, need_image=self._need_image)
         if held is not None and len(held) < batch_size:
             what = "the data set is empty" if not held and not self.bad.seen else f"only {len(held)} good rows"
@@ -182,6 +183,7 @@ class Loader:
             "seed": self.seed,
             "batch_size": self.batch_size,
             "order": "full" if self._held is not None else f"windows of {self._window_rows}",
+            **({} if self._labels is None else {"labels": self._labels}),
         }
 
     def _drafts(self) -> Iterator[Draft]:

@@ -40,6 +40,7 @@ from tether.losses.multi_positive import MultiPositive, multi_positive_loss
 from tether.losses.neg_clip import NegClipLoss, neg_clip_accuracy, neg_clip_loss
 from tether.losses.paraclip import ParaclipTerms, paraclip_loss
 from tether.losses.proclip import ProclipTerms, proclip_loss
+from tether.losses.pseudo_labels import PseudoLabelLoss, depth_loss, normal_loss, segmentation_loss
 from tether.losses.ranking import OneImageWarning, ranking_loss
 from tether.losses.rocket import RocketTerms, rocket_loss
 from tether.losses.self_critical import self_critical_loss
@@ -124,6 +125,7 @@ __all__ = [
     "ParaclipTerms",
     "PartialWidthWarning",
     "ProclipTerms",
+    "PseudoLabelLoss",
     "RocketTerms",
     "SigLipLoss",
     "SlopePenalty",
@@ -152,6 +154,7 @@ __all__ = [
     "closeness_loss",
     "cross_entropy_bounds",
     "dclip_loss",
+    "depth_loss",
     "description_loss",
     "entailment",
     "error_norm",
@@ -178,6 +181,7 @@ __all__ = [
     "multi_text_loss",
     "neg_clip_accuracy",
     "neg_clip_loss",
+    "normal_loss",
     "nt_xent_loss",
     "paraclip_loss",
     "principal_components",
@@ -186,6 +190,7 @@ __all__ = [
     "prototype_swapped_loss",
     "ranking_loss",
     "rocket_loss",
+    "segmentation_loss",
     "self_critical_loss",
     "siamese_loss",
     "siglip_loss",

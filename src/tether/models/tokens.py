@@ -11,12 +11,13 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.core.ranges import Count, Part, Whole, checked
+from tether.core.ranges import Count, Decay, Part, Share, Whole, checked
 from tether.models.positions import Pair
 
 CountRule = Literal["round", "truncate", "truncate_plus_one"]
 Order = Literal["place", "score"]
 End = Literal["smallest", "largest"]
+Select = Literal["attentive", "random", "none"]
 
 
 @checked
@@ -104,10 +105,10 @@ class TokenChoice(abc.ABC):
 
     Attributes:
         scored: ``noise`` where the scores are drawn evenly from [0, 1), or ``attention``: how much an encoder's pooling
-            token attends to each patch, see ``patch_attention``.
+            token attends to each patch, see ``patch_attention``; or ``text``: how similar each patch is to the caption.
     """
 
-    scored: Literal["noise", "attention"] = "noise"
+    scored: Literal["noise", "attention", "text"] = "noise"
 
     @abc.abstractmethod
     def count(self, grid: Pair) -> int:
@@ -294,11 +295,60 @@ class AttentiveTokens(TokenChoice):
         return inside[best_tokens(means, count=cells)].flatten(1).sort(dim=1).values
 
 
+class UntoldTokens(TokenChoice):
+    """The patches that the caption does not speak of; those that are most similar to it are hidden, to be rebuilt.
+
+    The masking of SyCoCa (arXiv 2401.02137); share and direction are our reading, as no code was found. Of equal scores
+    the first patch is hidden.
+
+    Example:
+        >>> import torch
+        >>> from tether.models.tokens import UntoldTokens
+        >>> UntoldTokens(hide=0.5)(torch.tensor([[0.1, 0.9, 0.5, 0.5]]), grid=(2, 2)).tolist()
+        [[0, 3]]
+    """
+
+    scored = "text"
+
+    @checked
+    def __init__(
+        self,
+        *,
+        hide: Decay = 0.5,
+        select: Select = "attentive",
+        random_first: Share = 0.1,
+        shown: str = "image",
+        said: str = "text",
+    ) -> None:
+        """Take the settings.
+
+        Args:
+            hide: share of the patches; ``int(n * hide)`` are hidden.
+            select: ``attentive`` goes by the scores, ``random`` hides any, ``none`` none.
+            random_first: first share of a run that hides any, while a text says nothing of a patch yet.
+            shown: the step's view of the whole images, with ``want: tokens``, whose patches are scored.
+            said: its view of the captions.
+        """
+        self.hide, self.select, self.random_first = 0.0 if select == "none" else hide, select, random_first
+        self.shown, self.said = shown, said
+
+    def count(self, grid: Pair) -> int:
+        """See TokenChoice."""
+        return grid[0] * grid[1] - int(grid[0] * grid[1] * self.hide)
+
+    def __call__(self, scores: Float[Tensor, "b n"], *, grid: Pair) -> Int[Tensor, "b k"]:
+        """See TokenChoice; the largest scores are hidden."""
+        tokens = _fitting(scores, grid).shape[1]
+        order = scores.argsort(dim=1, descending=True, stable=True)
+        return order[:, tokens - self.count(grid) :].sort(dim=1).values
+
+
 TOKEN_CHOICES: Mapping[str, type[TokenChoice]] = {
     "random": RandomTokens,
     "grid": GridTokens,
     "block": BlockTokens,
     "attentive": AttentiveTokens,
+    "untold": UntoldTokens,
 }
 """Ways to choose the patches that a tower sees, by name."""
 

@@ -73,3 +73,29 @@ def read_state(tower: TowerAnatomy, stream: TokenStream) -> Features:
     """``image_state`` of a final stream."""
     state: Float[Tensor, "b w"] = replace(tower, projections=()).read_out(stream)
     return Features(tower.project(state), state[:, None], extra=stream.extra)
+
+
+def image_map(model: DualEncoder, image: Tensor) -> Features:
+    """Embed images, and also give the last map of their tower: what each patch has become, for heads that read patches.
+
+    Args:
+        model: any model that ``tether.load`` gives, but those whose image tower shows neither tokens nor a map.
+        image: (b, 3, h, w) uint8 pixels at the model's size or normalised floats.
+
+    Returns:
+        ``pooled`` (b, d), and as ``tokens`` (b, n, w) the patches after the last block, before the final norm, row by
+        row from the top left, with gradient; of a network of convolutions the places of its last map.
+
+    Raises:
+        UnsupportedModelError: a tower of another kind, with a reason of ``anatomy.exceptions``.
+
+    Example:
+        >>> import torch
+        >>> from tether.models import create
+        >>> from tether.models.tower_state import image_map
+        >>> image_map(create("tiny").eval(), torch.rand(2, 3, 32, 32)).tokens.shape
+        torch.Size([2, 16, 64])
+    """
+    tower = tower_of(model)
+    stream = tower.run(tower.embed(image))
+    return Features(tower.read_out(stream), stream.x[:, tower.prefix :], extra=stream.extra)

@@ -12,6 +12,7 @@ from torch import nn
 from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.core.ranges import Part, PositiveRate, Rate, checked
+from tether.optim.param_groups import rate_scales
 
 FinalNorm = Literal["head", "last_block"]
 REST = "rest"
@@ -105,7 +106,8 @@ def layer_decay_groups(
     names = [name for name, _ in model.named_parameters()]
     blocks = {tower: _blocks([name for name in names if _inside(name, tower)], tower) for tower in settings}
     exempt = {*_EXEMPT, *plain}
-    groups: dict[tuple[str, int, bool], dict[str, Any]] = {}
+    faster = rate_scales(model)
+    groups: dict[tuple[str, int, bool, float], dict[str, Any]] = {}
     lost: list[str] = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -119,11 +121,12 @@ def layer_decay_groups(
             scale = given["decay"] ** above * (given["below"] if above else 1.0)
             if not any(known.search(name) for known in (_BLOCK, _INPUT, _OUTPUT)):
                 lost.append(name)
+        scale *= (own := faster.get(id(parameter), 1.0))
         bare = parameter.ndim < 2 or name.endswith(".bias") or not exempt.isdisjoint((name, *name.split(".")))
         decay = 0.0 if bare else given.get("wd", weight_decay)
         label = REST if tower is None else f"{tower} {depth}".strip()
         group = groups.setdefault(
-            (label, depth, bare),
+            (label, depth, bare, own),
             {
                 "name": f"{label} {'no_decay' if bare else 'decay'}",
                 "params": [],

@@ -24,7 +24,8 @@ def parameter_groups(model: nn.Module, *, weight_decay: Rate) -> list[dict[str, 
     """Two groups: matrices with weight decay; vectors and scalars (gains, biases, the logit scale) without.
 
     Frozen parameters are left out, tied ones stand once, an empty group is dropped. This is open_clip's rule. A module
-    may name parameters of its own that are to have none, too, in ``undecayed`` (routers, stacks of biases).
+    may name parameters of its own that are to have none, too, in ``undecayed`` (routers, stacks of biases), and say in
+    ``rate_scale`` how many times faster than the rest it learns, with all inside it; then it has groups of its own.
 
     Args:
         model: whose trainable parameters are grouped.
@@ -39,13 +40,27 @@ def parameter_groups(model: nn.Module, *, weight_decay: Rate) -> list[dict[str, 
     if not named:
         raise InputError(f"{type(model).__name__} has no trainable parameter")
     spared = {id(getattr(module, name, None)) for module in model.modules() for name in _undecayed(module)}
-    decayed = [pair for pair in named if pair[1].ndim >= 2 and id(pair[1]) not in spared]
-    plain = [pair for pair in named if pair[1].ndim < 2 or id(pair[1]) in spared]
-    groups = [
-        {"name": "decay", "params": decayed, "weight_decay": float(weight_decay), "lr_scale": 1.0},
-        {"name": "no_decay", "params": plain, "weight_decay": 0.0, "lr_scale": 1.0},
-    ]
+    scales, groups = rate_scales(model), []
+    for scale in (1.0, *sorted({*scales.values()} - {1.0})):
+        own = [pair for pair in named if scales.get(id(pair[1]), 1.0) == scale]
+        decayed = [pair for pair in own if pair[1].ndim >= 2 and id(pair[1]) not in spared]
+        plain = [pair for pair in own if pair[1].ndim < 2 or id(pair[1]) in spared]
+        name = "" if scale == 1 else f" x{scale:g}"
+        groups += [
+            {"name": f"decay{name}", "params": decayed, "weight_decay": float(weight_decay), "lr_scale": scale},
+            {"name": f"no_decay{name}", "params": plain, "weight_decay": 0.0, "lr_scale": scale},
+        ]
     return [group for group in groups if group["params"]]
+
+
+def rate_scales(model: nn.Module) -> dict[int, float]:
+    """By the id of a parameter, the ``rate_scale`` of the module around it; of several that of the innermost."""
+    found: dict[int, float] = {}
+    for module in model.modules():  # what lies around comes first
+        scale: Any = getattr(module, "rate_scale", None)
+        if scale is not None:
+            found |= {id(parameter): float(scale) for parameter in module.parameters()}
+    return found
 
 
 def as_groups(params: Params) -> tuple[list[Any], bool]:

@@ -144,15 +144,8 @@ def test_a_fit_refuses_settings_of_steps(photos, clip, tmp_path, setting):
 @pytest.mark.parametrize(
     "name",
     [
-        "photos",
-        "finetune",
-        "demo",
-        "speedrun",
-        "short-tokens",
-        "attentive",
-        "text-and-image",
-        "multi-objective",
-        "grounded",
+        *("photos", "finetune", "demo", "speedrun", "short-tokens", "attentive", "text-and-image", "multi-objective"),
+        *("grounded", "pseudo-labels", "caption-and-rebuild"),
     ],
 )
 def test_recipes_of_the_package(name, photos, clip):

@@ -18,9 +18,11 @@ from tether.core.hash_rng import hash_int
 from tether.core.printable import quoted
 from tether.core.protocols import DualEncoder, Objective, Stateful
 from tether.core.types import Batch, Features, Loss
-from tether.models.anatomy.find import tower_of
+from tether.models.anatomy.find import anatomy_of, tower_of
 from tether.models.composed.grounded import check_groundable, grounded
+from tether.models.cross_decoder import TextGuidedDecoder
 from tether.models.decoder import CausalDecoder
+from tether.models.dense_heads import TaskHead
 from tether.models.frozen_copy import buffer_copy
 from tether.models.grounding_decoder import GroundingDecoder
 from tether.models.load import fill
@@ -40,8 +42,10 @@ OWN = "objective"
 HEADS: Mapping[str, type[nn.Module]] = {
     "causal_decoder": CausalDecoder,
     "grounding": GroundingDecoder,
+    "dense": TaskHead,
     "projection": ProjectionHead,
     "projectors": PairedProjectors,
+    "text_guided": TextGuidedDecoder,
 }
 """Trainable modules that terms may call, by name."""
 
@@ -96,6 +100,10 @@ class ComposedStep:
         self._heads, self._seed, self._steps = dict(heads or {}), seed, steps
         self._teachers = Teachers(None if teacher is None else build_teacher(teacher, where="step: teacher"))
         self._guided = [view for view in self.views.values() if isinstance(view, ImageView) and view.guided]
+        self._told = {
+            n: view for n, view in self.views.items() if isinstance(view, ImageView) and view.untold is not None
+        }
+        self._check_told()
         self._check_teacher()
         specs: list[Spec] = [OWN] if terms is None else terms
         named = [
@@ -107,6 +115,7 @@ class ComposedStep:
         self.terms = dict(zip(_numbered([name for name, _, _ in named]), [part[1:] for part in named], strict=True))
         for kind, known in (("views", self.views), ("heads", self._heads)):
             unused = set(known) - ({view.attended for view in self._guided} if kind == "views" else set())
+            unused -= {used for view in self._told.values() for used in view.scored_by} if kind == "views" else set()
             for label, (term, _) in self.terms.items():
                 for key, name in getattr(term, kind).items():
                     if name not in known:
@@ -127,6 +136,22 @@ class ComposedStep:
             raise InputError(
                 f"step: term {label}: needs a teacher that trails the model, such as teacher: {{ema: {{}}}}"
             )
+
+    def _check_told(self) -> None:
+        for name, view in self._told.items():
+            choice = view.untold
+            assert choice is not None  # it is told
+            shown, said = self.views.get(choice.shown), self.views.get(choice.said)
+            alike = isinstance(shown, ImageView) and (shown.source, shown.size) == (view.source, view.size)
+            if not isinstance(shown, ImageView) or not alike or shown.choice is not None or shown.want != "tokens":
+                expected = "a view of the same images with all patches and want: tokens"
+                raise InputError(f"step: views: {name}: patches: shown: expected {expected}, got {choice.shown!r}")
+            if shown.crop < 1 or view.crop < 1:
+                raise InputError(f"step: views: {name}: patches: untold: expected views without crop")
+            if said is None or said.side != "text" or said.times != 1:
+                raise InputError(f"step: views: {name}: patches: said: expected a view of texts, got {choice.said!r}")
+            if {shown.encoder, said.encoder, view.encoder} != {MODEL}:
+                raise InputError(f"step: views: {name}: patches: untold: expected views that the model reads")
 
     def _check_teacher(self) -> None:
         taught, teacher = [view for view in self.views.values() if view.encoder == TEACHER], self._teachers.teacher
@@ -196,9 +221,11 @@ class ComposedStep:
         return found | {name + TRAILING: copied for name, (_, copied) in self._trailing.items()}
 
     def _new_head(self, name: str, model: DualEncoder) -> nn.Module:
-        about: dict[str, Callable[[], int]] = {
+        about: dict[str, Callable[[], Any]] = {
             "dim": lambda: model.dim,
             "state": lambda: tower_of(model).width,
+            "patch": lambda: patch_size(model),
+            "features": lambda: tower_of(model, "image").width,
             "vocabulary": lambda: model.tokenizer.vocab_size,
             "context": lambda: model.tokenizer.context_length,
         }
@@ -206,7 +233,7 @@ class ComposedStep:
         generator = torch.Generator().manual_seed(hash_int(name, seed=self._seed, salt="head") >> 1)
         part = HEADS.get(spec if isinstance(spec, str) else str(spec.get("name")))
         taken = {} if part is None else inspect.signature(part.__init__).parameters
-        given: dict[str, Any] = {key: size() for key, size in about.items() if key in taken}
+        given = {key: size() for key, size in about.items() if key in taken}
         return build(spec, HEADS, where=f"step: heads: {name}", **given, generator=generator)
 
     def finished(self, model: DualEncoder, heads: Mapping[str, Tensor]) -> DualEncoder:
@@ -250,7 +277,17 @@ class ComposedStep:
         found = {name: view.rows(module, batch, step=step, gather=gather) for name, view in self.views.items()}
         rows = {name: one for name, one in found.items() if one is not None}
         features = self._guide(module, rows, step=step)
-        mine, extra = module.encode({name: one for name, one in rows.items() if self.views[name].encoder == MODEL})
+        told = {name: view for name, view in self._told.items() if name in rows and view.told_at(step)}
+        own = {name: one for name, one in rows.items() if self.views[name].encoder == MODEL and name not in told}
+        mine, extra = module.encode(own)
+        if told:
+            rows |= {
+                name: view.hide(rows[name], mine, grid=patch_grid(module, rows[name].rows))
+                for name, view in told.items()
+            }
+            later, more = module.encode({name: rows[name] for name in told})
+            mine |= later
+            extra = {side: _added(extra[side], more[side]) for side in extra}
         features |= mine
         for name in rows.keys() - features.keys():
             reader = self.views[name].encoder
@@ -258,7 +295,7 @@ class ComposedStep:
             features[name] = self._teachers.read(reader, rows[name], batch, micro_batch=module.micro_batch)
         scales = {name: self._teachers.scale(self.views[name].encoder) for name in rows.keys() - mine.keys()}
         views = {
-            name: SeenView(one.rows, features[name], {**one.about, **scales.get(name, {})})
+            name: SeenView(one.rows, features[name], {**one.about, **_kept(one), **scales.get(name, {})})
             for name, one in rows.items()
         }
         model = module.model
@@ -311,6 +348,24 @@ def _is_kept(spec: Spec) -> bool:
     return isinstance(spec, dict) and spec.get("saved") == "kept"
 
 
+def patch_size(model: DualEncoder) -> Pair:
+    """Height and width of the model's patches in pixels."""
+    height, width = model.image_spec.size
+    with torch.no_grad():
+        rows, columns = anatomy_of(model, "image").grid(torch.zeros(1, 3, height, width, dtype=torch.uint8))
+    return height // rows, width // columns
+
+
+def _kept(rows: ViewRows) -> dict[str, Tensor]:
+    return {} if rows.keep is None else {"keep": rows.keep}
+
+
+def _added(first: dict[str, Tensor], second: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Sums of two batches."""
+    both = {name: first[name] + second[name] for name in first.keys() & second.keys()}
+    return {**first, **second, **both}
+
+
 def _view(name: str, given: Mapping[str, Mapping[str, Any]], *, steps: int, seed: int) -> View:
     """A view from its settings; one of another view has that one's, and its name for whatever is drawn."""
     where, settings, drawn = f"step: views: {name}", dict(given[name]), name
@@ -345,7 +400,9 @@ def _term(spec: Spec, objective: Objective, *, where: str, steps: int, seed: int
         raise InputError(f"{where}: unknown term {quoted(name)}; {closest(str(name)[:80], known)}")
     label = str(values.pop("as", name))
     if name in TERMS:
-        return label, build(values, TERMS, where=where), weight
+        taken = inspect.signature(TERMS[name].__init__).parameters
+        chance: dict[str, Any] = {key: own for key, own in {"steps": steps, "seed": seed}.items() if key in taken}
+        return label, build(values, TERMS, where=where, **chance), weight
     roles = {key: values.pop(key) for key in ROLES if key in values}
     if name != OWN:
         objective = build(values, OBJECTIVES, where=where)

@@ -17,12 +17,12 @@ from tether.models.dense import dense_image, dense_text
 from tether.models.dual import Clip, Want
 from tether.models.kept_patches import encode_patches
 from tether.models.sides import Side
-from tether.models.tower_state import image_state, image_tokens
+from tether.models.tower_state import image_map, image_state, image_tokens
 from tether.models.vision.masked_patches import MaskedPatchEmbed
 from tether.models.wrapped_encoders import WrappedEncoder
 
 Encoder = Clip | WrappedEncoder
-ViewWant = Want | Literal["state", "states"]
+ViewWant = Want | Literal["state", "states", "map"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,8 @@ class ViewRows:
         rows: (b, 3, h, w) images or (b, l) token ids.
         keep: (b, k) the patches that are seen, or None for all.
         want: ``tokens`` also asks for patches or words in the joint space, see ``models.dense``; ``state`` for what
-            images' embeddings are projected from, ``states`` for each token's, see ``models.tower_state``.
+            images' embeddings are projected from, ``states`` for each token's, and ``map`` for their tower's last map,
+            see ``models.tower_state``.
         about: further tensors for the terms, by name.
         fixed: whether the row of a batch is the same each time it comes, so that what is made of it may be kept.
         names: keys of the images in the run's data, where they are its own, for a look into what is kept.
@@ -159,6 +160,8 @@ def run_tower(model: Encoder, side: Side, rows: Tensor, keep: Tensor | None, wan
         return image_state(model, rows, keep=keep)
     if want == "states":
         return image_tokens(model, rows, keep=keep)
+    if want == "map":
+        return image_map(model, rows)
     if side == "text":
         return model.encode_text(rows)
     if keep is None:

@@ -18,17 +18,18 @@ from tether.core.gather import Gather
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import Tokenizer
 from tether.core.ranges import Count, Part, Share, checked
-from tether.core.types import Batch
+from tether.core.types import Batch, Features
+from tether.losses.masked_patches import patch_scores
 from tether.models.anatomy.find import anatomy_of
 from tether.models.dual import Want
 from tether.models.patch_attention import Attended, scores_in_view
 from tether.models.positions import Pair
 from tether.models.sides import Side
 from tether.models.tokenizer import lengths
-from tether.models.tokens import TOKEN_CHOICES, RandomTokens, TokenChoice
+from tether.models.tokens import TOKEN_CHOICES, RandomTokens, TokenChoice, UntoldTokens
 from tether.train.steps.module import StepModule, ViewRows, ViewWant
 from tether.train.steps.rewrites import REWRITES, Rewrite
-from tether.train.terms.term import LABELS
+from tether.train.terms.term import DENSE, LABELS
 
 MODEL = "model"
 """The encoder that is trained."""
@@ -62,7 +63,8 @@ class View(abc.ABC):
         """This process's rows at this step, or None for an optional view without a source.
 
         What belongs to the source goes along in ``about``: ``labels`` of its texts; ``box`` (b, 4) and ``flipped``
-        (b,), which part of the original image a view of it shows, where the loader says so.
+        (b,), which part of the original image a view of it shows, where the loader says so; ``seg``, ``depth`` and
+        ``normal``, what is known of its pixels.
 
         Raises:
             InputError: the batch does not hold the source, or it is empty.
@@ -78,7 +80,7 @@ class View(abc.ABC):
             )
         if not found.numel():
             raise InputError(f"batch: {source}: expected rows to encode, got {tuple(found.shape)}")
-        names = {"labels": LABELS.get(source, ""), "box": f"{source}_box", "flipped": f"{source}_flipped"}
+        names = {"labels": LABELS.get(source, ""), **{key: f"{source}_{key}" for key in ("box", "flipped", *DENSE)}}
         given = {key: batch.extra.get(name) for key, name in names.items()}
         about = {key: value for key, value in given.items() if isinstance(value, Tensor)}
         return self._seen(module, found, batch, about, step=step, gather=gather)
@@ -129,12 +131,12 @@ class ImageView(View):
             crop: least side of a random square window, as a share of the image's; 1 is no window.
             keep_patches: share of the patches that is kept; views of equally many rows keep the same ones.
             patches: which are kept, one of ``TOKEN_CHOICES``, instead of a share of them at random; ``attentive`` asks
-                the step's teacher.
+                the step's teacher, and ``untold`` two other views of the same rows.
             attended: with ``attentive``, a view of the same images that the teacher reads anyway, such as the whole
                 images: what it attends to there is mapped to where this view lies, so one forward serves several views.
             full_last: last share of the run that sees every patch.
             want: ``tokens`` also gives the patches in the joint space, ``state`` what the embedding is projected from,
-                ``states`` that of each token.
+                ``states`` that of each token, ``map`` the tower's last map, of whole images.
             encoder: ``model``, ``teacher``, or the name of a frozen one for ``tether.load``.
             optional: leave the view out where a batch has no such images.
             steps: length of the run.
@@ -155,8 +157,10 @@ class ImageView(View):
             raise InputError(f"encoder: {encoder!r} sees whole images and gives pooled embeddings only")
         if encoder == TEACHER and self.choice is not None:
             raise InputError("encoder: the teacher sees whole images; expected keep_patches 1, and no patches")
+        if want == "map" and (self.choice is not None or encoder != MODEL):
+            raise InputError(f"want: 'map' is of all patches, by the model; got patches {patches!r} of {encoder!r}")
         self.size, self.crop, self.seed, self.name, self.attended = size, crop, seed, view, attended
-        self.full_from = round(steps * (1 - full_last))
+        self.steps, self.full_from = steps, round(steps * (1 - full_last))
 
     def _seen(
         self, module: StepModule, rows: Tensor, batch: Batch, about: dict[str, Tensor], *, step: int, gather: Gather
@@ -166,13 +170,14 @@ class ImageView(View):
             if self.crop < 1:
                 rows, windows = self._window(rows, size, step=step, gather=gather)
                 shown, flipped = placed(rows, about)
+                about = {key: value for key, value in about.items() if key not in DENSE}  # of what lay outside, too
                 about |= {"box": _within(shown, flipped, windows), "flipped": flipped}
             elif size != tuple(rows.shape[2:]):
                 rows = _like(F.interpolate(rows.float(), size, mode="bicubic", antialias=True), rows.dtype)
         own = batch.extra.get("keys") if rows is batch.image else None
         names = [str(key) for key in own] if isinstance(own, Sequence) else None
         keep = None
-        if self.choice is not None and step < self.full_from and not self.guided:
+        if self.choice is not None and step < self.full_from and not self.guided and not self.told_at(step):
             grid = patch_grid(module, rows)
             generator = torch.Generator().manual_seed(hash_int(str(step), seed=self.seed, salt="patches") >> 1)
             noise = torch.rand(len(rows) * gather.world, grid[0] * grid[1], generator=generator)
@@ -184,6 +189,40 @@ class ImageView(View):
     def guided(self) -> bool:
         """Whether its choice of patches goes by what an encoder attends to."""
         return self.choice is not None and self.choice.scored == "attention"
+
+    @property
+    def untold(self) -> UntoldTokens | None:
+        """Its choice of patches, where that goes by the caption."""
+        return self.choice if isinstance(self.choice, UntoldTokens) else None
+
+    def told_at(self, step: int) -> bool:
+        """Whether the caption chooses its patches at this step, and not noise."""
+        choice = self.untold
+        if choice is None or choice.select != "attentive" or step >= self.full_from:
+            return False
+        return step >= round(self.steps * choice.random_first)
+
+    @property
+    def scored_by(self) -> Sequence[str]:
+        """Views that choose its patches."""
+        return [] if self.untold is None else [self.untold.shown, self.untold.said]
+
+    def hide(self, rows: ViewRows, features: Mapping[str, Features], *, grid: Pair) -> ViewRows:
+        """Its rows without the patches that the caption speaks of.
+
+        Args:
+            rows: as ``rows`` gave them.
+            features: of the views encoded before.
+            grid: rows and columns of patches.
+
+        Raises:
+            InputError: views of unequal length.
+        """
+        choice = self.untold
+        assert choice is not None  # it is told
+        tokens = features[choice.shown].tokens
+        assert tokens is not None  # the view wants them
+        return replace(rows, keep=choice(patch_scores(tokens, features[choice.said].pooled), grid=grid))
 
     def guide(self, rows: ViewRows, look: Attended, *, own: Pair, of: ViewRows, grid: Pair) -> ViewRows:
         """Its rows with the patches that were attended to.

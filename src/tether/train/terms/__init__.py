@@ -11,6 +11,8 @@ from tether.train.terms.experts import ExpertBalance
 from tether.train.terms.gates import GatePenalty
 from tether.train.terms.grounding import GroundingTerm
 from tether.train.terms.objective import ObjectiveTerm
+from tether.train.terms.pseudo_labels import PseudoLabelTerm
+from tether.train.terms.rebuild import RebuildTerm
 from tether.train.terms.self_supervised import ByolTerm, SimclrTerm
 from tether.train.terms.similarity import TeacherSimilarity
 from tether.train.terms.strong_views import BarlowTerm, PrototypeTerm, RocketTerm, SiameseTerm
@@ -27,6 +29,8 @@ __all__ = [
     "GroundingTerm",
     "ObjectiveTerm",
     "PrototypeTerm",
+    "PseudoLabelTerm",
+    "RebuildTerm",
     "RocketTerm",
     "SeenView",
     "SiameseTerm",
@@ -48,6 +52,8 @@ TERMS: Mapping[str, type[Term]] = {
     "grounding": GroundingTerm,
     "simclr": SimclrTerm,
     "prototypes": PrototypeTerm,
+    "pseudo_labels": PseudoLabelTerm,
+    "rebuild": RebuildTerm,
     "rocket": RocketTerm,
     "siamese": SiameseTerm,
     "similarity": TeacherSimilarity,

@@ -14,6 +14,8 @@ from tether.core.types import Batch, Features, Loss
 
 LABELS = {"text": "labels", "negative_text": "negative_labels"}
 """Where a batch's extra holds the labels of its texts, equal where captions mean the same."""
+DENSE = ("seg", "depth", "normal")
+"""In the ``about`` of a view of images: what is known of their pixels, see ``data.dense_labels``."""
 LOGIT_SCALE = "logit_scale"
 """In the ``about`` of a view that another encoder reads: what that one multiplies its cosines by."""
 

@@ -6,6 +6,7 @@ from tether.data.sets.scenes.defects import draw_defect
 from tether.data.sets.scenes.edits import EDITS, Edit, draw_edit
 from tether.data.sets.scenes.lettering import draw_lettering
 from tether.data.sets.scenes.negatives import Negative, replace_thing, swap_attribute, swap_relation
+from tether.data.sets.scenes.relief import Relief, relief
 from tether.data.sets.scenes.render import RenderedScene, render
 from tether.data.sets.scenes.set import Sample, ScenesSet
 from tether.data.sets.scenes.twins import Quadruple, SceneTwins
@@ -23,6 +24,7 @@ __all__ = [
     "Edit",
     "Negative",
     "Quadruple",
+    "Relief",
     "RenderedScene",
     "Sample",
     "Scene",
@@ -38,6 +40,7 @@ __all__ = [
     "draw_lettering",
     "long",
     "relation",
+    "relief",
     "render",
     "replace_thing",
     "short",

@@ -17,6 +17,7 @@ from tether.data.sets.scenes.captions import HELD_OUT_TEMPLATES, TEMPLATES, Orde
 from tether.data.sets.scenes.defects import draw_defect
 from tether.data.sets.scenes.lettering import draw_lettering
 from tether.data.sets.scenes.negatives import Negative, replace_thing, swap_attribute, swap_relation
+from tether.data.sets.scenes.relief import relief
 from tether.data.sets.scenes.render import RenderedScene, Side, render
 from tether.data.sets.scenes.world import SIZES, Attribute, Dice, Scene, World
 
@@ -76,6 +77,7 @@ class ScenesSet(IndexedSource):
         negatives: ``none``, ``attribute``, ``relation`` or ``object``: a near miss in each row's ``meta``.
         sizes: words of ``world.DIAMETERS``; with ``huge`` a thing may take about half of the side.
         counted: a shape, and the least and greatest number of things of it in a scene, such as ``[star, 2, 3]``.
+        ground: ``plain``, or ``relief``: ``meta`` also has ``depth``, ``normals`` and ``classes``, see ``Relief``.
     """
 
     name = "scenes"
@@ -103,6 +105,7 @@ class ScenesSet(IndexedSource):
         negatives: Literal["none", "attribute", "relation", "object"] = "none",
         sizes: tuple[str, ...] = tuple(SIZES),
         counted: tuple[str, int, int] | None = None,
+        ground: Literal["plain", "relief"] = "plain",
     ) -> None:
         """Check the settings; nothing is drawn yet."""
         if bias != "none" and split == "compositions":
@@ -123,7 +126,7 @@ class ScenesSet(IndexedSource):
         ]
         self._lettering, self._agree, self._defects = lettering, agree, defects
         self._bias: BiasKind | None = None if bias == "none" else bias
-        self._strength, self._negatives = strength, negatives
+        self._strength, self._negatives, self._ground = strength, negatives, ground
         self.version = str(WORLD_VERSION)
 
     def __len__(self) -> int:
@@ -178,6 +181,9 @@ class ScenesSet(IndexedSource):
             "labels": image.labels,
             "background": scene.background,
         }
+        if self._ground == "relief":
+            shaped = relief(scene, image)
+            meta |= {"depth": shaped.depth, "normals": shaped.normals, "classes": shaped.classes}
         if scene.lettering is not None:
             meta |= {"lettering": scene.lettering.text, "agrees": scene.lettering.agrees, "text_mask": image.text}
         if self._defects:

@@ -1,0 +1,143 @@
+"""Experts that people have: a model in a folder of transformers, a column of the data, a folder of mask files."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from tether.core.atomic_io import local
+from tether.core.component import closest
+from tether.core.errors import InputError, MissingExtraError, UnsupportedModelError
+from tether.core.model_digest import file_digest
+from tether.core.ranges import Count, checked
+from tether.core.types import Row
+from tether.data.dense_labels import Task, mask_file, read_png
+
+_CLASSES = {"seg": "AutoModelForSemanticSegmentation", "depth": "AutoModelForDepthEstimation"}
+
+
+class TransformersExpert:
+    """A segmentation or depth model of transformers, from a local folder with safetensors and its image processor.
+
+    Any that ``AutoModelForSemanticSegmentation`` or ``AutoModelForDepthEstimation`` loads: SegFormer, UperNet, DPT,
+    Depth Anything. Code from the folder is never run, and nothing is unpickled or downloaded.
+
+    Attributes:
+        name: of the folder.
+        version: SHA-256 over its weights, 12 digits.
+        classes: of a segmentation model.
+    """
+
+    @checked
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        task: Literal["seg", "depth"],
+        device: str = "cpu",
+        longest: Count = 512,
+        gives: Literal["distance", "inverse"] = "inverse",
+    ) -> None:
+        """Load it.
+
+        Args:
+            folder: with ``config.json``, ``preprocessor_config.json`` and ``*.safetensors``.
+            task: what it is asked.
+            device: where it runs.
+            longest: pixels of the longer side of a label at most.
+            gives: of a depth model: ``inverse`` depth, larger is nearer, as MiDaS, DPT and Depth Anything; or
+                ``distance``, as ZoeDepth and GLPN.
+
+        Raises:
+            InputError: no such folder, no safetensors, or no model of this task.
+            MissingExtraError: without transformers.
+        """
+        try:
+            import transformers
+        except ImportError as error:
+            raise MissingExtraError("transformers", extra="hf") from error
+        path = local(folder)
+        weights = sorted(path.glob("*.safetensors"))
+        if not (path / "config.json").is_file() or not weights:
+            raise InputError(f"{folder}: expected a folder of transformers with a config.json and *.safetensors")
+        options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        try:
+            self._processor = transformers.AutoImageProcessor.from_pretrained(path, use_fast=False, **options)
+            loader = getattr(transformers, _CLASSES[task])
+            model = loader.from_pretrained(path, use_safetensors=True, **options)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            said = " ".join(str(error).split())[:300]
+            raise UnsupportedModelError(f"{folder}: no model that transformers loads for {task!r}: {said}") from error
+        self._model = model.to(device).eval()
+        self._device, self._longest, self._sign = device, longest, -1.0 if gives == "inverse" else 1.0
+        self.task: Task = task
+        self.name = path.resolve().name
+        total = hashlib.sha256("".join(map(file_digest, weights)).encode()).hexdigest()
+        self.version = total[:12]
+        self.classes: int | None = model.config.num_labels if task == "seg" else None
+
+    @torch.no_grad()
+    def __call__(self, image: UInt8[Tensor, "3 h w"]) -> Float[Tensor, ...]:
+        """Probabilities (k, h, w), or distances (h, w) of any scale, at the image's size but for ``longest``."""
+        given = self._processor(images=image.permute(1, 2, 0).cpu().numpy(), return_tensors="pt")
+        found = self._model(given["pixel_values"].to(self._device))
+        height, width = image.shape[1:]
+        share = min(1.0, self._longest / max(height, width))
+        size = max(1, round(height * share)), max(1, round(width * share))
+        values = found.logits if self.task == "seg" else found.predicted_depth[:, None]
+        whole = F.interpolate(values.float(), size=size, mode="bilinear")[0]
+        return whole.softmax(dim=0) if self.task == "seg" else self._sign * whole[0]
+
+
+class ColumnLabels:
+    """Labels that stand in a column of the data: class numbers (h, w), depth from 0 to 1, or normals (h, w, 3)."""
+
+    def __init__(self, column: str, *, classes: int | None = None) -> None:
+        """Args: column: its name. classes: how many, of class numbers."""
+        self.name, self.version, self.classes, self._column = f"column {column}", "", classes, column
+
+    def label_row(self, row: Row) -> np.ndarray | None:
+        """The label of a row; None where the cell is empty.
+
+        Raises:
+            InputError: no such column, or what is no array.
+        """
+        if self._column not in row.meta:
+            raise InputError(f"{row.key}: no column {self._column!r} of labels; {closest(self._column, row.meta)}")
+        cell = row.meta[self._column]
+        if cell is None:
+            return None
+        try:
+            label = np.asarray(cell)
+        except ValueError:
+            raise InputError(f"{row.key}: {self._column}: expected rows of equal length") from None
+        if label.dtype.kind not in "buif":
+            raise InputError(f"{row.key}: {self._column}: expected numbers, got {type(cell).__name__}")
+        return label
+
+
+class FileLabels:
+    """Class numbers in PNG files (grey or palette) of a folder that mirrors the images', such as CamVid's masks."""
+
+    def __init__(self, folder: str | Path, *, classes: int) -> None:
+        """Args: folder: with a file of each image's name, ending in .png. classes: how many; 255 is none."""
+        self._folder = local(folder)
+        if not self._folder.is_dir():
+            raise InputError(f"{folder}: no such folder")
+        self.name, self.version, self.classes = f"files {self._folder.resolve().name}", "", classes
+
+    def label_row(self, row: Row) -> np.ndarray | None:
+        """The mask of a row; None without a file.
+
+        Raises:
+            InputError: a file that is no such PNG.
+        """
+        path = mask_file(self._folder, row.key)
+        return read_png(path) if path.is_file() else None
