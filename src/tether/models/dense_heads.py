@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self, cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -80,17 +80,17 @@ class TaskHead(nn.Module):
             nn.init.zeros_(layer.get_parameter("bias"))
 
     @classmethod
-    def seg(cls, classes: int, *, features: int, generator: torch.Generator | None = None) -> Self:
+    def seg(cls, classes: int, *, features: int, generator: torch.Generator | None = None) -> TaskHead:
         """One of classes."""
         return cls(task="seg", classes=classes, features=features, generator=generator)
 
     @classmethod
-    def depth(cls, *, features: int, generator: torch.Generator | None = None) -> Self:
+    def depth(cls, *, features: int, generator: torch.Generator | None = None) -> TaskHead:
         """One of depth."""
         return cls(task="depth", features=features, generator=generator)
 
     @classmethod
-    def normal(cls, *, features: int, generator: torch.Generator | None = None) -> Self:
+    def normal(cls, *, features: int, generator: torch.Generator | None = None) -> TaskHead:
         """One of surface normals."""
         return cls(task="normal", features=features, generator=generator)
 
