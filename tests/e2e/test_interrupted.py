@@ -56,8 +56,8 @@ def model(tmp_path_factory) -> Path:
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """Three images, the last of which is read as slowly as the test wants."""
-    for name in ("a.png", "b.png", "slow.png"):
-        Image.new("RGB", (32, 32), "red").save(tmp_path / name)
+    for name, colour in {"a.png": "red", "b.png": "red", "slow.png": "yellow"}.items():
+        Image.new("RGB", (32, 32), colour).save(tmp_path / name)
     (tmp_path / "pairs.csv").write_text("filepath,title\na.png,one\nb.png,two\nslow.png,three\n")
     return tmp_path
 
@@ -118,7 +118,7 @@ ENDS = {signal.SIGINT: (130, "tether: interrupted"), signal.SIGTERM: (143, "teth
     "verb",
     [
         ["adapt", "{model}", "pairs.csv", *ADAPT, "--keep", "few.csv"],
-        ["adapt", "{model}", "few.csv", *ADAPT, "--test", "few.csv", "--keep", "pairs.csv"],
+        ["adapt", "{model}", "few.csv", *ADAPT, "--test", "others.csv", "--keep", "pairs.csv"],
         ["train", "data=pairs.csv", "steps=2", *TRAIN, "--out", "out"],
     ],
     ids=["adapt-reads", "adapt-measures", "train-reads"],
@@ -127,7 +127,9 @@ def test_between_the_steps_alone_a_signal_waits(
     place: Path, model: Path, verb: list[str], number: signal.Signals
 ) -> None:
     (place / "few.csv").write_text("filepath,title\na.png,one\nb.png,two\n")
-    Image.new("RGB", (32, 32), "blue").save(place / "b.png")
+    (place / "others.csv").write_text("filepath,title\nc.png,one\nd.png,two\n")
+    for name, colour in {"b.png": "blue", "c.png": "green", "d.png": "white"}.items():
+        Image.new("RGB", (32, 32), colour).save(place / name)
     child = Child(slowly, *(word.format(model=model) for word in verb), cwd=place)
     wait_for((place / "reached").exists, child)
     child.signal(number)

@@ -137,8 +137,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read one checkpoint folder.
 
     Raises:
-        InputError: a file is missing, truncated or damaged, or the folder has the name of another step; it names the
-            file.
+        InputError: a file is missing, truncated or damaged, or the folder has the name of another step (a copy
+            may have any other name); it names the file.
     """
     state_path = path / "state.json"
     record = read_sealed(state_path)
@@ -148,7 +148,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             raise ValueError(f"files: {files}")
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, RuntimeError) as error:
         raise InputError(f"{state_path}: not a readable checkpoint: {error}") from error
-    if path.name != _name(step):
+    if path.name.startswith("step-") and path.name != _name(step):  # a copy may be called anything else
         raise InputError(f"{state_path}: holds step {step}, but the folder is named {path.name}")
     tensors = {}
     for name, digest in files.items():

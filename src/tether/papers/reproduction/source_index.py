@@ -173,7 +173,11 @@ def _module_of(names: list[str]) -> tuple[Path | None, list[str]]:
 
 @functools.lru_cache(maxsize=256)
 def _tree(path: Path, stamp: int) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    try:
+        return ast.parse(text)
+    except SystemError:  # CPython 3.11 miscounts the depth if garbage is collected meanwhile (python/cpython#106905)
+        return ast.parse(text)
 
 
 def tree(path: Path) -> ast.Module:
