@@ -11,7 +11,7 @@ from loading import load
 from torch import nn
 
 from tether.core.types import Features
-from tether.generate import ClipReward, NormRegularizer, optimize_noise
+from tether.generate import NormRegularizer, PromptReward, optimize_noise
 
 V = load("latent-clip")
 HYPER = V.meta["hyper"]
@@ -45,7 +45,7 @@ def found():
     z0, matrix = tensor("z0"), tensor("A")
     return optimize_noise(
         lambda z: torch.tanh(z.flatten(1) @ matrix).view_as(z),
-        rewards=[ClipReward(FlatImages(), tensor("T"), weight=float(HYPER["weighting"]))],
+        rewards=[PromptReward(FlatImages(), tensor("T"), weight=float(HYPER["weighting"]))],
         z0=z0,
         steps=int(HYPER["n_iters"]),
         optimizer=optimizer(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tether.generate.clip_reward import ClipReward
 from tether.generate.noise import NoiseResult, NoiseStep, NormRegularizer, Reward, optimize_noise
+from tether.generate.prompt_reward import PromptReward
 
-__all__ = ["ClipReward", "NoiseResult", "NoiseStep", "NormRegularizer", "Reward", "optimize_noise"]
+__all__ = ["NoiseResult", "NoiseStep", "NormRegularizer", "PromptReward", "Reward", "optimize_noise"]

@@ -137,7 +137,7 @@ def optimize_noise(
 
     Args:
         generator: from noise to latents or images, one step, with gradient.
-        rewards: ``Reward``s, such as ``ClipReward``.
+        rewards: ``Reward``s, such as ``PromptReward``.
         z0: noise to begin with.
         steps: iterations of each start.
         optimizer: a name of ``optim.OPTIMIZERS``, or a mapping with ``name`` and settings.
@@ -158,10 +158,10 @@ def optimize_noise(
 
     Example:
         >>> import torch
-        >>> from tether.generate import ClipReward, optimize_noise
+        >>> from tether.generate import PromptReward, optimize_noise
         >>> from tether.models import create
         >>> model = create("tiny", vision={"tower": "latent"}).eval()
-        >>> reward = ClipReward(model, "a red circle")
+        >>> reward = PromptReward(model, "a red circle")
         >>> z0 = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
         >>> found = optimize_noise(torch.tanh, rewards=[reward], z0=z0, steps=5)
         >>> found.made.shape, len(found.history), bool((found.loss <= found.history[0].loss).all())

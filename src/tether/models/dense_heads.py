@@ -17,7 +17,7 @@ Task = Literal["seg", "depth", "normal"]
 _CHANNELS = {"depth": 1, "normal": 3}
 
 
-class TaskHead(nn.Module):
+class DenseHead(nn.Module):
     """A norm, a 3 x 3 convolution, GELU and a 1 x 1 convolution, enlarged bilinearly to the labels' size.
 
     The last convolution comes before the enlarging, which gives the same numbers for a fraction of the cost. Directions
@@ -32,8 +32,8 @@ class TaskHead(nn.Module):
 
     Example:
         >>> import torch
-        >>> from tether.models.dense_heads import TaskHead
-        >>> head = TaskHead.seg(5, features=64)
+        >>> from tether.models.dense_heads import DenseHead
+        >>> head = DenseHead.seg(5, features=64)
         >>> head(torch.randn(2, 64, 4, 4), size=(32, 32)).shape
         torch.Size([2, 5, 32, 32])
     """
@@ -80,17 +80,17 @@ class TaskHead(nn.Module):
             nn.init.zeros_(layer.get_parameter("bias"))
 
     @classmethod
-    def seg(cls, classes: int, *, features: int, generator: torch.Generator | None = None) -> TaskHead:
+    def seg(cls, classes: int, *, features: int, generator: torch.Generator | None = None) -> DenseHead:
         """One of classes."""
         return cls(task="seg", classes=classes, features=features, generator=generator)
 
     @classmethod
-    def depth(cls, *, features: int, generator: torch.Generator | None = None) -> TaskHead:
+    def depth(cls, *, features: int, generator: torch.Generator | None = None) -> DenseHead:
         """One of depth."""
         return cls(task="depth", features=features, generator=generator)
 
     @classmethod
-    def normal(cls, *, features: int, generator: torch.Generator | None = None) -> TaskHead:
+    def normal(cls, *, features: int, generator: torch.Generator | None = None) -> DenseHead:
         """One of surface normals."""
         return cls(task="normal", features=features, generator=generator)
 

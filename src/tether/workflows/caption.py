@@ -39,7 +39,7 @@ SHIFT_IMAGES = 1000
 
 
 @dataclass(frozen=True)
-class Captions:
+class CaptionedImages:
     """What is said of a source's images.
 
     Attributes:
@@ -118,7 +118,7 @@ def caption(
     random_weights: bool = False,
     device: str = "auto",
     on_progress: Progress | None = None,
-) -> Captions:
+) -> CaptionedImages:
     """Write a caption of each image, or find the nearest of given ones.
 
     Args:
@@ -196,7 +196,7 @@ def caption(
     if not keys:
         raise InputError(f"{rows.name}: {bad.nothing_good()}")
     judged = None if judging is None else _judged(judging, rows, keys, found, batch_size=batch_size, workers=workers)
-    return Captions(keys, found, bad.count, judged, remarks, small)
+    return CaptionedImages(keys, found, bad.count, judged, remarks, small)
 
 
 def sentences_of(texts: Data | Sequence[str]) -> list[str]:

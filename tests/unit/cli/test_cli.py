@@ -151,6 +151,7 @@ LOADS = {
     "eval",
     "export",
     "inspect",
+    "label",
     "mine",
     "report",
     "reproduce",

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tether.core.errors import InputError
-from tether.generate import ClipReward, NormRegularizer, optimize_noise
+from tether.generate import NormRegularizer, PromptReward, optimize_noise
 from tether.models import create
 from tether.models.latent.codec import ConvCodec
 
@@ -124,49 +124,52 @@ def test_bad_input_is_named(given: dict, said: str) -> None:
 
 
 def test_clip_reward_leads_to_the_text_and_leaves_the_model_alone(model) -> None:
-    reward = ClipReward(model, "a red circle")
+    reward = PromptReward(model, "a red circle")
     cosines = 100 - reward(Z0)
     text, image = model.embed("a red circle"), model.encode_image(Z0).unit
     assert torch.allclose(cosines, model.logit_scale * (image @ text.T.to(image))[:, 0], atol=1e-3)
     found = optimize_noise(torch.tanh, rewards=[reward], z0=Z0, steps=10)
     assert (found.loss < found.history[0].loss).all()
     assert all(value.grad is None for value in model.parameters())
-    away = ClipReward(model, "a red circle", direction="away")
+    away = PromptReward(model, "a red circle", direction="away")
     assert torch.allclose(reward(Z0) + away(Z0), torch.full((2,), 200.0))
 
 
 def test_negative_and_other_texts(model) -> None:
-    wanted, not_wanted = (100 - ClipReward(model, text)(Z0) for text in ("a cat", "a dog"))
-    both = ClipReward(model, "a cat", negative="a dog", negative_weight=0.5)(Z0)
+    wanted, not_wanted = (100 - PromptReward(model, text)(Z0) for text in ("a cat", "a dog"))
+    both = PromptReward(model, "a cat", negative="a dog", negative_weight=0.5)(Z0)
     assert torch.allclose(both, 100 - wanted + 0.5 * not_wanted, atol=1e-4)
-    told = ClipReward(model, "a cat", others=["a dog"])(Z0)
+    told = PromptReward(model, "a cat", others=["a dog"])(Z0)
     chances = torch.stack([wanted, not_wanted], dim=1).softmax(1)
     assert torch.allclose(told, -chances[:, 0].log(), atol=1e-4)
-    away = ClipReward(model, "a cat", others=["a dog"], direction="away")(Z0)
+    away = PromptReward(model, "a cat", others=["a dog"], direction="away")(Z0)
     assert torch.allclose(away, -chances[:, 1].log(), atol=1e-4)
-    each = ClipReward(model, ["a cat", "a dog"])(Z0)
+    each = PromptReward(model, ["a cat", "a dog"])(Z0)
     assert torch.allclose(each, torch.stack([100 - wanted[0], 100 - not_wanted[1]]), atol=1e-4)
 
 
 def test_a_model_on_pixels_judges_through_the_codec() -> None:
     pixels, codec = create("tiny", image_size=48, seed=3).eval(), ConvCodec(width=8).eval()
     z = Z0.clone().requires_grad_()
-    judge = ClipReward(pixels, "a cat", through=codec)
+    judge = PromptReward(pixels, "a cat", through=codec)
     judge(z).sum().backward()
     assert z.grad.abs().sum() > 0
     shown = codec.decode(Z0).detach()
-    assert torch.allclose(ClipReward(pixels, "a cat")(shown), judge(Z0), atol=1e-4)
+    assert torch.allclose(PromptReward(pixels, "a cat")(shown), judge(Z0), atol=1e-4)
 
 
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda model: ClipReward(model, []), "text: expected at least one"),
-        (lambda model: ClipReward(model, torch.zeros(1, 3)), r"text: expected \(k, 64\) embeddings, got \(1, 3\)"),
-        (lambda model: ClipReward(model, "a", negative="b", others=["c"]), "others: expected none with a negative"),
-        (lambda model: ClipReward(model, ["a", "b", "c"])(Z0), "expected one for all or one each of 2 pictures, got 3"),
-        (lambda model: ClipReward(model, "a")(Z0[:, :3]), r"latents, got \(2, 3, 4, 4\)"),
-        (lambda model: ClipReward(create("tiny").eval(), "a")(Z0), r"expected \(b, 3, h, w\) images"),
+        (lambda model: PromptReward(model, []), "text: expected at least one"),
+        (lambda model: PromptReward(model, torch.zeros(1, 3)), r"text: expected \(k, 64\) embeddings, got \(1, 3\)"),
+        (lambda model: PromptReward(model, "a", negative="b", others=["c"]), "others: expected none with a negative"),
+        (
+            lambda model: PromptReward(model, ["a", "b", "c"])(Z0),
+            "expected one for all or one each of 2 pictures, got 3",
+        ),
+        (lambda model: PromptReward(model, "a")(Z0[:, :3]), r"latents, got \(2, 3, 4, 4\)"),
+        (lambda model: PromptReward(create("tiny").eval(), "a")(Z0), r"expected \(b, 3, h, w\) images"),
     ],
 )
 def test_bad_rewards_are_named(model, make, said: str) -> None:

@@ -24,7 +24,7 @@ from tether.models.text_state import text_state
 from tether.tasks.caption import (
     CiderReward,
     ClipReward,
-    Drawn,
+    DrawnCaptions,
     GrammarHead,
     PrefixAdaptor,
     PrefixCaptioner,
@@ -299,7 +299,7 @@ class TestSelfCriticalTrainer:
         ours, modes = self.captioner(), []
         draw = ours.draw
 
-        def watched(memory: Tensor, *, how: How, **given: Any) -> Drawn:
+        def watched(memory: Tensor, *, how: How, **given: Any) -> DrawnCaptions:
             modes.append((how, ours.adaptor.training))
             return draw(memory, how=how, **given)
 

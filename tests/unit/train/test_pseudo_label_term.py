@@ -13,7 +13,7 @@ from tether.core.gather import LOCAL
 from tether.core.types import Batch
 from tether.losses import ClipLoss
 from tether.models import create
-from tether.models.dense_heads import TaskHead
+from tether.models.dense_heads import DenseHead
 from tether.models.tower_state import image_map
 from tether.optim import layer_decay_groups, parameter_groups
 from tether.train import load_config, train
@@ -106,13 +106,13 @@ def test_every_tower_with_patches_has_a_map(family, tmp_path):
     except UnsupportedModelError:
         return
     torch.testing.assert_close(found.pooled, model.encode_image(image).pooled, rtol=1e-4, atol=1e-4)
-    head = TaskHead.depth(features=found.tokens.shape[2], generator=torch.Generator().manual_seed(0))
+    head = DenseHead.depth(features=found.tokens.shape[2], generator=torch.Generator().manual_seed(0))
     side = int(found.tokens.shape[1] ** 0.5)
     assert head(found.tokens.transpose(1, 2).unflatten(2, (side, side)), size=(32, 32)).shape == (2, 1, 32, 32)
 
 
 def test_the_last_layer_before_the_enlarging_changes_nothing():
-    head = TaskHead.seg(3, features=8, generator=torch.Generator().manual_seed(0))
+    head = DenseHead.seg(3, features=8, generator=torch.Generator().manual_seed(0))
     x = torch.randn(2, 8, 4, 4)
     inner = torch.nn.functional.gelu(head.inner(head.norm(x.movedim(1, -1)).movedim(-1, 1)))
     late = head.outer(torch.nn.functional.interpolate(inner, size=(16, 16), mode="bilinear"))

@@ -1,7 +1,7 @@
 """Captions: a language model that is told an image, learnt from texts alone or from pairs."""
 
 from tether.losses.self_critical import until_end
-from tether.tasks.caption.captioner import Drawn, PrefixCaptioner
+from tether.tasks.caption.captioner import DrawnCaptions, PrefixCaptioner
 from tether.tasks.caption.cider_reward import CiderReward
 from tether.tasks.caption.clip_s import clip_s, ref_clip_s
 from tether.tasks.caption.memory import ImageRows, mix, noisy_copies, read_images, region_features
@@ -22,7 +22,7 @@ __all__ = [
     "Captioned",
     "CiderReward",
     "ClipReward",
-    "Drawn",
+    "DrawnCaptions",
     "GrammarHead",
     "ImageRows",
     "NearestCaptions",

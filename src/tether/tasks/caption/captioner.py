@@ -26,7 +26,7 @@ _ADAPTOR = "adaptor."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Drawn:
+class DrawnCaptions:
     """Captions as they were written, those of one memory side by side.
 
     Attributes:
@@ -128,7 +128,7 @@ class PrefixCaptioner(nn.Module):
         prompt: str = "",
         hidden: Bool[Tensor, "b k"] | None = None,
         generator: torch.Generator | None = None,
-    ) -> Drawn:
+    ) -> DrawnCaptions:
         """Write captions, in the mode that the captioner is in: dropout counts in training mode.
 
         Args:
@@ -152,7 +152,7 @@ class PrefixCaptioner(nn.Module):
             raise InputError(f"samples: expected at most {most} for how={how!r}, got {samples}")
         if not len(memory):
             nothing = torch.empty(0, 0, dtype=torch.int64, device=self.language_model.device)
-            return Drawn(nothing, nothing.bool(), ())
+            return DrawnCaptions(nothing, nothing.bool(), ())
         before = self._before(memory, prompt=prompt, hidden=hidden, longest=longest)
         sampling: dict[str, Any] = {"temperature": temperature, "top_k": 0} if how == "sample" else {}
         seed = 0 if generator is None else int(torch.randint(2**62, (), generator=generator))
@@ -173,7 +173,7 @@ class PrefixCaptioner(nn.Module):
             )
         mask = until_end(tokens, end=end)
         tokens = torch.where(mask, tokens, pad)
-        return Drawn(tokens, mask, tuple(self.language_model.texts(tokens)))
+        return DrawnCaptions(tokens, mask, tuple(self.language_model.texts(tokens)))
 
     def _before(self, memory: Tensor, *, prompt: str, hidden: Tensor | None, longest: int) -> Float[Tensor, "b n w"]:
         """Prefix and prompt, if ``longest`` tokens more have a place."""

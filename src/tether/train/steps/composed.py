@@ -22,7 +22,7 @@ from tether.models.anatomy.find import anatomy_of, tower_of
 from tether.models.composed.grounded import check_groundable, grounded
 from tether.models.cross_decoder import TextGuidedDecoder
 from tether.models.decoder import CausalDecoder
-from tether.models.dense_heads import TaskHead
+from tether.models.dense_heads import DenseHead
 from tether.models.frozen_copy import buffer_copy
 from tether.models.grounding_decoder import GroundingDecoder
 from tether.models.load import fill
@@ -42,7 +42,7 @@ OWN = "objective"
 HEADS: Mapping[str, type[nn.Module]] = {
     "causal_decoder": CausalDecoder,
     "grounding": GroundingDecoder,
-    "dense": TaskHead,
+    "dense": DenseHead,
     "projection": ProjectionHead,
     "projectors": PairedProjectors,
     "text_guided": TextGuidedDecoder,

@@ -10,7 +10,7 @@ from tether.core.gather import Gather
 from tether.core.ranges import NonNegative, checked
 from tether.core.types import Loss
 from tether.losses.pseudo_labels import NormalForm, PseudoLabelLoss
-from tether.models.dense_heads import TaskHead
+from tether.models.dense_heads import DenseHead
 from tether.space.heat_maps import grid_of
 from tether.train.terms.term import Term, TermInputs
 
@@ -71,13 +71,13 @@ class PseudoLabelTerm(Term):
         """
         view = seen.views[self._image]
         tokens, size = view.features.tokens, (view.rows.shape[2], view.rows.shape[3])
-        widths = {cast(TaskHead, seen.heads[name]).inner.in_channels for name in self._heads.values()}
+        widths = {cast(DenseHead, seen.heads[name]).inner.in_channels for name in self._heads.values()}
         if tokens is None or widths != {tokens.shape[2]}:
             raise InputError(f"pseudo_labels: expected want: map in the view {self._image!r}")
         features = tokens.transpose(1, 2).unflatten(2, grid_of(tokens.shape[1], size=size))
         predicted = {}
         for task, name in self._heads.items():
-            head = cast(TaskHead, seen.heads[name])
+            head = cast(DenseHead, seen.heads[name])
             if task not in view.about:
                 raise InputError(
                     f"pseudo_labels: no labels of {task} with the view {self._image!r}: expected contents: {{labels: "

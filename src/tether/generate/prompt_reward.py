@@ -23,7 +23,7 @@ FULL = 100.0
 """What a cosine of 1 times the scale is taken from; CLIP's own largest scale."""
 
 
-class ClipReward:
+class PromptReward:
     """CLIP's score of what a generator gives, as a loss: 100 - scale * cosine (ReNO, arXiv 2406.04312; its code).
 
     With ``others`` it is a classifier's: minus the logarithm of the probability of the text among it and these. A model
@@ -38,10 +38,10 @@ class ClipReward:
 
     Example:
         >>> import torch
-        >>> from tether.generate import ClipReward
+        >>> from tether.generate import PromptReward
         >>> from tether.models import create
         >>> model = create("tiny", vision={"tower": "latent"}).eval()  # without a codec: latents alone
-        >>> ClipReward(model, "a red circle")(torch.randn(2, 4, 4, 4)).shape
+        >>> PromptReward(model, "a red circle")(torch.randn(2, 4, 4, 4)).shape
         torch.Size([2])
     """
 
