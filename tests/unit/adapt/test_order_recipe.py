@@ -20,21 +20,21 @@ from tether.models import create
 SETTINGS = {"name": "order", "column": "amount", "steps": 3, "group": 6, "n_rank_tokens": 2}
 
 
-def tasks(count: int = 24) -> MemoryRows:
+def tasks(count: int = 24, *, first: int = 0) -> MemoryRows:
     """Two orders of the same kind of images."""
-    rows = without_words(squares(count)).rows
+    rows = without_words(squares(first + count)).rows[first:]
     return MemoryRows([replace(row, meta={**row.meta, "task": "ab"[n % 2]}) for n, row in enumerate(rows)])
 
 
 def test_several_texts_make_a_head_of_several(tmp_path: Path) -> None:
     model = create("tiny").eval()
     recipe = {**SETTINGS, "text_column": "task", "components": ["rank", "regression", "bce"], "mask_ties": True}
-    done = tether.adapt(model, tasks(), recipe=recipe, test=tasks(), out=tmp_path / "head")
+    done = tether.adapt(model, tasks(), recipe=recipe, test=tasks(first=24), out=tmp_path / "head")
     head = load_head(tmp_path / "head", model=model)
     assert isinstance(head, OrderHead)
     assert set(head.classes) == {"a", "b"}
     assert (done.report.own[0].n, done.report.own[0].chance) == (24, 0)
-    assert "<td>0.0</td>" in (tmp_path / "head" / "report.html").read_text()  # chance of a correlation is no share
+    assert '<td data-of="chance">0.000</td>' in (tmp_path / "head" / "report.html").read_text()  # chance of a correlation is no share
     rows = torch.randn(3, head.dim)
     assert head.logits(rows).shape == (3, 2)
     found = tether.rank(tasks(), model=model, head=head, by="b")
@@ -44,9 +44,10 @@ def test_several_texts_make_a_head_of_several(tmp_path: Path) -> None:
 
 
 def test_the_score_starts_at_the_mean_and_ends_in_the_unit_of_the_numbers() -> None:
-    model, rows = create("tiny").eval(), without_words(squares(12)).rows
-    far = MemoryRows([replace(row, meta={"amount": 1e4 + n}) for n, row in enumerate(rows)])
-    head = tether.adapt(model, far, recipe={**SETTINGS, "text": "walls"}, test=far).head
+    model, rows = create("tiny").eval(), without_words(squares(24)).rows
+    far = [replace(row, meta={"amount": 1e4 + n}) for n, row in enumerate(rows)]
+    recipe = {**SETTINGS, "text": "walls"}
+    head = tether.adapt(model, MemoryRows(far[:12]), recipe=recipe, test=MemoryRows(far[12:])).head
     assert head is not None
     scores = head.logits(torch.randn(5, head.dim))
     assert (scores - 1e4).abs().max() < 100
@@ -79,7 +80,7 @@ def test_equal_numbers_have_no_order() -> None:
 
 def test_a_file_that_was_meddled_with(tmp_path: Path) -> None:
     model = create("tiny").eval()
-    done = tether.adapt(model, tasks(), recipe={**SETTINGS, "text": "walls"}, test=tasks())
+    done = tether.adapt(model, tasks(), recipe={**SETTINGS, "text": "walls"}, test=tasks(first=24))
     assert done.head is not None
     path = done.head.save(tmp_path) / "head.safetensors"
     settings, arrays = read_state(path, what="head", format="tether.head/1")
