@@ -34,7 +34,8 @@ def test_several_texts_make_a_head_of_several(tmp_path: Path) -> None:
     assert isinstance(head, OrderHead)
     assert set(head.classes) == {"a", "b"}
     assert (done.report.own[0].n, done.report.own[0].chance) == (24, 0)
-    assert '<td data-of="chance">0.000</td>' in (tmp_path / "head" / "report.html").read_text()  # chance of a correlation is no share
+    page = (tmp_path / "head" / "report.html").read_text()
+    assert '<td data-of="chance">0.000</td>' in page  # chance of a correlation is no share
     rows = torch.randn(3, head.dim)
     assert head.logits(rows).shape == (3, 2)
     found = tether.rank(tasks(), model=model, head=head, by="b")
