@@ -91,12 +91,13 @@ def test_the_adapter_besides_and_as_a_head(order: Callable[..., Any], place: Pat
     assert found.used in repr(found)
 
     rated = {"name": "csv", "path": str(place / "beside.csv")}
-    (place / "beside.csv").write_text(
-        (place / "rated.csv").read_text().replace("\n", "\nwalls/").replace("key", "image")
-    )
-    (place / "beside.csv").write_text((place / "beside.csv").read_text().removesuffix("walls/"))
+    header, *lines = (place / "rated.csv").read_text().splitlines()
+    for name, some in (("beside", lines[::2]), ("others", lines[1::2])):
+        text = "\n".join([header.replace("key", "image"), *(f"walls/{line}" for line in some)])
+        (place / f"{name}.csv").write_text(text + "\n")
+    others = {"name": "csv", "path": str(place / "others.csv")}
     recipe = {"name": "order", "text": "a bright wall", **ORDER}
-    done = tether.adapt(model, rated, recipe=recipe, test=rated, out=tmp_path / "head")
+    done = tether.adapt(model, rated, recipe=recipe, test=others, out=tmp_path / "head")
     assert done.report.own[0].chance == 0
     assert "tether rank PHOTOS" in " ".join(done.report.next)
     said, rows = order("--head", tmp_path / "head")
@@ -123,7 +124,7 @@ def test_one_clear_message(order: Callable[..., Any], place: Path) -> None:
         ((*BRIGHT, "--examples", place / "few.csv"), "7 are too few to measure; expected at least 8"),
         ((*BRIGHT, "--examples", place / "flat.csv"), "all 20 have the number 1.0"),
         ((*BRIGHT, "--examples", place / "rated.csv", "--column", "stars"), "has no column 'stars'"),
-        (("--head", place / "model"), "no such file"),
+        (("--head", place / "model"), "holds a model and no head"),
     ]:
         said, rows = order(*more, code=2)
         assert message in said.err

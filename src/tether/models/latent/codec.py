@@ -108,6 +108,10 @@ class KlBottleneck(nn.Module):
     outputs = 2
     """Numbers that an encoder gives for each of a latent."""
 
+    def __init__(self) -> None:
+        """It has nothing to learn."""
+        super().__init__()
+
     def forward(self, x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
         """A draw, or the mode without noise; and the divergence, a mean over all numbers."""
         mean, log_variance = x.chunk(2, dim=1)
