@@ -51,7 +51,7 @@ def found():
         optimizer=optimizer(),
         grad_clip=float(HYPER["grad_clip"]),
         regularizer=NormRegularizer(weight=float(HYPER["reg_weight"])),
-        pictures="together",
+        images="together",
     )
 
 

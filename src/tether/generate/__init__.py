@@ -1,4 +1,4 @@
-"""Pictures made and steered: the noise that a frozen generator starts from, moved toward a reward."""
+"""Images made and steered: the noise that a frozen generator starts from, moved toward a reward."""
 
 from __future__ import annotations
 

@@ -21,12 +21,12 @@ SGD: Mapping[str, Any] = MappingProxyType({"name": "sgd", "lr": 5.0, "momentum":
 _EPS = 1e-6
 """What torch adds to the norm of a gradient that it bounds."""
 
-Pictures = Literal["apart", "together"]
+Batched = Literal["apart", "together"]
 
 
 @runtime_checkable
 class Reward(Protocol):
-    """What a picture loses by not being as wanted."""
+    """What an image loses by not being as wanted."""
 
     weight: float
 
@@ -38,7 +38,7 @@ class Reward(Protocol):
 class NormRegularizer:
     """Keeps noise as long as normal noise is: minus the logarithm of the density of its length.
 
-    weight * (|z|^2 / 2 - (n - 1) ln |z|), least at |z| = sqrt(n - 1), for n numbers of a picture; computed in float32
+    weight * (|z|^2 / 2 - (n - 1) ln |z|), least at |z| = sqrt(n - 1), for n numbers of an image; computed in float32
     at least, since bfloat16 loses it (ReNO, arXiv 2406.04312, section 3.2).
 
     Example:
@@ -54,7 +54,7 @@ class NormRegularizer:
         self.weight = weight
 
     def __call__(self, z: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
-        """The term of each picture.
+        """The term of each image.
 
         Raises:
             InputError: noise that is zero, whose length has no logarithm.
@@ -62,15 +62,15 @@ class NormRegularizer:
         rows = z.flatten(1).to(torch.promote_types(z.dtype, torch.float32))
         norm = torch.linalg.vector_norm(rows, dim=1)
         if not bool((norm > 0).all()):
-            picture = int((~(norm > 0)).nonzero()[0])
-            got = f"{norm[picture].item():g} in picture {picture}"
+            image = int((~(norm > 0)).nonzero()[0])
+            got = f"{norm[image].item():g} in image {image}"
             raise InputError(f"z: expected noise of a length above 0, got {got}")
         return self.weight * (0.5 * norm**2 - (rows.shape[1] - 1) * norm.log())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoiseStep:
-    """One iteration; with ``pictures="together"`` each (b,) has one number.
+    """One iteration; with ``images="together"`` each (b,) has one number.
 
     Attributes:
         start: which noise it began from, 0 for ``z0``.
@@ -95,7 +95,7 @@ class NoiseStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoiseResult:
-    """The best of all iterations, picture by picture, the first of equals.
+    """The best of all iterations, image by image, the first of equals.
 
     Attributes:
         made: (b, ...) what the generator made of ``z``.
@@ -126,12 +126,12 @@ def optimize_noise(
     regularizer: NormRegularizer | None = NormRegularizer(),  # noqa: B008 - it holds one number
     restarts: Whole = 0,
     draws: torch.Generator | None = None,
-    pictures: Pictures = "apart",
+    images: Batched = "apart",
     on_step: Callable[[NoiseStep], None] | None = None,
 ) -> NoiseResult:
     """Move the noise of a frozen generator so that what it makes is rewarded, and keep the best that was seen.
 
-    Each iteration makes pictures, asks the rewards, bounds the gradient and takes a step; after the last one, whose
+    Each iteration makes images, asks the rewards, bounds the gradient and takes a step; after the last one, whose
     gradient is only measured, there is none. Noise stays in float32, or float64, whatever the generator computes in,
     and it alone gets a gradient. ``steps=1`` with ``restarts`` is a choice among draws, the baseline at equal calls.
 
@@ -141,11 +141,11 @@ def optimize_noise(
         z0: noise to begin with.
         steps: iterations of each start.
         optimizer: a name of ``optim.OPTIMIZERS``, or a mapping with ``name`` and settings.
-        grad_clip: longest gradient of a picture.
+        grad_clip: longest gradient of an image.
         regularizer: keeps the noise's length; None leaves it free.
         restarts: further starts from fresh normal noise, the optimiser's memory empty.
         draws: of these; on the CPU.
-        pictures: ``apart`` treats each picture as if it were alone; ``together`` has one length, one bound and one
+        images: ``apart`` treats each image as if it were alone; ``together`` has one length, one bound and one
             best for the whole batch and the mean of the rewards, as ReNO's code.
         on_step: called with each iteration.
 
@@ -154,7 +154,7 @@ def optimize_noise(
             finite or not (b,).
 
     Source: ReNO (arXiv 2406.04312, algorithm 1), which Latent-CLIP builds on (arXiv 2503.08455, section 4). Restarts
-    and pictures apart are ours.
+    and images apart are ours.
 
     Example:
         >>> import torch
@@ -179,7 +179,7 @@ def optimize_noise(
                       finite=True, params=[noise])  # fmt: skip
         for step in range(steps):
             made = generator(noise)
-            found = _look(noise, made, rewards, regularizer, where=(start, step), together=pictures == "together")
+            found = _look(noise, made, rewards, regularizer, where=(start, step), together=images == "together")
             history.append(found)
             best = _better(best, found, made.detach())
             if on_step is not None:
@@ -206,7 +206,7 @@ def _look(
 ) -> NoiseStep:
     """Losses of one iteration; the noise gets its gradient."""
     rows = noise[None] if together else noise
-    losses = [_losses(reward(made), pictures=len(noise), name=f"rewards[{n}]") for n, reward in enumerate(rewards)]
+    losses = [_losses(reward(made), images=len(noise), name=f"rewards[{n}]") for n, reward in enumerate(rewards)]
     if together:
         losses = [loss.mean()[None] for loss in losses]
     total = torch.stack([reward.weight * loss for reward, loss in zip(rewards, losses, strict=True)]).sum(0)
@@ -229,11 +229,11 @@ def _look(
     )
 
 
-def _losses(found: Tensor, *, pictures: int, name: str) -> Float[Tensor, " b"]:
-    if found.ndim == 0 and pictures == 1:
+def _losses(found: Tensor, *, images: int, name: str) -> Float[Tensor, " b"]:
+    if found.ndim == 0 and images == 1:
         found = found[None]
-    if tuple(found.shape) != (pictures,):
-        raise InputError(f"{name}: expected ({pictures},) losses, one a picture, got {tuple(found.shape)}")
+    if tuple(found.shape) != (images,):
+        raise InputError(f"{name}: expected ({images},) losses, one an image, got {tuple(found.shape)}")
     return found
 
 

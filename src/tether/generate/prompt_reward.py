@@ -1,4 +1,4 @@
-"""How little a picture or a latent shows what a text says, as a loss with gradient."""
+"""How little an image or a latent shows what a text says, as a loss with gradient."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class PromptReward:
 
         Args:
             model: any encoder of ``tether.load``, in evaluation mode; its weights get no gradient.
-            text: what to show: one for all pictures, or one each; or (1 or b, d) embeddings.
+            text: what to show: one for all images, or one each; or (1 or b, d) embeddings.
             weight: of this reward among several.
             direction: ``away`` leads away from the text.
             negative: what not to show, likewise; its cosine counts against that of the text.
@@ -83,20 +83,20 @@ class PromptReward:
         self._looked = False
 
     def __call__(self, made: Tensor) -> Float[Tensor, " b"]:
-        """The loss of each picture, before ``weight``.
+        """The loss of each image, before ``weight``.
 
         Args:
             made: (b, c, h, w) latents, or images in -1 to 1.
 
         Raises:
             InputError: latents of another shape or, at the first call, of another scale; or texts for another number of
-                pictures.
+                images.
         """
         model = cast(DualEncoder, self.model)
         rows = F.normalize(model.encode_image(self._shown(made)).pooled, dim=1)
         for name, texts in (("text", self._text), ("negative", self._negative)):
             if texts is not None and len(texts) not in (1, len(rows)):
-                raise InputError(f"{name}: expected one for all or one each of {len(rows)} pictures, got {len(texts)}")
+                raise InputError(f"{name}: expected one for all or one each of {len(rows)} images, got {len(texts)}")
         scale, sign = model.logit_scale.detach().to(rows), 1 if self.direction == "towards" else -1
         score = scale * (rows * self._text.to(rows)).sum(1)
         if self._others is not None:

@@ -16,7 +16,7 @@ Z0 = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
 
 
 class Near:
-    """The squared distance of each picture to a number."""
+    """The squared distance of each image to a number."""
 
     def __init__(self, target: float = 1.0, weight: float = 1.0) -> None:
         self.target, self.weight, self.calls = target, weight, 0
@@ -40,18 +40,18 @@ def test_the_regulariser_is_least_at_the_length_of_normal_noise() -> None:
     large = torch.full((1, 65536), 1.0, dtype=torch.bfloat16)
     assert term(large).dtype == torch.float32
     assert term(large).item() == pytest.approx(0.5 * 65536 - 65535 * math.log(256), rel=1e-6)
-    with pytest.raises(InputError, match="length above 0, got 0 in picture 1"):
+    with pytest.raises(InputError, match="length above 0, got 0 in image 1"):
         term(torch.stack([torch.ones(3), torch.zeros(3)]))
 
 
-def test_pictures_apart_are_as_alone() -> None:
+def test_images_apart_are_as_alone() -> None:
     both = optimize_noise(torch.tanh, rewards=[Near()], z0=Z0, steps=6)
     for row in range(2):
         alone = optimize_noise(torch.tanh, rewards=[Near()], z0=Z0[row : row + 1], steps=6)
         assert torch.allclose(both.z[row], alone.z[0], atol=1e-6)
         assert torch.allclose(both.made[row], alone.made[0], atol=1e-6)
         assert both.step[row] == alone.step[0]
-    one = optimize_noise(torch.tanh, rewards=[Near()], z0=Z0, steps=6, pictures="together")
+    one = optimize_noise(torch.tanh, rewards=[Near()], z0=Z0, steps=6, images="together")
     assert one.history[0].loss.shape == (1,)
     assert one.history[0].loss[0] == pytest.approx(both.history[0].loss.mean().item())
     first, second = (step.z for step in one.history[:2])
@@ -114,7 +114,7 @@ def test_several_rewards_and_half_precision() -> None:
         ({"restarts": 2}, "draws: expected a generator"),
         ({"rewards": [Near(math.inf)]}, "step 0: expected finite losses"),
         ({"optimizer": "sgdd"}, "optimizer"),
-        ({"generator": lambda z: z[:1]}, r"rewards\[0\]: expected \(2,\) losses, one a picture, got \(1,\)"),
+        ({"generator": lambda z: z[:1]}, r"rewards\[0\]: expected \(2,\) losses, one an image, got \(1,\)"),
     ],
 )
 def test_bad_input_is_named(given: dict, said: str) -> None:
@@ -166,7 +166,7 @@ def test_a_model_on_pixels_judges_through_the_codec() -> None:
         (lambda model: PromptReward(model, "a", negative="b", others=["c"]), "others: expected none with a negative"),
         (
             lambda model: PromptReward(model, ["a", "b", "c"])(Z0),
-            "expected one for all or one each of 2 pictures, got 3",
+            "expected one for all or one each of 2 images, got 3",
         ),
         (lambda model: PromptReward(model, "a")(Z0[:, :3]), r"latents, got \(2, 3, 4, 4\)"),
         (lambda model: PromptReward(create("tiny").eval(), "a")(Z0), r"expected \(b, 3, h, w\) images"),

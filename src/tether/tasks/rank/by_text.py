@@ -16,7 +16,7 @@ def scores_by_text(
 ) -> Float[Tensor, " n"]:
     """Similarity of images to a text, less that to its opposite where there is one.
 
-    A contrastive model knows a text by what is in the picture and hardly by how much of it, so "a badly damaged car"
+    A contrastive model knows a text by what is in the image and hardly by how much of it, so "a badly damaged car"
     against "an undamaged car" says more than "how damaged".
 
     Args:
