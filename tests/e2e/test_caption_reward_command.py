@@ -51,8 +51,7 @@ class TestCaptionReward:
 
         def learn(out: Path, *, stop: int | None = None) -> Path:
             asked = iter(range(1, 99))
-            done = lambda: next(asked) == stop  # noqa: E731
-            tether.adapt(place / "base", DATA, recipe=recipe(place), out=out, should_stop=done)
+            tether.adapt(place / "base", DATA, recipe=recipe(place), out=out, should_stop=lambda: next(asked) == stop)
             return out
 
         whole = learn(tmp_path / "whole")

@@ -123,7 +123,7 @@ def optimize_noise(
     steps: Count = 50,
     optimizer: str | Mapping[str, Any] = SGD,
     grad_clip: Limit = 0.1,
-    regularizer: NormRegularizer | None = NormRegularizer(),  # noqa: B008 - it holds one number
+    regularizer: NormRegularizer | None = NormRegularizer(),  # noqa: B008 - never changed; it holds one number
     restarts: Whole = 0,
     draws: torch.Generator | None = None,
     images: Batched = "apart",

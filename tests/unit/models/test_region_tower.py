@@ -34,6 +34,12 @@ INSIDE = 0.5 / 0.26
 pytestmark = pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
 
 
+def the_stem(model: Any) -> AlphaStem:
+    found = stem_of(model)
+    assert found is not None
+    return found
+
+
 def first_channel_(stem: AlphaStem) -> None:
     """Alpha weighs what the first channel does, so the tower sees the sum of the two."""
     weight = stem.layer.get_parameter("weight").detach()
@@ -109,12 +115,12 @@ def test_resized_and_composed(tmp_path: Path) -> None:
     assert found is not None
     assert found.alpha.shape == (64, 256)
     assert found.size == (64, 64)
-    assert torch.equal(stem_of(model.resized(image_size=48)).alpha, stem.alpha)  # type: ignore[union-attr]
+    assert torch.equal(the_stem(model.resized(image_size=48)).alpha, stem.alpha)
     save(model, tmp_path / "alpha")
     save(compose(image=str(tmp_path / "alpha"), text=str(tmp_path / "alpha"), dim=16), tmp_path / "both")
     opened = tether.load(tmp_path / "both")
     assert sum(isinstance(part, AlphaStem) for part in opened.modules()) == 1
-    assert torch.equal(stem_of(opened).alpha, stem.alpha)  # type: ignore[union-attr]
+    assert torch.equal(the_stem(opened).alpha, stem.alpha)
 
 
 def test_plain_weights_have_no_alpha() -> None:
@@ -176,7 +182,7 @@ def test_bad_regions() -> None:
     ):
         with pytest.raises(InputError, match=words):
             encode_regions(model, image, alpha=alpha)
-    with pytest.raises(InputError, match=r"leave patches out"), stem_of(model).seeing(torch.zeros(2, 1, 32, 32)):  # type: ignore[union-attr]
+    with pytest.raises(InputError, match=r"leave patches out"), the_stem(model).seeing(torch.zeros(2, 1, 32, 32)):
         model.encode_image(image, keep=torch.zeros(2, 3, dtype=torch.int64))
     with pytest.raises(UnsupportedModelError, match=r"first layer|begins with"):
         add_alpha_(torch.nn.Linear(3, 4))

@@ -212,7 +212,9 @@ class TestGuidedCrops:
         assert scores.order(top=3)[0, 2] not in chosen
 
     def test_k_beyond_the_classes_and_full_logits(self):
-        encode = lambda crops: torch.randn(len(crops), 4, generator=generator(1))  # noqa: E731
+        def encode(crops):
+            return torch.randn(len(crops), 4, generator=generator(1))
+
         settings = {"class_texts": torch.randn(3, 4, generator=generator()), "encode_image": encode}
         find = WholeImage()
         all_of_them, chosen = guided_crop_logits(image(), propose=find, k=9, return_candidates=True, **settings)
