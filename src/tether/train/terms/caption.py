@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal, cast
 
 from torch import Tensor
@@ -54,18 +54,9 @@ class CaptionTerm(Term):
         if look == "embedding" and drop:
             raise InputError(f"drop: an embedding has no patches to drop; expected look: tokens, or 0, got {drop}")
         self._head, self._image, self._text = head, image, text
+        self.views, self.heads = {"image": image, "text": text}, {"head": head}
         self._look, self._drop, self._select, self._seed = look, drop, select, seed
         self._attentive_from = round(steps * random_first)
-
-    @property
-    def views(self) -> Mapping[str, str]:
-        """See Term."""
-        return {"image": self._image, "text": self._text}
-
-    @property
-    def heads(self) -> Mapping[str, str]:
-        """See Term."""
-        return {"head": self._head}
 
     def __call__(self, seen: TermInputs, *, step: int, gather: Gather) -> Sequence[Loss]:
         """See Term.

@@ -43,14 +43,9 @@ class DetailHinges(Term):
             lambda_neg: see ``SpecsLoss``.
             margin: see ``SpecsLoss``; in logits.
         """
-        self._views = {"image": image, "text": text, "growing": growing}
+        self.views = {"image": image, "text": text, "growing": growing}
         self.loss = SpecsLoss(lambda_contrast=0.0, lambda_detail=lambda_detail, lambda_neg=lambda_neg, margin=margin)
         self._step, self._before = -1, self.loss.margin.clone()
-
-    @property
-    def views(self) -> Mapping[str, str]:
-        """See Term."""
-        return self._views
 
     def __call__(self, seen: TermInputs, *, step: int, gather: Gather) -> Sequence[Loss]:
         """See Term.
@@ -62,9 +57,9 @@ class DetailHinges(Term):
             self.loss.margin.copy_(self._before)
         else:
             self._step, self._before = step, self.loss.margin.clone()
-        image, whole, grown = (seen.views[name] for name in self._views.values())
+        image, whole, grown = (seen.views[name] for name in self.views.values())
         if "valid" not in grown.about:
-            raise InputError(f"details: expected a view with rewrite: growing, got {self._views['growing']!r}")
+            raise InputError(f"details: expected a view with rewrite: growing, got {self.views['growing']!r}")
         base, detail, negative = grown.features.pooled.chunk(3)
         hinges = self.loss(
             image.features.pooled,

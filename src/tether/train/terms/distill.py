@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -29,17 +29,8 @@ class TowerDistillation(Term):
             teacher: view of the same rows that another encoder reads.
             head: a ``projection`` from the student's width to the teacher's, where these differ.
         """
-        self._views, self._head = {"student": student, "teacher": teacher}, head
-
-    @property
-    def views(self) -> Mapping[str, str]:
-        """See Term."""
-        return self._views
-
-    @property
-    def heads(self) -> Mapping[str, str]:
-        """See Term."""
-        return {} if self._head is None else {"head": self._head}
+        self.views, self._head = {"student": student, "teacher": teacher}, head
+        self.heads = {} if head is None else {"head": head}
 
     def __call__(self, seen: TermInputs, *, step: int, gather: Gather) -> Sequence[Loss]:
         """See Term.
@@ -47,7 +38,7 @@ class TowerDistillation(Term):
         Raises:
             InputError: embeddings of other widths, or views of other numbers of rows.
         """
-        student, teacher = (seen.views[name].features for name in self._views.values())
+        student, teacher = (seen.views[name].features for name in self.views.values())
         if self._head is not None:
             project: nn.Module = seen.heads[self._head]
             student = Features(project(student.pooled))

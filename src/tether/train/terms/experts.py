@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -26,11 +26,6 @@ class ExpertBalance(Term):
     def __init__(self, *, balance: NonNegative = 0.01, router_z: NonNegative = 0.001) -> None:
         """Args: balance: weight of the load balance loss. router_z: weight of the router z-loss."""
         self.balance, self.router_z = balance, router_z
-
-    @property
-    def views(self) -> Mapping[str, str]:
-        """See Term; it looks at no view, but at what the towers tell of all of them."""
-        return {}
 
     def __call__(self, seen: TermInputs, *, step: int, gather: Gather) -> Sequence[Loss]:
         """See Term.

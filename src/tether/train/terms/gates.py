@@ -47,11 +47,6 @@ class GatePenalty(Term):
         self._measured: dict[str, Tensor] = {}
         self._measured_at = -1
 
-    @property
-    def views(self) -> Mapping[str, str]:
-        """See Term; it looks at no view, but at what the towers tell of all of them."""
-        return {}
-
     def __call__(self, seen: TermInputs, *, step: int, gather: Gather) -> Sequence[Loss]:
         """See Term.
 

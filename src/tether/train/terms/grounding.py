@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from tether.core.errors import InputError
@@ -53,22 +53,12 @@ class GroundingTerm(Term):
             among: see ``description_loss``.
             over: see ``box_loss``.
         """
-        self._head, self._regions = head, regions
-        self._views = {"image": image, "text": text, "phrases": phrases}
+        self._head, self._regions, self.heads = head, regions, {"head": head}
+        self.views = {"image": image, "text": text, "phrases": phrases}
         self.weights, self.aux, self.captions = weights, aux, captions
         self.duplicates: Duplicates = duplicates
         self.among: Among = among
         self.over: Over = over
-
-    @property
-    def views(self) -> Mapping[str, str]:
-        """See Term."""
-        return self._views
-
-    @property
-    def heads(self) -> Mapping[str, str]:
-        """See Term."""
-        return {"head": self._head}
 
     def __call__(self, seen: TermInputs, *, step: int, gather: Gather) -> Sequence[Loss]:
         """See Term.
@@ -77,8 +67,8 @@ class GroundingTerm(Term):
             InputError: no regions with phrases in the batch, an image view without ``want: states``, or one that moved
                 the images away from their regions.
         """
-        image, text, phrases = (seen.views[name] for name in self._views.values())
-        regions, where = seen.batch.extra.get(self._regions), f"view {self._views['image']}"
+        image, text, phrases = (seen.views[name] for name in self.views.values())
+        regions, where = seen.batch.extra.get(self._regions), f"view {self.views['image']}"
         if not isinstance(regions, Regions) or regions.ids is None:
             raise InputError(
                 f"batch.extra: expected {self._regions!r} with phrases, got {', '.join(seen.batch.extra) or 'nothing'};"

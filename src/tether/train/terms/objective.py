@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from tether.core.errors import InputError
 from tether.core.gather import Gather
@@ -44,12 +44,8 @@ class ObjectiveTerm(Term):
         roles = {"image": image, "text": text, "negative_image": negative_image, "negative_text": negative_text}
         self._roles = {role: view for role, view in roles.items() if view is not None}
         self._extra = dict(extra or {})
+        self.views = self._roles | {f"extra.{name}": view for name, view in self._extra.items()}
         self.objective, self.seed, self._last = objective, seed, max(1, steps - 1)
-
-    @property
-    def views(self) -> Mapping[str, str]:
-        """See Term."""
-        return self._roles | {f"extra.{name}": view for name, view in self._extra.items()}
 
     def __call__(self, seen: TermInputs, *, step: int, gather: Gather) -> Sequence[Loss]:
         """See Term.

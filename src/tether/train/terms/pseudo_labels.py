@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 from tether.core.errors import InputError
@@ -47,21 +47,11 @@ class PseudoLabelTerm(Term):
             InputError: no head.
         """
         heads = {"seg": seg, "depth": depth, "normal": normal}
-        self._heads = {task: name for task, name in heads.items() if name is not None}
-        if not self._heads:
+        self.heads = {task: name for task, name in heads.items() if name is not None}
+        if not self.heads:
             raise InputError(f"pseudo_labels: expected a head for one of {', '.join(heads)}, got none")
-        self._image = image
+        self._image, self.views = image, {"image": image}
         self._loss = PseudoLabelLoss(seg=seg_weight, depth=depth_weight, normal=normal_weight, normal_form=normal_form)
-
-    @property
-    def views(self) -> Mapping[str, str]:
-        """See Term."""
-        return {"image": self._image}
-
-    @property
-    def heads(self) -> Mapping[str, str]:
-        """See Term."""
-        return self._heads
 
     def __call__(self, seen: TermInputs, *, step: int, gather: Gather) -> Sequence[Loss]:
         """See Term; it logs the loss of each task without its weight.
@@ -71,12 +61,12 @@ class PseudoLabelTerm(Term):
         """
         view = seen.views[self._image]
         tokens, size = view.features.tokens, (view.rows.shape[2], view.rows.shape[3])
-        widths = {cast(DenseHead, seen.heads[name]).inner.in_channels for name in self._heads.values()}
+        widths = {cast(DenseHead, seen.heads[name]).inner.in_channels for name in self.heads.values()}
         if tokens is None or widths != {tokens.shape[2]}:
             raise InputError(f"pseudo_labels: expected want: map in the view {self._image!r}")
         features = tokens.transpose(1, 2).unflatten(2, grid_of(tokens.shape[1], size=size))
         predicted = {}
-        for task, name in self._heads.items():
+        for task, name in self.heads.items():
             head = cast(DenseHead, seen.heads[name])
             if task not in view.about:
                 raise InputError(
@@ -89,7 +79,7 @@ class PseudoLabelTerm(Term):
                 raise InputError(f"pseudo_labels: {name}: expected a dense head with {wanted}, got {head.task}")
             height, width = view.about[task].shape[-2:]
             predicted[task] = head(features, size=(height, width))
-        labels = {task: view.about[task] for task in self._heads}
+        labels = {task: view.about[task] for task in self.heads}
         valid = {}
         if "depth" in labels:
             valid["depth"] = labels["depth"] >= 0

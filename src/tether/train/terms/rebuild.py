@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal, cast
 
 from tether.core.errors import InputError
@@ -42,18 +42,9 @@ class RebuildTerm(Term):
             norm: see ``patch_pixels``.
         """
         self._head, self._image, self._text = head, image, text
+        self.views, self.heads = {"image": image, "text": text}, {"head": head}
         self._pixel: Pixel = pixel
         self._norm: Literal["patch", "none"] = norm
-
-    @property
-    def views(self) -> Mapping[str, str]:
-        """See Term."""
-        return {"image": self._image, "text": self._text}
-
-    @property
-    def heads(self) -> Mapping[str, str]:
-        """See Term."""
-        return {"head": self._head}
 
     def __call__(self, seen: TermInputs, *, step: int, gather: Gather) -> Sequence[Loss]:
         """See Term.

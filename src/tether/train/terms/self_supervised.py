@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import torch
@@ -32,17 +32,8 @@ class SimclrTerm(Term):
             head: a ``projection``; both views go through it in one batch.
             temperature: that cosines are divided by.
         """
-        self._views, self._head, self.temperature = {"first": first, "second": second}, head, temperature
-
-    @property
-    def views(self) -> Mapping[str, str]:
-        """See Term."""
-        return self._views
-
-    @property
-    def heads(self) -> Mapping[str, str]:
-        """See Term."""
-        return {"head": self._head}
+        self.views, self.heads = {"first": first, "second": second}, {"head": head}
+        self._head, self.temperature = head, temperature
 
     def __call__(self, seen: TermInputs, *, step: int, gather: Gather) -> Sequence[Loss]:
         """See Term.
@@ -50,8 +41,8 @@ class SimclrTerm(Term):
         Raises:
             InputError: views of unequal length.
         """
-        _check_equal(seen, self._views.values())
-        rows = [_read(seen.views[name]) for name in self._views.values()]
+        _check_equal(seen, self.views.values())
+        rows = [_read(seen.views[name]) for name in self.views.values()]
         first, second = seen.heads[self._head](torch.cat(rows), gather=gather).chunk(2)
         return (Loss(nt_xent_loss(first, second, temperature=self.temperature, gather=gather)),)
 
@@ -80,23 +71,9 @@ class ByolTerm(Term):
             projector: a ``projection``; all views go through it in one batch.
             predictor: a ``projection`` whose ``inputs`` are the projector's ``out``.
         """
-        self._images, self._target = list(images), target
-        self._heads = {"projector": projector, "predictor": predictor}
-
-    @property
-    def views(self) -> Mapping[str, str]:
-        """See Term."""
-        return {f"images {place}": name for place, name in enumerate(self._images)} | {"target": self._target}
-
-    @property
-    def heads(self) -> Mapping[str, str]:
-        """See Term."""
-        return self._heads
-
-    @property
-    def trailed(self) -> Sequence[str]:
-        """See Term."""
-        return [self._heads["projector"]]
+        self._images, self._target, self._projector = list(images), target, projector
+        self.views = {f"images {place}": name for place, name in enumerate(images)} | {"target": target}
+        self.heads, self.trailed = {"projector": projector, "predictor": predictor}, [projector]
 
     def __call__(self, seen: TermInputs, *, step: int, gather: Gather) -> Sequence[Loss]:
         """See Term.
@@ -105,10 +82,10 @@ class ByolTerm(Term):
             InputError: views of unequal length.
         """
         _check_equal(seen, self.views.values())
-        projector, predictor = (seen.heads[name] for name in self._heads.values())
+        projector, predictor = (seen.heads[name] for name in self.heads.values())
         rows = torch.cat([_read(seen.views[name]) for name in self._images])
         with torch.no_grad():
-            target = seen.trailing[self._heads["projector"]](_read(seen.views[self._target]), gather=gather)
+            target = seen.trailing[self._projector](_read(seen.views[self._target]), gather=gather)
         predicted = predictor(projector(rows, gather=gather), gather=gather)
         return (Loss(siamese_loss(predicted, target.repeat(len(self._images), 1))),)
 

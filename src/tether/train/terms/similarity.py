@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor
@@ -44,13 +44,8 @@ class TeacherSimilarity(Term):
                 teacher's own scale.
             form: the divergence, or the cross-entropy, which is larger by the teacher's entropy.
         """
-        self._views = {"image": image, "text": text, "teacher_image": teacher_image, "teacher_text": teacher_text}
+        self.views = {"image": image, "text": text, "teacher_image": teacher_image, "teacher_text": teacher_text}
         self.temperature, self.form = temperature, form
-
-    @property
-    def views(self) -> Mapping[str, str]:
-        """See Term."""
-        return self._views
 
     def __call__(self, seen: TermInputs, *, step: int, gather: Gather) -> Sequence[Loss]:
         """See Term.
@@ -58,7 +53,7 @@ class TeacherSimilarity(Term):
         Raises:
             InputError: the teacher's own scale is wanted and its images are read by nobody who has one.
         """
-        image, text, *teacher = (unit_rows(seen.views[name].features) for name in self._views.values())
+        image, text, *teacher = (unit_rows(seen.views[name].features) for name in self.views.values())
         losses = [
             _distance(
                 seen.logit_scale * queries @ gather(keys).T,
@@ -76,7 +71,7 @@ class TeacherSimilarity(Term):
         """What the teacher's cosines are multiplied by."""
         if self.temperature is not None:
             return 1 / self.temperature
-        view = self._views["teacher_image"]
+        view = self.views["teacher_image"]
         if LOGIT_SCALE not in seen.views[view].about:
             raise InputError(f"similarity: temperature: expected a number, for no teacher reads the view {view!r}")
         return seen.views[view].about[LOGIT_SCALE]

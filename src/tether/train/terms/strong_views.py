@@ -35,21 +35,12 @@ class StrongViewsTerm(Term):
         images, texts = list(local_images or []), list(local_texts or [])
         if len(images) != len(texts):
             raise InputError(f"local_images, local_texts: expected as many of both, got {len(images)} and {len(texts)}")
-        self._head = head
+        self._head, self.heads = head, {"head": head}
         self._sides: Mapping[Side, list[str]] = {"image": [image, *images], "text": [text, *texts]}
-
-    @property
-    def views(self) -> Mapping[str, str]:
-        """See Term."""
-        found = {}
+        named: dict[str, str] = {}
         for side, (weak, *strong) in self._sides.items():
-            found |= {side: weak} | {f"local_{side}s[{place}]": name for place, name in enumerate(strong)}
-        return found
-
-    @property
-    def heads(self) -> Mapping[str, str]:
-        """See Term."""
-        return {"head": self._head}
+            named |= {side: weak} | {f"local_{side}s[{place}]": name for place, name in enumerate(strong)}
+        self.views = named
 
     def projectors(self, seen: TermInputs) -> PairedProjectors:
         """The head."""
@@ -226,11 +217,7 @@ class SiameseTerm(StrongViewsTerm):
         if targets is not None and sorted(targets) != sorted(own):
             raise InputError(f"targets: expected one for each of {', '.join(own)}, got {', '.join(targets)}")
         self._targets = targets or {}
-
-    @property
-    def views(self) -> Mapping[str, str]:
-        """See Term."""
-        return dict(super().views) | {f"targets.{name}": target for name, target in self._targets.items()}
+        self.views = {**self.views, **{f"targets.{name}": target for name, target in self._targets.items()}}
 
     def __call__(self, seen: TermInputs, *, step: int, gather: Gather) -> Sequence[Loss]:
         """See Term; the mean over both directions of the weak pair and of all pairs of strong views."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from torch import Tensor, nn
 
@@ -65,22 +66,17 @@ class Term(abc.ABC):
     """Something that is added to a step's loss.
 
     One that learns by itself, without gradient, is a ``core.protocols.Stateful``.
+
+    Attributes:
+        views: names of the views it looks at, by the setting that names them; none where it looks at what the towers
+            tell of all of them.
+        heads: names of the modules it calls, by the setting that names them.
+        trailed: names of the modules whose trailing copy it calls; without a ``momentum`` they trail by the teacher's.
     """
 
-    @property
-    @abc.abstractmethod
-    def views(self) -> Mapping[str, str]:
-        """Names of the views it looks at, by the setting that names them."""
-
-    @property
-    def heads(self) -> Mapping[str, str]:
-        """Names of the modules it calls, by the setting that names them."""
-        return {}
-
-    @property
-    def trailed(self) -> Sequence[str]:
-        """Names of the modules whose trailing copy it calls; without a ``momentum`` they trail by the teacher's."""
-        return ()
+    views: Mapping[str, str] = MappingProxyType({})
+    heads: Mapping[str, str] = MappingProxyType({})
+    trailed: Sequence[str] = ()
 
     @abc.abstractmethod
     def __call__(self, seen: TermInputs, *, step: int, gather: Gather) -> Sequence[Loss]:
