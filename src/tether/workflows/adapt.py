@@ -22,7 +22,7 @@ from tether.data import open_source
 from tether.evaluate.adaptation import AdaptReport
 from tether.evaluate.adaptation.report import Costs
 from tether.models.save import save
-from tether.tasks.caption.recipe import CAPTION_RECIPES
+from tether.tasks.caption import CAPTION_RECIPES, CaptionByReward, CaptionFromTexts
 from tether.tasks.caption.text_only import TextOnlyCaptioner
 from tether.tasks.classify.prompts import classes_of, templates_of
 from tether.workflows.adaptation.apart import apart, said_of
@@ -34,8 +34,9 @@ from tether.workflows.adaptation.measure import KEEP, KEEP_LIMIT, Measurer, rest
 from tether.workflows.adaptation.next_steps import next_steps
 from tether.workflows.adaptation.run import OnStep, named, rate_named, run
 from tether.workflows.adaptation.texts import open_texts
-from tether.workflows.captioning.learn import CaptionerReport, learn_captions
-from tether.workflows.captioning.reward import REWARD_RECIPE, RewardedReport, reward_captions
+from tether.workflows.captioning.learn import learn_captions
+from tether.workflows.captioning.reward import reward_captions
+from tether.workflows.captioning.run import CaptionerRun, LearntReport
 from tether.workflows.models import Data, Model, Progress, opened
 
 
@@ -53,7 +54,7 @@ class Adapted:
 
     model: DualEncoder | None
     head: Head | None
-    report: AdaptReport | CaptionerReport | RewardedReport
+    report: AdaptReport | LearntReport
     folder: Path | None = None
     captioner: TextOnlyCaptioner | None = None
 
@@ -158,27 +159,11 @@ def adapt(
         ('accuracy, mean over classes', 10)
     """
     spec, made = _recipe(recipe)
-    if made is None and spec:
-        idle = {"shots": shots, "test": test, "keep": keep, "label": label, "classes": classes, "templates": templates}
-        if given := [
-            f"--{name}" for name, value in {**idle, "interpolate": interpolate or None}.items() if value is not None
-        ]:
-            raise InputError(f"{given[0]}: does not go with --recipe {spec['name']}, which gives a captioner")
-        learn = reward_captions if spec["name"] == REWARD_RECIPE else learn_captions
-        captioner, told = learn(
-            model,
-            data,
-            spec=spec,
-            seed=seed,
-            out=out,
-            existing=existing,
-            strict=strict,
-            random_weights=random_weights,
-            device=device,
-            on_step=on_step,
-            should_stop=should_stop,
-        )
-        return Adapted(None, None, told, None if out is None else Path(out), captioner)
+    captions = isinstance(made, (CaptionFromTexts, CaptionByReward))
+    idle = {"shots": shots, "test": test, "keep": keep, "label": label, "classes": classes, "templates": templates}
+    idle["interpolate"] = interpolate or None
+    if captions and (given := [f"--{name}" for name, value in idle.items() if value is not None]):
+        raise InputError(f"{given[0]}: does not go with --recipe {spec['name']}, which gives a captioner")
     texts = made is not None and made.takes == "texts"
     source = (open_texts if texts else open_source)(data, where="DATA")
     asked = Asked(
@@ -197,6 +182,23 @@ def adapt(
     base, title = opened(model, device=device, random_weights=random_weights)
     cast(nn.Module, base).eval()
     check_finite(base)
+    if captions:
+        run_of = CaptionerRun(
+            spec=spec,
+            seed=seed,
+            out=out,
+            existing=existing,
+            strict=strict,
+            random_weights=random_weights,
+            device=device,
+            on_step=on_step,
+            should_stop=should_stop,
+        )
+        if isinstance(made, CaptionByReward):
+            captioner, told = reward_captions(base, title, source, made, run=run_of)
+        else:
+            captioner, told = learn_captions(base, title, source, made, run=run_of)
+        return Adapted(None, None, told, None if out is None else Path(out), captioner)
     case = look_at(source, asked)
     found: Sequence[Choice] = ()
     if made is None:
@@ -312,17 +314,15 @@ def count_of(model: DualEncoder) -> int:
     return sum(parameter.numel() for parameter in cast(nn.Module, model).parameters())
 
 
-def _recipe(given: str | Mapping[str, Any] | None) -> tuple[dict[str, Any], Recipe | None]:
-    """The settings of a recipe and the recipe, nothing where none was asked for; a wrong one before data are read.
-
-    One that gives a captioner comes as settings alone.
-    """
+def _recipe(
+    given: str | Mapping[str, Any] | None,
+) -> tuple[dict[str, Any], Recipe | CaptionFromTexts | CaptionByReward | None]:
+    """The settings of a recipe and the recipe, nothing where none was asked for; a wrong one before data are read."""
     if given is None:
         return {}, None
     spec = {"name": given} if isinstance(given, str) else dict(given)
     name = spec["name"] = str(spec.get("name")).replace("-", "_")
-    if name in CAPTION_RECIPES:
-        return spec, None
-    if name not in RECIPES:
-        raise InputError(f"--recipe: no recipe {name!r}; {closest(name, {**RECIPES, **CAPTION_RECIPES})}")
-    return spec, build(spec, RECIPES, where="--recipe", finite=True)
+    known = {**RECIPES, **CAPTION_RECIPES}
+    if name not in known:
+        raise InputError(f"--recipe: no recipe {name!r}; {closest(name, known)}")
+    return spec, build(spec, known, where="--recipe", finite=True)

@@ -28,6 +28,8 @@ class CaptionFromTexts:
     the same texts, which writes in their words only.
     """
 
+    takes = "texts"
+
     @checked
     def __init__(
         self,

@@ -19,6 +19,8 @@ class CaptionByReward:
     is that of a small one.
     """
 
+    takes = "images"
+
     @checked
     def __init__(
         self,

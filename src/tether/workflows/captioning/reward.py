@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,26 +14,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tether.adapt.recipes import Outcome, ReplayedBatches, Tuning, play
-from tether.core.atomic_io import write_json
-from tether.core.component import build
+from tether.adapt.recipes import Outcome, Played, ReplayedBatches, Tuning
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.geometry import check_finite
 from tether.core.hash_rng import hash_int
 from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder, Source
 from tether.core.types import Row
-from tether.data import open_source
 from tether.data.bad_rows import BadRows
 from tether.data.loader import ordered
 from tether.evaluate.adaptation import Compared, Interval
 from tether.evaluate.adaptation.figures import Better
-from tether.evaluate.adaptation.report import FORMAT, JSON_FILE
 from tether.evaluate.bootstrap import interval
 from tether.evaluate.captions import caption_words, repeated_bigrams
 from tether.models.cached import CachedEncoder
 from tether.tasks.caption import (
-    CAPTION_RECIPES,
     CaptionByReward,
     CiderReward,
     ClipReward,
@@ -43,66 +39,38 @@ from tether.tasks.caption import (
     read_images,
 )
 from tether.tasks.caption.reward_grammar import GrammarFit, GrammarHead, check_judge
-from tether.tasks.caption.training import rate, training_parts, unlock_
-from tether.workflows.adaptation.folder import Existing, check_free, claimed, remove_others
-from tether.workflows.adaptation.run import OnStep, named
-from tether.workflows.captioning.learn import HELD_OUT, resting
-from tether.workflows.models import Data, Model, opened
+from tether.workflows.adaptation.run import named
+from tether.workflows.captioning.run import HELD_OUT, CaptionerRun, LearntReport, resting
+from tether.workflows.models import opened
 
 REWARD_RECIPE = "caption_reward"
 BATCH = 32
 """Images that are read at once."""
 
 
-@dataclass(frozen=True)
-class RewardedReport:
+@dataclass(frozen=True, kw_only=True)
+class RewardedReport(LearntReport):
     """What came of learning from a reward.
 
     Attributes:
-        recipe: its name.
-        settings: those that were given.
-        base: what the encoder is called.
-        digest: of its weights.
-        data: what was learnt from, in sentences.
         own: figures of greedy captions of held-out images before and after; the first is the reward model's score.
-        moved: numbers that were learnt.
-        cpu_seconds: of processor time.
-        remarks: what a reader must know.
-        next: what to do next.
     """
 
-    recipe: str
-    settings: Mapping[str, Any]
-    base: str
-    digest: str
-    data: Sequence[str]
     own: Sequence[Compared]
-    moved: int
-    cpu_seconds: float
-    remarks: Sequence[str] = ()
-    next: Sequence[str] = field(default_factory=list)
 
-    def lines(self) -> list[str]:
-        """The report in sentences."""
+    def said(self) -> list[str]:
+        """See LearntReport."""
         if not self.own:
-            said = ["No image was held out that says whether the captions became better."]
-        else:
-            said = [
-                f"{one.name}: {one.shown(one.before)} -> {one.shown(one.after)}, {one.shown(one.change, signed=True)}"
-                f"{'' if one.better == 'none' else f': {one.verdict}'}."
-                for one in self.own
-            ]
-        cost = f"Cost: {self.cpu_seconds:.1f} s of processor time; {self.moved:,} numbers learnt."
-        return [*said, *self.remarks, cost]
+            return ["No image was held out that says whether the captions became better."]
+        return [
+            f"{one.name}: {one.shown(one.before)} -> {one.shown(one.after)}, {one.shown(one.change, signed=True)}"
+            f"{'' if one.better == 'none' else f': {one.verdict}'}."
+            for one in self.own
+        ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        own = [one.to_dict() for one in self.own]
-        return {"format": FORMAT, "gives": "captioner", "verdict": self.lines()[0], **asdict(self), "own": own}
-
-    def save(self, folder: Path) -> None:
-        """Write the numbers."""
-        write_json(folder / JSON_FILE, self.to_dict())
+        """See LearntReport."""
+        return {**super().to_dict(), "own": [one.to_dict() for one in self.own]}
 
 
 @dataclass(frozen=True)
@@ -129,41 +97,24 @@ class _Images:
 
 
 def reward_captions(
-    model: Model,
-    data: Data,
-    *,
-    spec: Mapping[str, Any],
-    seed: int = 0,
-    out: str | Path | None = None,
-    existing: Existing = "refuse",
-    strict: bool = False,
-    random_weights: bool = False,
-    device: str = "auto",
-    on_step: OnStep | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> tuple[TextOnlyCaptioner, RewardedReport]:
-    """Let a captioner learn from a reward; arguments as for ``tether.adapt``, its settings as ``spec``.
-
-    One image in ten, by a hash of its key, is held out.
-    """
-    recipe = cast(CaptionByReward, build(dict(spec), CAPTION_RECIPES, where="--recipe", finite=True))
-    source = open_source(data, where="DATA")
-    if out is not None:
-        check_free(Path(out), existing=existing)
-    names = [name for name in (model, recipe.judge, recipe.judge2) if name is not None]
-    found = [opened(name, device=device, random_weights=random_weights) for name in names]
-    for one, _ in found:
+    base: DualEncoder, title: str, source: Source, recipe: CaptionByReward, *, run: CaptionerRun
+) -> tuple[TextOnlyCaptioner, LearntReport]:
+    """Let a captioner learn from a reward on a source of images; one in ten, by a hash of its key, is held out."""
+    names = [name for name in (recipe.judge, recipe.judge2) if name is not None]
+    opened_too = [opened(name, device=run.device, random_weights=run.random_weights) for name in names]
+    for one, _ in opened_too:
         cast(nn.Module, one).eval()
         check_finite(one)
-    (base, title), judges = found[0], found[1:] if recipe.judge else found
+    found = [(base, title), *opened_too]
+    judges = opened_too if recipe.judge else found
     with named(REWARD_RECIPE):
         for one, _ in judges:
             check_judge(one, grammar=False)
         if recipe.grammar == "fit":
             check_judge(judges[0][0], grammar=True)
     captioner = TextOnlyCaptioner.load(recipe.captioner, model=base)
-    images = _read(source, captioner, [one for one, _ in judges], regions=recipe.regions, strict=strict)
-    held = [n for n, key in enumerate(images.keys) if hash_int(key, seed=seed, salt="held out") % HELD_OUT == 0]
+    images = _read(source, captioner, [one for one, _ in judges], regions=recipe.regions, strict=run.strict)
+    held = [n for n, key in enumerate(images.keys) if hash_int(key, seed=run.seed, salt="held out") % HELD_OUT == 0]
     learnt = sorted(set(range(len(images.keys))) - set(held))
     if not learnt:
         raise InputError(f"{source.name}: expected images to learn from, got {len(images.keys)}, all held out")
@@ -176,18 +127,13 @@ def reward_captions(
         "base": digests[0],
         "judges": digests[1:],
         "captioner": model_digest(captioner.captioner),
-        "recipe": dict(spec),
         "data": [source.name, source.version],
-        "seed": seed,
     }
     with contextlib.ExitStack() as stack:
-        folder = None
-        if out is not None:
-            folder = stack.enter_context(claimed(Path(out), deciding, existing=existing))
-        how: dict[str, Any] = {"folder": folder, "on_step": on_step, "should_stop": should_stop}
+        folder = stack.enter_context(run.folder(deciding))
         for one, _ in found:
             stack.enter_context(resting(one))
-        judge, head, remarks, spent = _grammar(recipe, judges[0][0], train, seed=seed, **how)
+        judge, head, remarks, spent = _grammar(recipe, judges[0][0], train, run=run, folder=folder)
         known = all(train.texts)
         cider = CiderReward(train.texts, words=caption_words) if known else None
         reward = ClipReward(
@@ -200,9 +146,9 @@ def reward_captions(
             cider_weight=recipe.cider,
         )
         scorers = [reward, *(ClipReward(one, prefix=recipe.prefix) for one, _ in judges[1:])]
-        before = _captions(captioner, test, recipe, seed=seed)
-        moved, seconds = _learn(recipe, captioner, reward, train, seed=seed, **how)
-        after = _captions(captioner, test, recipe, seed=seed)
+        before = _captions(captioner, test, recipe, seed=run.seed)
+        played = _learn(recipe, captioner, reward, train, run=run, folder=folder)
+        after = _captions(captioner, test, recipe, seed=run.seed)
         titles = [name for _, name in judges]
         own = _figures(test, before, after, judges=scorers, titles=titles, cider=cider)
         if recipe.judge is None:
@@ -211,23 +157,17 @@ def reward_captions(
             remarks.append("The reward model's own score rises by construction; judge2=MODEL measures with another.")
         if not recipe.regions or captioner.without_regions is not None:
             remarks.append(captioner.without_regions or "The image embedding alone is told, without regions.")
-        told = "FOLDER" if out is None else str(out)
-        report = RewardedReport(
-            recipe=REWARD_RECIPE,
-            settings={key: value for key, value in spec.items() if key != "name"},
+        report = run.reported(
+            RewardedReport,
+            captioner,
             base=title,
             digest=digests[0],
             data=[f"Learnt from {len(learnt):,} images of {source.name}; {len(held):,} were held out."],
             own=own,
-            moved=moved,
-            cpu_seconds=spent + seconds,
+            moved=played.parameters,
+            cpu_seconds=spent + played.cpu_seconds,
             remarks=remarks,
-            next=[f"tether caption PHOTOS --model {title} --captioner {told} --out captions.csv --html captions.html"],
         )
-        if out is not None:
-            remove_others(Path(out), model=False, head=False)
-            captioner.save(out)
-            report.save(Path(out))
     return captioner, report
 
 
@@ -259,47 +199,38 @@ def _read(
 
 
 def _grammar(
-    recipe: CaptionByReward,
-    judge: DualEncoder,
-    train: _Images,
-    *,
-    seed: int,
-    folder: Path | None,
-    on_step: OnStep | None,
-    should_stop: Callable[[], bool],
+    recipe: CaptionByReward, judge: DualEncoder, train: _Images, *, run: CaptionerRun, folder: Path | None
 ) -> tuple[DualEncoder, GrammarHead | None, list[str], float]:
     """The judge with a grammar head, or as it is and why; and the processor time."""
     pairs = [(row, text) for row, some in enumerate(train.texts) for text in some]
     if recipe.grammar == "none" or not pairs:
         return judge, None, [f"Grammar was not judged{'' if pairs else ', as the data have no captions'}."], 0.0
     try:
-        run = GrammarFit(
+        fit = GrammarFit(
             judge,
             train.seen[0],
             [text for _, text in pairs],
             owner=[row for row, _ in pairs],
             prefix=recipe.prefix,
             batch_size=recipe.grammar_batch,
-            seed=seed,
+            seed=run.seed,
         )
     except UnsupportedModelError as error:
         if recipe.grammar == "fit":
             raise
         return judge, None, [f"Grammar was not judged: {error}."], 0.0
     tuning = Tuning(
-        step=run.step,
-        batches=ReplayedBatches(run.batches),
+        step=fit.step,
+        batches=ReplayedBatches(fit.batches),
         steps=recipe.grammar_steps,
         optimizer={"name": "adamw", "lr": recipe.grammar_rate},
-        groups=run.groups(weight_decay=0.1),
-        modules={"head": run.head},
+        groups=fit.groups(weight_decay=0.1),
+        modules={"head": fit.head},
         finish=Outcome,
     )
-    place = None if folder is None else folder / "grammar"
-    look = None if on_step is None else lambda report: on_step(report, recipe.grammar_steps)
-    played = play(tuning, run.judge, folder=place, seed=seed, on_step=look, should_stop=should_stop)
-    cast(nn.Module, run.judge).requires_grad_(False)
-    return run.judge, run.head.requires_grad_(False), [], played.cpu_seconds
+    played = run.play(tuning, fit.judge, folder=None if folder is None else folder / "grammar")
+    cast(nn.Module, fit.judge).requires_grad_(False)
+    return fit.judge, fit.head.requires_grad_(False), [], played.cpu_seconds
 
 
 def _learn(
@@ -308,14 +239,10 @@ def _learn(
     reward: ClipReward,
     train: _Images,
     *,
-    seed: int,
+    run: CaptionerRun,
     folder: Path | None,
-    on_step: OnStep | None,
-    should_stop: Callable[[], bool],
-) -> tuple[int, float]:
-    """Numbers that were learnt, and the processor time of it."""
-    writing, captioner = Writing(), made.captioner
-    regions = train.told.regions
+) -> Played:
+    writing, regions = Writing(), train.told.regions
     rows = train.told.image[:, None] if regions is None else torch.cat([train.told.image[:, None], regions], dim=1)
 
     def memory(some: Tensor, generator: torch.Generator) -> Tensor:
@@ -323,23 +250,12 @@ def _learn(
         drawn = int(torch.randint(2**31, (), generator=generator))
         return made.told(read, writing, keys=[str(row) for row in range(len(some))], seed=drawn)
 
-    trainer = SelfCriticalTrainer(captioner, reward, n_samples=recipe.samples, longest=recipe.longest, seed=seed)
-    unlock_(captioner, tune=recipe.tune)
-    tuning = Tuning(
-        step=trainer.step(train.seen[0], references=train.texts, memory=memory),
-        batches=ReplayedBatches(lambda: trainer.batches(rows, batch_size=recipe.batch_size)),
-        steps=recipe.steps,
-        optimizer={"name": "adamw", "lr": recipe.learning_rate},
-        weight_decay=recipe.weight_decay,
-        schedule=rate(recipe.steps),
-        training=training_parts(captioner, tune=recipe.tune),
-        modules={"captioner": captioner},
-        finish=Outcome,
+    trainer = SelfCriticalTrainer(
+        made.captioner, reward, n_samples=recipe.samples, longest=recipe.longest, seed=run.seed
     )
-    look = None if on_step is None else lambda report: on_step(report, recipe.steps)
-    played = play(tuning, made.model, folder=folder, seed=seed, on_step=look, should_stop=should_stop)
-    captioner.requires_grad_(True).eval()
-    return played.parameters, played.cpu_seconds
+    step = trainer.step(train.seen[0], references=train.texts, memory=memory)
+    batches = partial(trainer.batches, rows, batch_size=recipe.batch_size)
+    return run.learn(recipe, made, step, batches, steps=recipe.steps, folder=folder)
 
 
 def _captions(captioner: TextOnlyCaptioner, test: _Images, recipe: CaptionByReward, *, seed: int) -> list[str]:

@@ -1,0 +1,155 @@
+"""What both ways to a captioner share: how it is asked for and played, its folder, and the report."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+
+from tether.adapt.recipes import Outcome, Played, ReplayedBatches, Tuning, play
+from tether.core.atomic_io import write_json
+from tether.core.protocols import DualEncoder, Step
+from tether.core.types import Batch
+from tether.evaluate.adaptation.report import FORMAT, JSON_FILE
+from tether.tasks.caption import CaptionByReward, CaptionFromTexts, TextOnlyCaptioner
+from tether.tasks.caption.training import rate, training_parts, unlock_
+from tether.workflows.adaptation.folder import Existing, claimed, remove_others
+from tether.workflows.adaptation.run import OnStep
+
+HELD_OUT = 10
+"""One text or image in so many is held out, by a hash of its words or its key."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearntReport(abc.ABC):
+    """What came of learning to write.
+
+    Attributes:
+        recipe: its name.
+        settings: those that were given.
+        base: what the encoder is called.
+        digest: of its weights.
+        data: what was learnt from, in sentences.
+        moved: numbers that were learnt.
+        cpu_seconds: of processor time.
+        remarks: what a reader must know.
+        next: what to do next.
+    """
+
+    recipe: str
+    settings: Mapping[str, Any]
+    base: str
+    digest: str
+    data: Sequence[str]
+    moved: int
+    cpu_seconds: float
+    remarks: Sequence[str] = ()
+    next: Sequence[str] = field(default_factory=list)
+
+    @abc.abstractmethod
+    def said(self) -> list[str]:
+        """What was measured, in sentences; the first is the verdict."""
+
+    def lines(self) -> list[str]:
+        """The report in sentences."""
+        cost = f"Cost: {self.cpu_seconds:.1f} s of processor time; {self.moved:,} numbers learnt."
+        return [*self.said(), *self.remarks, cost]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"format": FORMAT, "gives": "captioner", "verdict": self.lines()[0], **asdict(self)}
+
+    def save(self, folder: Path) -> None:
+        """Write the numbers."""
+        write_json(folder / JSON_FILE, self.to_dict())
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionerRun:
+    """How a captioner is asked for, in the words of ``tether.adapt``; ``spec`` is the recipe's name and settings."""
+
+    spec: Mapping[str, Any]
+    seed: int
+    out: str | Path | None
+    existing: Existing
+    strict: bool
+    random_weights: bool
+    device: str
+    on_step: OnStep | None
+    should_stop: Callable[[], bool]
+
+    @contextlib.contextmanager
+    def folder(self, deciding: Mapping[str, Any]) -> Iterator[Path | None]:
+        """Hold the folder and give that of the checkpoints; None where nothing is saved."""
+        if self.out is None:
+            yield None
+            return
+        with claimed(
+            Path(self.out), {**deciding, "recipe": dict(self.spec), "seed": self.seed}, existing=self.existing
+        ) as found:
+            yield found
+
+    def play(self, tuning: Tuning, model: DualEncoder, *, folder: Path | None) -> Played:
+        """See ``adapt.recipes.play``."""
+        on_step, steps = self.on_step, tuning.steps
+        look = None if on_step is None else lambda report: on_step(report, steps)
+        return play(tuning, model, folder=folder, seed=self.seed, on_step=look, should_stop=self.should_stop)
+
+    def learn(
+        self,
+        recipe: CaptionFromTexts | CaptionByReward,
+        made: TextOnlyCaptioner,
+        step: Step,
+        batches: Callable[[], Iterator[Batch]],
+        *,
+        steps: int,
+        folder: Path | None,
+    ) -> Played:
+        """Let a captioner learn by a step."""
+        captioner = made.captioner
+        unlock_(captioner, tune=recipe.tune)
+        tuning = Tuning(
+            step=step,
+            batches=ReplayedBatches(batches),
+            steps=steps,
+            optimizer={"name": "adamw", "lr": recipe.learning_rate},
+            weight_decay=recipe.weight_decay,
+            schedule=rate(steps),
+            training=training_parts(captioner, tune=recipe.tune),
+            modules={"captioner": captioner},
+            finish=Outcome,
+        )
+        played = self.play(tuning, made.model, folder=folder)
+        captioner.requires_grad_(True).eval()
+        return played
+
+    def reported(
+        self, kind: type[LearntReport], captioner: TextOnlyCaptioner, *, base: str, digest: str, **found: Any
+    ) -> LearntReport:
+        """The report of a captioner, saved with it; ``found`` are the fields that are not of what was asked for."""
+        told = "FOLDER" if self.out is None else str(self.out)
+        then = f"tether caption PHOTOS --model {base} --captioner {told} --out captions.csv --html captions.html"
+        settings = {key: value for key, value in self.spec.items() if key != "name"}
+        report = kind(recipe=str(self.spec["name"]), settings=settings, base=base, digest=digest, next=[then], **found)
+        if self.out is not None:
+            remove_others(Path(self.out), model=False, head=False)
+            captioner.save(self.out)
+            report.save(Path(self.out))
+        return report
+
+
+@contextlib.contextmanager
+def resting(model: DualEncoder) -> Iterator[None]:
+    """The encoder's weights without gradient."""
+    was = [(parameter, parameter.requires_grad) for parameter in cast(nn.Module, model).parameters()]
+    try:
+        cast(nn.Module, model).requires_grad_(False)
+        yield
+    finally:
+        for parameter, value in was:
+            parameter.requires_grad_(value)
