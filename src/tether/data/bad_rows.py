@@ -46,6 +46,13 @@ class BadRows:
         self._keys: set[str] = set(named_in(path)) if path else set()
         self._lock = threading.Lock()
 
+    @classmethod
+    def anew(cls, source: str, *, path: Path | None, strict: bool = False) -> BadRows:
+        """An account whose log, if there is one, is written anew."""
+        if path is not None:
+            path.unlink(missing_ok=True)
+        return cls(source, path=path, strict=strict)
+
     @property
     def count(self) -> int:
         """Distinct keys that were skipped, by this process, those already in the log included."""

@@ -80,3 +80,10 @@ def cut(pixels: UInt8[Tensor, "3 h w"], window: Window) -> UInt8[Tensor, "3 H W"
     """The pixels of a window; they share the image's memory."""
     left, top, right, bottom = window
     return pixels[:, top:bottom, left:right]
+
+
+def cut_share(pixels: UInt8[Tensor, "3 h w"], box: list[float]) -> UInt8[Tensor, "3 H W"]:
+    """All pixels that a box in shares of the image touches."""
+    height, width = pixels.shape[1:]
+    size = (width, height, width, height)
+    return cut(pixels, window_of([end * side for end, side in zip(box, size, strict=True)], size=(height, width)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import final
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.hash_rng import hash_int
 from tether.core.types import ImageSpec, Row
+from tether.data.boxes import cut_share
 from tether.data.images import decode, resize_and_crop
 from tether.data.placement import Placement
 from tether.data.regions import RegionColumns
@@ -56,13 +56,5 @@ class RegionCropper:
             height, width = pixels.shape[1:]
             regions = self._columns.read(row, size=(height, width))
             chosen = self._columns.chosen(regions, Placement(), draw=hash_int(row.key, salt="region crops"))
-            crops += [cut_box(pixels, box) for box in regions.boxes[chosen].tolist()]
+            crops += [cut_share(pixels, box) for box in regions.boxes[chosen].tolist()]
         return torch.stack([resize_and_crop(crop, self._spec) for crop in crops])
-
-
-def cut_box(pixels: Tensor, box: list[float]) -> Tensor:
-    """All pixels that a box touches."""
-    x0, y0, x1, y1 = box
-    height, width = pixels.shape[1:]
-    left, top = min(math.floor(x0 * width), width - 1), min(math.floor(y0 * height), height - 1)
-    return pixels[:, top : max(top + 1, math.ceil(y1 * height)), left : max(left + 1, math.ceil(x1 * width))]

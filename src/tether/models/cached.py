@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from tether.models.composed.encoder import ComposedEncoder
 from tether.models.composed.towers import TowerSide
 from tether.models.dual import Clip
 from tether.models.embed_anything import Embeds
+from tether.models.modes import eval_mode
 from tether.models.sides import SIDES, Side, side_parts
 from tether.models.tokenizer import lengths
 from tether.models.wrapped_encoders import WrappedEncoder
@@ -206,7 +206,7 @@ class CachedEncoder(EncoderAround, Embeds):
     @torch.no_grad()
     def _compute(self, side: Side, rows: Tensor) -> Float[np.ndarray, "n w"]:
         self.computed[side] += len(rows)
-        with _in_eval(self.model), torch.autocast(rows.device.type, enabled=False):
+        with eval_mode(self.model), torch.autocast(rows.device.type, enabled=False):
             model = self.model.before_maps() if isinstance(self.model, ComposedEncoder) else self.inside
             found = model.encode_image(rows) if side == "image" else model.encode_text(rows)
         return found.pooled.float().cpu().numpy()
@@ -234,19 +234,6 @@ def _tower(model: nn.Module, side: Side) -> TowerSide | None:
     if not isinstance(model, ComposedEncoder):
         return None
     return model.parts.image if side == "image" else model.parts.text
-
-
-@contextlib.contextmanager
-def _in_eval(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode while inside; afterwards every module is as it was."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 _ROW, _NAME = "row", "name"

@@ -62,8 +62,7 @@ def tower_features(
     Raises:
         InputError: not one good row, or a bad row under ``strict``.
     """
-    bad_rows.unlink(missing_ok=True)
-    account = BadRows(source.name, path=bad_rows, strict=strict)
+    account = BadRows.anew(source.name, path=bad_rows, strict=strict)
     towers = CachedEncoder(model, maps=False)
     keys: list[str] = []
     texts: list[list[str]] = []

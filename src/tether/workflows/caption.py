@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from tether.core.atomic_io import atomic_path, local, read_text
+from tether.core.atomic_io import local, read_text
 from tether.core.errors import InputError
-from tether.core.printable import CsvRows
+from tether.core.printable import csv_file
 from tether.core.protocols import DualEncoder, Source
 from tether.core.types import Row
 from tether.data import open_source
@@ -65,12 +65,8 @@ class CaptionedImages:
             path: of the file, written atomically.
             raw_csv: write cells that a spreadsheet would run as formulas as they are, not with an apostrophe.
         """
-        with (
-            atomic_path(Path(path)) as temporary,
-            temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
-        ):
-            table = CsvRows(file, raw_csv=raw_csv)
-            table.write(["key", "caption", "score", "candidates", *(["judge"] if self.judged is not None else [])])
+        columns = ["key", "caption", "score", "candidates", *(["judge"] if self.judged is not None else [])]
+        with csv_file(path, columns, raw_csv=raw_csv) as table:
             for number, (key, one) in enumerate(zip(self.keys, self.captions, strict=True)):
                 listed = json.dumps([[text, round(score, 6)] for text, score in one.candidates], ensure_ascii=False)
                 cells = [key, one.caption, f"{one.score:.6f}", listed]
@@ -178,9 +174,7 @@ def caption(
             some = CachedEncoder(encoder).rows_of(rows, batch_size=batch_size, workers=workers, limit=SHIFT_IMAGES)
             used.learn_shift_(torch.cat([image for _, image in some]))
         written, remarks = _written(used, writing, seed=seed)
-    if bad_rows is not None:
-        bad_rows.unlink(missing_ok=True)
-    bad = BadRows(rows.name, path=bad_rows, strict=strict)
+    bad = BadRows.anew(rows.name, path=bad_rows, strict=strict)
     keys: list[str] = []
     found: list[Captioned] = []
     small: list[bytes | None] = []

@@ -181,9 +181,7 @@ def classify(
         used = prompted.prepare(encoder, names, support=support)
     else:
         used = HeadClassifier(trained, encoder, support=support)
-    if bad_rows is not None:
-        bad_rows.unlink(missing_ok=True)
-    bad = BadRows(rows.name, path=bad_rows, strict=strict)
+    bad = BadRows.anew(rows.name, path=bad_rows, strict=strict)
     labels = labels_of(
         rows,
         head=used,

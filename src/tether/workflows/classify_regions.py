@@ -121,9 +121,7 @@ def classify_regions(
     asked = region_as.split(",") if isinstance(region_as, str) else region_as
     ways = tuple(cast("Sequence[RegionAs]", asked or ("alpha" if takes_alpha else "crop",)))
     check_ways(encoder, ways)
-    if bad_rows is not None:
-        bad_rows.unlink(missing_ok=True)
-    bad = BadRows(rows.name, path=bad_rows, strict=strict)
+    bad = BadRows.anew(rows.name, path=bad_rows, strict=strict)
     labels = list(
         labels_of(
             rows,

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tether.adapt.heads import Head
-from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.types import Batch
 from tether.models.embed import encode_images
-from tether.tasks.classify.calibrate import Calibration, fit_scale
-from tether.tasks.classify.zero_shot import LABELS, Scores
+from tether.tasks.classify.calibrate import Calibration, fit_scale, labelled_scores
+from tether.tasks.classify.zero_shot import Scores
 
 
 class HeadClassifier:
@@ -41,22 +39,12 @@ class HeadClassifier:
         self.head, self._model, self.scale = head, head.reader(model), 1.0
         self.calibration: Calibration | None = None
         if support is not None:
-            self._calibrate(support)
+            scored, labels = labelled_scores(support, lambda image: head.logits(encode_images(self._model, [image])))
+            self.calibration = fit_scale(scored, labels=labels, own=1.0)
+            self.scale = self.calibration.scale
 
     def predict(self, image: Tensor) -> Scores:
         """Scores of (b, 3, h, w) images, uint8 or normalised floats."""
         logits = self.head.logits(encode_images(self._model, [image]))
         probability = F.softmax(self.scale * logits, dim=1)
         return Scores(self.head.classes, logits, probability, self.scale, calibrated=self.calibration is not None)
-
-    def _calibrate(self, support: Iterable[Batch]) -> None:
-        logits, labels = [], []
-        for batch in support:
-            given = batch.extra[LABELS]
-            assert isinstance(given, Tensor)
-            logits.append(self.head.logits(encode_images(self._model, [batch.image])))
-            labels.append(given.cpu())
-        if not labels:
-            raise InputError("support: no labelled image to calibrate on")
-        self.calibration = fit_scale(torch.cat(logits), labels=torch.cat(labels), own=1.0)
-        self.scale = self.calibration.scale

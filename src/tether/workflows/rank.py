@@ -15,11 +15,10 @@ from torch import Tensor
 
 from tether.adapt.heads import OrderHead, load_head
 from tether.adapt.recipes import OrderRecipe
-from tether.core.atomic_io import atomic_path
 from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.image_order import ImageOrder
-from tether.core.printable import CsvRows
+from tether.core.printable import csv_file
 from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import Count, Whole, checked
 from tether.data import open_source
@@ -75,12 +74,7 @@ class RankedImages:
 
     def save(self, path: str | Path, *, raw_csv: bool = False) -> None:
         """Write a CSV file of ``rank`` (from 1), ``key`` and ``score``, the highest first."""
-        with (
-            atomic_path(Path(path)) as temporary,
-            temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
-        ):
-            table = CsvRows(file, raw_csv=raw_csv)
-            table.write(["rank", "key", "score"])
+        with csv_file(path, ["rank", "key", "score"], raw_csv=raw_csv) as table:
             for place, (key, score) in enumerate(self.order.ranked(), start=1):
                 table.write([place, key, f"{score:.6f}"])
 
@@ -186,9 +180,7 @@ def rank(
         found.reader, score_all = made.reader(encoder), lambda some: score(some)[:, place].numpy()
     else:
         used, score_all = found.best(seed=seed)
-    if bad_rows is not None:
-        bad_rows.unlink(missing_ok=True)
-    bad = BadRows(rows.name, path=bad_rows, strict=strict)
+    bad = BadRows.anew(rows.name, path=bad_rows, strict=strict)
     keys: list[str] = []
     scores: list[np.ndarray] = []
     for some, vectors in _vectors(found.reader, rows, bad=bad, batch_size=batch_size, workers=workers):

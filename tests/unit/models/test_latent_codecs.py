@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from tether.core.errors import InputError, MissingExtraError
+from tether.models.frozen_copy import buffer_copy
 from tether.models.latent.codec import Codec, ConvCodec
-from tether.models.latent.codecs import CODECS, load_codec, resting, save_codec
+from tether.models.latent.codecs import CODECS, load_codec, save_codec
 from tether.models.latent.diffusers import DiffusersCodec
 from tether.models.latent.spec import LatentSpec
 from tether.train.codec_training import train_codec
@@ -59,7 +60,7 @@ def test_training_learns_and_scales() -> None:
 
 def test_a_resting_codec_has_no_parameters() -> None:
     codec = ConvCodec(**SMALL)
-    held = resting(codec)
+    held = buffer_copy(codec)
     assert not list(held.parameters())
     assert held.state_dict().keys() == codec.state_dict().keys()
     assert torch.equal(held.encode(PIXELS), codec.encode(PIXELS))
@@ -147,6 +148,6 @@ def test_diffusers_auto_encoder(tmp_path: Path) -> None:
         codec.measure_(PIXELS)
         again = load_codec(save_codec(codec, tmp_path / "codec.safetensors"))
         assert again.latent == codec.latent
-        assert torch.equal(resting(again).encode(PIXELS), latents)
+        assert torch.equal(buffer_copy(again).encode(PIXELS), latents)
     with pytest.raises(InputError, match="config"):
         DiffusersCodec(config={"block_out_channels": "wrong"})

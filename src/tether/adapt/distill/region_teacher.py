@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from tether.adapt.finetune.descent import eval_mode
 from tether.core.errors import InputError
 from tether.core.protocols import Source
 from tether.core.ranges import Count, PositiveRate, Rate, checked
@@ -27,6 +26,7 @@ from tether.models.cross_modal import CrossModalTeacher
 from tether.models.dense import dense_text
 from tether.models.dual import Clip
 from tether.models.embed import encode_texts
+from tether.models.modes import eval_mode
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.optim import AdamW, parameter_groups
 from tether.train.schedules import Cosine

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tether.adapt.finetune.descent import eval_mode
 from tether.adapt.heads.linear import LinearHead
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Part, PositiveRate, Rate, checked
@@ -18,6 +17,7 @@ from tether.models.anatomy.find import tower_of
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.dual import Clip
 from tether.models.mean_patches import Pool, patch_tokens
+from tether.models.modes import eval_mode
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.optim import layer_decay_groups
 

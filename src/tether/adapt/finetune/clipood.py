@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tether.adapt.finetune.descent import descent, eval_mode, exactly
+from tether.adapt.finetune.descent import descent, exactly
 from tether.adapt.finetune.margin_metric_softmax import MARGIN, MarginMetricSoftmax
 from tether.adapt.finetune.towers import image_parameters
 from tether.adapt.weights.beta_moving_average import BETA, BetaMovingAverage
@@ -22,6 +22,7 @@ from tether.core.types import Batch, Loss
 from tether.data.labelled import LABEL
 from tether.models.dual import Clip
 from tether.models.embed import encode_texts
+from tether.models.modes import eval_mode
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.train.loop import StepReport
 from tether.train.schedules import Cosine

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -58,18 +57,6 @@ def descent(
         precision=Precision(model.logit_scale.device, torch.float32 if precision == "fp32" else torch.bfloat16),
         gather=LOCAL,
     )
-
-
-@contextlib.contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """The model and its parts are in eval mode inside, and in the modes they were in afterwards."""
-    modes = [(part, part.training) for part in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
 
 
 def exactly(batches: Iterable[Given], steps: int) -> Iterator[Given]:

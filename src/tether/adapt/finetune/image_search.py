@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tether.adapt.finetune.descent import eval_mode
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.gather import Gather
 from tether.core.geometry import geometry_of
@@ -20,6 +19,7 @@ from tether.losses import ClipLoss, VocabSampler, caption_labels
 from tether.losses.arc_margin import ArcMarginHead, multi_caption_arc_loss
 from tether.models.anatomy.find import tower_of
 from tether.models.dual import Clip
+from tether.models.modes import eval_mode
 from tether.models.tower_state import image_state
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.train.steps.module import StepModule, ViewRows, loss_inside

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from tether.adapt.finetune.descent import descent, eval_mode, exactly
+from tether.adapt.finetune.descent import descent, exactly
 from tether.adapt.finetune.towers import freeze_image_tower, tower_parameters
 from tether.core.errors import InputError
 from tether.core.gather import Gather
@@ -20,6 +20,7 @@ from tether.core.types import Batch, Loss
 from tether.data.captions import ParaphrasePairs
 from tether.losses.paraclip import LEAST_ROWS, paraclip_loss
 from tether.models.dual import Clip
+from tether.models.modes import eval_mode
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.train.loop import StepReport
 from tether.train.schedules import Cosine

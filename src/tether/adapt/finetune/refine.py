@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tether.adapt.finetune.clip_refine import ClipRefineLoss
-from tether.adapt.finetune.descent import descent, eval_mode
+from tether.adapt.finetune.descent import descent
 from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.geometry import geometry_of
@@ -19,6 +19,7 @@ from tether.core.ranges import Count, Decay, Positive, checked
 from tether.core.types import Batch, Encoded, Loss
 from tether.models.dual import Clip
 from tether.models.frozen_copy import frozen_copy
+from tether.models.modes import eval_mode
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.train.loop import StepReport
 from tether.train.schedules import Constant

@@ -9,10 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tether.adapt.finetune.descent import eval_mode
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.ranges import checked
 from tether.models.dual import Clip
+from tether.models.modes import eval_mode
 from tether.models.wrapped_encoders import WrappedEncoder
 
 Side = Literal["image", "text", "scale"]

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tether.adapt.finetune.descent import eval_mode
 from tether.adapt.finetune.towers import tower_parameters
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.gather import Gather
@@ -21,6 +20,7 @@ from tether.losses.closeness import Rows, closeness_loss
 from tether.models.dual import Clip
 from tether.models.embed import encode_texts
 from tether.models.frozen_copy import frozen_copy
+from tether.models.modes import eval_mode
 from tether.models.typo_attack import Alphabet, Attacked, encode_read, leaf_attack, random_typos
 from tether.models.whole_texts import FitsContext, unheard
 from tether.models.wrapped_encoders import WrappedEncoder

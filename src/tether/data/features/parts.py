@@ -108,8 +108,7 @@ def make_parts(
     count = len(parts) if isinstance(parts, list) else None
     total = sum(part.rows for part in parts) if isinstance(parts, list) else None
     remove_leftovers(folder)
-    bad_rows.unlink(missing_ok=True)
-    account = BadRows(source.name, path=bad_rows, strict=strict)
+    account = BadRows.anew(source.name, path=bad_rows, strict=strict)
     ledger = _Ledger(folder / LEDGER)
     known: set[str] = set()
     found: list[MadePart] = []

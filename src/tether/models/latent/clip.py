@@ -12,8 +12,8 @@ from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.ranges import Whole, checked
 from tether.models.config import VisionConfig
 from tether.models.dual import Clip
+from tether.models.frozen_copy import buffer_copy
 from tether.models.latent.codec import ScaledCodec
-from tether.models.latent.codecs import resting
 from tether.models.latent.config import LatentConfig, for_codecs
 from tether.models.latent.spec import LatentSpec
 from tether.models.latent.tower import tower_on_latents
@@ -43,7 +43,8 @@ def init_from_pixel_clip(
     Example:
         >>> import torch, tether
         >>> from tether.models.latent.clip import init_from_pixel_clip
-        >>> from tether.models.latent.codec import ConvCodec
+        >>> from tether.models.frozen_copy import buffer_copy
+    from tether.models.latent.codec import ConvCodec
         >>> pixels = tether.load("tiny", random_weights=True)
         >>> model = init_from_pixel_clip(pixels, codec=ConvCodec(channels=4, downsampling=8))
         >>> model.encode_image(torch.randn(2, 4, 4, 4)).pooled.shape
@@ -94,5 +95,5 @@ def hold_codec_(model: Clip, codec: ScaledCodec) -> None:
     latent = known if known.mean else codec.latent
     vision = replace(tower.config, latent=latent, codec=codec.settings)
     scale = model.logit_scale
-    tower.codec = resting(codec).to(device=scale.device, dtype=scale.dtype)
+    tower.codec = buffer_copy(codec).to(device=scale.device, dtype=scale.dtype)
     tower.config, model.config = vision, replace(model.config, vision=vision)

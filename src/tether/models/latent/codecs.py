@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,13 +65,3 @@ def build_codec(settings: Mapping[str, Any], *, where: str) -> ScaledCodec:
     """The codec of these settings; its weights mean nothing yet."""
     plain = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
     return build(plain, CODECS, where=where)
-
-
-def resting(codec: ScaledCodec) -> ScaledCodec:
-    """A copy in evaluation mode whose weights are buffers, which no optimiser, adapter or weight decay can reach."""
-    made = copy.deepcopy(codec).eval()
-    for module in made.modules():
-        for name, value in list(module.named_parameters(recurse=False)):
-            delattr(module, name)
-            module.register_buffer(name, value.detach().clone())
-    return made

@@ -13,8 +13,9 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.geometry import GeometryName
 from tether.models.blocks.layers import Linear
+from tether.models.frozen_copy import buffer_copy
 from tether.models.latent.codec import ScaledCodec
-from tether.models.latent.codecs import build_codec, resting
+from tether.models.latent.codecs import build_codec
 from tether.models.latent.config import LatentConfig
 from tether.models.vision.tower import VisionTower, cut_patches
 
@@ -59,7 +60,7 @@ class LatentTower(VisionTower):
         self.kept: Callable[[Tensor, Encode], Tensor] | None = None
         self._looked = False
         if config.codec is not None:
-            self.codec = resting(build_codec(config.codec, where="codec"))
+            self.codec = buffer_copy(build_codec(config.codec, where="codec"))
             config.latent.agree(self.codec.latent, where="codec")
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -16,6 +15,7 @@ from tether.core.hash_rng import hash_int
 from tether.core.ranges import Count, PositiveRate, Rate, Whole, checked
 from tether.core.types import Batch, Loss
 from tether.losses import self_critical_loss
+from tether.models.modes import eval_mode
 from tether.tasks.caption.captioner import PrefixCaptioner
 from tether.tasks.caption.training import Memory, Tune, caption_batches, run_step
 from tether.train.loop import StepReport
@@ -70,7 +70,7 @@ class SelfCriticalStep:
         generator = torch.Generator().manual_seed(hash_int(str(step), seed=self._seed, salt="self-critical") >> 1)
         ours, written = self._captioner, {"longest": self._longest, "prompt": self._prompt}
         memory = self._memory(batch.image, generator)
-        with _eval_mode(ours):
+        with eval_mode(ours):
             greedy = ours.draw(memory, how="greedy", **written)
         drawn = ours.draw(memory, how="sample", samples=self._samples, generator=generator, **written)
         places = batch.text[:, 0].tolist()
@@ -190,15 +190,3 @@ class SelfCriticalTrainer:
             seed=self.seed,
             on_step=on_step,
         )
-
-
-@contextlib.contextmanager
-def _eval_mode(module: nn.Module) -> Iterator[None]:
-    """Everything in eval mode inside, and each part in its own again afterwards."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True

@@ -15,6 +15,7 @@ from tether.core.hash_rng import hash_int
 from tether.core.protocols import Step
 from tether.core.ranges import Count, PositiveRate, Rate, Whole, checked
 from tether.core.types import Batch, Loss
+from tether.models.modes import at_rest
 from tether.optim import AdamW, parameter_groups
 from tether.optim.clip import NoClip
 from tether.tasks.caption.captioner import PrefixCaptioner
@@ -44,16 +45,16 @@ class CaptionStep:
         return Loss(self._captioner.loss(self._memory(batch.image, generator), batch.text))
 
 
-def check_captions(texts: Sequence[str], *, where: str = "texts") -> None:
+def check_captions(texts: Sequence[str]) -> None:
     """Refuse none, and empty ones by their place.
 
     Raises:
         InputError: none, or empty ones.
     """
     if not texts:
-        raise InputError(f"{where}: expected at least one caption, got none")
+        raise InputError("texts: expected at least one caption, got none")
     if empty := [place for place, text in enumerate(texts) if not text.strip()]:
-        raise InputError(f"{where}: {len(empty)} of {len(texts)} captions are empty, the first at place {empty[0]}")
+        raise InputError(f"texts: {len(empty)} of {len(texts)} captions are empty, the first at place {empty[0]}")
 
 
 def caption_batches(
@@ -158,16 +159,15 @@ def run_step(
     on_step: Callable[[StepReport], None],
 ) -> PrefixCaptioner:
     """Let a captioner learn by a step; arguments as for ``fit_pairs``. It is in eval mode afterwards."""
-    was = [(parameter, parameter.requires_grad) for parameter in captioner.parameters()]
-    unlock_(captioner, tune=tune)
-    captioner.eval()
-    for part in training_parts(captioner, tune=tune):
-        part.train()
-    moving = [(name, one) for name, one in captioner.named_parameters() if one.requires_grad]
-    optimizer = AdamW(parameter_groups(captioner, weight_decay=weight_decay), lr=learning_rate)
-    for group in optimizer.param_groups:
-        group["initial_lr"] = group["lr"]
-    with torch.random.fork_rng(devices=[]):
+    with at_rest(captioner), torch.random.fork_rng(devices=[]):
+        unlock_(captioner, tune=tune)
+        captioner.eval()
+        for part in training_parts(captioner, tune=tune):
+            part.train()
+        moving = [(name, one) for name, one in captioner.named_parameters() if one.requires_grad]
+        optimizer = AdamW(parameter_groups(captioner, weight_decay=weight_decay), lr=learning_rate)
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
         torch.manual_seed(seed)
         fit(
             captioner,
@@ -180,6 +180,4 @@ def run_step(
             gather=LOCAL,
             on_step=on_step,
         )
-    for parameter, value in was:
-        parameter.requires_grad_(value)
     return captioner.eval()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +13,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.types import Batch
 
 SCALES = (1e-2, 1e4)  # where the multiplier of the cosine is looked for
 BINS = 15  # of the calibration error, as in the paper's section 5
 ROUNDS = 100
+LABELS = "labels"
+"""Name in ``Batch.extra`` of the (b,) class numbers that calibrate a head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,26 @@ class Calibration:
     loss: float
     error_before: float
     error: float
+
+
+def labelled_scores(
+    support: Iterable[Batch], score: Callable[[Any], Float[Tensor, "b c"]]
+) -> tuple[Float[Tensor, "n c"], Int[Tensor, " n"]]:
+    """Scores and classes of labelled images, for ``fit_scale``; ``score`` is given the images of each batch.
+
+    Raises:
+        InputError: no image, or a batch without ``LABELS``.
+    """
+    found, labels = list[Tensor](), list[Tensor]()
+    for batch in support:
+        given = batch.extra.get(LABELS)
+        if not isinstance(given, Tensor) or given.shape != (len(batch.image),):
+            raise InputError(f"support: expected extra[{LABELS!r}] with {len(batch.image)} class numbers")
+        found.append(score(batch.image))
+        labels.append(given.cpu())
+    if not labels:
+        raise InputError("support: no labelled image to calibrate on")
+    return torch.cat(found), torch.cat(labels)
 
 
 def fit_scale(cosine: Float[Tensor, "n c"], *, labels: Int[Tensor, " n"], own: float) -> Calibration:

@@ -10,18 +10,17 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from tether.core.atomic_io import atomic_path
 from tether.core.errors import InputError
-from tether.core.printable import CsvRows
+from tether.core.printable import csv_file
 from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import Count, Share, checked
 from tether.core.types import Batch, ImageSpec
 from tether.data.bad_rows import BadRows
 from tether.data.loader import ordered
 from tether.data.originals import originals
-from tether.tasks.classify.calibrate import Calibration
+from tether.tasks.classify.calibrate import LABELS, Calibration
 from tether.tasks.classify.views import ViewHead
-from tether.tasks.classify.zero_shot import LABELS, Scores
+from tether.tasks.classify.zero_shot import Scores
 
 Progress = Callable[[int, int | None], None]
 
@@ -116,17 +115,35 @@ def classify(
         batches = ordered(source, image_spec=image_spec, batch_size=batch_size, workers=workers, on_bad=bad)
     for rows, pixels in batches:
         scores = head.predict(pixels)
-        order = scores.order(top=top)
-        table = (order, scores.probability.gather(1, order), scores.cosine.gather(1, order))
-        labels = scores.labels(abstain=abstain, above=above)
-        for row, label, *best in zip(rows, labels, *(each.tolist() for each in table), strict=True):
-            ranked = (RankedClass(scores.classes[i], *each) for i, *each in zip(*best, strict=True))
-            yield Label(row.key, label or "", tuple(ranked))
+        for row, found in zip(rows, named(scores, top=top, abstain=abstain, above=above), strict=True):
+            yield Label(row.key, *found)
         done += len(rows)
         if on_progress is not None:
             on_progress(done, None)
     if not done:
         raise InputError(f"{source.name}: {bad.nothing_good()}")
+
+
+def named(
+    scores: Scores, *, top: int, abstain: float, above: float | None = None
+) -> Iterator[tuple[str, tuple[RankedClass, ...]]]:
+    """The label of each row of scores, empty for none, and its ``top`` classes."""
+    order = scores.order(top=top)
+    table = (order, scores.probability.gather(1, order), scores.cosine.gather(1, order))
+    labels = scores.labels(abstain=abstain, above=above)
+    for label, *best in zip(labels, *(each.tolist() for each in table), strict=True):
+        yield label or "", tuple(RankedClass(scores.classes[i], *each) for i, *each in zip(*best, strict=True))
+
+
+def ranked_columns(ranked: Sequence[RankedClass], *, measure: str = "cosine") -> list[str]:
+    """Names of the columns that ``ranked_cells`` fills."""
+    ranks = range(1, len(ranked) + 1)
+    return [f"{name}_{rank}" for rank in ranks for name in ("class", "confidence", measure)]
+
+
+def ranked_cells(ranked: Sequence[RankedClass]) -> list[str]:
+    """Name, confidence and similarity of each class."""
+    return [cell for name, *numbers in ranked for cell in (name, *(f"{each:.6f}" for each in numbers))]
 
 
 def write_csv(labels: Sequence[Label], path: Path, *, raw_csv: bool = False, measure: str = "cosine") -> None:
@@ -141,17 +158,10 @@ def write_csv(labels: Sequence[Label], path: Path, *, raw_csv: bool = False, mea
         measure: what the last columns are called.
         raw_csv: write keys and names that a spreadsheet would run as formulas as they are, not with an apostrophe.
     """
-    ranks = range(1, len(labels[0].ranked) + 1)
-    with (
-        atomic_path(path) as temporary,
-        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
-    ):
-        table = CsvRows(file, raw_csv=raw_csv)
-        columns = [f"{name}_{rank}" for rank in ranks for name in ("class", "confidence", measure)]
-        table.write(["key", "label", "confidence", *columns])
+    columns = ["key", "label", "confidence", *ranked_columns(labels[0].ranked, measure=measure)]
+    with csv_file(path, columns, raw_csv=raw_csv) as table:
         for one in labels:
-            ranked = (cell for name, *numbers in one.ranked for cell in (name, *(f"{each:.6f}" for each in numbers)))
-            table.write([one.key, one.label, f"{one.confidence:.6f}", *ranked])
+            table.write([one.key, one.label, f"{one.confidence:.6f}", *ranked_cells(one.ranked)])
 
 
 def labelled(

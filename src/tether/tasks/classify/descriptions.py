@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -24,6 +24,8 @@ MAX_BYTES = 1 << 26
 """Of a file of descriptions; those of ImageNet's thousand classes have 4 MB."""
 
 Descriptions = Mapping[str, Sequence[str]]
+Mean = Literal["raw", "unit"]
+"""Whether the mean of a class's unit rows is made one again."""
 
 
 def descriptions_of(given: str | Path | Descriptions) -> dict[str, tuple[str, ...]]:
@@ -104,11 +106,16 @@ def described_rows(
 
 
 def described_weights(
-    model: DualEncoder, sentences: Sequence[Sequence[str]], *, batch_size: int = 256
+    model: DualEncoder,
+    sentences: Sequence[Sequence[str]],
+    *,
+    batch_size: int = 256,
+    mean: Mean = "unit",
 ) -> Float[Tensor, "c d"]:
-    """One point for each class: its sentences' points, their mean, normalised where only the direction counts."""
+    """A row for each class: its sentences' mean point, normalised unless ``raw`` where only the direction counts."""
     rows, counts = described_rows(model, sentences, batch_size=batch_size)
-    return geometry_of(model).points(torch.stack([some.mean(0) for some in rows.split(counts)]))
+    means = torch.stack([some.mean(0) for some in rows.split(counts)])
+    return means if mean == "raw" else geometry_of(model).points(means)
 
 
 def _kind(value: Any) -> str:

@@ -5,29 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor
 
-from tether.core.atomic_io import atomic_path
 from tether.core.errors import InputError
-from tether.core.geometry import check_finite, geometry_of
-from tether.core.printable import CsvRows
+from tether.core.printable import csv_file
 from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import Count, checked
-from tether.core.types import Batch
 from tether.data.bad_rows import BadRows
 from tether.data.images import decode, fitted
 from tether.data.loader import ordered
 from tether.models.composed.grounded import ground
 from tether.models.embed import encode_texts
-from tether.tasks.classify.prompts import SLOT, classes_of, own_templates
+from tether.tasks.classify.descriptions import Mean, descriptions_of
+from tether.tasks.classify.prompts import SLOT, checked_templates, classes_of, own_templates
 from tether.tasks.classify.zero_shot import ZeroShotClassifier
 
-Mean = Literal["raw", "unit"]
 _IS, _AS_IT_IS = (
     ("a ", "an ", "the ", "used "),
     ("has ", "is ", "are ", "can ", "may ", "often ", "usually ", "typically "),
@@ -51,67 +45,13 @@ def with_description(prompt: str, *, description: str) -> str:
     return f"{prompt.removesuffix('.')}, which {words}{stop}"
 
 
-class DescribedZeroShot(ZeroShotClassifier):
-    """``ZeroShotClassifier`` on templates times descriptions of a class; see ``zero_shot_with_descriptions``."""
-
-    @checked
-    def __init__(
-        self,
-        descriptions: Mapping[str, Sequence[str]],
-        *,
-        templates: Sequence[str] | None = None,
-        mean: Mean = "raw",
-        batch_size: Count = 256,
-    ) -> None:
-        """Take the descriptions of every class that will be asked for."""
-        super().__init__(templates=templates, batch_size=batch_size)
-        self.said, self.mean = _checked(descriptions), mean
-
-    def prepare(
-        self, model: DualEncoder, prompts: Sequence[str], *, support: Iterable[Batch] | None = None
-    ) -> DescribedZeroShot:
-        """See ``ZeroShotClassifier``.
-
-        Raises:
-            InputError: a class without descriptions.
-        """
-        classes = classes_of(list(prompts))
-        if missing := [name for name in classes if name not in self.said]:
-            raise InputError(f"descriptions: class {missing[0]!r}: expected at least one, got none")
-        check_finite(model)
-        templates = own_templates(model) if self.templates is None else self.templates
-        texts = [
-            [
-                with_description(template.replace(SLOT, name), description=description)
-                for template in templates
-                for description in self.said[name]
-            ]
-            for name in classes
-        ]
-        rows = encode_texts(model, [text for some in texts for text in some], batch_size=self.batch_size)
-        geometry = geometry_of(model)
-        points = geometry.points(rows).split([len(some) for some in texts])
-        weights = torch.stack([some.mean(dim=0) for some in points])
-        self.classes, self.weights = classes, weights if self.mean == "raw" else geometry.points(weights)
-        self.geometry, self.scale, self.calibration = geometry.detached(), float(model.logit_scale.detach()), None
-        self._model = model
-        if support is not None:
-            self._calibrate(support)
-        return self
-
-    def _cosine(self, vectors: Float[Tensor, "b d"]) -> Float[Tensor, "b c"]:
-        if self.mean == "unit" or not self.geometry.unit:
-            return super()._cosine(vectors)
-        return F.normalize(vectors.float(), dim=1) @ self.weights.T
-
-
 def zero_shot_with_descriptions(
     model: DualEncoder,
     descriptions: Mapping[str, Sequence[str]],
     *,
     templates: Sequence[str] | None = None,
     mean: Mean = "raw",
-) -> DescribedZeroShot:
+) -> ZeroShotClassifier:
     """A classifier whose prompts also say what each class has or is (arXiv 2412.04429).
 
     Each prompt is a template with the name and a description; unit embeddings are averaged over all prompts of a class.
@@ -139,7 +79,12 @@ def zero_shot_with_descriptions(
         >>> head.predict(torch.rand(3, 3, 32, 32)).cosine.shape
         torch.Size([3, 2])
     """
-    return DescribedZeroShot(descriptions, templates=templates, mean=mean).prepare(model, list(descriptions))
+    forms = own_templates(model) if templates is None else checked_templates(templates, where="templates")
+    texts = {
+        name: [with_description(form.replace(SLOT, name), description=one) for form in forms for one in some]
+        for name, some in descriptions_of(descriptions).items()
+    }
+    return ZeroShotClassifier(descriptions=texts, mean=mean).prepare(model, list(texts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,12 +154,8 @@ def write_regions(regions: Iterable[Region], path: str | Path, *, raw_csv: bool 
         path: of the file, which appears whole or not at all.
         raw_csv: as in ``classify.write_csv``.
     """
-    with (
-        atomic_path(Path(path)) as temporary,
-        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
-    ):
-        table = CsvRows(file, raw_csv=raw_csv)
-        table.write(["key", "x0", "y0", "x1", "y1", "score", "description"])
+    columns = ["key", "x0", "y0", "x1", "y1", "score", "description"]
+    with csv_file(path, columns, raw_csv=raw_csv) as table:
         for one in regions:
             table.write([one.key, *(f"{value:.2f}" for value in one.box), f"{one.score:.6f}", one.description])
 
@@ -229,14 +170,3 @@ def checked_phrases(phrases: Sequence[str]) -> tuple[str, ...]:
         return classes_of(list(phrases))
     except InputError as error:
         raise InputError(f"phrases: {error}") from error
-
-
-def _checked(descriptions: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    """Each class with its descriptions, checked."""
-    found = {}
-    for name, some in descriptions.items():
-        if isinstance(some, str) or not some or any(not isinstance(one, str) or not one.strip() for one in some):
-            raise InputError(f"descriptions: class {name!r}: expected a list of texts, none empty, got {some!r:.200}")
-        found[name.strip()] = tuple(some)
-    classes_of(list(found))
-    return found

@@ -280,7 +280,7 @@ class GuidedCrops(ViewHead):
         """
         if boxes is None:
             return super().predict(image)
-        proposer, given = self._open, originals_of(image, model=self.model)
+        proposer, given = self._open, originals_of(image)
         if len(boxes) != len(given):
             raise InputError(f"boxes: expected one for each of {len(given)} images, got {len(boxes)}")
         # images are told apart as objects, as two may have the same pixels

@@ -13,21 +13,20 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
-from tether.core.atomic_io import atomic_path
 from tether.core.errors import InputError, UnsupportedModelError
-from tether.core.printable import CsvRows
+from tether.core.printable import csv_file
 from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import Count, Share, checked
 from tether.data.bad_rows import BadRows
-from tether.data.images import decode, resize_and_crop
-from tether.data.region_crops import cut_box
+from tether.data.boxes import cut_share
+from tether.data.images import resize_and_crop
+from tether.data.originals import originals
 from tether.data.region_files import NamedRegion, RegionFiles
 from tether.data.region_views import RegionView, region_view
-from tether.data.shuffle import acceptor, until_broken
 from tether.models.kept_patches import encode_patches
 from tether.models.vision.alpha_stem import stem_of
 from tether.models.vision.region_tower import alpha_from_mask, encode_regions
-from tether.tasks.classify.classify import RankedClass
+from tether.tasks.classify.classify import RankedClass, named, ranked_cells, ranked_columns
 from tether.tasks.classify.zero_shot import ZeroShotClassifier
 
 RegionAs = Literal["alpha", "crop", "blur", "attention"]
@@ -145,7 +144,7 @@ def region_rows(
     crops = torch.empty(0)
     if region_as == "crop":
         spec = model.image_spec.fixed()
-        crops = torch.stack([resize_and_crop(cut_box(pixels, box), spec) for box in boxes.tolist()])
+        crops = torch.stack([resize_and_crop(cut_share(pixels, box), spec) for box in boxes.tolist()])
     with torch.no_grad():
         return REGION_WAYS[region_as](model, view, crops).float().cpu()
 
@@ -181,26 +180,15 @@ def classify_regions(
     """
     check_ways(model, ways)
     regions.check(row.key for block in source.blocks() for row in source.read(block))
-    accept, done = acceptor(bad, need_text=False), 0
-    for row in (row for block in source.blocks() for row in until_broken(source, block, bad=bad) if accept(row)):
-        bad.tried(1)
-        assert row.image is not None  # which ``accept`` refuses
-        try:
-            pixels = decode(row.image, name=row.key)
-        except InputError as error:
-            bad.add(row.key, str(error))
-            continue
+    done = 0
+    for (row,), (pixels,) in originals(source, bad=bad, batch_size=1):
         height, width = int(pixels.shape[1]), int(pixels.shape[2])
         found = regions.of(row.key, size=(height, width))
         for way in ways if found else ():
             scores = head.scores(region_rows(model, pixels, regions=found, region_as=way))
-            order = scores.order(top=top)
-            table = (order, scores.probability.gather(1, order), scores.cosine.gather(1, order))
-            labels = scores.labels(abstain=abstain)
-            for one, label, *best in zip(found, labels, *(each.tolist() for each in table), strict=True):
-                ranked = tuple(RankedClass(scores.classes[i], *each) for i, *each in zip(*best, strict=True))
+            for one, (label, ranked) in zip(found, named(scores, top=top, abstain=abstain), strict=True):
                 x0, y0, x1, y1 = (one.box * (width, height, width, height)).tolist()
-                yield RegionLabel(row.key, one.name, (x0, y0, x1, y1), way, label or "", ranked)
+                yield RegionLabel(row.key, one.name, (x0, y0, x1, y1), way, label, ranked)
         done += 1
         if on_progress is not None:
             on_progress(done, None)
@@ -219,16 +207,11 @@ def write_region_csv(labels: Sequence[RegionLabel], path: Path, *, raw_csv: bool
         path: of the file.
         raw_csv: write texts that a spreadsheet would run as formulas as they are.
     """
-    ranks = range(1, len(labels[0].ranked) + 1)
-    columns = [f"{name}_{rank}" for rank in ranks for name in ("class", "confidence", "cosine")]
-    with (
-        atomic_path(path) as temporary,
-        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
-    ):
-        table = CsvRows(file, raw_csv=raw_csv)
-        table.write(["key", "region", "region_as", "label", "confidence", "x0", "y0", "x1", "y1", *columns])
+    fixed = ["key", "region", "region_as", "label", "confidence", "x0", "y0", "x1", "y1"]
+    with csv_file(path, [*fixed, *ranked_columns(labels[0].ranked)], raw_csv=raw_csv) as table:
         for one in labels:
-            ranked = (cell for name, *numbers in one.ranked for cell in (name, *(f"{each:.6f}" for each in numbers)))
             box = (f"{end:.6g}" for end in one.box)
             first = one.ranked[0].confidence
-            table.write([one.key, one.region, one.region_as, one.label, f"{first:.6f}", *box, *ranked])
+            table.write(
+                [one.key, one.region, one.region_as, one.label, f"{first:.6f}", *box, *ranked_cells(one.ranked)]
+            )

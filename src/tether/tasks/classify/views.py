@@ -21,10 +21,10 @@ from tether.core.types import Batch, ImageSpec
 from tether.data.boxes import Window, cut
 from tether.data.images import resize_and_crop
 from tether.models.embed import encode_images
-from tether.tasks.classify.calibrate import Calibration, fit_scale
+from tether.tasks.classify.calibrate import Calibration, fit_scale, labelled_scores
 from tether.tasks.classify.descriptions import Descriptions, descriptions_of, sentences_of
 from tether.tasks.classify.prompts import checked_templates, classes_of
-from tether.tasks.classify.zero_shot import LABELS, Scores
+from tether.tasks.classify.zero_shot import Scores
 
 Images = UInt8[Tensor, "b 3 h w"] | Sequence[UInt8[Tensor, "3 h w"]]
 """Whole images in their own pixels; of a sequence each may have its own size."""
@@ -106,7 +106,7 @@ class ViewHead(abc.ABC):
         texts = sentences_of(self.classes, descriptions=self.descriptions, templates=self.templates, model=model)
         self._model, self.scale = model, self.start(model, texts)
         if support is not None:
-            self._calibrate(support)
+            self.fit(*labelled_scores(support, lambda image: self.scores(originals_of(image))))
         return self
 
     def predict(self, image: Images) -> Scores:
@@ -115,7 +115,8 @@ class ViewHead(abc.ABC):
         Args:
             image: uint8 pixels of any size; as large as there are, for what is not there cannot be seen larger.
         """
-        found = self.scores(originals_of(image, model=self.model))
+        assert self.model is not None  # it raises before ``prepare``
+        found = self.scores(originals_of(image))
         probability = F.softmax(self.scale * found, dim=1)
         return Scores(self.classes, found, probability, self.scale, calibrated=self.calibration is not None)
 
@@ -127,25 +128,13 @@ class ViewHead(abc.ABC):
     def scores(self, images: Sequence[UInt8[Tensor, "3 h w"]]) -> Float[Tensor, "b c"]:
         """Finite scores of all classes."""
 
-    def _calibrate(self, support: Iterable[Batch]) -> None:
-        found, labels = list[Tensor](), list[Tensor]()
-        for batch in support:
-            given = batch.extra.get(LABELS)
-            if not isinstance(given, Tensor) or given.shape != (len(batch.image),):
-                raise InputError(f"support: expected extra[{LABELS!r}] with {len(batch.image)} class numbers")
-            found.append(self.scores(originals_of(batch.image, model=self.model)))
-            labels.append(given.cpu())
-        if not labels:
-            raise InputError("support: no labelled image to calibrate on")
-        self.fit(torch.cat(found), torch.cat(labels))
-
     def fit(self, scores: Float[Tensor, "n c"], labels: Tensor) -> None:
         """Take the multiplier under which the labels of scored images are most likely."""
         self.calibration = fit_scale(scores, labels=labels, own=self.scale)
         self.scale = self.calibration.scale
 
 
-def originals_of(images: Images, *, model: DualEncoder) -> list[UInt8[Tensor, "3 h w"]]:
+def originals_of(images: Images) -> list[UInt8[Tensor, "3 h w"]]:
     """Whole images one by one.
 
     Raises:

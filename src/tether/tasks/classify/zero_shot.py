@@ -16,8 +16,8 @@ from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Share, checked
 from tether.core.types import Batch
 from tether.models.embed import Progress, encode_images, encode_texts
-from tether.tasks.classify.calibrate import Calibration, fit_scale
-from tether.tasks.classify.descriptions import Descriptions, described_weights, descriptions_of, sentences_of
+from tether.tasks.classify.calibrate import Calibration, fit_scale, labelled_scores
+from tether.tasks.classify.descriptions import Descriptions, Mean, described_weights, descriptions_of, sentences_of
 from tether.tasks.classify.prompts import SLOT, checked_templates, classes_of, own_templates
 
 
@@ -55,10 +55,6 @@ class Scores:
         return tuple(
             self.classes[i] if yes else None for i, yes in zip(best[:, 0].tolist(), sure.tolist(), strict=True)
         )
-
-
-LABELS = "labels"
-"""Name in ``Batch.extra`` of the (b,) class numbers that calibrate a head."""
 
 
 def class_weights(
@@ -128,13 +124,14 @@ class ZeroShotClassifier:
         templates: Sequence[str] | None = None,
         batch_size: Count = 256,
         descriptions: Descriptions | None = None,
+        mean: Mean = "unit",
     ) -> None:
-        """Choose the templates, or sentences for each class, and how many prompts go into one forward."""
+        """Choose the templates, or sentences for each class with their mean, and how many go into one forward."""
         if descriptions is not None and templates is not None:
             raise InputError("templates: the classes have descriptions, which are whole sentences; give one of the two")
         self.templates = None if templates is None else checked_templates(templates, where="templates")
         self.descriptions = None if descriptions is None else descriptions_of(descriptions)
-        self.batch_size = batch_size
+        self.batch_size, self.mean = batch_size, mean
         self.classes: tuple[str, ...] = ()
         self.weights: Float[Tensor, "c d"] = torch.empty(0, 0)
         self.geometry = COSINE
@@ -162,11 +159,13 @@ class ZeroShotClassifier:
             self.weights = class_weights(model, self.classes, templates=self.templates, batch_size=self.batch_size)
         else:
             texts = sentences_of(self.classes, descriptions=self.descriptions, templates=None, model=model)
-            self.weights = described_weights(model, texts, batch_size=self.batch_size)
+            self.weights = described_weights(model, texts, batch_size=self.batch_size, mean=self.mean)
         self.geometry = geometry_of(model).detached()
         self.scale, self.calibration, self._model = float(model.logit_scale.detach()), None, model
         if support is not None:
-            self._calibrate(support)
+            scored, labels = labelled_scores(support, lambda image: self._cosine(encode_images(model, [image])))
+            self.calibration = fit_scale(scored, labels=labels, own=self.scale)
+            self.scale = self.calibration.scale
         return self
 
     def predict(self, image: Tensor) -> Scores:
@@ -187,18 +186,7 @@ class ZeroShotClassifier:
         )
 
     def _cosine(self, vectors: Float[Tensor, "b d"]) -> Float[Tensor, "b c"]:
-        return self.geometry.similarity(self.geometry.points(vectors.float()), self.weights)
-
-    def _calibrate(self, support: Iterable[Batch]) -> None:
-        assert self._model is not None
-        cosines, labels = [], []
-        for batch in support:
-            given = batch.extra.get(LABELS)
-            if not isinstance(given, Tensor) or given.shape != (len(batch.image),):
-                raise InputError(f"support: expected extra[{LABELS!r}] with {len(batch.image)} class numbers")
-            cosines.append(self._cosine(encode_images(self._model, [batch.image])))
-            labels.append(given.cpu())
-        if not labels:
-            raise InputError("support: no labelled image to calibrate on")
-        self.calibration = fit_scale(torch.cat(cosines), labels=torch.cat(labels), own=self.scale)
-        self.scale = self.calibration.scale
+        points = self.geometry.points(vectors.float())
+        if self.descriptions is not None and self.mean == "raw" and self.geometry.unit:
+            return points @ self.weights.T  # whose length says how much the sentences of a class agree
+        return self.geometry.similarity(points, self.weights)

@@ -152,8 +152,7 @@ class PseudoLabeler:
         had = self._known_experts()
         kept = read_ledger(folder)
         remove_leftovers(folder)
-        (folder / BAD_ROWS).unlink(missing_ok=True)
-        bad = BadRows(source.name, path=folder / BAD_ROWS, strict=strict)
+        bad = BadRows.anew(source.name, path=folder / BAD_ROWS, strict=strict)
         accept = acceptor(bad, need_text=False)
         blocks = source.blocks()
         sizes = [block.rows for block in blocks]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
@@ -14,6 +12,7 @@ from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.types import Batch, Loss
 from tether.losses.wgan import PENALTY_WEIGHT, wgan_critic_loss, wgan_generator_loss
+from tether.models.modes import at_rest
 
 
 class AdversarialPair(nn.Module):
@@ -116,7 +115,7 @@ class GeneratorStep:
     def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:
         """See core.protocols.Step; ``model`` is an AdversarialPair, and only its generator gets a gradient."""
         pair = _pair(model)
-        with _frozen(pair.critic):
+        with at_rest(pair.critic):
             loss = wgan_generator_loss(pair.critic, pair.generator(_noise(batch)))
         return Loss(loss, {"score": -loss.detach()})
 
@@ -142,16 +141,3 @@ def _optional(batch: Batch, name: str) -> Tensor | None:
     if value is not None and not isinstance(value, Tensor):
         raise InputError(f"batch.extra[{name!r}]: expected a tensor, got {type(value).__name__}")
     return value
-
-
-@contextlib.contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
-    """Without gradients for the module's own parameters; they come back as they were."""
-    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in learning:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in learning:
-            parameter.requires_grad_(True)

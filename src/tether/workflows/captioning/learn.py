@@ -14,11 +14,12 @@ from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder, Source
 from tether.data.bad_rows import BadRows
 from tether.data.shuffle import until_broken
+from tether.models.modes import at_rest
 from tether.tasks.caption.recipe import CaptionFromTexts
 from tether.tasks.caption.text_only import TextOnlyCaptioner
 from tether.tasks.caption.training import CaptionStep, caption_batches
 from tether.workflows.adaptation.run import named
-from tether.workflows.captioning.run import HELD_OUT, CaptionerRun, LearntReport, resting
+from tether.workflows.captioning.run import HELD_OUT, CaptionerRun, LearntReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ def learn_captions(
     with run.folder({"base": digest, "language_model": words, "data": [source.name, source.version]}) as folder:
         rows, owner = captioner.text_rows(texts), torch.arange(len(texts))
         tokens = captioner.captioner.language_model.tokens(texts, longest=recipe.longest)
-        with resting(base):
+        with at_rest(cast(nn.Module, base)):
             played = run.learn(
                 recipe,
                 captioner,

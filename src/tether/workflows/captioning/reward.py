@@ -28,6 +28,7 @@ from tether.evaluate.adaptation.figures import Better
 from tether.evaluate.bootstrap import interval
 from tether.evaluate.captions import caption_words, repeated_bigrams
 from tether.models.cached import CachedEncoder
+from tether.models.modes import at_rest
 from tether.tasks.caption import (
     CaptionByReward,
     CiderReward,
@@ -40,7 +41,7 @@ from tether.tasks.caption import (
 )
 from tether.tasks.caption.reward_grammar import GrammarFit, GrammarHead, check_judge
 from tether.workflows.adaptation.run import named
-from tether.workflows.captioning.run import HELD_OUT, CaptionerRun, LearntReport, resting
+from tether.workflows.captioning.run import HELD_OUT, CaptionerRun, LearntReport
 from tether.workflows.models import opened
 
 REWARD_RECIPE = "caption_reward"
@@ -132,7 +133,7 @@ def reward_captions(
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(run.folder(deciding))
         for one, _ in found:
-            stack.enter_context(resting(one))
+            stack.enter_context(at_rest(cast(nn.Module, one)))
         judge, head, remarks, spent = _grammar(recipe, judges[0][0], train, run=run, folder=folder)
         known = all(train.texts)
         cider = CiderReward(train.texts, words=caption_words) if known else None

@@ -7,9 +7,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
-
-from torch import nn
+from typing import Any
 
 from tether.adapt.recipes import Outcome, Played, ReplayedBatches, Tuning, play
 from tether.core.atomic_io import write_json
@@ -141,15 +139,3 @@ class CaptionerRun:
             captioner.save(self.out)
             report.save(Path(self.out))
         return report
-
-
-@contextlib.contextmanager
-def resting(model: DualEncoder) -> Iterator[None]:
-    """The encoder's weights without gradient."""
-    was = [(parameter, parameter.requires_grad) for parameter in cast(nn.Module, model).parameters()]
-    try:
-        cast(nn.Module, model).requires_grad_(False)
-        yield
-    finally:
-        for parameter, value in was:
-            parameter.requires_grad_(value)
