@@ -15,6 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
+from tether.adapt.finetune.descent import eval_mode
 from tether.adapt.recipes.batches import ReplayedBatches
 from tether.adapt.recipes.classifier import READ, ClassifierRecipe
 from tether.adapt.recipes.given import Given
@@ -24,7 +25,6 @@ from tether.data.sets.digits import NAMES, DigitsSet
 from tether.models import Clip, create
 from tether.models.load import load
 from tether.models.mean_patches import patch_tokens
-from tether.models.modes import eval_mode
 from tether.models.save import save
 from tether.models.tokenizer import lengths
 from tether.papers.reproduction.model_cache import cached_model
