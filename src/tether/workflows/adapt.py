@@ -259,14 +259,7 @@ def adapt(
             assert adapted is not None
             assert parts.given.validation is not None
             curve, adapted, chosen = along(base, adapted, validation=parts.given.validation, measurer=measurer)
-        own = measurer.own(
-            adapted,
-            done.outcome.head,
-            aims=made.aims,
-            column=made.column,
-            by=made.text_column,
-            regions=made.regions,
-        )
+        own = measurer.own(adapted, done.outcome.head, aims=made.aims, columns=made.columns)
         keeps = measurer.kept(adapted)
         report = AdaptReport(
             recipe=name,

@@ -71,7 +71,7 @@ class BindingRecipe(FitRecipe):
             learning_rate: of Adam.
             weight_decay: pull toward the identity, for few rows.
         """
-        self.column = twins
+        self.column, self.columns = twins, {"value": twins}
         self.steps, self.batch_size = steps, batch_size
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
 

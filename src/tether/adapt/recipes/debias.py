@@ -85,7 +85,7 @@ class DebiasRecipe(FitRecipe):
             raise InputError(f"recipe debias: groups: expected different texts, got {list(groups)!r:.200}")
         if attribute == LABEL:
             raise InputError(f"recipe debias: attribute: {LABEL!r} is the class; expected another column")
-        self.column, self.groups = attribute, groups
+        self.column, self.groups, self.columns = attribute, groups, {"value": attribute}
         self._fair = FairerClip(
             n_features=n_features,
             n_code_features=n_code_features,

@@ -124,8 +124,8 @@ class OrderRecipe(TuneRecipe):
             raise InputError("recipe order: expected one of text and text_column (a column), and not both")
         if text is not None and not text.strip():
             raise InputError("recipe order: text: expected words, got none")
-        self.column = column
-        self.text, self.text_column = text, text_column
+        self.column, self.text, self.text_column = column, text, text_column
+        self.columns = {"value": column, "text": text_column}
         self.steps, self.group, self.negatives, self.flip = steps, group, negatives, flip
         self.loss = {"components": tuple(components), "reg_weight": reg_weight, "mask_ties": mask_ties}
         self.learning_rate, self.weight_decay, self.n_heads = learning_rate, weight_decay, n_heads

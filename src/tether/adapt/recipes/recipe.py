@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 from tether.adapt.recipes.given import Given, Kind
 from tether.adapt.recipes.tuning import Outcome, Tuning
 from tether.core.protocols import DualEncoder
-from tether.data.regions import RegionColumns
 
 Gives = Literal["head", "model", "both"]
 
@@ -50,9 +51,7 @@ class Recipe(abc.ABC):
         gives: what comes of it.
         validates: whether it chooses settings on a part of the data kept for that.
         aims: measures of ``evaluate.adaptation.MEASURES`` that it wants to change beside those of its kind of data.
-        column: of the data, where such a measure needs one; None otherwise.
-        text_column: of the data, with the text that each image is ordered by, where there are several; None otherwise.
-        regions: columns of the regions, where such a measure asks about them; None otherwise.
+        columns: of the data, by what such a measure calls them.
         rebuilds: whether the model that it gives is of another architecture: then nothing of the base is told to rest,
             and there are no weights between the two.
         used_by: the verb that takes its head.
@@ -70,9 +69,7 @@ class Recipe(abc.ABC):
     cost: ClassVar[float]
     least: ClassVar[int | None] = None
     validates: bool = False
-    column: str | None = None
-    text_column: str | None = None
-    regions: RegionColumns | None = None
+    columns: Mapping[str, Any] = MappingProxyType({})
 
     @classmethod
     def suits(cls, case: Case) -> str:

@@ -73,7 +73,7 @@ class RegionTeacher(TuneRecipe):
             learning_rate: of the image tower.
             weight_decay: on matrices only.
         """
-        self.columns = None if boxes is None else RegionColumns(most=most, boxes=boxes, unit=unit, form=form)
+        self._columns = None if boxes is None else RegionColumns(most=most, boxes=boxes, unit=unit, form=form)
         self.teacher_steps, self.depth, self.looks_at, self.alpha = teacher_steps, depth, looks_at, alpha
         self.steps, self.batch_size, self.teacher_rate = steps, batch_size, teacher_rate
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
@@ -90,7 +90,7 @@ class RegionTeacher(TuneRecipe):
         encoder = cast("Clip | WrappedEncoder", model)
         move_(model, "image")
         pairs = region_pairs(
-            encoder, given.source, columns=self.columns, workers=given.workers, on_progress=given.on_progress
+            encoder, given.source, columns=self._columns, workers=given.workers, on_progress=given.on_progress
         )
         teacher, _ = fit_region_teacher(
             encoder,

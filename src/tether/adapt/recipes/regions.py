@@ -26,7 +26,7 @@ from tether.core.ranges import Count, Decay, NonNegative, Positive, PositiveRate
 from tether.core.types import Batch, Loss, Regions
 from tether.data.contents import REGION_TEXT, BatchContents
 from tether.data.region_views import whole_image
-from tether.data.regions import MOST, RegionColumns
+from tether.data.regions import MOST
 from tether.losses.clip import clip_loss
 from tether.models.editable import IN_A_BLOCK, editable_layers, name_pattern
 from tether.models.frozen_copy import frozen_copy
@@ -112,8 +112,8 @@ class RegionsRecipe(TuneRecipe):
         """
         if as_boxes + as_points > 1:
             raise InputError(f"as_boxes: expected at most 1 with as_points, got {as_boxes} and {as_points}")
-        self.columns = {"boxes": boxes, "phrases": phrases, "masks": masks, "unit": unit, "form": form}
-        self.regions = RegionColumns(most=most, boxes=boxes, phrases=phrases, masks=masks, unit=unit, form=form)
+        columns = {"boxes": boxes, "phrases": phrases, "masks": masks, "unit": unit, "form": form}
+        self.columns = {"most": most, **columns}
         self.common, self.as_boxes, self.as_points = common, as_boxes, as_points
         self.images, self.fit, self.repeated, self.rank = images, fit, repeated, rank
         self.steps, self.batch_size, self.learning_rate, self.gamma = steps, batch_size, learning_rate, gamma

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,9 +42,9 @@ class Pictured:
         seen_after: and as the other does.
         said: (n, c) probabilities of the classes of labelled images before and after, by texts or by a head; of a head
             that orders images, by a text a column, their similarities and its scores; or None.
-        column: of the rows, for measures that need one; or None.
-        texts: what a head orders images by, and the column of the rows that says which of them it is, or None.
-        regions: columns of their regions, for measures that ask about these; or None.
+        columns: of the rows: ``value``, that of a measure, ``text``, which of ``texts`` an image is ordered by, or the
+            settings of ``data.regions.RegionColumns``.
+        texts: what a head orders images by.
     """
 
     source: Source
@@ -52,13 +53,12 @@ class Pictured:
     seen_before: Embedded
     seen_after: Embedded
     said: tuple[Float[Tensor, "n c"], Float[Tensor, "n c"]] | None = None
-    column: str | None = None
-    texts: tuple[Sequence[str], str | None] = ((), None)
-    regions: RegionColumns | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    texts: Sequence[str] = ()
 
-    def values(self, column: str | None = None) -> list[str | None]:
-        """What stands in the column, or another one, in each row that was embedded; None where there is nothing."""
-        column = self.column if column is None else column
+    def values(self, name: str = "value") -> list[str | None]:
+        """What stands in the column of this name in each row that was embedded; None where there is nothing."""
+        column = self.columns.get(name)
         found: list[str | None] = []
         keys = self.seen_before.keys
         for row in (row for block in self.source.blocks() for row in self.source.read(block)):
@@ -147,7 +147,7 @@ def worst_group(seen: Pictured) -> list[Compared]:
         for one in seen.said
     )
     worst = [min((group.accuracy for group in one.groups), key=lambda share: share.rate) for one in (before, after)]
-    name = f"accuracy of the worst group of class and {seen.column}"
+    name = f"accuracy of the worst group of class and {seen.columns['value']}"
     return [shares_figure(name, worst[0], worst[1], n=len(some), chance=1 / seen.said[0].shape[1])]
 
 
@@ -174,8 +174,8 @@ def order(seen: Pictured) -> list[Compared]:
     """Spearman's correlation with the column's numbers, by the text alone and by the head; the mean over texts."""
     if seen.said is None:
         return []
-    names, column = seen.texts
-    said = [0 if column is None else _place(names, value) for value in seen.values(column)]
+    several = seen.columns.get("text") is not None
+    said = [_place(seen.texts, value) if several else 0 for value in seen.values("text")]
     numbers = [_number(value) for value in seen.values()]
     rows = [row for row, number in enumerate(numbers) if said[row] >= 0 and number is not None]
     groups = np.array([said[row] for row in rows], dtype=int)
@@ -204,9 +204,7 @@ def _number(value: str | None) -> float | None:
 
 def regions(seen: Pictured) -> list[Compared]:
     """Regions named among all phrases, by their alpha against no mask and against their crops, and pairs told apart."""
-    if seen.regions is None:
-        return []
-    asked = ask_regions(seen.source, before=seen.before, after=seen.after, columns=seen.regions)
+    asked = ask_regions(seen.source, before=seen.before, after=seen.after, columns=RegionColumns(**seen.columns))
     if asked is None:
         return []
     found = [

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,6 @@ from tether.adapt.recipes import Given, Kind
 from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder, Source
 from tether.data.loader import ordered
-from tether.data.regions import RegionColumns
 from tether.evaluate.adaptation import MEASURES, Compared, Pictured, class_figures, recall_figure
 from tether.evaluate.adaptation.figures import class_weights_of
 from tether.evaluate.adaptation.report import Frozen
@@ -74,9 +74,7 @@ class Measurer:
         head: Head | None,
         *,
         aims: Sequence[str] = (),
-        column: str | None = None,
-        by: str | None = None,
-        regions: RegionColumns | None = None,
+        columns: Mapping[str, Any] = MappingProxyType({}),
     ) -> list[Compared]:
         """Figures of the held-out part: of the base against a model, or a head on either.
 
@@ -84,9 +82,7 @@ class Measurer:
             model: what came of the base; None takes the base.
             head: what names images; None takes the texts of the classes.
             aims: names of ``evaluate.adaptation.MEASURES``.
-            column: of the data, for those that need one.
-            by: column with the text that each image is ordered by, where there are several.
-            regions: columns of the regions, for those that ask about them.
+            columns: of the data, by what those call them.
         """
         if self.test is None:
             return []
@@ -120,9 +116,8 @@ class Measurer:
             before_seen,
             after_seen,
             said=said,
-            column=column,
-            texts=(head.classes if isinstance(head, OrderHead) else (), by),
-            regions=regions,
+            columns=columns,
+            texts=head.classes if isinstance(head, OrderHead) else (),
         )
         return found + [figure for name in aims for figure in MEASURES[name](seen)]
 
