@@ -82,7 +82,7 @@ def cut(pixels: UInt8[Tensor, "3 h w"], window: Window) -> UInt8[Tensor, "3 H W"
     return pixels[:, top:bottom, left:right]
 
 
-def cut_share(pixels: UInt8[Tensor, "3 h w"], box: list[float]) -> UInt8[Tensor, "3 H W"]:
+def cut_box(pixels: UInt8[Tensor, "3 h w"], box: list[float]) -> UInt8[Tensor, "3 H W"]:
     """All pixels that a box in shares of the image touches."""
     height, width = pixels.shape[1:]
     size = (width, height, width, height)

@@ -11,7 +11,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.hash_rng import hash_int
 from tether.core.types import ImageSpec, Row
-from tether.data.boxes import cut_share
+from tether.data.boxes import cut_box
 from tether.data.images import decode, resize_and_crop
 from tether.data.placement import Placement
 from tether.data.regions import RegionColumns
@@ -56,5 +56,5 @@ class RegionCropper:
             height, width = pixels.shape[1:]
             regions = self._columns.read(row, size=(height, width))
             chosen = self._columns.chosen(regions, Placement(), draw=hash_int(row.key, salt="region crops"))
-            crops += [cut_share(pixels, box) for box in regions.boxes[chosen].tolist()]
+            crops += [cut_box(pixels, box) for box in regions.boxes[chosen].tolist()]
         return torch.stack([resize_and_crop(crop, self._spec) for crop in crops])

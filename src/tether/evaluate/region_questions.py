@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import Count, checked
-from tether.data.boxes import cut_share
+from tether.data.boxes import cut_box
 from tether.data.images import decode, resize_and_crop
 from tether.data.region_views import region_view
 from tether.data.regions import RegionColumns
@@ -85,7 +85,7 @@ def ask_regions(
         boxes = found.boxes[some]
         view = region_view(pixels, boxes=boxes, masks=masks, spec=before.image_spec)
         spec, device = before.image_spec.fixed(), before.logit_scale.device
-        crops = torch.stack([resize_and_crop(cut_share(pixels, box), spec) for box in boxes.tolist()])
+        crops = torch.stack([resize_and_crop(cut_box(pixels, box), spec) for box in boxes.tolist()])
         whole = before.encode_image(view.pixels[None].to(device)).unit
         alpha = alpha_from_mask(view.masks, size=(view.masks.shape[1], view.masks.shape[2]), **stem.settings)
         images = view.pixels.expand(len(some), -1, -1, -1).to(device)

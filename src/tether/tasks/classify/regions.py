@@ -18,7 +18,7 @@ from tether.core.printable import csv_file
 from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import Count, Share, checked
 from tether.data.bad_rows import BadRows
-from tether.data.boxes import cut_share
+from tether.data.boxes import cut_box
 from tether.data.images import resize_and_crop
 from tether.data.originals import originals
 from tether.data.region_files import NamedRegion, RegionFiles
@@ -144,7 +144,7 @@ def region_rows(
     crops = torch.empty(0)
     if region_as == "crop":
         spec = model.image_spec.fixed()
-        crops = torch.stack([resize_and_crop(cut_share(pixels, box), spec) for box in boxes.tolist()])
+        crops = torch.stack([resize_and_crop(cut_box(pixels, box), spec) for box in boxes.tolist()])
     with torch.no_grad():
         return REGION_WAYS[region_as](model, view, crops).float().cpu()
 
