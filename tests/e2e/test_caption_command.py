@@ -16,6 +16,7 @@ from tether.core.errors import InputError, StoppedError
 from tether.models import create
 from tether.models.causal_lm import small_causal_lm
 from tether.tasks.caption import TextOnlyCaptioner
+from tether.workflows.adaptation.folder import remove_others
 
 TEXTS = [f"a {colour} {thing}" for colour in ("red", "blue", "green", "pink") for thing in ("ball", "cube", "star")]
 RECIPE = {"name": "caption_from_texts", "width": 16, "n_queries": 2, "steps": 6}
@@ -114,6 +115,14 @@ class TestLearningCaptions:
         assert all(parameter.requires_grad for parameter in model.parameters())
         found = tether.caption(place / "images", model=model, captioner=done.captioner, gap="both", longest=4)
         assert "<table>" in found._repr_html_()
+
+    def test_what_replaces_a_captioner_leaves_nothing_of_it(self, tmp_path: Path) -> None:
+        (tmp_path / "language_model").mkdir()
+        (tmp_path / "captioner.safetensors").touch()
+        remove_others(tmp_path, captioner=True)
+        assert len(list(tmp_path.iterdir())) == 2
+        remove_others(tmp_path, head=True)
+        assert not list(tmp_path.iterdir())
 
     def test_refuses(self, place: Path, tmp_path: Path) -> None:
         model = tether.load(place / "base")

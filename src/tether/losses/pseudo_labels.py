@@ -15,11 +15,8 @@ from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
 from tether.core.ranges import NonNegative, checked
 from tether.core.types import Loss
+from tether.data.dense_labels import IGNORED, TASKS, UNIT
 
-IGNORED = 255
-"""The class of a pixel of which nothing is known."""
-_UNIT = 1e-2
-TASKS = ("seg", "depth", "normal")
 NormalForm = Literal["l1", "cosine"]
 Ignored = Annotated[int, Ge(-(2**31)), Le(2**31 - 1)]
 
@@ -110,7 +107,7 @@ def normal_loss(
     valid = _valid(predicted, label, valid)
     if label.device.type == "cpu":
         lengths = label.norm(dim=1, keepdim=True)
-        if (off := valid & ~((lengths - 1).abs() <= _UNIT)).any():
+        if (off := valid & ~((lengths - 1).abs() <= UNIT)).any():
             raise InputError(f"label: expected normals of length 1, got one of {float(lengths[off][0]):.4g}")
     unit = F.normalize(predicted, dim=1)
     if form == "cosine":

@@ -12,8 +12,8 @@ from torch.nn.utils import skip_init
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Positive, checked
+from tether.data.dense_labels import Task
 
-Task = Literal["seg", "depth", "normal"]
 _CHANNELS = {"depth": 1, "normal": 3}
 
 

@@ -50,22 +50,23 @@ def test_alpha_lies_where_the_region_is(flip: float) -> None:
     batch = batch_of(flip=flip)
     regions = cast(Regions, batch.extra["regions"])
     step = RegionStep(RegionsRecipe(), seed=0)
-    nowhere = torch.zeros(8, dtype=torch.bool)
-    alpha = step._alpha(batch, regions, nowhere, generator=torch.Generator())
+    nowhere, stem = torch.zeros(8, dtype=torch.bool), add_alpha_(create("tiny"))
+    alpha = step._alpha(batch, regions, nowhere, stem=stem, generator=torch.Generator())
     white = batch.image.float().mean(dim=1) > 200
     assert ((alpha[:, 0] > 0) == white).float().mean() > 0.93
-    everything = step._alpha(batch, regions, ~nowhere, generator=torch.Generator())[:, 0] > 0
+    everything = step._alpha(batch, regions, ~nowhere, stem=stem, generator=torch.Generator())[:, 0] > 0
     if not flip:
         assert everything[0].sum(dim=0).tolist() == [16] * 32  # the image, not the bars above and below it
     points = RegionStep(RegionsRecipe(as_points=1.0), seed=0)
-    dots = points._alpha(batch, regions, nowhere, generator=torch.Generator().manual_seed(0))[:, 0] > 0
+    dots = points._alpha(batch, regions, nowhere, stem=stem, generator=torch.Generator().manual_seed(0))[:, 0] > 0
     assert (dots & white).flatten(1).any(dim=1).all()
     assert dots.float().mean() < 0.2
 
 
-def test_loss_has_a_gradient_for_alpha_alone_on_the_text_side() -> None:
+@pytest.mark.parametrize("norm", [{}, {"mean": 0.0, "std": 1.0}])
+def test_loss_has_a_gradient_for_alpha_alone_on_the_text_side(norm: dict[str, float]) -> None:
     model, batch = create("tiny").eval(), batch_of()
-    stem = add_alpha_(model)
+    stem = add_alpha_(model, **norm)
     step = RegionStep(RegionsRecipe(common=0.5, repeated="positives"), seed=0)
     loss = step(StepModule(model), batch, step=0, gather=LOCAL).total
     loss.backward()

@@ -22,7 +22,7 @@ from tether.models import create
 from tether.models.embed import encode_texts
 from tether.tasks.classify.descriptions import check_described, descriptions_of
 from tether.tasks.classify.guided_crops import GuidedCrops, crop_boxes, guided_crop_logits, random_boxes
-from tether.tasks.classify.proposers import CenterBox, HeatMapBox, OracleBox, RandomBox, WholeImage, largest_region
+from tether.tasks.classify.proposers import CenterBox, HeatMapBox, RandomBox, WholeImage, largest_region
 from tether.tasks.classify.views import encode_windows, view_spec
 from tether.tasks.classify.zero_shot import ZeroShotClassifier
 
@@ -187,7 +187,7 @@ class TestProposers:
 class TestGuidedCrops:
     def test_head_orders_as_the_function(self, model):
         """Whole-image and crop embeddings of the function are those of the head, so their scores are, too."""
-        head = GuidedCrops(propose=OracleBox((10, 10, 50, 40)), k=2, n=3, seed=4).prepare(model, CLASSES)
+        head = GuidedCrops(propose=lambda *_: ((10, 10, 50, 40), 1.0), k=2, n=3, seed=4).prepare(model, CLASSES)
         spec, own = view_spec(model, pad="none"), view_spec(model)
 
         def encode(crops):
@@ -201,7 +201,7 @@ class TestGuidedCrops:
             image(),
             class_texts=texts,
             encode_image=encode,
-            propose=OracleBox((10, 10, 50, 40)),
+            propose=lambda *_: ((10, 10, 50, 40), 1.0),
             k=2,
             n_aug=3,
             scale=1.0,
@@ -226,7 +226,7 @@ class TestGuidedCrops:
     @pytest.mark.parametrize("box", [[5, 5, 5, 9], [9, 5, 5, 9]])
     def test_an_empty_box(self, model, box):
         with pytest.raises(InputError, match="boxes: box 0: expected x0 < x1"):
-            GuidedCrops(propose=OracleBox(box), n=1).prepare(model, CLASSES).predict([image()])
+            GuidedCrops(propose=lambda *_: (box, 1.0), n=1).prepare(model, CLASSES).predict([image()])
 
     @pytest.mark.parametrize("pad", ["none", "square", "own"])
     def test_images_of_many_sizes(self, model, pad):
@@ -242,7 +242,7 @@ class TestGuidedCrops:
         boxes = [torch.tensor([0.0, 0, 30, 30]), torch.tensor([40.0, 20, 90, 60])]
         found = head.predict(twins, boxes=boxes).cosine
         assert not torch.allclose(found[0], found[1])
-        first = GuidedCrops(propose=OracleBox(boxes[0]), augment="none", margin=0.0).prepare(model, CLASSES)
+        first = GuidedCrops(propose=lambda *_: (boxes[0], 1.0), augment="none", margin=0.0).prepare(model, CLASSES)
         torch.testing.assert_close(found[:1], first.predict(twins[:1]).cosine, rtol=0, atol=1e-6)
         with pytest.raises(InputError, match="one for each of 2 images, got 1"):
             head.predict(twins, boxes=boxes[:1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Annotated, Literal, cast
 
 import torch
@@ -30,7 +31,7 @@ from tether.data.regions import MOST
 from tether.losses.clip import clip_loss
 from tether.models.editable import IN_A_BLOCK, editable_layers, name_pattern
 from tether.models.frozen_copy import frozen_copy
-from tether.models.vision.alpha_stem import add_alpha_
+from tether.models.vision.alpha_stem import AlphaStem, add_alpha_, stem_of
 from tether.models.vision.region_tower import alpha_from_mask, alpha_param_groups, encode_regions
 from tether.train.schedules import Cosine
 from tether.train.steps.module import StepModule, joined_texts, loss_inside
@@ -185,7 +186,9 @@ class RegionStep:
         model, regions = cast(DualEncoder, module.model), cast(Regions, batch.extra["regions"])
         whole, said = torch.rand(len(batch.image), generator=generator), torch.tensor(_said(regions))
         whole = ((whole < self.settings.common) | ~said).to(batch.image.device) | ~regions.valid[:, 0]
-        alpha = self._alpha(batch, regions, whole, generator=generator)
+        stem = stem_of(module)
+        assert stem is not None  # ``tuning`` has added it
+        alpha = self._alpha(batch, regions, whole, stem=stem, generator=generator)
         image = F.normalize(encode_regions(model, batch.image, alpha=alpha), dim=1)
         both = joined_texts([batch.text, cast(Tensor, batch.extra[REGION_TEXT])])
         captions, phrases = both.chunk(2)
@@ -202,14 +205,15 @@ class RegionStep:
         return Loss(cast(Tensor, loss))
 
     def _alpha(
-        self, batch: Batch, regions: Regions, whole: Bool[Tensor, " b"], *, generator: torch.Generator
+        self, batch: Batch, regions: Regions, whole: Bool[Tensor, " b"], *, stem: AlphaStem, generator: torch.Generator
     ) -> Float[Tensor, "b 1 h w"]:
         """The regions as masks, boxes or points; of whole images what is no padding."""
         size = (batch.image.shape[2], batch.image.shape[3])
+        made = partial(alpha_from_mask, size=size, **stem.settings)
         everything = _window(cast(Tensor, batch.extra["image_box"]), flipped=cast(Tensor, batch.extra["image_flipped"]))
         boxes = torch.where(whole[:, None], everything, regions.boxes[:, 0])
-        alpha = alpha_from_mask(boxes=boxes, size=size)
-        inside = alpha > 0
+        alpha = made(boxes=boxes)
+        inside = alpha > stem.normalise(torch.tensor(0.5))
         if regions.masks is not None:
             inside = torch.where(whole[:, None, None, None], inside, regions.masks)
         draw = torch.rand(len(whole), generator=generator).to(whole.device)
@@ -218,8 +222,8 @@ class RegionStep:
         noise = torch.rand(inside.shape, generator=generator).to(inside.device) * inside
         places = noise.flatten(1).topk(POINTS, dim=1).indices
         pixel = torch.stack([places % size[1] + 0.5, places.div(size[1], rounding_mode="floor") + 0.5], dim=2)
-        points = alpha_from_mask(points=pixel / pixel.new_tensor([size[1], size[0]]), size=size)
-        found = torch.where(as_boxes[:, None, None, None], alpha, alpha_from_mask(inside, size=size))
+        points = made(points=pixel / pixel.new_tensor([size[1], size[0]]))
+        found = torch.where(as_boxes[:, None, None, None], alpha, made(inside))
         return torch.where(as_points[:, None, None, None], points, found)
 
 

@@ -63,7 +63,7 @@ class PrefixCaptioner(nn.Module):
         """Take both.
 
         Args:
-            adaptor: gives (b, q, w) for a (b, k, d) memory and a keyword ``hidden``, such as ``PrefixAdaptor``.
+            adaptor: gives (b, q, w) for a (b, k, d) memory, such as ``PrefixAdaptor``.
             language_model: whose rows have w numbers.
 
         Raises:
@@ -81,7 +81,6 @@ class PrefixCaptioner(nn.Module):
         tokens: Int[Tensor, "n l"],
         *,
         prompt: str = "",
-        hidden: Bool[Tensor, "b k"] | None = None,
     ) -> Float[Tensor, "n l"]:
         """Natural logarithm of the probability of each token after those before it, with gradient; 0 after the end.
 
@@ -89,7 +88,6 @@ class PrefixCaptioner(nn.Module):
             memory: what is told.
             tokens: captions with their ends, a whole number for each memory and side by side, as ``draw`` gives them.
             prompt: words that stand between prefix and caption.
-            hidden: rows of the memory that are not there.
 
         Raises:
             InputError: no token, ids that the language model has not, or more than its context.
@@ -100,18 +98,16 @@ class PrefixCaptioner(nn.Module):
         if not 0 <= int(tokens.min()) <= int(tokens.max()) < self.language_model.vocabulary:
             raise InputError(f"tokens: expected ids below {self.language_model.vocabulary}, got {int(tokens.max())}")
         tokens = tokens.to(self.language_model.device)
-        before = self._before(memory, prompt=prompt, hidden=hidden, longest=tokens.shape[1])
+        before = self._before(memory, prompt=prompt, longest=tokens.shape[1])
         rows = torch.cat([before.repeat_interleave(samples, 0), self.language_model.embed(tokens[:, :-1])], dim=1)
         logits = self.language_model.logits(rows)[:, before.shape[1] - 1 :]
         found = -F.cross_entropy(logits.transpose(1, 2), tokens, reduction="none")
         return found * until_end(tokens, end=self.language_model.end)
 
-    def loss(
-        self, memory: Float[Tensor, "b k d"], tokens: Int[Tensor, "n l"], *, hidden: Bool[Tensor, "b k"] | None = None
-    ) -> Float[Tensor, ""]:
+    def loss(self, memory: Float[Tensor, "b k d"], tokens: Int[Tensor, "n l"]) -> Float[Tensor, ""]:
         """Mean negative log-likelihood of the tokens in nats, ends counted and padding not."""
         count = until_end(tokens, end=self.language_model.end).sum()
-        return -self.log_probabilities(memory, tokens, hidden=hidden).sum() / count.to(self.language_model.device)
+        return -self.log_probabilities(memory, tokens).sum() / count.to(self.language_model.device)
 
     @torch.no_grad()
     @checked
@@ -126,7 +122,6 @@ class PrefixCaptioner(nn.Module):
         shortest: Whole = 0,
         temperature: Positive = 1.0,
         prompt: str = "",
-        hidden: Bool[Tensor, "b k"] | None = None,
         generator: torch.Generator | None = None,
     ) -> DrawnCaptions:
         """Write captions, in the mode that the captioner is in: dropout counts in training mode.
@@ -140,7 +135,6 @@ class PrefixCaptioner(nn.Module):
             shortest: tokens before an end may come.
             temperature: of ``sample``.
             prompt: words that stand before the caption and are no part of it; they set its tone.
-            hidden: rows of the memory that are not there.
             generator: on the CPU; needed for ``sample``, whose draws leave torch's own generator as it is.
 
         Raises:
@@ -153,7 +147,7 @@ class PrefixCaptioner(nn.Module):
         if not len(memory):
             nothing = torch.empty(0, 0, dtype=torch.int64, device=self.language_model.device)
             return DrawnCaptions(nothing, nothing.bool(), ())
-        before = self._before(memory, prompt=prompt, hidden=hidden, longest=longest)
+        before = self._before(memory, prompt=prompt, longest=longest)
         sampling: dict[str, Any] = {"temperature": temperature, "top_k": 0} if how == "sample" else {}
         seed = 0 if generator is None else int(torch.randint(2**62, (), generator=generator))
         device, end, pad = before.device, self.language_model.end, self.language_model.pad
@@ -175,10 +169,10 @@ class PrefixCaptioner(nn.Module):
         tokens = torch.where(mask, tokens, pad)
         return DrawnCaptions(tokens, mask, tuple(self.language_model.texts(tokens)))
 
-    def _before(self, memory: Tensor, *, prompt: str, hidden: Tensor | None, longest: int) -> Float[Tensor, "b n w"]:
+    def _before(self, memory: Tensor, *, prompt: str, longest: int) -> Float[Tensor, "b n w"]:
         """Prefix and prompt, if ``longest`` tokens more have a place."""
         words = self.language_model
-        rows = self.adaptor(memory.to(words.device), hidden=hidden)
+        rows = self.adaptor(memory.to(words.device))
         if prompt.strip():
             ids = words.tokens([prompt], longest=words.context or 2**20)[:, :-1].to(words.device)
             rows = torch.cat([rows, words.embed(ids).expand(len(rows), -1, -1)], dim=1)

@@ -6,7 +6,7 @@ import math
 from typing import Annotated, Any
 
 from annotated_types import Ge, Lt
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.ops import MLP
 
@@ -65,8 +65,6 @@ class PrefixAdaptor(nn.Module):
         )
         self.network = MLP(dim, [dim, dim, lm_dim])
 
-    def forward(
-        self, memory: Float[Tensor, "b k d"], *, hidden: Bool[Tensor, "b k"] | None = None
-    ) -> Float[Tensor, "b q w"]:
-        """The prefix; arguments and errors as for ``QueryDecoder``."""
-        return self.network(self.decoder(memory, hidden=hidden))
+    def forward(self, memory: Float[Tensor, "b k d"]) -> Float[Tensor, "b q w"]:
+        """The prefix; errors as for ``QueryDecoder``."""
+        return self.network(self.decoder(memory))

@@ -173,11 +173,11 @@ def guided_crop_logits(
     Example:
         >>> import torch
         >>> from tether.tasks.classify.guided_crops import guided_crop_logits
-        >>> from tether.tasks.classify.proposers import OracleBox
         >>> image = torch.randint(0, 256, (3, 48, 64), dtype=torch.uint8)
         >>> def encode(crops):
         ...     return torch.stack([crop.float().mean((1, 2)) - 127 for crop in crops])
-        >>> find = OracleBox((10, 10, 30, 20))
+        >>> def find(image, label):
+        ...     return (10, 10, 30, 20), 1.0
         >>> guided_crop_logits(image, class_texts=torch.eye(3), encode_image=encode, propose=find, k=2).isinf().sum()
         tensor(1)
     """

@@ -41,18 +41,6 @@ class WholeImage:
         return None, 0.0
 
 
-class OracleBox:
-    """The box that is given, for every class."""
-
-    def __init__(self, box: Box) -> None:
-        """Args: box: x0, y0, x1, y1 in pixels."""
-        self._box = torch.as_tensor(box, dtype=torch.float64)
-
-    def __call__(self, image: UInt8[Tensor, "3 h w"], label: str, /) -> tuple[Box | None, float]:
-        """That box."""
-        return self._box, 1.0
-
-
 class CenterBox:
     """The middle of the image: half of its width and of its height, unless another share is given."""
 

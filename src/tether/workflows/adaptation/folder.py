@@ -15,6 +15,7 @@ from tether.core.errors import InputError
 from tether.core.locks import check_links, is_lock, locked
 from tether.evaluate.adaptation.report import FORMAT, JSON_FILE
 from tether.models.save import CONFIG_FILE, WEIGHTS_FILE
+from tether.tasks.caption.captioner import FILE, LM_FOLDER
 from tether.train.checkpoints import list_checkpoints
 
 UNFINISHED = "unfinished"
@@ -72,14 +73,18 @@ def check_free(folder: Path, *, existing: Existing) -> None:
         raise InputError(f"--out: {folder}: is not empty and holds no adaptation; choose another folder")
 
 
-def remove_others(folder: Path, *, model: bool, head: bool) -> None:
+def remove_others(folder: Path, *, model: bool = False, head: bool = False, captioner: bool = False) -> None:
     """Remove what an adaptation that is replaced had and the new one has not.
 
     Args:
         folder: of both.
         model: whether the new one has a model.
         head: whether it has a head.
+        captioner: whether it has a captioner.
     """
+    if not captioner and (folder / FILE).is_file():
+        (folder / FILE).unlink()
+        shutil.rmtree(folder / LM_FOLDER, ignore_errors=True)
     for name, stays in ((CONFIG_FILE, model), (WEIGHTS_FILE, model), (HEAD_FILE, head)):
         if not stays:
             (folder / name).unlink(missing_ok=True)

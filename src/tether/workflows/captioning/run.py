@@ -135,7 +135,7 @@ class CaptionerRun:
         settings = {key: value for key, value in self.spec.items() if key != "name"}
         report = kind(recipe=str(self.spec["name"]), settings=settings, base=base, digest=digest, next=[then], **found)
         if self.out is not None:
-            remove_others(Path(self.out), model=False, head=False)
+            remove_others(Path(self.out), captioner=True)
             captioner.save(self.out)
             report.save(Path(self.out))
         return report
