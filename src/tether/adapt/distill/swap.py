@@ -31,7 +31,7 @@ from tether.models.text.embedder import EXPANSION, Few
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.train.ema import MovingEncoder
 from tether.train.locked_towers import kept_where_resting
-from tether.train.steps.module import StepModule, loss_inside
+from tether.train.steps.module import InsideStep, StepModule
 from tether.train.steps.views import captions_of
 
 EMA = 0.999
@@ -109,7 +109,7 @@ def _text_tower(embedder: str | Mapping[str, Any] | TextSide | TextEmbedder) -> 
     return cast(TextSide, open_tower(str(minilm()) if embedder == MINILM else embedder, "text"))
 
 
-class ProclipStep:
+class ProclipStep(InsideStep):
     """Both stages of ProCLIP one after the other; a ``core.protocols.Step`` for any loop.
 
     First the adapter alone learns the old text tower's rows of the captions. Then comes CLIP's loss, while the image
@@ -152,11 +152,8 @@ class ProclipStep:
         self._model, self._texts = model, kept_where_resting(model)
         self._old = None if old is None else CachedEncoder(old, sides=("text",))
 
-    def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:
-        """The loss of a batch; terms are the parts of a distillation, then CLIP's loss and the logit scale besides."""
-        return loss_inside(model, self._loss, batch, step=step, gather=gather)
-
-    def _loss(self, module: StepModule, batch: Batch, *, step: int, gather: Gather) -> Loss:
+    def loss_of(self, module: StepModule, batch: Batch, *, step: int, gather: Gather) -> Loss:
+        """Terms are the parts of a distillation, then CLIP's loss and the logit scale besides."""
         del module  # it holds the model
         text = self._texts.encode_text(batch.text)
         if step < self.first and self._old is not None:

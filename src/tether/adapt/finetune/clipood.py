@@ -26,7 +26,7 @@ from tether.models.modes import eval_mode
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.train.loop import StepReport
 from tether.train.schedules import Cosine
-from tether.train.steps.module import StepModule, ViewRows, loss_inside
+from tether.train.steps.module import InsideStep, StepModule, ViewRows
 
 TEMPLATE = "a photo of a {}."  # released engine.py
 LEARNING_RATE, WEIGHT_DECAY = 5e-6, 0.1  # released main.py
@@ -57,19 +57,15 @@ def class_texts(
     return F.normalize(texts, dim=-1).to(model.logit_scale.device)
 
 
-class MarginStep:
+class MarginStep(InsideStep):
     """The margin metric softmax of a batch of images with ``label`` in its extra; a ``core.protocols.Step``."""
 
     def __init__(self, loss: MarginMetricSoftmax) -> None:
         """Args: loss: with its classes."""
         self._loss = loss
 
-    def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:
-        """The loss of a batch; ``model`` is a (wrapped) StepModule."""
-        del step, gather
-        return loss_inside(model, self._inside, batch)
-
-    def _inside(self, module: StepModule, batch: Batch) -> Loss:
+    def loss_of(self, module: StepModule, batch: Batch, *, step: int, gather: Gather) -> Loss:
+        """See InsideStep."""
         image, labels = module.encode({"image": ViewRows("image", batch.image)})[0]["image"], batch.extra[LABEL]
         assert isinstance(labels, Tensor)
         return self._loss(image.pooled, labels=labels)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tether.adapt.finetune.clip_refine import ClipRefineLoss
 from tether.adapt.finetune.descent import descent
@@ -23,7 +23,7 @@ from tether.models.modes import eval_mode
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.train.loop import StepReport
 from tether.train.schedules import Constant
-from tether.train.steps.module import StepModule, ViewRows, loss_inside
+from tether.train.steps.module import InsideStep, StepModule, ViewRows
 
 LEARNING_RATE, WEIGHT_DECAY = 1e-6, 0.1  # released config/01_post-pre-training/clip-refine.yaml
 LEAST_LENGTH = 0.5
@@ -31,7 +31,7 @@ LEAST_LENGTH = 0.5
 _CHECK_EVERY = 10  # steps between two looks at the length, so that an accelerator is not waited for in every step
 
 
-class RefineStep:
+class RefineStep(InsideStep):
     """Both models see the batch, and the loss compares them; a ``core.protocols.Step`` for any loop.
 
     Its state is where the loss's generator stands. The old model is made anew from the weights that the stage began
@@ -62,11 +62,8 @@ class RefineStep:
             raise InputError(f"steps: a linear decay needs at least 1, got {steps!r}")
         self.loss, self.teacher, self._steps, self._decay = loss, teacher, steps, decay
 
-    def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:
-        """The loss of a batch; ``model`` is a (wrapped) StepModule."""
-        return loss_inside(model, self._loss, batch, step=step, gather=gather)
-
-    def _loss(self, module: StepModule, batch: Batch, *, step: int, gather: Gather) -> Loss:
+    def loss_of(self, module: StepModule, batch: Batch, *, step: int, gather: Gather) -> Loss:
+        """See InsideStep."""
         views = {"image": ViewRows("image", batch.image), "text": ViewRows("text", batch.text)}
         (image, text), model = module.encode(views)[0].values(), module.model
         student = Encoded(image, text, model.logit_scale, model.logit_bias, geometry=geometry_of(model))

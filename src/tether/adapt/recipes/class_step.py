@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from tether.adapt.recipes.given import Given
 from tether.core.gather import Gather
 from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder
 from tether.core.types import Batch, Loss
-from tether.train.steps.module import StepModule, ViewRows, loss_inside
+from tether.train.steps.module import InsideStep, StepModule, ViewRows
 
 LABEL = "label"
 """Where a batch of labelled images has the (b,) numbers of their classes in its extra."""
@@ -19,7 +19,7 @@ CROPS = {"image": {"scale": (0.5, 1.0), "flip": 0.5}}
 """Random crops and mirroring, settings of ``data.contents.BatchContents``; arXiv 2109.01134, section 4.1."""
 
 
-class ClassStep:
+class ClassStep(InsideStep):
     """Cross-entropy of the model's own similarities with one text a class; a ``core.protocols.Step``."""
 
     def __init__(self, class_text: Float[Tensor, "c d"], *, tokens: Int[Tensor, "c l"] | None = None) -> None:
@@ -37,12 +37,8 @@ class ClassStep:
         tokens = model.tokenizer([each[0] for each in given.prompts]) if texts else None
         return cls(given.class_text, tokens=tokens)
 
-    def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:
-        """See core.protocols.Step."""
-        del step, gather
-        return loss_inside(model, self._loss, batch)
-
-    def _loss(self, module: StepModule, batch: Batch) -> Loss:
+    def loss_of(self, module: StepModule, batch: Batch, *, step: int, gather: Gather) -> Loss:
+        """See InsideStep."""
         model, device = module.model, batch.image.device
         views = {"image": ViewRows("image", batch.image)}
         if self._tokens is not None:

@@ -26,7 +26,7 @@ from tether.models.mean_patches import Pool, patch_tokens
 from tether.train.ema import MovingEncoder
 from tether.train.loop import StepReport
 from tether.train.schedules import Cosine
-from tether.train.steps.module import Encoder, StepModule, loss_inside
+from tether.train.steps.module import Encoder, InsideStep, StepModule
 
 READ = "read"
 MEMORY = 0.075
@@ -198,18 +198,14 @@ class ClassifierRecipe(TuneRecipe):
         )
 
 
-class _PatchStep:
+class _PatchStep(InsideStep):
     """The loss of labelled images by a read-out of patches; a ``core.protocols.Step``."""
 
     def __init__(self, loss: LabelLoss, *, pool: Pool) -> None:
         self.loss, self.pool = loss, pool
 
-    def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:
-        """See core.protocols.Step."""
-        del gather
-        return loss_inside(model, self._loss, batch, step=step)
-
-    def _loss(self, module: StepModule, batch: Batch, *, step: int) -> Loss:
+    def loss_of(self, module: StepModule, batch: Batch, *, step: int, gather: Gather) -> Loss:
+        """See InsideStep."""
         labels = batch.extra[LABEL]
         assert isinstance(labels, Tensor)
         image, target = self.loss.mixed(batch.image, labels, step=step)

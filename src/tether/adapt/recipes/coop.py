@@ -23,7 +23,7 @@ from tether.core.ranges import Count, PositiveRate, Whole, checked
 from tether.core.types import Batch, Loss
 from tether.models.prompts import Prompts
 from tether.train.schedules import Cosine
-from tether.train.steps.module import StepModule, loss_inside
+from tether.train.steps.module import InsideStep, StepModule
 
 PROMPTS = "prompts"
 
@@ -113,19 +113,15 @@ class CoOp(TuneRecipe):
         )
 
 
-class CoOpStep:
+class CoOpStep(InsideStep):
     """Cross-entropy of rows of images with the learnt texts of their classes; a ``core.protocols.Step``."""
 
     def __init__(self, scale: float) -> None:
         """Args: scale: multiplier of the cosines."""
         self._scale = scale
 
-    def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:
-        """See core.protocols.Step."""
-        del step, gather
-        return loss_inside(model, self._loss, batch)
-
-    def _loss(self, module: StepModule, batch: Batch) -> Loss:
+    def loss_of(self, module: StepModule, batch: Batch, *, step: int, gather: Gather) -> Loss:
+        """See InsideStep."""
         text = class_rows(module.heads[PROMPTS])
         return class_loss(self._scale * batch.image.to(text) @ text.T, batch)
 

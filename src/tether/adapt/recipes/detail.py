@@ -30,7 +30,7 @@ from tether.models.noise_schedule import Target
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.train.loop import StepReport
 from tether.train.schedules import Constant, Cosine
-from tether.train.steps.module import StepModule, loss_inside
+from tether.train.steps.module import InsideStep, StepModule
 
 Encoder = Clip | WrappedEncoder
 PROBE = 128
@@ -152,7 +152,7 @@ class DetailRecipe(TuneRecipe):
         )
 
 
-class _DetailStep:
+class _DetailStep(InsideStep):
     """First the denoiser's steps, then the gate, then the image tower's."""
 
     def __init__(
@@ -169,11 +169,8 @@ class _DetailStep:
         self.loss, self.reference, self.probe, self.watch = loss, reference, probe, watch
         self.first, self.least, self.seed = first, least, seed
 
-    def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:
-        del gather
-        return loss_inside(model, self._loss, batch, step=step)
-
-    def _loss(self, module: StepModule, batch: Batch, *, step: int) -> Loss:
+    def loss_of(self, module: StepModule, batch: Batch, *, step: int, gather: Gather) -> Loss:
+        """See InsideStep."""
         generator, denoiser = drawn(step, seed=self.seed), self.loss.denoiser
         denoiser.requires_grad_(step < self.first)
         if step < self.first:

@@ -30,7 +30,7 @@ from tether.losses.ranking import Component, ranking_loss
 from tether.models.embed import encode_images
 from tether.models.ranking_adapter import RankingAdapter
 from tether.models.token_rows import TokenRows, text_tokens
-from tether.train.steps.module import StepModule, loss_inside
+from tether.train.steps.module import InsideStep, StepModule
 
 ADAPTER = "adapter"
 
@@ -210,18 +210,14 @@ class OrderRecipe(TuneRecipe):
         return RankingAdapter(width, n_heads=heads, generator=generator, **self.shape)
 
 
-class _OrderStep:
+class _OrderStep(InsideStep):
     """The ranking loss of a group under its text; a ``core.protocols.Step``."""
 
     def __init__(self, tokens: Float[Tensor, "k l d"], mask: Tensor, settings: Mapping[str, Any]) -> None:
         self._tokens, self._mask, self._settings = tokens, mask, settings
 
-    def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:
-        """See core.protocols.Step."""
-        del step, gather
-        return loss_inside(model, self._loss, batch)
-
-    def _loss(self, module: StepModule, batch: Batch) -> Loss:
+    def loss_of(self, module: StepModule, batch: Batch, *, step: int, gather: Gather) -> Loss:
+        """See InsideStep."""
         target, group, draw = (cast(Tensor, batch.extra[name]) for name in ("target", "group", "draw"))
         views, text = batch.image.shape[1], int(group[0])
         image = batch.image[torch.arange(len(draw), device=draw.device), (views * draw).long()]

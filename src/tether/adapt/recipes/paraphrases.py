@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import cast
 
 import torch
-from torch import nn
 
 from tether.adapt.finetune.paraclip import LEARNING_RATE, WEIGHT_DECAY, ParaclipStep, paraphrase_batches
 from tether.adapt.recipes.batches import ReplayedBatches
@@ -22,7 +21,7 @@ from tether.core.ranges import Count, NonNegative, PositiveRate, Rate, checked
 from tether.core.types import Batch, Loss
 from tether.data.captions import ParaphrasePairs, RuleParaphraser
 from tether.losses.paraclip import LEAST_ROWS
-from tether.train.steps.module import Encoder, StepModule, loss_inside
+from tether.train.steps.module import Encoder, InsideStep, StepModule
 
 
 class Paraphrases(TuneRecipe):
@@ -94,16 +93,13 @@ class Paraphrases(TuneRecipe):
         )
 
 
-class PairedParaphrases:
+class PairedParaphrases(InsideStep):
     """``ParaclipStep`` on the model inside a ``StepModule``; a ``core.protocols.Step``."""
 
     def __init__(self, step: ParaclipStep) -> None:
         """Args: step: which."""
         self._step = step
 
-    def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:
-        """See core.protocols.Step."""
-        return loss_inside(model, self._inside, batch, step=step, gather=gather)
-
-    def _inside(self, module: StepModule, batch: Batch, *, step: int, gather: Gather) -> Loss:
+    def loss_of(self, module: StepModule, batch: Batch, *, step: int, gather: Gather) -> Loss:
+        """See InsideStep."""
         return self._step(module.model, batch, step=step, gather=gather)

@@ -34,7 +34,7 @@ from tether.models.frozen_copy import frozen_copy
 from tether.models.vision.alpha_stem import AlphaStem, add_alpha_, stem_of
 from tether.models.vision.region_tower import alpha_from_mask, alpha_param_groups, encode_regions
 from tether.train.schedules import Cosine
-from tether.train.steps.module import StepModule, joined_texts, loss_inside
+from tether.train.steps.module import InsideStep, StepModule, joined_texts
 
 POINTS = 3
 """Points that stand for a mask or a box."""
@@ -167,7 +167,7 @@ class RegionsRecipe(TuneRecipe):
         return [name for name in found if name.startswith(begins)]
 
 
-class RegionStep:
+class RegionStep(InsideStep):
     """CLIP's loss of regions and their phrases; a ``core.protocols.Step`` over a model that takes alpha.
 
     A batch has one region a row in its extra, as ``BatchContents(regions={"most": 1, ...})`` gives it.
@@ -177,11 +177,8 @@ class RegionStep:
         """Args: settings: of the recipe. seed: of the draws."""
         self.settings, self.seed = settings, seed
 
-    def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:
-        """See ``core.protocols.Step``."""
-        return loss_inside(model, self._loss, batch, step=step, gather=gather)
-
-    def _loss(self, module: StepModule, batch: Batch, *, step: int, gather: Gather) -> Loss:
+    def loss_of(self, module: StepModule, batch: Batch, *, step: int, gather: Gather) -> Loss:
+        """See InsideStep."""
         generator = torch.Generator().manual_seed(hash_int(str(step), seed=self.seed, salt="regions") >> 1)
         model, regions = cast(DualEncoder, module.model), cast(Regions, batch.extra["regions"])
         whole, said = torch.rand(len(batch.image), generator=generator), torch.tensor(_said(regions))

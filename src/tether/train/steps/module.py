@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tether.core.gather import process_gather
+from tether.core.gather import Gather, process_gather
 from tether.core.ranges import Count, checked
-from tether.core.types import Features, Loss
+from tether.core.types import Batch, Features, Loss
 from tether.models.dense import dense_image, dense_text
 from tether.models.dual import Clip, Want
 from tether.models.kept_patches import encode_patches
@@ -172,6 +173,18 @@ def run_tower(model: Encoder, side: Side, rows: Tensor, keep: Tensor | None, wan
 def loss_inside(module: nn.Module, make_loss: Callable[..., Loss], *arguments: Any, **keywords: Any) -> Loss:
     """``make_loss(step_module, ...)``, run inside the forward of the (wrapped) StepModule."""
     return Loss(*module(make_loss, *arguments, **keywords))
+
+
+class InsideStep(abc.ABC):
+    """A ``core.protocols.Step`` whose loss is made inside the forward of the (wrapped) StepModule."""
+
+    def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:
+        """See core.protocols.Step."""
+        return loss_inside(model, self.loss_of, batch, step=step, gather=gather)
+
+    @abc.abstractmethod
+    def loss_of(self, module: StepModule, batch: Batch, *, step: int, gather: Gather) -> Loss:
+        """The loss of a batch."""
 
 
 def _joined(views: Sequence[ViewRows]) -> ViewRows:
