@@ -8,11 +8,12 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from tether.core.errors import InputError, WriteError, reason_of
+from tether.core.printable import CsvRows
 
 MAX_CONFIG_BYTES = 64 * 2**20
 """Largest JSON or text file that is read whole; a model's description has kilobytes, a tokenizer 20 MB."""
@@ -278,3 +279,21 @@ def check_file(path: Path, *, where: str) -> None:
         raise InputError(f"{where}: {path}: {near} is a file, not a folder")
     if not os.access(near, os.W_OK):
         raise InputError(f"{where}: {path}: no permission to write in {near}")
+
+
+@contextlib.contextmanager
+def csv_file(path: str | Path, columns: Sequence[str], *, raw_csv: bool = False) -> Iterator[CsvRows]:
+    """A file to write rows to, below the names of its columns; it appears when all is written.
+
+    Args:
+        path: of the file.
+        columns: their names.
+        raw_csv: write texts that a spreadsheet would run as formulas as they are, not with an apostrophe.
+    """
+    with (
+        atomic_path(Path(path)) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        table = CsvRows(file, raw_csv=raw_csv)
+        table.write(columns)
+        yield table

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import IO
 
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb\ud800-\udfff]")
@@ -90,26 +88,6 @@ class CsvRows:
     def write(self, cells: Iterable[object]) -> None:
         """One row."""
         self._table.writerow([csv_cell(cell) if isinstance(cell, str) and not self._raw else cell for cell in cells])
-
-
-@contextlib.contextmanager
-def csv_file(path: str | Path, columns: Sequence[str], *, raw_csv: bool = False) -> Iterator[CsvRows]:
-    """A file to write rows to, below the names of its columns; it appears when all is written.
-
-    Args:
-        path: of the file.
-        columns: their names.
-        raw_csv: write texts that a spreadsheet would run as formulas as they are, not with an apostrophe.
-    """
-    from tether.core.atomic_io import atomic_path  # whose errors show text by this module
-
-    with (
-        atomic_path(Path(path)) as temporary,
-        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
-    ):
-        table = CsvRows(file, raw_csv=raw_csv)
-        table.write(columns)
-        yield table
 
 
 def unguarded(cell: str) -> str:

@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from tether.core.atomic_io import local, read_text
+from tether.core.atomic_io import csv_file, local, read_text
 from tether.core.errors import InputError
-from tether.core.printable import csv_file
 from tether.core.protocols import DualEncoder, Source
 from tether.core.types import Row
 from tether.data import open_source

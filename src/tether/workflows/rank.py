@@ -15,10 +15,10 @@ from torch import Tensor
 
 from tether.adapt.heads import OrderHead, load_head
 from tether.adapt.recipes import OrderRecipe
+from tether.core.atomic_io import csv_file
 from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.image_order import ImageOrder
-from tether.core.printable import csv_file
 from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import Count, Whole, checked
 from tether.data import open_source

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from tether.core.atomic_io import csv_file
 from tether.core.errors import InputError
-from tether.core.printable import csv_file
 from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import Count, Share, checked
 from tether.core.types import Batch, ImageSpec

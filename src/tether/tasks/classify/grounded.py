@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from tether.core.atomic_io import csv_file
 from tether.core.errors import InputError
-from tether.core.printable import csv_file
 from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import Count, checked
 from tether.data.bad_rows import BadRows

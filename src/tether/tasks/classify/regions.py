@@ -13,8 +13,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
+from tether.core.atomic_io import csv_file
 from tether.core.errors import InputError, UnsupportedModelError
-from tether.core.printable import csv_file
 from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import Count, Share, checked
 from tether.data.bad_rows import BadRows
