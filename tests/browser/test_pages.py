@@ -155,6 +155,20 @@ def test_gallery_runs_in_a_browser(tmp_path):
     assert dom.count('src="data:image/jpeg;base64,') >= 40
 
 
+def test_words_of_a_tall_image_are_seen(tmp_path):
+    tall, wide = np.zeros((90, 20, 3), dtype=np.uint8), np.zeros((20, 90, 3), dtype=np.uint8)
+    hits = [Hit(f"p{number}", 0.5, ("a tower",), pixels) for number, pixels in enumerate((tall, wide))]
+    page = gallery({"red": hits}, tmp_path / "gallery.html")
+    actions = """
+const inside = [...document.querySelectorAll("button.hit")].map(card => {
+  const words = card.querySelector(".words").getBoundingClientRect();
+  return words.height > 9 && words.bottom <= card.getBoundingClientRect().bottom + 1;
+});
+const heights = [...document.querySelectorAll(".image")].map(one => Math.round(one.getBoundingClientRect().height));
+const said = `${inside} ${heights[0] === heights[1]}`;"""
+    assert 'id="probe">true,true true fits<' in opened(page, tmp_path / "profile", actions=actions)
+
+
 def test_health_report_runs_in_a_browser(tmp_path):
     rows = [
         Row(f"row {i}", pixels, (f"a {NAMES[i % 3]} thing number {i}",), {"label": NAMES[i % 3]})

@@ -61,6 +61,15 @@ class TestCaptionCommand:
             assert float(row["judge"]) == pytest.approx(float(row["score"]), abs=1e-4)
         assert page.read_text().count("data:image/jpeg") == 3
 
+    def test_learns_from_the_lines_of_a_text_file(self, place: Path, tmp_path: Path, call: Any) -> None:
+        (tmp_path / "texts.txt").write_text("\n\n".join(TEXTS) + "\n")
+        recipe = ["--recipe", "caption_from_texts", "width=16", "n_queries=2", "steps=1"]
+        given = ["adapt", place / "base", tmp_path / "texts.txt", *recipe, "--out", tmp_path / "made"]
+        assert "Learnt from 10 texts" in call(*given).out  # two of twelve are held out
+        (tmp_path / "texts.txt").write_text("\n \n")
+        said = call("adapt", place / "base", tmp_path / "texts.txt", *recipe, "--out", tmp_path / "none", code=2)
+        assert "expected at least one sentence" in said.err
+
     def test_nearest_of_given_sentences(self, place: Path, tmp_path: Path, call: Any) -> None:
         out = tmp_path / "out.csv"
         texts = tmp_path / "texts.txt"
@@ -134,13 +143,15 @@ class TestLearningCaptions:
             tether.adapt(model, place / "texts.csv", recipe=RECIPE | {"lm": str(tmp_path)})
         with pytest.raises(InputError, match="--captioner: expected"):
             tether.caption(place / "images", model=model)
-        with pytest.raises(InputError, match="--captioner: expected"):
+        with pytest.raises(InputError, match="--captioner: does not go with --texts"):
             tether.caption(place / "images", model=model, captioner=tmp_path, texts=["a"])
+        with pytest.raises(InputError, match="--tone: does not go with --texts"):
+            tether.caption(place / "images", model=model, texts=["a"], tone="a poem about")
         with pytest.raises(InputError, match="got none"):
             tether.caption(place / "images", model=model, texts=[])
         with pytest.raises(InputError, match="n_noise"):
             tether.caption(place / "images", model=model, texts=["a"], candidates=0)
-        with pytest.raises(InputError, match="no such file"):
+        with pytest.raises(InputError, match="holds no captioner"):
             tether.caption(place / "images", model=model, captioner=tmp_path)
         (tmp_path / "empty.csv").write_text("caption\n\n")
         with pytest.raises(InputError):

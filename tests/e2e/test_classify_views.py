@@ -33,6 +33,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(draws.integers(0, 256, size, dtype=np.uint8)).save(sub / f"{number}.png")
     (folder / "photos" / "red" / "broken.png").write_bytes(b"no image")
     (folder / "says.json").write_text(json.dumps(SAYS))
+    (folder / "twice.json").write_text('{"red": ["blood"], "green": ["grass"], "red": ["wine"]}')
+    (folder / "twice.yaml").write_text("red: [blood]\ngreen: [grass]\nred: [wine]\n")
     return folder
 
 
@@ -104,6 +106,8 @@ def test_python_takes_a_head(place: Path) -> None:
         (["--classes", "red,cow", "--descriptions", "says.json"], "says.json: class 'cow' has none"),
         (["--classes", "red,green", "--descriptions", "says.json"], "says.json: 'blue' is none of the 2 classes"),
         (["--descriptions", "none.json"], "none.json"),
+        (["--descriptions", "twice.json"], "twice.json: not valid JSON: 'red' comes twice"),
+        (["--descriptions", "twice.yaml"], "twice.yaml: not valid YAML: line 1: 'red' comes twice"),
         (["--descriptions", "says.json", "--templates", "a {}"], "give one of the two"),
     ],
 )

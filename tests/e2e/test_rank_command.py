@@ -60,7 +60,13 @@ def test_by_words(order: Callable[..., Any], tmp_path: Path) -> None:
     scores = [float(score) for _, _, score in rows[1:]]
     assert len(scores) == 20
     assert scores == sorted(scores, reverse=True)
-    assert page.read_text().count("data:image/jpeg;base64,") == 6
+    shown = page.read_text()
+    assert shown.count("data:image/jpeg;base64,") == 6
+    assert "a bright wall: the first 3" in shown
+    assert "a bright wall: the last 3" in shown
+    assert "<span>18</span>" in shown
+    assert "<span>4</span>" not in shown
+    assert "cosine" not in shown
     assert "is there already" in order(*BRIGHT, code=2)[0].err
 
 

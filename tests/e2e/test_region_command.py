@@ -52,8 +52,16 @@ def test_regions_by_file(tmp_path: Path, call: Callable[..., Any]) -> None:
     call(*given, *masked)
     assert len((tmp_path / "masked.csv").read_text().splitlines()) == 3
     masked[3] = str(tmp_path / "other.csv")
+    says = tmp_path / "says.json"
+    says.write_text('{"red": ["a red wall", "blood"], "blue": ["the sky"]}')
+    call(*given[:4], *masked, "--descriptions", says, "--existing", "replace")
+    assert {row["class_1"] for row in csv.DictReader((tmp_path / "other.csv").open())} <= {"red", "blue"}
+    (tmp_path / "other.csv").unlink()
+    call(*given[:4], *masked, code=2)
     for wrong, words in (
         ([*masked, "--calibrate", str(source)], "does not go with --regions"),
+        ([*masked, "--with", "guided_crops"], "--with: does not go with --regions"),
+        ([*masked, "--descriptions", str(says)], "class 'green' has none"),
         ([*masked, "--region-as", "shout"], "expected different ones"),
         ([*masked, "--region-unit", "inch"], "expected pixel or share"),
         (["--region-as", "crop", "--out", masked[3]], "goes with --regions"),

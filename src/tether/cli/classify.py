@@ -94,7 +94,7 @@ def command(
     if regions is not None or region_as is not None:
         from tether.cli.region_rows import name_regions
 
-        idle = {"--head": head, "--calibrate": calibrate, "--none-of-these": none_of_these}
+        idle = {"--head": head, "--with": with_, "--calibrate": calibrate, "--none-of-these": none_of_these}
         name_regions(
             source,
             classes,
@@ -107,6 +107,7 @@ def command(
             region_as=region_as,
             region_unit=region_unit,
             templates=templates,
+            descriptions=descriptions,
             top=top,
             abstain=abstain,
             strict=strict,

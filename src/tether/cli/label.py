@@ -40,7 +40,7 @@ def command(
 
     Examples:
       tether label photos/ --seg segformer/ --depth depth-anything/ --out labels/
-      tether label camvid/images --seg files:camvid/masks --classes 11 --out labels/
+      tether label camvid/images --seg files:camvid/masks --classes 12 --out labels/
     """
     from dataclasses import asdict
 

@@ -31,8 +31,6 @@ def name_regions(
         raise InputError("--region-as: goes with --regions FILE, a table of boxes or a folder of masks")
     if idle:
         raise InputError(f"{idle[0]}: does not go with --regions, which are named by words alone; leave it out")
-    if classes is None:
-        raise InputError("--classes: expected names for the regions")
     if region_unit not in ("pixel", "share"):
         raise InputError(f"--region-unit: expected pixel or share, got {region_unit!r}")
     with bar("classify") as on_progress:

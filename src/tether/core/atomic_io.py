@@ -8,9 +8,10 @@ import os
 import re
 import stat
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from tether.core.errors import InputError, WriteError, reason_of
 from tether.core.printable import CsvRows
@@ -228,15 +229,20 @@ def read_json(path: Path) -> Any:
     return parse_json(read_text(path), where=str(path))
 
 
-def parse_json(text: str | bytes, *, where: str) -> Any:
+def parse_json(text: str | bytes, *, where: str, twice: Literal["last", "refused"] = "last") -> Any:
     """JSON from outside to plain values.
+
+    Args:
+        text: what is read.
+        where: file, for the error message.
+        twice: of a name that comes twice in one object the last value counts, as in other readers, or it is refused.
 
     Raises:
         InputError: malformed, nested too deeply, a number of thousands of digits, or text that is not Unicode.
     """
     try:
         text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=dict if twice == "last" else _once)
         if "\\u" in text:  # an escape may be half of a surrogate pair
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
@@ -246,6 +252,14 @@ def parse_json(text: str | bytes, *, where: str) -> Any:
     except ValueError as error:
         raise InputError(f"{where}: not valid JSON: {error}") from None
     return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"{name!r:.80} comes twice")
+    return found
 
 
 def cache_dir() -> Path:

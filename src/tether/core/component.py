@@ -60,6 +60,8 @@ _MEANT = {
     "random_seed": "seed",
 }
 """What people type to the names that it may have here, the nearest meaning first."""
+_LISTED = 50
+"""Known names in a message, at most; keys of a data set may be millions."""
 
 
 def meant(name: str, known: typing.Collection[str]) -> str:
@@ -77,7 +79,8 @@ def closest(name: str, known: typing.Iterable[str]) -> str:
 
     near = meant(name, names) or max(difflib.get_close_matches(name, names), key=likeness, default="")
     hint = f"did you mean {near!r}? " if near else ""
-    return f"{hint}known: {', '.join(names)}"
+    more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
+    return f"{hint}known: {', '.join(names[:_LISTED]) or 'none'}{more}"
 
 
 def schema(part: type, *, given: typing.Collection[str] = ()) -> type[BaseModel]:

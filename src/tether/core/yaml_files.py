@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,9 @@ def parse_yaml(text: str, *, where: str) -> Any:
     """YAML to plain values; a date stays text.
 
     Raises:
-        InputError: malformed, another tag than plain values have, nested too deeply, an alias inside what it stands
-            for, an integer of thousands of digits, text with a NUL or half a character, or more than ``MAX_VALUES``
-            values with every alias written out.
+        InputError: malformed, a key twice in one mapping, another tag than plain values have, nested too deeply, an
+            alias inside what it stands for, an integer of thousands of digits, text with a NUL or half a character, or
+            more than ``MAX_VALUES`` values with every alias written out.
     """
     try:
         loader = _PlainLoader(text)
@@ -86,6 +87,11 @@ def _check(node: yaml.Node) -> None:
     line = node.start_mark.line + 1
     if node.tag not in _TAGS:
         raise ValueError(f"line {line}: unknown tag {node.tag!r}")
+    if isinstance(node, yaml.MappingNode):
+        keys = Counter((key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        for (_, name), count in keys.most_common(1):
+            if count > 1:
+                raise ValueError(f"line {line}: {name!r:.80} comes twice in one mapping")
     if isinstance(node, yaml.ScalarNode):
         node.value.encode()  # half a character is a ValueError
         if "\0" in node.value:

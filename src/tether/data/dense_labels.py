@@ -74,7 +74,8 @@ def checked_label(task: Task, label: np.ndarray, *, classes: int | None, where: 
         known = label != IGNORED
         strange = label[known & ((label < 0) | (label >= (classes or IGNORED)))]
         if strange.size:
-            raise InputError(f"{where}: expected classes below {classes}, or {IGNORED} for none, got {strange[0]}")
+            got = f"got {strange[0]}; a number that stands for none must be {IGNORED}, or counted as a class"
+            raise InputError(f"{where}: expected classes below {classes}, or {IGNORED} for none, {got}")
         return label.astype(np.uint8)
     if not np.isfinite(label).all():
         raise InputError(f"{where}: expected finite numbers, got NaN or infinity")

@@ -32,6 +32,8 @@ MOST_BATCH_BYTES = 1 << 33
 """Bytes of a batch's masks in one view, at most."""
 _ROUNDING = 1e-3
 """How far beyond the border a box may reach: half precision and pixels rounded up do."""
+_SHARES = 2.0
+"""A number of a box above it is no share of a side, however careless."""
 _LONGEST = 1 << 20
 """Characters of a phrase, at most."""
 
@@ -169,7 +171,8 @@ class RegionColumns:
                 number = int(np.flatnonzero(~good)[0])
                 unit = "shares of the image" if self._unit == "share" else f"pixels of {size[1]} x {size[0]}"
                 got = [float(value) for value in cell[number]]
-                raise InputError(f"{where}: box {number}: expected {expected} ({self._form}, {unit}), got {got}")
+                hint = "; for pixels say unit=pixel" if self._unit == "share" and max(got) > _SHARES else ""
+                raise InputError(f"{where}: box {number}: expected {expected} ({self._form}, {unit}), got {got}{hint}")
         return boxes
 
     def mask(self, regions: RowRegions, number: int, *, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:

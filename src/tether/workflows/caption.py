@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from tether.core.atomic_io import csv_file, local, read_text
+from tether.core.atomic_io import csv_file, local
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder, Source
 from tether.core.types import Row
@@ -23,6 +23,7 @@ from tether.data.bad_rows import BadRows
 from tether.data.loader import ordered
 from tether.models.cached import CachedEncoder
 from tether.models.embed import encode_texts
+from tether.tasks.caption.captioner import FILE
 from tether.tasks.caption.nearest import NearestCaptions
 from tether.tasks.caption.text_only import Captioned, Gap, TextOnlyCaptioner, Writing
 from tether.tasks.retrieve.embed import make_thumbnail
@@ -151,8 +152,13 @@ def caption(
         >>> len(found.captions)
         5
     """
-    if (captioner is None) == (texts is None):
+    if captioner is None and texts is None:
         raise InputError("--captioner: expected the folder of a captioner, or --texts with sentences to choose from")
+    if texts is not None:
+        wanted = {"--captioner": captioner is not None, "--sample": sample, "--tone": bool(tone)}
+        wanted |= {"--shortest": shortest > 0, "--regions": regions is not None, "--no-rerank": not rerank}
+        if idle := [option for option, given in (wanted | {"--gap": gap != "noise"}).items() if given]:
+            raise InputError(f"{idle[0]}: does not go with --texts, which are chosen from as they are; leave it out")
     rows = open_source(source, where="SOURCE")
     sentences = None if texts is None else sentences_of(texts)
     encoder, _ = opened(model, device=device, random_weights=random_weights)
@@ -167,6 +173,9 @@ def caption(
     else:
         used = captioner
         if isinstance(captioner, (str, Path)):
+            if not (local(captioner) / FILE).is_file():
+                made = "tether adapt --recipe caption_from_texts"
+                raise InputError(f"{captioner}: holds no captioner; expected the folder of one that {made} made")
             used = TextOnlyCaptioner.load(captioner, model=encoder)
         assert isinstance(used, TextOnlyCaptioner)
         if gap in ("shift", "both"):
@@ -200,12 +209,9 @@ def sentences_of(texts: Data | Sequence[str]) -> list[str]:
     """
     if isinstance(texts, (list, tuple)):
         return list(texts)
-    if isinstance(texts, (str, Path)) and local(texts).suffix == ".txt":
-        found = [line.strip() for line in read_text(local(texts)).splitlines()]
-    else:
-        source = open_texts(texts, where="--texts")  # pyrefly: ignore - lists are gone
-        listed = (row for block in source.blocks() for row in source.read(block) if not row.bad)
-        found = [text.strip() for row in listed for text in row.texts]
+    source = open_texts(texts, where="--texts")  # pyrefly: ignore - lists are gone
+    listed = (row for block in source.blocks() for row in source.read(block) if not row.bad)
+    found = [text.strip() for row in listed for text in row.texts]
     if not any(found):
         raise InputError(f"--texts: {texts}: expected at least one sentence")
     return [text for text in found if text]

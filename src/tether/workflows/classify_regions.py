@@ -16,6 +16,7 @@ from tether.data import open_source
 from tether.data.bad_rows import BadRows
 from tether.data.region_files import Unit, open_regions
 from tether.models.vision.alpha_stem import stem_of
+from tether.tasks.classify.descriptions import Descriptions, check_described, descriptions_of
 from tether.tasks.classify.prompts import classes_of, templates_of
 from tether.tasks.classify.regions import RegionAs, RegionLabel, check_ways, write_region_csv
 from tether.tasks.classify.regions import classify_regions as labels_of
@@ -60,13 +61,14 @@ class RegionLabels:
 
 def classify_regions(
     source: Data,
-    classes: str | Path | Sequence[str],
+    classes: str | Path | Sequence[str] | None = None,
     *,
     model: Model,
     regions: str | Path,
     region_as: str | Sequence[RegionAs] | None = None,
     region_unit: Unit = "pixel",
     templates: str | Path | Sequence[str] | None = None,
+    descriptions: str | Path | Descriptions | None = None,
     top: int = 3,
     abstain: float = 0.0,
     strict: bool = False,
@@ -79,13 +81,14 @@ def classify_regions(
 
     Args:
         source: what ``data.open_source`` takes.
-        classes: different names, ``"cat,dog"``, or a text file with one on each line.
+        classes: different names, ``"cat,dog"``, or a text file with one on each line; None takes those described.
         model: loaded, or a name that ``tether.load`` takes.
         regions: a table of boxes or a folder of masks, see ``data.region_files``.
         region_as: names of ``tasks.classify.regions.REGION_WAYS``, also with commas; None takes ``alpha`` of a model
             that has it, else ``crop``.
         region_unit: of the table's boxes.
         templates: as for ``tether.classify``.
+        descriptions: as for ``tether.classify``.
         top: classes listed for each region.
         abstain: least confidence for a label to be given; confidences are the model's own.
         strict: stop at the first bad image instead of skipping it.
@@ -112,8 +115,16 @@ def classify_regions(
         >>> [(one.region, one.region_as) for one in found.labels]
         [('1', 'crop'), ('1', 'blur')]
     """
-    names = classes_of(classes)
-    prompted = ZeroShotClassifier(templates=None if templates is None else templates_of(templates))
+    says = None if descriptions is None else descriptions_of(descriptions)
+    given = list(says or ()) if classes is None else classes
+    if not given:
+        raise InputError("--classes: expected names for the regions, or --descriptions of them")
+    names = classes_of(given)
+    if says is not None:
+        where = str(descriptions) if isinstance(descriptions, (str, Path)) else "descriptions"
+        check_described(names, says, where=where)
+    forms = None if templates is None else templates_of(templates)
+    prompted = ZeroShotClassifier(templates=forms, descriptions=says)
     files = open_regions(regions, unit=region_unit)
     rows = open_source(source, where="SOURCE")
     encoder, _ = opened(model, device=device, random_weights=random_weights)

@@ -80,8 +80,22 @@ class RankedImages:
 
     def page(self, path: str | Path) -> Path:
         """Write a contact sheet of the first and the last images as one HTML file."""
-        note = f"{len(self.order.keys):,} images by {self.used}"
-        return gallery({self.by: self.hits}, Path(path), title="Images in order", note=note, remarks=self.remarks())
+        count, half = len(self.order.keys), len(self.hits) // 2
+        ends, first = {self.by: self.hits}, {}
+        if len(self.hits) < count:
+            last = f"{self.by}: the last {half:,}"
+            ends = {f"{self.by}: the first {half:,}": self.hits[:half], last: self.hits[half:]}
+            first = {last: count - half + 1}
+        unit = "similarities to the text" if self.used == "text" else "in the unit of the examples"
+        return gallery(
+            ends,
+            Path(path),
+            title="Images in order",
+            note=f"{count:,} images by {self.used}",
+            remarks=self.remarks(),
+            first=first,
+            scores=f"Scores are {unit}, the highest first",
+        )
 
     def __repr__(self) -> str:
         """The ends of the order."""

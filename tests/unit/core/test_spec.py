@@ -114,6 +114,10 @@ def test_every_mistake_is_listed():
 def test_closest_suggests_only_what_is_near():
     assert closest("adamw2", ["adamw", "sgd"]) == "did you mean 'adamw'? known: adamw, sgd"
     assert closest("q", ["adamw", "sgd"]) == "known: adamw, sgd"
+    assert closest("q", []) == "known: none"
+    many = closest("key 1234", [f"key {number:04}" for number in range(2000)])
+    assert many.startswith("did you mean 'key 1234'? known: key 0000, ")
+    assert many.endswith("key 0049 and 1,950 more")
     assert closest("stepz", ["step", "steps"]).startswith("did you mean 'steps'?")  # a wrong letter, not one too many
 
 

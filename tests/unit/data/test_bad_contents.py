@@ -21,6 +21,7 @@ FAULTS = {
     "zero-size": ({"boxes": [GOOD[0], [0.5, 0.1, 0.5, 0.6]]}, "boxes: box 1: expected a width"),
     "turned round": ({"boxes": [[0.4, 0.2, 0.1, 0.7], GOOD[1]]}, "boxes: box 0: expected a width"),
     "outside": ({"boxes": [GOOD[0], [0.5, 0.1, 1.1, 0.6]]}, "boxes: box 1: expected corners inside"),
+    "pixels": ({"boxes": [[10, 20, 300, 200], GOOD[1]]}, "boxes: box 0: .*; for pixels say unit=pixel"),
     "negative": ({"boxes": [[-0.1, 0.1, 0.9, 0.6], GOOD[1]]}, "boxes: box 0: expected corners inside"),
     "NaN": ({"boxes": [GOOD[0], [float("nan"), 0.1, 0.9, 0.6]]}, "boxes: box 1: expected corners inside"),
     "three numbers": ({"boxes": [GOOD[0], [0.1, 0.9, 0.6]]}, "boxes: expected boxes of 4 numbers"),

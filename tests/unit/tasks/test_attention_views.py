@@ -184,6 +184,8 @@ class TestAttentionViews:
         resnet = FAMILIES["RN50"](tmp_path)
         with pytest.raises(UnsupportedModelError, match=re.escape(EXCEPTIONS["map"])):
             AttentionViews(n=2).prepare(resnet, CLASSES)
+        with pytest.raises(UnsupportedModelError, match="give views=pixels and attention=FOLDER"):
+            AttentionViews(n=2, views="pixels").prepare(resnet, CLASSES)
         found = AttentionViews(n=2, views="pixels", attention="uniform").prepare(resnet, CLASSES).predict([image()])
         assert found.cosine.isfinite().all()
         with pytest.raises(InputError, match="layer: expected -2 to 1, got 2"):

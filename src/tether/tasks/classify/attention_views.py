@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from tether.core.errors import InputError
+from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Part, Positive, Whole, checked
 from tether.data.images import fitted, resize_and_crop
@@ -103,14 +103,20 @@ class AttentionViews(ViewHead):
         """All descriptions as unit rows, and where attention comes from."""
         if not self.geometry.unit:
             raise InputError(f"the model compares by {self.geometry.name}; expected one that compares by the cosine")
-        if self.views != "pixels":
-            self._layer = anatomy_of(model).place(self.layer)
+        try:
+            if self.views != "pixels":
+                self._layer = anatomy_of(model).place(self.layer)
+            self._source = open_attention(
+                self.attention, model=model, layer=self.attention_layer, batch_size=self.batch_size
+            )
+        except UnsupportedModelError as error:
+            raise UnsupportedModelError(
+                f"{error}; with such a model give views=pixels and attention=FOLDER or timm:NAME of one, or take "
+                "guided_crops"
+            ) from error
         rows, counts = described_rows(model, [some[: self.most] for some in texts])
         self._rows = F.normalize(rows, dim=1)
         self._owners = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-        self._source = open_attention(
-            self.attention, model=model, layer=self.attention_layer, batch_size=self.batch_size
-        )
         return float(model.logit_scale.detach()) if self.match == "mean" else 1 / self.tau
 
     def scores(self, images: Sequence[UInt8[Tensor, "3 h w"]]) -> Float[Tensor, "b c"]:

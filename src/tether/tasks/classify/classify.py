@@ -23,6 +23,8 @@ from tether.tasks.classify.views import ViewHead
 from tether.tasks.classify.zero_shot import Scores
 
 Progress = Callable[[int, int | None], None]
+_VIEWS = 8
+"""Views of an image, at least: so many fewer whole images are taken at a time, and progress shows."""
 
 
 class NamesImages(Protocol):
@@ -110,7 +112,8 @@ def classify(
         )
     done = 0
     if isinstance(head, ViewHead):
-        batches = originals(source, bad=bad, batch_size=batch_size, workers=workers)
+        few = max(1, batch_size // _VIEWS)
+        batches = originals(source, bad=bad, batch_size=few, workers=workers)
     else:
         batches = ordered(source, image_spec=image_spec, batch_size=batch_size, workers=workers, on_bad=bad)
     for rows, pixels in batches:

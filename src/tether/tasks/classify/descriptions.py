@@ -48,7 +48,7 @@ def descriptions_of(given: str | Path | Descriptions) -> dict[str, tuple[str, ..
         if ending not in (".json", ".yaml", ".yml"):
             raise InputError(f"descriptions: {where}: expected a .json or .yaml file")
         text = read_text(given, limit=MAX_BYTES)
-        values = parse_json(text, where=where) if ending == ".json" else parse_yaml(text, where=where)
+        values = parse_json(text, where=where, twice="refused") if ending == ".json" else parse_yaml(text, where=where)
     if not isinstance(values, Mapping) or not values:
         raise InputError(f"{where}: expected classes with a list of sentences each, got {_kind(values)}")
     found = {}

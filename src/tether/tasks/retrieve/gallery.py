@@ -17,6 +17,7 @@ from tether.tasks.retrieve.search import Hit
 SIDE = 192  # pixels of the longest side of an image in the page
 MOST_FIELDS = 12  # metadata shown of one image
 MOST_LETTERS = 300  # of one value
+COSINES = "Scores are cosine similarities: they order the images of one query, and are not probabilities"
 
 
 def gallery(
@@ -27,6 +28,8 @@ def gallery(
     note: str = "",
     remarks: Sequence[str] = (),
     nothing: Mapping[str, str] | None = None,
+    first: Mapping[str, int] | None = None,
+    scores: str = COSINES,
 ) -> Path:
     """Write a page with one row of images for each query.
 
@@ -38,6 +41,8 @@ def gallery(
         note: a line beside it, e.g. which model and how many images.
         remarks: lines below it.
         nothing: why a query has no hit.
+        first: place of a query's first hit, where it is not 1.
+        scores: what they are, said at the foot.
 
     Returns:
         The path.
@@ -47,9 +52,13 @@ def gallery(
     if not hits_by_query:
         raise InputError("gallery: expected at least one query")
     pages = Environment(loader=PackageLoader("tether.tasks.retrieve", "."), autoescape=True)
-    why = nothing or {}
-    queries = [_query(text, hits) | {"nothing": why.get(text)} for text, hits in hits_by_query.items()]
-    page = pages.get_template("gallery.html.j2").render(title=title, note=note, remarks=remarks, queries=queries)
+    why, starts = nothing or {}, first or {}
+    queries = [
+        _query(text, hits) | {"nothing": why.get(text), "first": starts.get(text, 1)}
+        for text, hits in hits_by_query.items()
+    ]
+    given = {"title": title, "note": note, "remarks": remarks, "queries": queries, "scores": scores}
+    page = pages.get_template("gallery.html.j2").render(given)
     write_text(path, page)
     return path
 
