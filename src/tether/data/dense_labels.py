@@ -91,6 +91,12 @@ def checked_label(task: Task, label: np.ndarray, *, classes: int | None, where: 
     return label
 
 
+def unknown(task: Task) -> np.ndarray:
+    """The label of an image of which nothing is known: one pixel."""
+    empty: dict[Task, Any] = {"seg": np.uint8(IGNORED), "depth": NO_DEPTH, "normal": np.zeros(3)}
+    return np.array(empty[task])[None, None]
+
+
 def write_label(path: Path, task: Task, label: np.ndarray) -> None:
     """Write a label as a PNG of 8 bits (classes), 16 bits (depth) or three times 8 bits (normals), whole or not."""
     from PIL import Image
@@ -316,8 +322,7 @@ class DenseLabels:
         for task in self.tasks:
             label = self.store.read(key, task)
             if label is None:
-                empty: dict[str, Any] = {"seg": np.uint8(IGNORED), "depth": NO_DEPTH, "normal": np.zeros(3)}
-                label = np.array(empty[task])[None, None]
+                label = unknown(task)
             else:
                 check_aspect(label.shape, size, where=f"{key}: {task} of {self._folder}")
             for name, (placement, shape) in views.items():

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from tether.core.errors import InputError, MissingExtraError
+from tether.core.errors import InputError
+from tether.tasks.caption.cider_reward import CiderReward
 
 _WORDS = re.compile(r"'(?:s|re|ve|ll|d|m|t)\b|[^\W_]+(?:-[^\W_]+)*")
 
@@ -40,7 +41,7 @@ class CiderScores:
 
 
 def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> CiderScores:
-    """CIDEr-D (arXiv 1411.5726) by pycocoevalcap's scorer, on words that are found in Python, so without Java.
+    """CIDEr-D (arXiv 1411.5726) as pycocoevalcap's scorer has it, on words that are found in Python, so without Java.
 
     Numbers differ a little from those with the Java tokenizer. Words count by how few of the images' references have
     them, so figures of other images do not compare, and one image alone always gets 0.
@@ -50,7 +51,6 @@ def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> Cider
         references: of each image, at least one.
 
     Raises:
-        MissingExtraError: pycocoevalcap is not installed.
         InputError: no captions, or not a list of references for each.
 
     Example:
@@ -59,18 +59,11 @@ def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> Cider
         >>> bool(cider(["a red ball lies on a table", "a dog"], references).each[0] > 9.9)
         True
     """
-    try:
-        from pycocoevalcap.cider.cider_scorer import CiderScorer
-    except ImportError:
-        raise MissingExtraError("pycocoevalcap", extra="captions") from None
     _check(captions, references, name="references")
     if empty := [place for place, some in enumerate(references) if not any(caption_words(one) for one in some)]:
         raise InputError(f"references: expected words for each image, got none at place {empty[0]}")
-    scorer = CiderScorer()
-    for caption, some in zip(captions, references, strict=True):
-        scorer += (" ".join(caption_words(caption)), [" ".join(caption_words(one)) for one in some])
-    mean, each = scorer.compute_score()
-    return CiderScores(float(mean), np.asarray(each, dtype=np.float64))
+    each = CiderReward(references, words=caption_words)(captions, references)
+    return CiderScores(float(each.mean()), each)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -15,7 +14,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import Count, Positive, checked
-from tether.data.dense_labels import IGNORED, TASKS, LabelStore, Task, moved
+from tether.data.dense_labels import IGNORED, TASKS, LabelStore, Task, moved, unknown
 from tether.data.images import fitted
 from tether.data.loader import ordered
 from tether.models.mean_patches import patch_tokens
@@ -160,16 +159,12 @@ def _batches(
         known: dict[Task, list[Tensor]] = {task: [] for task in tasks}
         for place in having:
             for task in tasks:
-                label = store.read(rows[place].key, task)
-                label = _nothing(task) if label is None else label
+                found = store.read(rows[place].key, task)
+                label = unknown(task) if found is None else found
                 shown = fitted(label.shape[0], label.shape[1], spec)  # it has the aspect of the image
                 known[task].append(moved(label, task, shown, size=spec.size))
         grid = grid_of(x.shape[1], size=(pixels.shape[2], pixels.shape[3]))
-        yield x, grid, {task: torch.stack(found) for task, found in known.items()}
-
-
-def _nothing(task: Task) -> np.ndarray:
-    return {"seg": np.full((1, 1), IGNORED), "depth": np.full((1, 1), -1.0), "normal": np.zeros((1, 1, 3))}[task]
+        yield x, grid, {task: torch.stack(some) for task, some in known.items()}
 
 
 def _of_patches(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 
@@ -18,6 +19,16 @@ class TestCider:
         assert same.mean > other.mean
         assert other.each[2] == 0
         assert same.each[1] == pytest.approx(10)
+
+    def test_it_is_pycocoevalcaps(self) -> None:
+        scorer = pytest.importorskip("pycocoevalcap.cider.cider_scorer").CiderScorer()
+        draws = random.Random(0)
+        words = ["a", "red", "blue", "ball", "cube", "dog", "cat", "lies", "in", "the", "sun"]
+        texts = [" ".join(draws.choices(words, k=draws.randint(1, 12))) for _ in range(200)]
+        captions, references = texts[:50], [texts[50 + 3 * place : 53 + 3 * place] for place in range(50)]
+        for caption, some in zip(captions, references, strict=True):
+            scorer += (caption, some)
+        assert cider(captions, references).each == pytest.approx(scorer.compute_score()[1], abs=1e-12)
 
     def test_case_and_punctuation_do_not_count(self) -> None:
         references = [["a red ball on grass"], ["two cats in the sun"]]

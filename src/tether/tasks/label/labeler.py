@@ -136,7 +136,7 @@ class PseudoLabeler:
             source: where rows come from; labels are kept by their keys.
             limit: most rows, from the first.
             strict: stop at the first bad row instead of skipping it.
-            on_progress: called with rows done and, where the source knows, rows in all.
+            on_progress: called with (rows done, None).
 
         Raises:
             InputError: labels of other experts lie there, an expert that says what is no label, or no good row.
@@ -154,13 +154,10 @@ class PseudoLabeler:
         remove_leftovers(folder)
         bad = BadRows.anew(source.name, path=folder / BAD_ROWS, strict=strict)
         accept = acceptor(bad, need_text=False)
-        blocks = source.blocks()
-        sizes = [block.rows for block in blocks]
-        total = None if None in sizes else sum(rows for rows in sizes if rows is not None)
         done = new = 0
-        for row in (row for block in blocks for row in until_broken(source, block, bad=bad) if accept(row)):
+        for row in (row for block in source.blocks() for row in until_broken(source, block, bad=bad) if accept(row)):
             bad.tried(1)
-            tell(done, total if limit is None or total is None else min(limit, total))
+            tell(done, None)
             asked = [
                 task
                 for task in self._models
