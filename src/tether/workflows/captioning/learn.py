@@ -33,6 +33,8 @@ from tether.workflows.models import Data, Model, opened
 
 HELD_OUT = 10
 """One text in so many is held out, by a hash of its words."""
+LEAST_GAIN = 0.01
+"""Share of the surprise by which a text's own embedding must lessen it, for a captioner to be said to listen."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,8 @@ class CaptionerReport:
         if self.own is None or self.other is None:
             first = "Too few texts were held out to say whether it tells them back: expected two."
         else:
-            listens = (
-                "It tells held-out texts back" if self.own < self.other else "It does NOT tell held-out texts back"
-            )
+            heard = self.own < (1 - LEAST_GAIN) * self.other
+            listens = "It tells held-out texts back" if heard else "It does NOT tell held-out texts back"
             first = (
                 f"{listens}: {self.own:.2f} nats a token of {self.held_out} texts that are told of themselves, "
                 f"{self.other:.2f} of texts told of another."
