@@ -16,7 +16,10 @@ from tether.core.errors import InputError, StoppedError
 from tether.models import create
 from tether.models.causal_lm import small_causal_lm
 from tether.tasks.caption import TextOnlyCaptioner
+from tether.tasks.caption.text_only import Captioned
+from tether.workflows import caption as captions
 from tether.workflows.adaptation.folder import remove_others
+from tether.workflows.captioning.learn import CaptionerReport
 
 TEXTS = [f"a {colour} {thing}" for colour in ("red", "blue", "green", "pink") for thing in ("ball", "cube", "star")]
 RECIPE = {"name": "caption_from_texts", "width": 16, "n_queries": 2, "steps": 6}
@@ -60,6 +63,16 @@ class TestCaptionCommand:
             assert float(row["score"]) == pytest.approx(max(score for _, score in listed), abs=1e-5)
             assert float(row["judge"]) == pytest.approx(float(row["score"]), abs=1e-4)
         assert page.read_text().count("data:image/jpeg") == 3
+        assert "different captions of 3 images" in page.read_text()
+
+    def test_says_when_it_does_not_listen(self) -> None:
+        common = {"recipe": "r", "settings": {}, "base": "b", "digest": "d", "data": [], "moved": 1, "cpu_seconds": 1.0}
+        for own, said in ((4.3601, "It does NOT tell"), (3.1, "It tells")):
+            report = CaptionerReport(held_out=155, own=own, other=4.3602, **common)
+            assert report.lines()[0].startswith(said)
+        alike, other = (Captioned(text, 0.0, ()) for text in ("a man", "a dog"))
+        assert captions._variety([alike] * 9 + [other]).startswith("2 different captions of 10 images: it hardly")
+        assert captions._variety([alike, other]) == "2 different captions of 2 images"
 
     def test_learns_from_the_lines_of_a_text_file(self, place: Path, tmp_path: Path, call: Any) -> None:
         (tmp_path / "texts.txt").write_text("\n\n".join(TEXTS) + "\n")

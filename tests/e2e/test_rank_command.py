@@ -153,4 +153,8 @@ def test_hits_in_another_order(place: Path, call: Callable[..., Any]) -> None:
     )
     assert {hit["key"]: hit["score"] for hit in plain} == {hit["key"]: hit["score"] for hit in other}
     assert [hit["order_by"] for hit in other] == sorted((hit["order_by"] for hit in other), reverse=True)
+    listed = call(*asked[:-1], "--order-by", "dogs").out.splitlines()[1:]
+    assert [line.split()[:2] for line in listed] == [
+        [f"{hit[name]:.4f}" for name in ("order_by", "score")] for hit in other
+    ]
     assert "order-by: the text is empty" in call(*asked, "--order-by", " ", code=2).err

@@ -103,7 +103,8 @@ def command(
             continue
         say(query if some else f"{query}: {nothing[query]}")
         for hit in some:
-            say(f"  {hit.score:.4f}  {hit.key}  {hit.texts[0] if hit.texts else ''}".rstrip())
+            place = f"  {hit.meta['order_by']:.4f}" if order_by is not None else ""  # what they are in the order of
+            say(f"{place}  {hit.score:.4f}  {hit.key}  {hit.texts[0] if hit.texts else ''}".rstrip())
     if html is not None:
         from tether.tasks.retrieve.gallery import gallery
 

@@ -34,6 +34,8 @@ from tether.workflows.models import Data, Model, Progress, opened, with_total
 
 SHOWN = 500
 """Images in a gallery, at most."""
+LEAST_TOLD = 8
+"""Images from which on captions that are alike are remarked upon."""
 SHIFT_IMAGES = 1000
 """Images that a shift of means is taken from, at most."""
 
@@ -197,6 +199,8 @@ def caption(
             progress(len(keys), None)
     if not keys:
         raise InputError(f"{rows.name}: {bad.nothing_good()}")
+    if sentences is None:
+        remarks = [*remarks, _variety(found)]
     judged = None if judging is None else _judged(judging, rows, keys, found, batch_size=batch_size, workers=workers)
     return CaptionedImages(keys, found, bad.count, judged, remarks, small)
 
@@ -238,6 +242,15 @@ def _written(captioner: TextOnlyCaptioner, writing: Writing, *, seed: int) -> tu
         return captioner.generate(pixels, keys=keys, seed=seed, **settings)
 
     return write, [] if reason is None else [reason]
+
+
+def _variety(found: Sequence[Captioned]) -> str:
+    """How many captions differ: a captioner that does not listen says the same of all images."""
+    different = len({one.caption for one in found})
+    hint = ""
+    if len(found) >= LEAST_TOLD and different <= len(found) / 4:
+        hint = ": it hardly listens to the image; give its training more steps or texts, or take --texts"
+    return f"{different:,} different captions of {len(found):,} images{hint}"
 
 
 def _judged(

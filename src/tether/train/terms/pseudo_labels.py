@@ -76,7 +76,8 @@ class PseudoLabelTerm(Term):
             classes = seen.batch.extra.get("seg_classes", head.classes)
             if head.task != task or (task == "seg" and head.classes != classes):
                 wanted = f"task: {task}" + (f", classes: {classes}" if task == "seg" else "")
-                raise InputError(f"pseudo_labels: {name}: expected a dense head with {wanted}, got {head.task}")
+                got = f"task: {head.task}" + (f", classes: {head.classes}" if head.task == "seg" else "")
+                raise InputError(f"pseudo_labels: {name}: expected a dense head with {wanted}, got {got}")
             height, width = view.about[task].shape[-2:]
             predicted[task] = head(features, size=(height, width))
         labels = {task: view.about[task] for task in self.heads}

@@ -21,6 +21,9 @@ from tether.tasks.caption.training import CaptionStep, caption_batches
 from tether.workflows.adaptation.run import named
 from tether.workflows.captioning.run import HELD_OUT, CaptionerRun, LearntReport
 
+LEAST_GAIN = 0.01
+"""Share of the surprise by which a text's own embedding must lessen it, for a captioner to be said to listen."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionerReport(LearntReport):
@@ -41,9 +44,8 @@ class CaptionerReport(LearntReport):
         if self.own is None or self.other is None:
             first = "Too few texts were held out to say whether it tells them back: expected two."
         else:
-            listens = (
-                "It tells held-out texts back" if self.own < self.other else "It does NOT tell held-out texts back"
-            )
+            heard = self.own < (1 - LEAST_GAIN) * self.other
+            listens = "It tells held-out texts back" if heard else "It does NOT tell held-out texts back"
             first = (
                 f"{listens}: {self.own:.2f} nats a token of {self.held_out} texts that are told of themselves, "
                 f"{self.other:.2f} of texts told of another."
