@@ -24,6 +24,8 @@ Unit = Literal["pixel", "share"]
 _COLUMNS = ("key", "x0", "y0", "x1", "y1")
 _LARGEST = 2**28
 """Bytes of a table of boxes, at most."""
+MOST_CLASSES = 150
+"""A mask of several numbers up to this one numbers classes; smooth edges reach white."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +187,12 @@ class MaskFolder(RegionFiles):
             if values.shape != size:
                 got = f"{values.shape[1]} x {values.shape[0]}"
                 raise InputError(f"{file}: expected the {size[1]} x {size[0]} pixels of its image {key!r}, got {got}")
+            inside = np.unique(values[values != 0])
+            if len(inside) > 1 and inside[-1] <= MOST_CLASSES:
+                raise InputError(
+                    f"{file}: expected a mask of one region, 0 outside, got numbers up to {inside[-1]}, which look "
+                    "like classes; write one mask for each, KEY.NAME.png"
+                )
             mask = values != 0
             if not mask.any():
                 raise InputError(f"{file}: expected something inside, got an empty mask")

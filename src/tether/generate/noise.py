@@ -151,7 +151,7 @@ def optimize_noise(
 
     Raises:
         InputError: noise that is no floats, not finite or zero, restarts without ``draws``, or rewards that are not
-            finite or not (b,).
+            finite, not (b,) or without a gradient.
 
     Source: ReNO (arXiv 2406.04312, algorithm 1), which Latent-CLIP builds on (arXiv 2503.08455, section 4). Restarts
     and images apart are ours.
@@ -210,6 +210,9 @@ def _look(
     if together:
         losses = [loss.mean()[None] for loss in losses]
     total = torch.stack([reward.weight * loss for reward, loss in zip(rewards, losses, strict=True)]).sum(0)
+    if not total.requires_grad:
+        raise InputError("rewards: expected losses that follow the noise, got none with a gradient; does the generator "
+                         "detach what it makes, or compute under torch.no_grad()?")  # fmt: skip
     if not bool(total.isfinite().all()):
         raise InputError(f"rewards: step {where[1]}: expected finite losses, got {total.tolist()}")
     term = torch.zeros(len(rows), device=noise.device) if regularizer is None else regularizer(rows)

@@ -71,8 +71,13 @@ class PromptReward:
             through: decodes what the generator gives, for a model on pixels.
 
         Raises:
-            InputError: no texts, embeddings of another width, or ``others`` and ``negative`` together.
+            InputError: no encoder, no texts or one without words, embeddings of another width, or ``others`` and
+                ``negative`` together.
         """
+        if not isinstance(model, nn.Module):
+            raise InputError(
+                f"model: expected an encoder, got {type(model).__name__}; tether.load opens one by its name"
+            )
         if others is not None and negative is not None:
             raise InputError("others: expected none with a negative text, which may stand among the others")
         self.model, self.weight, self.direction, self.through = model, weight, direction, through
@@ -137,8 +142,8 @@ class PromptReward:
                 raise InputError(f"{name}: expected (k, {width}) embeddings, got {tuple(found.shape)}")
         else:
             words = [texts] if isinstance(texts, str) else list(texts)
-            if not words:
-                raise InputError(f"{name}: expected at least one text, got none")
+            if not words or not all(word.strip() for word in words):
+                raise InputError(f"{name}: expected at least one text, got {'one without words' if words else 'none'}")
             with torch.no_grad():
                 found = encode_texts(cast(DualEncoder, self.model), words)
         return F.normalize(found, dim=1)

@@ -114,6 +114,7 @@ def test_several_rewards_and_half_precision() -> None:
         ({"restarts": 2}, "draws: expected a generator"),
         ({"rewards": [Near(math.inf)]}, "step 0: expected finite losses"),
         ({"optimizer": "sgdd"}, "optimizer"),
+        ({"generator": lambda z: z.detach()}, "rewards: expected losses that follow the noise"),
         ({"generator": lambda z: z[:1]}, r"rewards\[0\]: expected \(2,\) losses, one an image, got \(1,\)"),
     ],
 )
@@ -162,6 +163,8 @@ def test_a_model_on_pixels_judges_through_the_codec() -> None:
     ("make", "said"),
     [
         (lambda model: PromptReward(model, []), "text: expected at least one"),
+        (lambda model: PromptReward(model, ["a", " "]), "text: expected at least one text, got one without words"),
+        (lambda model: PromptReward("runs/vit", "a"), "model: expected an encoder, got str"),
         (lambda model: PromptReward(model, torch.zeros(1, 3)), r"text: expected \(k, 64\) embeddings, got \(1, 3\)"),
         (lambda model: PromptReward(model, "a", negative="b", others=["c"]), "others: expected none with a negative"),
         (

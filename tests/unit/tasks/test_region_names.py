@@ -99,6 +99,20 @@ def test_masks(tmp_path: Path) -> None:
         open_regions(tmp_path / "empty")
 
 
+def test_masks_of_classes_are_told_from_masks_of_a_region(tmp_path: Path) -> None:
+    mask(tmp_path, "a.png")
+    with Image.open(tmp_path / "masks/a.png") as image:
+        values = np.array(image)
+    for other, said in ((5, "numbers up to 5, which look like classes"), (254, None)):
+        values[-1] = other
+        Image.fromarray(values).save(tmp_path / "masks/a.png")
+        if said is None:
+            assert len(MaskFolder(tmp_path / "masks").of("a", size=(40, 60))) == 1
+        else:
+            with pytest.raises(InputError, match=said):
+                MaskFolder(tmp_path / "masks").of("a", size=(40, 60))
+
+
 def test_four_ways_see_the_region() -> None:
     model = create("tiny", seed=2).eval()
     stem = add_alpha_(model)
