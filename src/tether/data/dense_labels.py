@@ -151,12 +151,14 @@ class LabelStore:
         try:
             if said["format"] != FORMAT:
                 raise ValueError(said["format"])
-            self.experts: dict[str, Expert] = {task: Expert(**given) for task, given in said["tasks"].items()}
+            self.experts: dict[str, Expert] = {task: _expert(given) for task, given in said["tasks"].items()}
             if self.experts.keys() - {*TASKS}:
                 raise ValueError(", ".join(self.experts))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"{path}: expected an index of {FORMAT!r}, got {error}") from None
+            raise InputError(f"{path}: expected an index of {FORMAT!r}, got {error!s:.300}") from None
         self.tasks_of: dict[str, set[str]] = read_ledger(self.folder)
+        if unknown := set().union(*self.tasks_of.values()) - self.experts.keys():
+            raise InputError(f"{path}: does not say who made the labels of {', '.join(sorted(unknown))} in {LEDGER}")
 
     @cached_property
     def digest(self) -> str:
@@ -182,6 +184,19 @@ class LabelStore:
             known = values.any(axis=2, keepdims=True)
             values = np.where(known, values.astype(np.float32) / 127.5 - 1, 0)
         return checked_label(task, values, classes=self.experts[task].classes, where=str(path))
+
+
+def _expert(given: Any) -> Expert:
+    """An expert of an index.
+
+    Raises:
+        ValueError: other values than an expert has.
+    """
+    found = Expert(**given)
+    sound = found.classes is None or (type(found.classes) is int and 1 <= found.classes <= IGNORED)
+    if not sound or not isinstance(found.name, str) or not isinstance(found.version, str):
+        raise ValueError(f"expert {found}")
+    return found
 
 
 def label_path(folder: Path, key: str, task: str) -> Path:

@@ -38,14 +38,14 @@ def number_of(row: Row, column: str, *, where: str) -> float:
     """
     if column not in row.meta:
         known = ", ".join(sorted(map(str, row.meta))) or "none"
-        raise InputError(f"{where}: row {row.key!r} has no column {column!r}; its columns: {known}")
+        raise InputError(f"{where}: row {quoted(row.key)} has no column {column!r}; its columns: {known:.300}")
     value: Any = row.meta[column]
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(f"{where}: row {row.key!r}: {column}: expected a finite number, got {quoted(value)}")
+        raise InputError(f"{where}: row {quoted(row.key)}: {column}: expected a finite number, got {quoted(value)}")
     return number
 
 
@@ -67,13 +67,14 @@ def read_rated(data: Any, *, column: str, among: Source | None = None, where: st
     seen: set[str] = set()
     for row in (row for block in source.blocks() for row in source.read(block)):
         if row.bad or (row.image is None and not bare):
-            raise InputError(f"{where}: {source.name}: row {row.key!r}: {row.bad or 'has no image'}")
+            raise InputError(f"{where}: {source.name}: row {quoted(row.key)}: {row.bad or 'has no image'}")
         if isinstance(row.image, Path) and not bare and (problem := image_problem(row.image)):
-            raise InputError(f"{where}: {source.name}: row {row.key!r}: {row.image}: {problem}")
+            raise InputError(f"{where}: {source.name}: row {quoted(row.key)}: {row.image}: {problem}")
         image = str(row.image) if isinstance(row.image, Path) else row.key
         if row.key in numbers or image in seen:
             raise InputError(
-                f"{where}: {source.name}: {image!r} comes twice, again in row {row.key!r}; expected one row"
+                f"{where}: {source.name}: {quoted(image, most=300)} comes twice, again in row {quoted(row.key)}; "
+                "expected one row"
             )
         seen.add(image)
         numbers[row.key] = number_of(row, column, where=f"{where}: {source.name}")
@@ -86,11 +87,13 @@ def read_rated(data: Any, *, column: str, among: Source | None = None, where: st
         for number, row in enumerate(among.read(block)):
             if row.key in numbers and not row.bad:
                 if row.key in found:
-                    raise InputError(f"{where}: {among.name} has two images with the key {row.key!r}")
+                    raise InputError(f"{where}: {among.name} has two images with the key {quoted(row.key)}")
                 found[row.key] = numbers[row.key]
                 picked[block.id, number] = row.texts, {column: found[row.key]}
     if missing := [key for key in numbers if key not in found]:
-        raise InputError(f"{where}: {len(missing)} of {len(numbers)} keys are no image of {among.name}: {missing[0]!r}")
+        raise InputError(
+            f"{where}: {len(missing)} of {len(numbers)} keys are no image of {among.name}: {quoted(missing[0])}"
+        )
     return RatedImages(PickedRows(among, picked, name=source.name), found)
 
 

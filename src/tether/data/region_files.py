@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from tether.core.atomic_io import local, read_bytes
 from tether.core.component import closest
 from tether.core.errors import InputError
-from tether.core.printable import unguarded
+from tether.core.printable import quoted, unguarded
 from tether.data.images import decode
 
 Unit = Literal["pixel", "share"]
@@ -79,7 +79,7 @@ class RegionFiles(abc.ABC):
         known = list(keys)
         if left := self.unmatched(known):
             more = f", and {len(left) - 1} more" if len(left) > 1 else ""
-            raise InputError(f"{self.path}: {left[0]!r}{more}: no image has this key; {closest(left[0], known)}")
+            raise InputError(f"{self.path}: {quoted(left[0])}{more}: no image has this key; {closest(left[0], known)}")
 
 
 class BoxTable(RegionFiles):
@@ -100,7 +100,10 @@ class BoxTable(RegionFiles):
         self._rows: dict[str, list[tuple[int, str, tuple[float, ...]]]] = {}
         text = read_bytes(path, limit=_LARGEST).decode("utf-8-sig", errors="surrogateescape")
         table = csv.DictReader(io.StringIO(text, newline=""))
-        given = tuple(table.fieldnames or ())
+        try:
+            given = tuple(table.fieldnames or ())
+        except csv.Error as error:
+            raise InputError(f"{path}: line 1: {error}") from error
         if missing := [name for name in _COLUMNS if name not in given]:
             raise InputError(f"{path}: expected the columns {', '.join(_COLUMNS)} [, name], without {missing[0]!r}")
         try:
@@ -127,7 +130,7 @@ class BoxTable(RegionFiles):
         known = self._rows.setdefault(key, [])
         name = unguarded(row.get("name") or "") or str(len(known) + 1)
         if name in (other for _, other, _ in known):
-            raise InputError(f"{where}: {key!r} has a region {name!r} already")
+            raise InputError(f"{where}: {quoted(key)} has a region {quoted(name)} already")
         known.append((line, name, box))
 
     def of(self, key: str, *, size: tuple[int, int]) -> list[NamedRegion]:
@@ -140,7 +143,7 @@ class BoxTable(RegionFiles):
                 shares = shares / (width, height, width, height)
                 if shares.min() < 0 or shares.max() > 1:
                     got = ", ".join(f"{value:g}" for value in box)
-                    expected = f"expected a box inside {key!r} of {width} x {height} pixels"
+                    expected = f"expected a box inside {quoted(key)} of {width} x {height} pixels"
                     raise InputError(f"{self.path}: line {line}: {expected}, got {got}")
             found.append(NamedRegion(name, shares))
         return found

@@ -155,6 +155,15 @@ def test_stores_from_outside(store, tmp_path):
     )
     with pytest.raises(InputError, match="no labels of 'normal'"):
         _ = DenseLabels(store=str(tmp_path), tasks=["normal"]).tasks
+    (tmp_path / "labels.jsonl").write_text('{"key": "a", "tasks": ["depth", "seg"]}')
+    with pytest.raises(InputError, match=r"index\.json: does not say who made the labels of seg in labels\.jsonl"):
+        LabelStore(tmp_path)
+    for field, value in (("classes", '"three"'), ("classes", "256"), ("version", "[0]"), ("name", "null")):
+        expert = {"name": '"a"', "version": '""', field: value}
+        inside = ", ".join(f'"{name}": {given}' for name, given in expert.items())
+        (tmp_path / "index.json").write_text(f'{{"format": "tether dense labels 1", "tasks": {{"seg": {{{inside}}}}}}}')
+        with pytest.raises(InputError, match="expected an index of"):
+            LabelStore(tmp_path)
     (tmp_path / "bad.png").write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"bad\.png: not a PNG"):
         read_png(tmp_path / "bad.png")

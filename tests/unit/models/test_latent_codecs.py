@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 
+import numpy as np
 import pytest
 import torch
 
 from tether.core.errors import InputError, MissingExtraError
+from tether.core.state_file import write_state
 from tether.models.frozen_copy import buffer_copy
 from tether.models.latent.codec import Codec, ConvCodec
-from tether.models.latent.codecs import CODECS, load_codec, save_codec
+from tether.models.latent.codecs import CODECS, FORMAT, load_codec, save_codec
 from tether.models.latent.diffusers import DiffusersCodec
 from tether.models.latent.spec import LatentSpec
 from tether.train.codec_training import train_codec
@@ -96,6 +100,12 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     path.write_bytes(data[:-4] + b"\x00\x00\x80\x3f")
     with pytest.raises(InputError, match="damaged"):
         load_codec(path)
+    large = {**ConvCodec(**SMALL).settings, "width": 1024, "downsampling": 32}
+    write_state(path, format=FORMAT, settings=large, arrays={"x": np.zeros(1, np.float32)})
+    before = getrusage(RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match="another architecture"):
+        load_codec(path)
+    assert getrusage(RUSAGE_SELF).ru_maxrss - before < 200_000  # kB; the codec would have 1.7 GB
 
 
 KNOWN = LatentSpec(scale=0.5, mean=(0.0, 1.0, 0.0, 0.0), std=(1.0, 1.0, 1.0, 1.0))
@@ -151,3 +161,13 @@ def test_diffusers_auto_encoder(tmp_path: Path) -> None:
         assert torch.equal(buffer_copy(again).encode(PIXELS), latents)
     with pytest.raises(InputError, match="config"):
         DiffusersCodec(config={"block_out_channels": "wrong"})
+    config = json.loads((tmp_path / "vae" / "config.json").read_text())
+    for key, value, said in (
+        ("shift_factor", "much", "no AutoencoderKL"),
+        ("up_block_types", [], "another architecture"),
+        ("block_out_channels", [], "no AutoencoderKL"),
+        ("block_out_channels", [8, 2**23], "another architecture"),
+    ):
+        (tmp_path / "vae" / "config.json").write_text(json.dumps({**config, key: value}))
+        with pytest.raises(InputError, match=rf"vae.*: .*{said}"):
+            load_codec(tmp_path / "vae")

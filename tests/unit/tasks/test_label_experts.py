@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -67,6 +68,36 @@ def test_folders_that_hold_no_expert(folders, tmp_path):
         TransformersExpert(tmp_path, task="seg")
     with pytest.raises(UnsupportedModelError, match="for 'depth'"):
         TransformersExpert(folders["seg"], task="depth")
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("config.json", {"depths": [1, 1, 1, 10**9]}, "depths: expected at most"),
+        ("config.json", {"hidden_sizes": [8, 8, 8, 2**20]}, "asks for .* numbers, and the weights beside it hold"),
+        ("config.json", {"hidden_sizes": [8, 8, 8, 9]}, "no model that transformers loads"),
+        ("config.json", {"num_attention_heads": [1, "x", 1, 1]}, "no model that transformers loads"),
+        ("config.json", {"model_type": "none"}, "no model that transformers loads"),
+        ("config.json", {"backbone": "owner/name"}, "'owner/name' would be fetched"),
+        ("config.json", {"backbone_config": {"model_type": "timm_backbone", "backbone": "hf-hub:a/b"}}, "be fetched"),
+        ("preprocessor_config.json", {"size": {"height": 10**6, "width": 10**6}}, "size: expected at most"),
+        ("preprocessor_config.json", {"image_mean": [0.5, [0.5], 0.5]}, "failed on an image of 64 x 64"),
+        ("model.safetensors", None, "truncated or not a safetensors file"),
+        ("adapter_config.json", {"base_model_name_or_path": "elsewhere"}, None),
+    ],
+)
+def test_experts_from_outside(folders, file, change, said, tmp_path):
+    shutil.copytree(folders["seg"], tmp_path / "seg")
+    path = tmp_path / "seg" / file
+    if change is None:
+        path.write_bytes(path.read_bytes()[:-7])
+    else:
+        path.write_text(json.dumps({**(json.loads(path.read_text()) if path.exists() else {}), **change}))
+    if said is None:
+        label("scenes:rows=1", out=tmp_path / "labels", seg=tmp_path / "seg", device="cpu")
+        return
+    with pytest.raises(InputError, match=said):
+        label("scenes:rows=1", out=tmp_path / "labels", seg=tmp_path / "seg", device="cpu")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,7 @@ import torch.nn.functional as F
 import tether
 from families import FAMILIES
 from tether.core.errors import InputError, UnsupportedModelError
+from tether.core.state_file import read_state, write_state
 from tether.models import create
 from tether.models.causal_lm import CausalLM, small_causal_lm
 from tether.tasks.caption import (
@@ -22,6 +25,7 @@ from tether.tasks.caption import (
     read_images,
     region_features,
 )
+from tether.tasks.caption.captioner import FILE
 
 TEXTS = ["a red ball", "a blue cube on a table", "two green stars"]
 
@@ -168,6 +172,27 @@ class TestTextOnlyCaptioner:
                 TextOnlyCaptioner.load(tmp_path, model=other)
         with pytest.raises(InputError, match="language model of digest"):
             TextOnlyCaptioner.load(tmp_path, model=made.model, language_model=words(seed=1))
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            ({"settings": "text_only"}, "not the state of a captioner"),
+            ({"adaptor": {"dim": 64, "lm_dim": 16, "inner": 10**9}}, "another architecture"),
+            ({"adaptor": {"dim": 64, "lm_dim": 16, "n_layers": 10**6}}, "n_layers: expected"),
+            ({"settings": {"kind": "text_only", "variance": 0.1}}, "copies: expected"),
+            ({"shift": np.zeros(3, np.float32)}, r"shift: expected \(64,\) finite numbers, got \(3,\)"),
+            ({"shift": np.full(64, np.nan, np.float32)}, "shift: expected .* up to nan"),
+        ],
+    )
+    def test_files_that_say_something_else(self, change: dict[str, Any], said: str, tmp_path: Path) -> None:
+        made = captioner()
+        path = made.save(tmp_path) / FILE
+        settings, arrays = read_state(path, what="captioner", format="tether-captioner-1")
+        target = arrays if "shift" in change else settings
+        target.update(change)
+        write_state(path, format="tether-captioner-1", settings=settings, arrays=arrays)
+        with pytest.raises(InputError, match=said):
+            TextOnlyCaptioner.load(tmp_path, model=made.model)
 
     def test_refuses(self) -> None:
         made = captioner()

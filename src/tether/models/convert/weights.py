@@ -70,7 +70,7 @@ def read_weights(path: Path, *, meta: bool = False) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             return {name: _outline(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except Exception as error:  # SafetensorError, or the KeyError of a type that torch has not
-        raise InputError(f"{path}: truncated or not a safetensors file ({error})") from None
+        raise InputError(f"{path}: truncated or not a safetensors file ({error!s:.300})") from None
 
 
 def _outline(part: Any) -> Tensor:
@@ -133,7 +133,7 @@ def assemble(
     with blamed_on(described), torch.device("meta"):
         outline = build()
     if weights is not None:
-        fill(outline, convert(read_weights(weights, meta=True)), where=weights)
+        check_fit(outline, convert(read_weights(weights, meta=True)), where=weights)
     everything = [*outline.parameters(), *outline.buffers()]
     if weights is not None:
         saved = {id(value) for value in outline.state_dict(keep_vars=True).values()}
@@ -152,7 +152,13 @@ def assemble(
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], *, where: Path | str) -> None:
-    """Put weights into a model; every key, every shape and the kind of number must fit.
+    """Put weights into a model; see ``check_fit``."""
+    check_fit(model, state, where=where)
+    model.load_state_dict(state)
+
+
+def check_fit(model: nn.Module, state: Mapping[str, Tensor], *, where: Path | str) -> None:
+    """See that weights fit a model, which may be on the meta device: every key, every shape and the kind of number.
 
     Raises:
         InputError: the weights are of another architecture; it names the file and the first keys that differ.
@@ -172,4 +178,3 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], *, where: Path | str) ->
     ]
     if problems:
         raise other_architecture(problems, where=where)
-    model.load_state_dict(state)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from tether.core.atomic_io import read_json
-from tether.core.errors import InputError, MissingExtraError, reason_of
+from tether.core.errors import MissingExtraError, refusing
 from tether.core.ranges import checked
 from tether.models.described import check_values, mapping
 from tether.models.latent.codec import Deviations, Means, ScaledCodec
@@ -45,12 +45,10 @@ class DiffusersCodec(ScaledCodec):
             raise MissingExtraError("diffusers", extra="generate") from None
         self.config = {key: value for key, value in mapping(config, where="config").items() if key[:1] != "_"}
         check_values(self.config, key="config")
-        try:
+        with refusing("config: no AutoencoderKL can be built from it"):
             self.vae = AutoencoderKL.from_config(copy.deepcopy(self.config)).eval()
-        except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise InputError(f"config: no AutoencoderKL can be built from it: {reason_of(error)}") from error
-        found = self.vae.config
-        self.shift = float(found.shift_factor or 0.0)
+            found = self.vae.config
+            self.shift = float(found.shift_factor or 0.0)
         self.latent = LatentSpec(
             channels=found.latent_channels,
             downsampling=2 ** (len(found.block_out_channels) - 1),
@@ -66,16 +64,16 @@ class DiffusersCodec(ScaledCodec):
         Raises:
             InputError: a file is not there or does not fit.
         """
-        from tether.models.convert.weights import fill, read_weights
+        from tether.models.convert.weights import assemble
 
         folder = Path(folder)
         values: Mapping[str, Any] = mapping(read_json(folder / CONFIG_FILE), where=str(folder / CONFIG_FILE))
-        try:
-            made = cls(config=dict(values))
-        except InputError as error:
-            raise InputError(f"{folder / CONFIG_FILE}: {error}") from error
-        fill(made.vae, read_weights(folder / WEIGHTS_FILE), where=folder / WEIGHTS_FILE)
-        return made
+        return assemble(
+            lambda: cls(config=dict(values)),
+            folder / WEIGHTS_FILE,
+            described=folder / CONFIG_FILE,
+            convert=lambda state: {f"vae.{name}": value for name, value in state.items()},
+        )
 
     @property
     def settings(self) -> dict[str, Any]:

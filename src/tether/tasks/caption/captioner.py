@@ -17,6 +17,7 @@ from tether.core.ranges import Count, Positive, Whole, checked
 from tether.core.state_file import SHOWN, check_encoder, read_state, wide_array, write_state
 from tether.losses.self_critical import until_end
 from tether.models.causal_lm import CausalLM, load_causal_lm, quiet
+from tether.models.convert.weights import check_fit, fill
 from tether.tasks.caption.prefix import PrefixAdaptor
 
 How = Literal["greedy", "sample", "beams"]
@@ -247,9 +248,11 @@ class PrefixCaptioner(nn.Module):
         tensors = {name: torch.from_numpy(value) for name, value in arrays.items()}
         state = {name.removeprefix(_ADAPTOR): tensors.pop(name) for name in arrays if name.startswith(_ADAPTOR)}
         try:
-            adaptor = PrefixAdaptor(**written["adaptor"])
-            adaptor.load_state_dict(state)
+            with torch.device("meta"):  # nothing is allocated for what a file merely says
+                adaptor = PrefixAdaptor(**written["adaptor"])
             settings = dict(written["settings"])
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise InputError(f"{path}: not the state of a captioner: {error}") from error
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{path}: not the state of a captioner: {error!s:.300}") from error
+        check_fit(adaptor, state, where=path)
+        fill(adaptor.to_empty(device="cpu"), state, where=path)
         return cls(adaptor, words).to(words.device).eval(), settings, tensors

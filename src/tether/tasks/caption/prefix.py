@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Le, Lt
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.ops import MLP
@@ -38,7 +38,7 @@ class PrefixAdaptor(nn.Module):
         *,
         lm_dim: Count,
         n_queries: Count = 32,
-        n_layers: Count = 1,
+        n_layers: Annotated[int, Ge(1), Le(64)] = 1,
         heads: Count | None = None,
         inner: Count = 2048,
         dropout: Annotated[float, Ge(0), Lt(1)] = 0.1,

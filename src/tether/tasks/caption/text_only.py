@@ -339,12 +339,16 @@ class TextOnlyCaptioner:
         )
         if settings.get("kind") != "text_only":
             raise InputError(f"{Path(folder) / FILE}: expected a captioner that was learnt from texts")
+        for name, value in arrays.items():
+            if value.shape != (model.dim,) or not value.isfinite().all():
+                got = f"{tuple(value.shape)} with up to {value.abs().max() if value.numel() else 'none'}"
+                raise InputError(f"{Path(folder) / FILE}: {name}: expected ({model.dim},) finite numbers, got {got}")
         found = cls(
             model,
             inner.language_model,
             adaptor=cast(PrefixAdaptor, inner.adaptor),
-            copies=settings["copies"],
-            variance=settings["variance"],
+            copies=cast(Any, settings.get("copies")),
+            variance=cast(Any, settings.get("variance")),
         )
         found.text_mean, found.shift = arrays.get("text_mean"), arrays.get("shift")
         return found

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -12,13 +13,19 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from tether.core.atomic_io import local
+from tether.core.atomic_io import local, read_json
 from tether.core.component import closest
-from tether.core.errors import InputError, MissingExtraError, UnsupportedModelError
+from tether.core.errors import InputError, MissingExtraError, TetherError, UnsupportedModelError, refusing
 from tether.core.model_digest import file_digest
+from tether.core.printable import quoted
 from tether.core.ranges import Count, checked
 from tether.core.types import Row
 from tether.data.dense_labels import Task, mask_file, read_png
+from tether.models.causal_lm import quiet
+from tether.models.convert.hugging_face import CONFIG_FILE, WEIGHTS_FILES
+from tether.models.convert.image_processor import read_processor
+from tether.models.convert.weights import find_weights, read_weights
+from tether.models.described import MAX_BYTES, MAX_SIDE, blamed_on, check_values, mapping, without_records
 
 _CLASSES = {"seg": "AutoModelForSemanticSegmentation", "depth": "AutoModelForDepthEstimation"}
 
@@ -63,16 +70,31 @@ class TransformersExpert:
             import transformers
         except ImportError as error:
             raise MissingExtraError("transformers", extra="hf") from error
+        library: Any = transformers
         path = local(folder)
         weights = sorted(path.glob("*.safetensors"))
-        if not (path / "config.json").is_file() or not weights:
-            raise InputError(f"{folder}: expected a folder of transformers with a config.json and *.safetensors")
-        options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        if not (path / CONFIG_FILE).is_file() or not weights:
+            raise InputError(f"{folder}: expected a folder of transformers with a {CONFIG_FILE} and *.safetensors")
+        values = mapping(read_json(path / CONFIG_FILE), where=str(path / CONFIG_FILE))
+        with blamed_on(path / CONFIG_FILE):
+            check_values(values)
+            _refuse_fetching(values)
+        _check_sides(path)
+        file = find_weights(path, WEIGHTS_FILES, pickles="pytorch_model*.bin", random_weights=False)
         try:
-            self._processor = transformers.AutoImageProcessor.from_pretrained(path, use_fast=False, **options)
-            loader = getattr(transformers, _CLASSES[task])
-            model = loader.from_pretrained(path, use_safetensors=True, **options)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            with quiet():
+                self._processor = library.AutoImageProcessor.from_pretrained(
+                    path, use_fast=False, local_files_only=True, trust_remote_code=False
+                )
+                config = library.CONFIG_MAPPING[values["model_type"]].from_dict(without_records(values))
+                with torch.device("meta"):
+                    outline = getattr(library, _CLASSES[task]).from_config(config, trust_remote_code=False)
+                state = read_weights(cast(Path, file))
+                _check_size(outline, state, where=str(path / CONFIG_FILE))
+                model = type(outline).from_pretrained(None, config=config, state_dict=state, dtype=torch.float32)
+        except Exception as error:  # transformers raises of many kinds
+            if isinstance(error, TetherError):
+                raise
             said = " ".join(str(error).split())[:300]
             raise UnsupportedModelError(f"{folder}: no model that transformers loads for {task!r}: {said}") from error
         self._model = model.to(device).eval()
@@ -86,14 +108,43 @@ class TransformersExpert:
     @torch.no_grad()
     def __call__(self, image: UInt8[Tensor, "3 h w"]) -> Float[Tensor, ...]:
         """Probabilities (k, h, w), or distances (h, w) of any scale, at the image's size but for ``longest``."""
-        given = self._processor(images=image.permute(1, 2, 0).cpu().numpy(), return_tensors="pt")
-        found = self._model(given["pixel_values"].to(self._device))
         height, width = image.shape[1:]
         share = min(1.0, self._longest / max(height, width))
         size = max(1, round(height * share)), max(1, round(width * share))
-        values = found.logits if self.task == "seg" else found.predicted_depth[:, None]
-        whole = F.interpolate(values.float(), size=size, mode="bilinear")[0]
+        with refusing(f"{self.name}: failed on an image of {height} x {width}"):
+            given = self._processor(images=image.permute(1, 2, 0).cpu().numpy(), return_tensors="pt")
+            found = self._model(given["pixel_values"].to(self._device))
+            values = found.logits if self.task == "seg" else found.predicted_depth[:, None]
+            whole = F.interpolate(values.float(), size=size, mode="bilinear")[0]
         return whole.softmax(dim=0) if self.task == "seg" else self._sign * whole[0]
+
+
+def _refuse_fetching(values: Any) -> None:
+    """Refuse a backbone by a name, which transformers would look for on the hub."""
+    if not isinstance(values, Mapping):
+        return
+    name, of_timm = values.get("backbone"), values.get("model_type") == "timm_backbone"
+    if isinstance(name, str) and (not of_timm or ":" in name or "/" in name):
+        raise InputError(f"backbone: {quoted(name)} would be fetched; expected backbone_config, which describes it")
+    for inner in values.values():
+        _refuse_fetching(inner)
+
+
+def _check_sides(folder: Path) -> None:
+    """Refuse a processor that makes images of any size that its file says."""
+    said = read_processor(folder) or {}
+    for key in ("size", "crop_size", "pad_size"):
+        sides = said.get(key)
+        for side in sides.values() if isinstance(sides, Mapping) else [sides]:
+            if isinstance(side, (int, float)) and not side <= MAX_SIDE:
+                raise InputError(f"{folder}: image processor: {key}: expected at most {MAX_SIDE}, got {quoted(sides)}")
+
+
+def _check_size(outline: Any, state: Mapping[str, Tensor], *, where: str) -> None:
+    """Refuse a description of a model that is far larger than its weights."""
+    asked, there = (sum(one.numel() for one in some) for some in (outline.state_dict().values(), state.values()))
+    if 4 * asked > MAX_BYTES + 8 * there:
+        raise InputError(f"{where}: asks for {asked:,} numbers, and the weights beside it hold {there:,}")
 
 
 class ColumnLabels:
