@@ -75,6 +75,12 @@ CARD = Card(
             "tokens 52.7, half of them 68.5; the whole image 51.7. With half of the sentences about other things soft "
             "matching had 78.2 %, means 56.3.",
         ),
+        Tried(
+            bed="this bed on a second seed, as it is",
+            outcome="Crops where the tower looks had 73.3 % right, anywhere 74.8, by means 68.8 and 62.3; crops of tokens "
+            "51.3, half of them 65.2; the whole image 51.7. With half of the sentences about other things soft "
+            "matching had 71.0 %, means 55.5.",
+        ),
     ),
     minutes=6.0,
     guide="classification.md",
