@@ -77,8 +77,8 @@ CARD = Card(
         ),
         Tried(
             bed="this bed on a second seed, as it is",
-            outcome="Crops where the tower looks had 73.3 % right, anywhere 74.8, by means 68.8 and 62.3; crops of tokens "
-            "51.3, half of them 65.2; the whole image 51.7. With half of the sentences about other things soft "
+            outcome="Crops where the tower looks had 73.3 % right, anywhere 74.8, by means 68.8 and 62.3; crops of "
+            "tokens 51.3, half of them 65.2; the whole image 51.7. With half of the sentences about other things soft "
             "matching had 71.0 %, means 55.5.",
         ),
     ),

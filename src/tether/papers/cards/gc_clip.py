@@ -124,8 +124,8 @@ CARD = Card(
         ),
         Tried(
             bed="this bed with 300 images of a size on a second seed",
-            outcome="Small things: the whole image 27.7 % right, the heat map 48.0, the middle 38.3, random boxes 38.7, "
-            "true boxes 63.7. Large ones: 94.0, the heat map 87.3, true boxes 94.3.",
+            outcome="Small things: the whole image 27.7 % right, the heat map 48.0, the middle 38.3, random boxes "
+            "38.7, true boxes 63.7. Large ones: 94.0, the heat map 87.3, true boxes 94.3.",
         ),
     ),
     minutes=6.0,
