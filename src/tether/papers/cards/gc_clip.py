@@ -27,7 +27,9 @@ CARD = Card(
         "tether.tasks.classify.proposers.HeatMapBox",
     ),
     needs=("a trained encoder", "images of more pixels than it sees", "class names"),
-    gives="Names of images by crops around what was found for each likely class, without training.",
+    gives="Names of images by crops around what was found for each likely class, without training. Of small things 44 "
+    "% were right, 37 by random boxes at as many forwards, 25 by the whole image and 59 by true boxes; of large "
+    "ones as many as before. Random boxes alone gave 12 of the 20 points.",
     claim=Claim(
         says="On small things, crops around where the model's own heat map finds each of the five likely classes name "
         "more things right than as many crops without guidance do, or the whole image.",
