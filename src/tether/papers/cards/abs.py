@@ -27,7 +27,9 @@ CARD = Card(
     ),
     needs=("a trained encoder whose image tower is a plain transformer", "sentences about each class"),
     gives="Names of images by many crops where the tower looks, each matched softly to sentences about the classes, "
-    "without training.",
+    "without training. 75 % were right, 68 with as many crops anywhere, 52 by the whole image; seeds gained 1 to 11 "
+    "points, and one of two pilot seeds lost 1.5. Soft matching gave more: with half of the sentences beside the point "
+    "74 % were right, by means 51. Crops of tokens alone gave nothing.",
     claim=Claim(
         says="Crops around patches that the image tower attends to, matched softly to sentences about the classes, "
         "name more images right than as many crops of the same sizes anywhere, matched alike.",
