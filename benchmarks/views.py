@@ -7,8 +7,10 @@ over the rounds. The loop is what one writes first: Pillow cuts and resizes a cr
 are encoded once there, too, and boxes and token windows are handed to it ready. For windows of tokens it goes on from
 the tokens that enter the last block, one window at a time. Both must name every image alike. Costs a minute.
 
-Measured last, on one core of an Intel Xeon, other work running beside it, 4 images: with ``--model tiny`` guided crops
-43.6 images a CPU-second, loop 7.3, ratio 6.0 (5.8 to 6.3), attention views 33.5 against 5.9, ratio 5.7 (5.6 to 5.7).
+Measured last on 2026-11-28, 4 images, other work on the same cores: with ``--model tiny`` guided crops 27.7 images a
+CPU-second, loop 7.8, ratio 3.6 (3.5 to 3.6), attention views 20.1 against 5.5, ratio 3.6 (3.6 to 3.8); with ``small``
+5.5 against 2.6, ratio 2.1, and 3.4 against 2.0, ratio 1.7. On one core of an Intel Xeon with less beside it, before,
+6.0 (5.8 to 6.3) and 5.7 (5.6 to 5.7) with ``tiny``, 2.1 and 1.9 with ``small``.
 What is won is the cost of a call: with ``small`` it is 2.1 and 1.9, and on one core less the larger the model.
 """
 
