@@ -69,7 +69,7 @@ def test_without_a_label_the_loss_and_all_gradients_are_those_of_clip():
     plain = StepModule(alone)
     ComposedStep(ClipLoss(), steps=2, seed=0)(plain, batch_of(), step=0, gather=LOCAL).total.backward()
     for (name, one), other in zip(module.model.named_parameters(), plain.model.parameters(), strict=True):
-        assert one.grad is None or torch.allclose(one.grad, other.grad, atol=1e-6), name
+        assert one.grad is None or torch.allclose(one.grad, other.grad, rtol=1e-4, atol=1e-5), name
 
 
 @pytest.mark.parametrize(
