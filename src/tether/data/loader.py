@@ -99,8 +99,8 @@ class Loader:
             window_rows: rows of one window when streaming.
 
         Raises:
-            InputError: the source is empty, has fewer good rows than a batch, or the sizes do not divide; labels that the
-                contents ask for and there are not.
+            InputError: the source is empty, has fewer good rows than a batch, or the sizes do not divide; no such
+                labels as the contents ask for.
         """
         if batch_size < 1 or world < 1 or batch_size % world or not 0 <= rank < world:
             raise InputError(
