@@ -13,6 +13,7 @@ from tether.core.gather import LOCAL
 from tether.core.types import Batch
 from tether.losses import ClipLoss
 from tether.models import create
+from tether.models.composed.compose import compose
 from tether.models.dense_heads import DenseHead
 from tether.models.tower_state import image_map
 from tether.optim import layer_decay_groups, parameter_groups
@@ -109,6 +110,13 @@ def test_every_tower_with_patches_has_a_map(family, tmp_path):
     head = DenseHead.depth(features=found.tokens.shape[2], generator=torch.Generator().manual_seed(0))
     side = int(found.tokens.shape[1] ** 0.5)
     assert head(found.tokens.transpose(1, 2).unflatten(2, (side, side)), size=(32, 32)).shape == (2, 1, 32, 32)
+
+
+def test_a_locked_image_tower_is_refused_for_nothing_would_stay(tmp_path):
+    tether.save(create("tiny", seed=0), tmp_path / "model")
+    made(model=compose(image={"name": str(tmp_path / "model"), "train": "tuned"}, text=str(tmp_path / "model")))
+    with pytest.raises(InputError, match="seg: teaches the image tower, which is locked"):
+        made(model=compose(image=str(tmp_path / "model"), text=str(tmp_path / "model")))
 
 
 def test_the_last_layer_before_the_enlarging_changes_nothing():
