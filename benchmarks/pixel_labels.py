@@ -118,7 +118,7 @@ def main() -> None:
     rows, classes = read(args.parquet, limit=9 if args.quick else None)
     cut = len(rows) * 2 // 3
     known, asked = Streets(rows[:cut]), Streets(rows[cut:])
-    masks = [row.meta["classes"] for row in known.rows]
+    masks = [np.asarray(row.meta["classes"]) for row in known.rows]
     size, steps = (4, 2) if args.quick else (args.batch_size, args.steps)
     found: dict[str, list[tuple[float, float, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -180,8 +180,8 @@ def step_of(arm: Arm, *, steps: int, seed: int) -> ComposedStep:
         views: dict[str, dict[str, Any]] = {"image": {"want": "tokens"}, "text": {"want": "tokens"}}
         return ComposedStep(LocalAlignmentLoss(inner=clip), steps=steps, seed=seed, views=views)
     said = cast(dict[str, Any], load_config(find("grounded")).step)
-    terms = [{**said["terms"][0], "weights": WEIGHTS[arm]}]
-    heads = {"grounding": {**said["heads"]["grounding"], **DECODER}}
+    terms: list[Any] = [{**said["terms"][0], "weights": WEIGHTS[arm]}]
+    heads: dict[str, Any] = {"grounding": {**said["heads"]["grounding"], **DECODER}}
     return ComposedStep(clip, steps=steps, seed=seed, views=said["views"], terms=terms, heads=heads)
 
 

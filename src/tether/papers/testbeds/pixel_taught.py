@@ -129,12 +129,13 @@ def prepare_pixels(lab: Lab, folder: Path) -> PixelBench:
     model = create("tiny", seed=lab.seed, image_size=SIDE, context=CONTEXT)
     steps = lab.steps(BASE_STEPS)
     _go_on(lab, model, _whole(base), _step({}, steps=steps, seed=lab.seed), rate=BASE_RATE, steps=steps)
+    pixels = [row.image for row in single.rows if row.image is not None]
     return PixelBench(
         start=model,
         train=_whole(train, labels=folder / train.name),
         probe=(probe[0], probe[1]),
         labels=(folder / probe[0].name, folder / probe[1].name),
-        single=torch.stack([load(row.image, ImageSpec((SIDE, SIDE))) for row in single.rows]),
+        single=torch.stack([load(one, ImageSpec((SIDE, SIDE))) for one in pixels]),
         shapes=[scene.things[0].shape for scene in single.drawn],
     )
 
