@@ -40,7 +40,10 @@ CARD = Card(
         "tether.tasks.classify.grounded.zero_shot_with_descriptions",
     ),
     needs=("images with captions", "boxes of what they show", "a description of each box"),
-    gives="A CLIP that also finds regions: boxes, and an embedding of each, beside that of the image.",
+    gives="A CLIP that also finds regions: boxes, and an embedding of each, beside that of the image. In a short "
+    "training from nothing it told exchanged colours less often than captions alone taught: 57 % against 63 % in as "
+    "many steps and 70 % in as much time. By descriptions it named 23 % of unseen pairs, against 18 and 24 %; boxes "
+    "overlapped by 0.47, and by 0.42 with another image's.",
     claim=Claim(
         says="A CLIP that also learns where the things of an image are and what is said of each tells captions from "
         "those with exchanged attributes more often than one that learns captions alone.",
@@ -109,7 +112,7 @@ CARD = Card(
             "boxes of another image.",
         ),
     ),
-    minutes=6.0,
+    minutes=4.0,
     guide="objectives.md",
 )
 
