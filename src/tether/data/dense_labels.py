@@ -308,6 +308,14 @@ class DenseLabels:
         """The store."""
         return LabelStore(self._folder)
 
+    def digest(self) -> str:
+        """That of the store, once it has all tasks.
+
+        Raises:
+            InputError: no such store, or labels of a task that it has not.
+        """
+        return self.store.digest if self.tasks else ""
+
     @cached_property
     def tasks(self) -> Sequence[Task]:
         """Which labels.

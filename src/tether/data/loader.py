@@ -99,7 +99,8 @@ class Loader:
             window_rows: rows of one window when streaming.
 
         Raises:
-            InputError: the source is empty, has fewer good rows than a batch, or the sizes do not divide.
+            InputError: the source is empty, has fewer good rows than a batch, or the sizes do not divide; no such
+                labels as the contents ask for.
         """
         if batch_size < 1 or world < 1 or batch_size % world or not 0 <= rank < world:
             raise InputError(
@@ -109,7 +110,7 @@ class Loader:
         self._window_rows, self._workers = window_rows, workers
         self.bad = BadRows(source.name, path=on_bad, strict=strict)
         self._need_image = contents is None or contents.images
-        self._labels = None if contents is None or contents.labels is None else contents.labels.store.digest
+        self._labels = None if contents is None or contents.labels is None else contents.labels.digest()
         held = _hold(source, memory=memory, bad=self.bad, need_image=self._need_image)
         if held is not None and len(held) < batch_size:
             what = "the data set is empty" if not held and not self.bad.seen else f"only {len(held)} good rows"

@@ -121,6 +121,20 @@ def test_the_position_of_a_run_knows_its_labels(store, tmp_path):
         loader(tmp_path).load_state_dict(state)
 
 
+def test_a_store_that_lacks_a_task_is_told_at_once_and_not_row_by_row(store, tmp_path):
+    label(SCENES, out=tmp_path, depth="column:depth", limit=3)
+    contents = BatchContents(labels={"store": str(tmp_path), "tasks": ["depth", "seg"]})
+    with pytest.raises(InputError, match=r"^labels: .*no labels of 'seg'; known: depth"):
+        Loader(
+            open_source(SCENES, where="d"),
+            contents=contents,
+            image_spec=ImageSpec((64, 64)),
+            tokenizer=ClipTokenizer(),
+            batch_size=4,
+            seed=0,
+        )
+
+
 @pytest.mark.parametrize(
     ("task", "values", "said"),
     [

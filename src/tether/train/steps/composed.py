@@ -19,6 +19,7 @@ from tether.core.printable import quoted
 from tether.core.protocols import DualEncoder, Objective, Stateful
 from tether.core.types import Batch, Features, Loss
 from tether.models.anatomy.find import anatomy_of, tower_of
+from tether.models.composed.encoder import ComposedEncoder
 from tether.models.composed.grounded import check_groundable, grounded
 from tether.models.cross_decoder import TextGuidedDecoder
 from tether.models.decoder import CausalDecoder
@@ -211,6 +212,12 @@ class ComposedStep:
         if self._teachers.teacher is not None:
             self._teachers.teacher.see_now(cast(Encoder, model), steps=self._steps)
         found = {name: self._new_head(name, model) for name in self._heads}
+        locked = isinstance(model, ComposedEncoder) and model.parts.image.locked
+        if locked and (dense := [name for name, head in found.items() if isinstance(head, DenseHead)]):
+            raise InputError(
+                f"step: heads: {dense[0]}: teaches the image tower, which is locked, and is dropped at the end: "
+                "nothing of the labels would stay; expected a model whose image tower learns"
+            )
         if any(_is_kept(spec) for spec in self._heads.values()):
             check_groundable(cast(Encoder, model))  # now rather than at the end
         self._trailing = {
