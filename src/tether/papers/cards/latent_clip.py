@@ -101,14 +101,14 @@ CARD = Card(
             "learning rates 0.002 and 0.001 for both models",
             outcome="On pixels 65.3 and 66.0 % were named, on latents 63.1 and 64.0, so 0.001 was taken for both. The "
             "cosine rose in all texts, for the judge in 76 %, to 0.60, the best of 150 draws to 0.48; the noise was "
-            "0.02 % off with the regulariser and 4.2 % without, at a logit scale far below the paper's. So the text got "
-            "the paper's weight, and patches of 16 px left time for more steps.",
+            "0.02 % off with the regulariser and 4.2 % without, at a logit scale far below the paper's. So the text "
+            "got the paper's weight, and patches of 16 px left time for more steps.",
         ),
         Tried(
             bed="this bed on a second pilot seed",
             outcome="66.9 % on pixels, 64.4 on latents; for the judge the cosine rose in 76 % of texts, to 0.42, the "
-            "best of the draws to 0.21; the noise was 0.06 % off, 19.1 without the regulariser. Shapes were told hardly "
-            "better than by chance by both (27 and 25 %, chance 17), colours nearly always.",
+            "best of the draws to 0.21; the noise was 0.06 % off, 19.1 without the regulariser. Shapes were told "
+            "hardly better than by chance by both (27 and 25 %, chance 17), colours nearly always.",
         ),
         Tried(
             bed="training scenes of one thing, to teach shapes; a third pilot seed",
