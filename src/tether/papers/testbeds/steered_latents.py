@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,10 +15,11 @@ from torch import Tensor, nn
 
 from tether.generate import NormRegularizer, PromptReward, optimize_noise
 from tether.generate.noise import NoiseResult
+from tether.generate.prompt_reward import FULL
 from tether.models.dual import Clip
 from tether.models.embed import encode_images
 from tether.models.latent.clip import hold_codec_
-from tether.models.latent.codec import ConvCodec, KlBottleneck, ScaledCodec
+from tether.models.latent.codec import ConvCodec, ScaledCodec
 from tether.models.latent.codecs import load_codec, save_codec
 from tether.models.latent.tower import tower_on_latents
 from tether.papers.reproduction.model_cache import cached_model
@@ -45,7 +45,7 @@ PATCH, STEPS = 16, 600
 CHANNELS, DOWNSAMPLING, WIDTH = 4, 4, 16
 CODEC_STEPS, CODEC_BATCH, CODEC_RATE = 250, 16, 3e-3
 HELD_OUT = 1_000
-MAKER_WIDTH, MAKER_STEPS, MAKER_BATCH, MAKER_RATE, MAKER_PENALTY = 64, 250, 64, 2e-3, 0.1
+GENERATED = 2_000
 PROMPTS, MOVES, DRAWS = 50, 50, 150
 """Texts, iterations of each, and draws that cost as much: an iteration has a forward and a backward of twice that."""
 CALLS, AT_ONCE = 10, 64
@@ -141,53 +141,27 @@ def speedup(lab: Lab, bed: LatentBench) -> float:
 
 
 class NoiseToLatents(nn.Module):
-    """A one-step generator: normal noise of a latent's shape to a latent, the decoder of a variational auto-encoder."""
+    """A one-step generator: normal noise of a latent's shape to latents with the mean and covariance of those given."""
 
-    def __init__(self, codec: ScaledCodec) -> None:
-        """Layers on a grid of four by four, where a place sees nearly all of the image."""
+    def __init__(self, latents: Float[Tensor, "n c i j"]) -> None:
+        """Take the symmetric square root of the covariance."""
         super().__init__()
-        latent = codec.latent
-        self.fold = SIDE // latent.downsampling // 4
-        numbers = latent.channels * self.fold**2
-        self.encoder = _convolutions(numbers, MAKER_WIDTH, 2 * numbers)
-        self.decoder = _convolutions(numbers, MAKER_WIDTH, MAKER_WIDTH, numbers)
-        self.bottleneck = KlBottleneck()
-        self.register_buffer("mean", torch.tensor(latent.mean).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(latent.std).view(-1, 1, 1))
+        rows = latents.flatten(1).double()
+        values, vectors = torch.linalg.eigh(rows.T.cov())
+        root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+        self.shape = latents.shape[1:]
+        self.register_buffer("mean", rows.mean(dim=0).float())
+        self.register_buffer("root", root.float())
 
     def forward(self, z: Float[Tensor, "b c i j"]) -> Float[Tensor, "b c i j"]:
         """Latents."""
-        return self._made(F.pixel_unshuffle(z, self.fold)) * self.std + self.mean
-
-    def loss(self, latents: Float[Tensor, "b c i j"], noise: Tensor) -> Tensor:
-        """Of making latents again from what their encoder says of them, and of how far that is from normal noise."""
-        wanted = (latents - self.mean) / self.std
-        z, divergence = self.bottleneck(self.encoder(F.pixel_unshuffle(wanted, self.fold)), noise)
-        return F.mse_loss(self._made(z), wanted) + MAKER_PENALTY * divergence
-
-    def _made(self, z: Tensor) -> Tensor:
-        return F.pixel_shuffle(self.decoder(z), self.fold)
-
-
-def _convolutions(*widths: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for before, after in itertools.pairwise(widths):
-        layers += [nn.Conv2d(before, after, 3, padding=1), nn.SiLU()]
-    return nn.Sequential(*layers[:-1])
+        return (self.mean + z.flatten(1) @ self.root).unflatten(1, self.shape)
 
 
 def one_step_generator(lab: Lab, codec: ScaledCodec) -> NoiseToLatents:
-    """Trained on latents of scenes that nothing else was trained on, and frozen."""
-    latents = codec.encode(told_scenes(lab, "generator", count=lab.steps(1_000, 32)).pixels)
-    maker, draws = NoiseToLatents(codec), lab.generator("generator")
-    optimizer = torch.optim.Adam(maker.parameters(), lr=MAKER_RATE)
-    for _ in range(lab.steps(MAKER_STEPS)):
-        some = latents[torch.randint(len(latents), (MAKER_BATCH,), generator=draws)]
-        noise = torch.randn(F.pixel_unshuffle(some, maker.fold).shape, generator=draws)
-        optimizer.zero_grad()
-        maker.loss(some, noise).backward()
-        optimizer.step()
-    return maker.eval().requires_grad_(False)
+    """Fitted to latents of scenes that nothing else was trained on."""
+    scenes = told_scenes(lab, "generator", count=lab.steps(GENERATED, 32))
+    return NoiseToLatents(torch.cat([codec.encode(some) for some in scenes.pixels.split(250)]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,28 +205,30 @@ def studio(lab: Lab, bed: LatentBench) -> Studio:
 
 def steered(lab: Lab, at: Studio, regularizer: NormRegularizer | None) -> Steered:
     """Noise that was moved with the defaults of ``optimize_noise``, the text weighing as by CLIP's own scale."""
-    weight = 1 / float(at.bed.latents.logit_scale.detach())  # theirs is 0.01 for a scale of 100
-    reward, steps = PromptReward(at.bed.latents, at.texts, weight=weight), lab.steps(MOVES, 3)
-    return _judge(at, optimize_noise(at.generator, rewards=[reward], z0=at.z0, steps=steps, regularizer=regularizer))
+    reward, steps = _reward(at), lab.steps(MOVES, 3)
+    found = optimize_noise(at.generator, rewards=[reward], z0=at.z0, steps=steps, regularizer=regularizer)
+    return _judged(at, reward, found)
 
 
 def drawn(lab: Lab, at: Studio) -> Steered:
     """The best of as many draws as cost as much."""
-    reward, more = PromptReward(at.bed.latents, at.texts), lab.steps(DRAWS, 3) - 1
-    found = optimize_noise(
-        at.generator, rewards=[reward], z0=at.z0, steps=1, restarts=more, draws=lab.generator("draws")
-    )
-    return _judge(at, found)
+    reward, draws, more = _reward(at), lab.generator("draws"), lab.steps(DRAWS, 3) - 1
+    found = optimize_noise(at.generator, rewards=[reward], z0=at.z0, steps=1, restarts=more, draws=draws)
+    return _judged(at, reward, found)
+
+
+def _reward(at: Studio) -> PromptReward:
+    scale = float(at.bed.latents.logit_scale.detach())
+    return PromptReward(at.bed.latents, at.texts, weight=1 / scale)  # theirs is 0.01 for a scale of 100
 
 
 @torch.inference_mode()
-def _judge(at: Studio, found: NoiseResult) -> Steered:
-    bed, first = at.bed, at.generator(at.z0)
-    steers = PromptReward(bed.latents, at.texts)
-    judge = PromptReward(bed.pixels, at.texts, through=bed.codec)
-    own, other = ([_cosines(reward, made) for made in (first, found.made)] for reward in (steers, judge))
-    every = torch.stack([_cosines(PromptReward(bed.pixels, text, through=bed.codec), found.made) for text in at.texts])
-    nearest = every.argmax(dim=0) == torch.arange(len(at.texts))
+def _judged(at: Studio, reward: PromptReward, found: NoiseResult) -> Steered:
+    own = [_cosines(reward, loss) for loss in (found.history[0].rewards[0], found.loss / reward.weight)]
+    judge = PromptReward(at.bed.pixels, at.texts, through=at.bed.codec)
+    other = [_cosines(judge, judge(made)) for made in (at.generator(at.z0), found.made)]
+    each = [PromptReward(at.bed.pixels, text, through=at.bed.codec)(found.made) for text in at.texts]
+    nearest = torch.stack(each).argmin(dim=0) == torch.arange(len(at.texts))
     right = (found.z[0].numel() - 1) ** 0.5
     return Steered(
         rises=100 * float((own[1] > own[0]).float().mean()),
@@ -264,5 +240,5 @@ def _judge(at: Studio, found: NoiseResult) -> Steered:
     )
 
 
-def _cosines(reward: PromptReward, made: Tensor) -> Float[Tensor, " n"]:
-    return (100 - reward(made)) / cast(Clip, reward.model).logit_scale
+def _cosines(reward: PromptReward, loss: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    return (FULL - loss) / cast(Clip, reward.model).logit_scale
