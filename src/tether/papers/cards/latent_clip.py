@@ -31,8 +31,8 @@ CARD = Card(
     ),
     needs=("pairs", "an auto-encoder, or images to train one", "a one-step generator, to steer one"),
     gives="A CLIP that scores latents as they are, here at a tenth of the cost of decoding them and asking one on "
-    "pixels. After as many steps it named less: 62.5 % of shapes, colours and sizes, that one 67.7. What it steers towards a "
-    "text pleases it more than a second model, which likes the best of 150 draws better.",
+    "pixels. After as many steps it named less: 62.5 % of shapes, colours and sizes, that one 67.7. What it steers "
+    "towards a text pleases it more than a second model, which likes the best of 150 draws better.",
     claim=Claim(
         says="A CLIP that reads the latents of a small auto-encoder names shapes, colours and sizes as well as one "
         "that reads pixels, after as many steps on the same pairs.",
