@@ -9,9 +9,9 @@ from tether.core.card import Card, Claim, Condition, Trial
 if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab
 
-RATE, GAMMA = 5e-3, 0.004
+RATE, GAMMA = 0.005, 0.004
 """Of alpha's kernel, and times that of the image tower."""
-CROP_RATE = 1e-4
+CROP_RATE = 3e-05
 """Of the image tower that sees crops, or images without a mask."""
 
 CARD = Card(
