@@ -33,7 +33,9 @@ CARD = Card(
         "tether.evaluate.order.order_correlation",
     ),
     needs=("a trained encoder", "images with a number each, and the text they are ordered by"),
-    gives="Scores of images by a text from images with a number each, learnt with the pairs that they make.",
+    gives="Scores of images by a text, learnt from images with a number each and from the pairs that they make. Pairs "
+    "helped: 0.64 against 0.58 from the scores alone, and 0.18 by the best words. Ridge regression on what the frozen "
+    "CLIP gives was better in a thousandth of the time: 0.77 on embeddings, 0.86 on patches.",
     claim=Claim(
         says="An adapter that learns scores and pairs orders held-out images by how many of a named shape they show "
         "better than ridge regression on what the frozen CLIP gives.",
@@ -109,7 +111,7 @@ CARD = Card(
             "them 0.15. The steps were then raised to 1,000, unseen.",
         ),
     ),
-    minutes=6.0,
+    minutes=8.0,
     guide="ranking.md",
 )
 
