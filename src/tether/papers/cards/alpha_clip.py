@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tether.core.card import Card, Claim, Condition, Trial
+from tether.core.card import Card, Claim, Condition, Trial, Tried
 
 if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab
@@ -37,7 +37,9 @@ CARD = Card(
         "tether.models.convert.alpha_clip.load_alpha_clip_",
     ),
     needs=("a trained CLIP", "boxes or masks with phrases to learn from", "a mask or box of what is meant"),
-    gives="An image tower that is told by a mask, a box or points which thing is meant, and still sees the rest.",
+    gives="An image tower that is told by a mask, a box or points which thing is meant, and still sees the rest. It "
+    "named 62 % of masked things, without a mask the CLIP before named 20 %; crops of the box 46 %, and 63 % after as "
+    "much tuning on crops. Captions and scenes found each other in 29 %, before in 59 %.",
     claim=Claim(
         says="Asked what lies under a mask, a CLIP that learnt to take the mask as alpha names more things right than "
         "the best of a crop of the box, an image blurred outside and the patches under the mask alone.",
@@ -98,7 +100,30 @@ CARD = Card(
         "Rates are those of a tiny CLIP. The released ones, 0.00004 and a hundredth of it, were not tried.",
         "Phrases name a colour and a shape, for which the rest of the image is not needed.",
     ),
-    tried=(),
+    tried=(
+        Tried(
+            bed="a CLIP that had read captions of scenes alone, no close-ups; 500 steps at 0.001 for kernel and tower, "
+            "a tenth of whole images, a scale of 100; one pilot seed",
+            outcome="Alpha named 70.4 %, the crop 23.3 % before and 55.0 % after tuning, no mask 22.5 %. The CLIP had "
+            "never seen a thing fill the image, which is unfair to crops, so close-ups were added. Captions found 82 % "
+            "before and 19 % after.",
+        ),
+        Tried(
+            bed="this bed with a scale of 100 and 500 steps, then with the CLIP's own scale and 300 steps, on one "
+            "pilot seed; kernel 0.001 and tower a tenth of it, a tenth of whole images",
+            outcome="Alpha named 53.2 and 58.5 %, the crop before tuning 48.1 %, attention 44.8 %, no mask 20.6 %. "
+            "Captions found 63.5 % before, 15.1 and 18.9 % after.",
+        ),
+        Tried(
+            bed="this bed on the same seed at five pairs of rates for alpha (kernel 0.001 to 0.01, tower 0 to 0.1 of "
+            "it) and five for crops (0.00001 to 0.001); the rule, set before the last three of alpha and the last four "
+            "of crops: of the settings that keep captions within 3 points the one that names most, and where none does "
+            "the one that keeps most; of crops the one that names most",
+            outcome="Alpha named 59.6 to 69.1 %, and no setting kept captions, not even with the tower at rest: they "
+            "found 30.1 to 35.5 %. Crops named 49.2 to 57.0 % and found 21 to 44 %. Taken: 0.005 and 0.004 of it, with "
+            "66.0 % named and 35.5 % found; crops at 0.00003.",
+        ),
+    ),
     minutes=8.0,
     guide="classification.md",
 )
