@@ -26,8 +26,9 @@ CARD = Card(
         "tether.train.terms.caption.CaptionTerm",
     ),
     needs=("pairs", "a vision transformer"),
-    gives="A run in which captions are told from patches and hidden patches are rebuilt with the help of captions; "
-    "the figures are on this page.",
+    gives="A run in which captions are told from patches and hidden patches are rebuilt with the help of captions. "
+    "Captions helped a little: with masks by the caption the error was 96.6 % of that with another caption, with "
+    "random ones 99.3. Such masks hid the background rather than the things, and recall gained nothing.",
     claim=Claim(
         says="A rebuilder of hidden patches makes more use of the caption when those are hidden that the caption "
         "speaks of than when any are.",
