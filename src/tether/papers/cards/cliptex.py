@@ -46,7 +46,10 @@ CARD = Card(
         "tether.evaluate.dense_probe.dense_probe",
     ),
     needs=("a trained CLIP", "images with captions", "models that say something of each pixel"),
-    gives="A CLIP of unchanged cost whose patches learnt what your expert models say of each pixel.",
+    gives="A CLIP of unchanged cost whose patches learnt what your expert models say of each pixel. Here it showed no "
+    "gain: a mean IoU of 14.1 % with experts, 14.1 with labels of other images and 13.7 with captions alone. The check "
+    "says little, as its CLIP had learnt too little: 21 % of six shapes were named, 17 by chance, and patches told the "
+    "ground alone, before and after.",
     claim=Claim(
         says="The frozen patches of a CLIP that went on with captions and with what imperfect experts say of each "
         "pixel tell classes of pixels better than those of one that went on with captions alone, or with labels of "
@@ -123,7 +126,7 @@ CARD = Card(
             "IoU of 13.0 %, after captions 13.3, after all three tasks 13.3; the error of depth was 4.9 and 4.7.",
         ),
     ),
-    minutes=6.0,
+    minutes=7.0,
     guide="steps.md",
 )
 
