@@ -65,6 +65,8 @@ CARD = Card(
         f"{VIEWS} crops of pixels instead of 50, and 50 of tokens. Crops of tokens are measured, alone and by halves "
         "with those of pixels, and not claimed.",
         "The best 20 of 64 patches may be drawn; the paper draws from the best 20 of 196.",
+        "Boxes of the things have 1 to 19 % of the area, 8 on the mean; 2 to 21 % are those of squares of their "
+        "diameters.",
     ),
     tried=(
         Tried(
