@@ -129,6 +129,7 @@ def hidden_by(model: Clip, told: ToldScenes) -> Int[Tensor, "n k"]:
     """The patches that are left when those that a model finds most similar to the captions are hidden."""
     views = {"image": ViewRows("image", told.pixels, want="tokens"), "text": _words(model, told.texts)}
     found, _ = StepModule(model, micro_batch=128).encode(views)
+    # pyrefly: ignore[bad-argument-type] - the view wants tokens
     return UntoldTokens(hide=0.5)(patch_scores(found["image"].tokens, found["text"].pooled), grid=GRID)
 
 
