@@ -114,7 +114,8 @@ def reproduce(lab: Lab) -> Trial:
     notes = {"recall_start": rebuilt_scenes.recall(bed.start, bed.held_out)}
     for arm in ("attentive", "random"):
         module = rebuilt_scenes.trained(lab, bed, arm)
-        own = rebuilt_scenes.hidden_by(module.model, bed.held_out) if arm == "attentive" else drawn  # pyrefly: ignore
+        # pyrefly: ignore[bad-argument-type] - the bed's own CLIP
+        own = rebuilt_scenes.hidden_by(module.model, bed.held_out) if arm == "attentive" else drawn
         for name, keep in {"own": own, "start": start, "drawn": drawn}.items():
             found = rebuilt_scenes.measure(module, bed.held_out, keep)
             notes |= {f"ratio_{arm}_{name}": found.ratio, f"error_{arm}_{name}": found.true}
