@@ -42,7 +42,7 @@ from tether.models.embed import encode_images, encode_texts
 from tether.optim.clip import GlobalNorm
 from tether.papers.reproduction.lab import Lab
 from tether.papers.testbeds.in_memory import draws
-from tether.papers.testbeds.plain_scenes import CONTEXT, SIDE, WORDS, DescribedScenes, new_clip, told_scenes
+from tether.papers.testbeds.plain_scenes import CONTEXT, SIDE, WORDS, PlainScenes, new_clip, told_scenes
 from tether.train.schedules import Cosine
 from tether.train.steps import ComposedStep
 
@@ -56,7 +56,7 @@ TERM = {"name": "caption", "look": "tokens", "weight": 2}
 HEAD = {"name": "causal_decoder", "look": "tokens", "width": WIDTH, "layers": DEPTH}
 
 
-def steps_of(lab: Lab, told: DescribedScenes, tokens: Tensor) -> Iterator[Batch]:
+def steps_of(lab: Lab, told: PlainScenes, tokens: Tensor) -> Iterator[Batch]:
     for rows in draws(len(told), size=BATCH, generator=lab.generator("batches"), repeats=False):
         yield Batch(told.pixels[rows], tokens[rows])
 
@@ -82,7 +82,7 @@ def greedily(images: int, next_word: Callable[[Tensor], Tensor]) -> list[str]:
 class Ours:
     """Terms of a composed step, with decoders that are kept beside the model."""
 
-    def __init__(self, lab: Lab, told: DescribedScenes, *, rebuild: bool) -> None:
+    def __init__(self, lab: Lab, told: PlainScenes, *, rebuild: bool) -> None:
         """Draw the weights."""
         self.lab, self.told, self.rebuild = lab, told, rebuild
         self.model = new_clip(lab.seed, patch=PATCH)
@@ -120,7 +120,7 @@ class Ours:
         play(tuning, self.model, seed=self.lab.seed)
         self.model.eval()
 
-    def rows(self, held_out: DescribedScenes) -> Rows:
+    def rows(self, held_out: PlainScenes) -> Rows:
         """Unit rows of images and texts."""
         texts = encode_texts(self.model, held_out.texts)
         return F.normalize(encode_images(self.model, held_out.pixels.split(128)), dim=1), F.normalize(texts, dim=1)
@@ -146,7 +146,7 @@ class Ours:
 class Theirs:
     """open_clip's CoCa and its loss, in a plain loop."""
 
-    def __init__(self, lab: Lab, told: DescribedScenes) -> None:
+    def __init__(self, lab: Lab, told: PlainScenes) -> None:
         """Draw the weights."""
         self.lab, self.told = lab, told
         torch.manual_seed(lab.seed)
@@ -206,7 +206,7 @@ class Theirs:
         model.eval()
 
     @torch.inference_mode()
-    def rows(self, held_out: DescribedScenes) -> Rows:
+    def rows(self, held_out: PlainScenes) -> Rows:
         """Unit rows of images and texts."""
         images = [self.model.encode_image(self._images(some)) for some in held_out.pixels.split(128)]
         return torch.cat(images), self.model.encode_text(self._tokens(held_out.texts))
@@ -223,14 +223,14 @@ class Theirs:
         return greedily(len(pixels), next_word)
 
 
-WAYS: dict[str, Callable[[Lab, DescribedScenes], Any]] = {
+WAYS: dict[str, Callable[[Lab, PlainScenes], Any]] = {
     "open_clip CoCa": Theirs,
     "`captions`: objective and caption": lambda lab, told: Ours(lab, told, rebuild=False),
     "`caption-and-rebuild`": lambda lab, told: Ours(lab, told, rebuild=True),
 }
 
 
-def measured(way: Any, held_out: DescribedScenes) -> dict[str, float]:
+def measured(way: Any, held_out: PlainScenes) -> dict[str, float]:
     told = [text for some in held_out.pixels.split(128) for text in way.tell(some)]
     references = [[text, " and ".join(reversed(text.split(" and ")))] for text in held_out.texts]
     true = [
@@ -250,7 +250,7 @@ def measured(way: Any, held_out: DescribedScenes) -> dict[str, float]:
     }
 
 
-def trained(name: str, lab: Lab, told: DescribedScenes, *, seconds: float, rate: float) -> tuple[Any, int, float]:
+def trained(name: str, lab: Lab, told: PlainScenes, *, seconds: float, rate: float) -> tuple[Any, int, float]:
     """A way after as many steps as fit, their number and what they took."""
     trial = WAYS[name](lab, told)
     trial.train(2, rate)

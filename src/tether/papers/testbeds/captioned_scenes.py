@@ -46,7 +46,7 @@ PAIRS, STEPS, BATCH, RATE, SCALE = 8_000, 900, 64, 2e-3, 100.0
 
 
 @dataclass(frozen=True, slots=True)
-class DescribedScenes:
+class ReferencedScenes:
     """Images, captions of each, and what is true of each.
 
     Attributes:
@@ -79,7 +79,7 @@ class DescribedScenes:
         return 100 * attribute_scores(written, self.pairs).recall
 
 
-def scenes(name: str, *, seed: int, count: int, captions: int = 1) -> DescribedScenes:
+def scenes(name: str, *, seed: int, count: int, captions: int = 1) -> ReferencedScenes:
     """So many scenes by a name and a seed, with so many captions of each."""
     dice = Dice(np.random.default_rng(hash_int(name, seed=seed, salt="captioned scenes")))
     world = World(
@@ -94,7 +94,7 @@ def scenes(name: str, *, seed: int, count: int, captions: int = 1) -> DescribedS
     )
     found = [world.draw(dice) for _ in range(count)]
     large = drawn(found, size=2 * SIDE).float()
-    return DescribedScenes(
+    return ReferencedScenes(
         F.avg_pool2d(large, 2).round_().to(torch.uint8),
         tuple(tuple(_caption(scene, dice) for _ in range(captions)) for scene in found),
         tuple(

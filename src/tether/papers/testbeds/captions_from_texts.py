@@ -13,7 +13,7 @@ from tether.evaluate.geometry import modality_gap
 from tether.models.causal_lm import small_causal_lm
 from tether.models.dual import Clip
 from tether.models.embed import encode_texts
-from tether.papers.testbeds.captioned_scenes import REFERENCES, DescribedScenes, caption_clip, scenes
+from tether.papers.testbeds.captioned_scenes import REFERENCES, ReferencedScenes, caption_clip, scenes
 from tether.tasks.caption import Captioned, ImageRows, NearestCaptions, PrefixAdaptor, TextOnlyCaptioner, read_images
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class TextOnlyBench:
 
     model: Clip
     texts: list[str]
-    test: DescribedScenes
+    test: ReferencedScenes
     seen: ImageRows
     keys: list[str]
 
@@ -86,7 +86,7 @@ def figures(name: str, captions: list[str], bed: TextOnlyBench) -> dict[str, flo
     """Of an arm; shares in percent, CIDEr times 100 as it is often given."""
     test = bed.test
     two = [row for row, things in enumerate(test.pairs) if len(things) > 1]
-    some = DescribedScenes(
+    some = ReferencedScenes(
         test.pixels[two],
         tuple(test.captions[row] for row in two),
         tuple(test.true[row] for row in two),

@@ -42,7 +42,7 @@ SCENES, BATCH, RATE = 4_000, 64, 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class DescribedScenes:
+class PlainScenes:
     """Scenes as arrays.
 
     Attributes:
@@ -62,7 +62,7 @@ class DescribedScenes:
         return len(self.texts)
 
 
-def told_scenes(lab: Lab, name: str, *, count: int, things: tuple[int, int] = (1, 2)) -> DescribedScenes:
+def told_scenes(lab: Lab, name: str, *, count: int, things: tuple[int, int] = (1, 2)) -> PlainScenes:
     """Draw them by the lab's seed and a name."""
     world = World(
         things=things,
@@ -81,7 +81,7 @@ def told_scenes(lab: Lab, name: str, *, count: int, things: tuple[int, int] = (1
     covered = torch.from_numpy(np.stack([one.labels > 0 for one in drawn])).float()
     shares = F.avg_pool2d(covered[:, None], 8).flatten(1)
     pixels = torch.stack([torch.from_numpy(one.pixels).permute(2, 0, 1) for one in drawn])
-    return DescribedScenes(scenes, pixels, texts, shares)
+    return PlainScenes(scenes, pixels, texts, shares)
 
 
 def words(texts: Sequence[str]) -> list[list[int]]:
@@ -124,7 +124,7 @@ def pixel_clip(lab: Lab, *, steps: int, rate: float = RATE, things: tuple[int, i
     return model.eval()
 
 
-def taught(lab: Lab, model: Clip, told: DescribedScenes, *, steps: int, rate: float = RATE) -> Clip:
+def taught(lab: Lab, model: Clip, told: PlainScenes, *, steps: int, rate: float = RATE) -> Clip:
     """Teach a model on scenes, the same batches in the same order for all, and put it in evaluation mode."""
     tokens, count = model.tokenizer(told.texts), lab.steps(steps)
     size = min(BATCH, len(told))
@@ -134,7 +134,7 @@ def taught(lab: Lab, model: Clip, told: DescribedScenes, *, steps: int, rate: fl
     return in_memory.fit_batches(model, step, batches, steps=count, warmup=count // 10, learning_rate=rate)
 
 
-def named(model: Clip, told: DescribedScenes, images: Float[Tensor, "n d"]) -> dict[str, float]:
+def named(model: Clip, told: PlainScenes, images: Float[Tensor, "n d"]) -> dict[str, float]:
     """How often shape, colour and size of single things are named right, in percent, and their mean.
 
     Args:
@@ -161,7 +161,7 @@ def _class_text(model: Clip, name: str) -> Tensor:
     return F.normalize(F.normalize(encode_texts(model, things_called(name)), dim=1).mean(dim=0), dim=0)
 
 
-def hidden_share(told: DescribedScenes, rows: Sequence[int], hidden: Bool[Tensor, "n p"]) -> float:
+def hidden_share(told: PlainScenes, rows: Sequence[int], hidden: Bool[Tensor, "n p"]) -> float:
     """Of what things cover, the share that hidden patches hide, in percent."""
     covered = told.things[list(rows)]
     return 100 * float((covered * hidden).sum() / covered.sum())

@@ -21,7 +21,7 @@ from tether.models.dual import Clip
 from tether.models.tokens import UntoldTokens, removed_tokens
 from tether.optim.clip import GlobalNorm
 from tether.papers.testbeds import in_memory
-from tether.papers.testbeds.plain_scenes import SIDE, DescribedScenes, hidden_share, pixel_clip, told_scenes
+from tether.papers.testbeds.plain_scenes import SIDE, PlainScenes, hidden_share, pixel_clip, told_scenes
 from tether.train.schedules import Cosine
 from tether.train.steps import ComposedStep
 from tether.train.steps.module import StepModule, ViewRows
@@ -67,8 +67,8 @@ class RebuiltBench:
     """What all arms of a seed share: the CLIP they begin as, scenes to learn from, and others."""
 
     start: Clip
-    train: DescribedScenes
-    held_out: DescribedScenes
+    train: PlainScenes
+    held_out: PlainScenes
 
 
 def prepare(lab: Lab) -> RebuiltBench:
@@ -125,7 +125,7 @@ def trained(lab: Lab, bed: RebuiltBench, arm: Arm, *, rate: float = RATE) -> Ste
 
 
 @torch.inference_mode()
-def hidden_by(model: Clip, told: DescribedScenes) -> Int[Tensor, "n k"]:
+def hidden_by(model: Clip, told: PlainScenes) -> Int[Tensor, "n k"]:
     """The patches that are left when those that a model finds most similar to the captions are hidden."""
     views = {"image": ViewRows("image", told.pixels, want="tokens"), "text": _words(model, told.texts)}
     found, _ = StepModule(model, micro_batch=128).encode(views)
@@ -133,14 +133,14 @@ def hidden_by(model: Clip, told: DescribedScenes) -> Int[Tensor, "n k"]:
     return UntoldTokens(hide=0.5)(patch_scores(found["image"].tokens, found["text"].pooled), grid=GRID)
 
 
-def random_patches(lab: Lab, told: DescribedScenes) -> Int[Tensor, "n k"]:
+def random_patches(lab: Lab, told: PlainScenes) -> Int[Tensor, "n k"]:
     """Any half of the patches."""
     noise = torch.rand(len(told), GRID[0] * GRID[1], generator=lab.generator("hidden"))
     return UntoldTokens(hide=0.5, select="random")(noise, grid=GRID)
 
 
 @torch.inference_mode()
-def measure(module: StepModule, told: DescribedScenes, keep: Int[Tensor, "n k"]) -> Rebuilt:
+def measure(module: StepModule, told: PlainScenes, keep: Int[Tensor, "n k"]) -> Rebuilt:
     """How well hidden patches are rebuilt, with the true captions and with those of the next images.
 
     Args:
@@ -166,7 +166,7 @@ def measure(module: StepModule, told: DescribedScenes, keep: Int[Tensor, "n k"])
     return Rebuilt(errors[0], errors[1], hidden_share(told, range(len(told)), hidden))
 
 
-def recall(model: nn.Module, told: DescribedScenes) -> float:
+def recall(model: nn.Module, told: PlainScenes) -> float:
     """At 1 among the first 200, the mean of both directions, in percent."""
     image, text = in_memory.unit_pairs(cast(Clip, model), told.pixels[:POOL], told.texts[:POOL])
     return 100 * in_memory.mean_recall(image, text)

@@ -17,7 +17,7 @@ from tether.models.causal_lm import small_causal_lm
 from tether.models.dual import Clip
 from tether.models.embed import encode_images
 from tether.models.tower_state import image_tokens
-from tether.papers.testbeds.captioned_scenes import REFERENCES, DescribedScenes, caption_clip, scenes
+from tether.papers.testbeds.captioned_scenes import REFERENCES, ReferencedScenes, caption_clip, scenes
 from tether.tasks.caption import (
     ClipReward,
     PrefixAdaptor,
@@ -59,8 +59,8 @@ class RewardBench:
 
     reward: ClipReward
     judge: ClipReward
-    train: DescribedScenes
-    test: DescribedScenes
+    train: ReferencedScenes
+    test: ReferencedScenes
     told: Float[Tensor, "n k w"]
     asked: Float[Tensor, "m k w"]
     start: PrefixCaptioner
@@ -84,7 +84,7 @@ def prepare(lab: Lab) -> RewardBench:
 
 
 @torch.no_grad()
-def _tokens(model: Clip, shown: DescribedScenes) -> Tensor:
+def _tokens(model: Clip, shown: ReferencedScenes) -> Tensor:
     rows = [image_tokens(model, some).tokens for some in shown.pixels.split(256)]
     return torch.cat([some for some in rows if some is not None])
 

@@ -27,7 +27,7 @@ from tether.papers.testbeds.plain_scenes import (
     RATE,
     SCENES,
     SIDE,
-    DescribedScenes,
+    PlainScenes,
     named,
     new_clip,
     pixel_clip,
@@ -65,7 +65,7 @@ class LatentBench:
     codec: ScaledCodec
     pixels: Clip
     latents: Clip
-    held_out: DescribedScenes
+    held_out: PlainScenes
 
 
 def prepare(lab: Lab, *, rate: float = RATE, pixel_rate: float = RATE) -> LatentBench:
@@ -80,7 +80,7 @@ def prepare(lab: Lab, *, rate: float = RATE, pixel_rate: float = RATE) -> Latent
     )
 
 
-def small_codec(lab: Lab, told: DescribedScenes) -> ScaledCodec:
+def small_codec(lab: Lab, told: PlainScenes) -> ScaledCodec:
     """Trained at the first call of a seed, then read from the user's cache."""
 
     def make(folder: Path) -> None:
@@ -94,7 +94,7 @@ def small_codec(lab: Lab, told: DescribedScenes) -> ScaledCodec:
     return load_codec(known / "codec.safetensors")
 
 
-def latent_clip(lab: Lab, codec: ScaledCodec, told: DescribedScenes, *, rate: float = RATE) -> Clip:
+def latent_clip(lab: Lab, codec: ScaledCodec, told: PlainScenes, *, rate: float = RATE) -> Clip:
     """A CLIP that differs from the one on pixels in what its patches are cut from, as ``model.codec=FILE`` makes it."""
     model = new_clip(lab.seed, patch=PATCH, vision={"tower": "latent", "latent": codec.latent})
     hold_codec_(model, codec)
@@ -104,13 +104,13 @@ def latent_clip(lab: Lab, codec: ScaledCodec, told: DescribedScenes, *, rate: fl
     return model
 
 
-def zero_shot(model: Clip, told: DescribedScenes) -> dict[str, float]:
+def zero_shot(model: Clip, told: PlainScenes) -> dict[str, float]:
     """How often a model names shape, colour and size of single things right, from their pixels."""
     return named(model, told, F.normalize(encode_images(model, told.pixels.split(256)), dim=1))
 
 
 @torch.inference_mode()
-def codec_error(codec: ScaledCodec, told: DescribedScenes) -> float:
+def codec_error(codec: ScaledCodec, told: PlainScenes) -> float:
     """Mean absolute error of held-out images made again, in steps of 255."""
     off = codec.decode(codec.encode(told.pixels)) - told.pixels.float().div(127.5).sub(1)
     return 127.5 * float(off.abs().mean())
