@@ -98,6 +98,7 @@ CARD = Card(
         "Half of a batch are whole images with captions, where the paper has a tenth; equal phrases of a batch are no "
         "negatives of each other; the loss has the CLIP's own scale, which is about 28, where OpenAI's is 100.",
         "Rates are those of a tiny CLIP. The released ones, 0.00004 and a hundredth of it, were not tried.",
+        "Rates of alpha were chosen to keep captions, those of crops to name most; see what was tried.",
         "Phrases name a colour and a shape, for which the rest of the image is not needed.",
     ),
     tried=(
