@@ -145,7 +145,7 @@ def reproduce(lab: Lab) -> Trial:
         notes = {**bench.figures("references", bed.test.texts, bed)}
         notes |= bench.figures("pairs", bench.greedy(bed, bed.start), bed)
         notes |= bench.figures("best", bench.nearest_sample(lab, bed, bed.start), bed)
-        formed, notes["seconds_grammar"] = bench.with_grammar(lab, bed)
+        formed, seconds_grammar = bench.with_grammar(lab, bed)
         arms = {
             "both": bench.rewarded(lab, bed, formed, rate=REWARD_RATE),
             "alone": bench.rewarded(lab, bed, bed.reward, rate=REWARD_RATE),
@@ -153,7 +153,8 @@ def reproduce(lab: Lab) -> Trial:
         }
         for name, (made, seconds) in arms.items():
             notes |= bench.figures(name, bench.greedy(bed, made), bed)
-            notes[f"seconds_{name}"] = seconds
+            if not lab.smoke:  # whose figures must come out again
+                notes |= {"seconds_grammar": seconds_grammar, f"seconds_{name}": seconds}
     notes["rewarded_percent"] = 100 * notes["rewarded_both"] / max(notes["rewarded_pairs"], 1e-9)
     notes["half_repeated_alone"] = notes["repeated_alone"] / 2
     return Trial(100.0, 100 * notes["judged_both"] / max(notes["judged_continued"], 1e-9), notes)
