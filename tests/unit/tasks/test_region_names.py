@@ -74,7 +74,7 @@ def test_boxes_that_do_not_fit(tmp_path: Path) -> None:
         BoxTable(tmp_path / "boxes.csv", unit="share")
     with pytest.raises(InputError, match="without 'y1'"):
         BoxTable(table(tmp_path, "", header="key,x0,y0,x1\n"))
-    with pytest.raises(InputError, match="line 1: field larger|without 'y0'"):  # as csv.field_size_limit is
+    with pytest.raises(InputError, match=r"line 1: field larger|without 'y0'"):  # as csv.field_size_limit is
         BoxTable(table(tmp_path, "", header=f"key,x0,{'y' * 200_000}\n"))
     with pytest.raises(InputError, match="no image has this key") as raised:
         BoxTable(table(tmp_path, f"{'a' * 100_000},0,0,5,5,\n")).check(["a"])
