@@ -41,9 +41,8 @@ CARD = Card(
     needs=("a captioner that learnt from pairs", "a CLIP that knows more than it", "images"),
     gives="A captioner that goes on by what a CLIP thinks of its samples, without further captions. In 80 steps here "
     "it wrote no better: another CLIP gave 197.8 after reward with a judge of grammar, 198.4 by reward alone, "
-    "199.1 after as long on pairs, 199.8 for the nearest of six captions that the captioner wrote before, and 200.4 for "
-    "true ones. "
-    "Language did not break down, so what the judge of grammar is for did not show.",
+    "199.1 after as long on pairs, 199.8 for the nearest of six captions that the captioner wrote before, 200.4 for "
+    "true ones. Language did not break down, so what the judge of grammar is for did not show.",
     claim=Claim(
         says="A captioner that learnt from pairs and goes on by a CLIP's reward with a judge of grammar writes "
         "captions whose CLIP-S by another CLIP is higher by 3 % than of one that goes on with the pairs for as long.",
