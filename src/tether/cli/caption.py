@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tether.cli.options import STDOUT, Device, Existing, Json, RandomWeights, Strict, check_new, put_json
+from tether.cli.options import STDOUT, Device, Existing, Json, RandomWeights, RawCsv, Strict, check_new, put_json
 from tether.cli.say import say
 
 
@@ -43,9 +43,7 @@ def command(
     device: Device = "auto",
     random_weights: RandomWeights = False,
     strict: Strict = False,
-    raw_csv: Annotated[
-        bool, typer.Option("--raw-csv", help="Write cells that a spreadsheet would run as formulas as they are.")
-    ] = False,
+    raw_csv: RawCsv = False,
     json: Json = None,
     existing: Existing = "refuse",
 ) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tether.cli.options import Strict
+from tether.cli.options import RawCsv, Strict
 from tether.cli.say import say
 
 if TYPE_CHECKING:
@@ -56,9 +56,7 @@ def command(
         str | None, typer.Option(help="Thumbnails of the datasheet: blurred (default), clear or none.")
     ] = None,
     strict: Strict = False,
-    raw_csv: Annotated[
-        bool, typer.Option("--raw-csv", help="Write cells that a spreadsheet would run as formulas as they are.")
-    ] = False,
+    raw_csv: RawCsv = False,
     limit: Annotated[int, typer.Option(help="Most entries that 'auto' takes.")] = 500_000,
     minimum: Annotated[int, typer.Option(help="Least count of a word or pair of words for 'auto'.")] = 5,
     minimum_pmi: Annotated[float, typer.Option(help="Least mutual information of a pair for 'auto', bits.")] = 5.0,

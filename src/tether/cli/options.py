@@ -25,6 +25,9 @@ LongText = Annotated[
     Literal["cut", "windows", "stretch", "linear"],
     typer.Option(help="Texts past the model's context: cut, read through windows, or by interpolated positions."),
 ]
+RawCsv = Annotated[
+    bool, typer.Option("--raw-csv", help="Write cells that a spreadsheet would run as formulas as they are.")
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")]
 STDOUT = "-"
 

@@ -52,7 +52,7 @@ def first_channel_(stem: AlphaStem) -> None:
     stem.alpha.data.copy_(kernel)
 
 
-def pictures(model: Any, *, seed: int = 0) -> tuple[Tensor, Tensor]:
+def masked_image(model: Any, *, seed: int = 0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     size = model.image_spec.size
     return torch.randn(2, 3, *size, generator=generator), torch.rand(2, *size, generator=generator)
@@ -67,7 +67,7 @@ def test_adds_to_the_first_layer(kind: str, tmp_path: Path) -> None:
         with pytest.raises(UnsupportedModelError, match="begins with one convolution"):
             add_alpha_(model)
         return
-    image, mask = pictures(model)
+    image, mask = masked_image(model)
     alpha = alpha_from_mask(mask, size=model.image_spec.size)
     with torch.no_grad():
         plain = model.encode_image(image).pooled
@@ -98,7 +98,7 @@ def test_saved_and_loaded(kind: str, tmp_path: Path) -> None:
     assert found is not None
     assert found.settings == {"mean": 0.4, "std": 0.3}
     assert model_digest(opened) == model_digest(model)
-    image, mask = pictures(model)
+    image, mask = masked_image(model)
     alpha = alpha_from_mask(mask, size=model.image_spec.size, **found.settings)
     with torch.no_grad():
         assert torch.equal(encode_regions(opened, image, alpha=alpha), encode_regions(model, image, alpha=alpha))
@@ -129,7 +129,7 @@ def test_plain_weights_have_no_alpha() -> None:
     torch.nn.init.ones_(stem.alpha)
     model.load_state_dict(plain.state_dict())
     assert not stem.alpha.any()
-    image, _ = pictures(model)
+    image, _ = masked_image(model)
     with torch.no_grad():
         assert torch.equal(model.eval().encode_image(image).pooled, plain.eval().encode_image(image).pooled)
     theirs = give(plain.state_dict(), rules(plain.config))

@@ -21,23 +21,12 @@ from tether.tasks.classify.attention_source import TowerAttention, open_attentio
 from tether.tasks.classify.attention_views import AttentionViews
 from tether.tasks.classify.soft_match import soft_match, view_weights
 from tether.tasks.classify.views import encode_windows, view_spec
-
-CLASSES = ["cat", "dog", "sun"]
-SAYS = {"cat": ["a small cat", "the cat sits"], "dog": ["the dog in the sun"], "sun": ["sun", "a red sun", "the sun"]}
+from views_of_classes import CLASSES, SAYS, generator, image
 
 
 @pytest.fixture(scope="module")
 def model():
     return create("tiny", seed=1).eval()
-
-
-def image(height: int = 60, width: int = 90, *, seed: int = 0) -> torch.Tensor:
-    draws = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=draws)
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 class TestAttentionBoxes:

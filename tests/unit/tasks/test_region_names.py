@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -74,8 +75,12 @@ def test_boxes_that_do_not_fit(tmp_path: Path) -> None:
         BoxTable(tmp_path / "boxes.csv", unit="share")
     with pytest.raises(InputError, match="without 'y1'"):
         BoxTable(table(tmp_path, "", header="key,x0,y0,x1\n"))
-    with pytest.raises(InputError, match=r"line 1: field larger|without 'y0'"):  # as csv.field_size_limit is
-        BoxTable(table(tmp_path, "", header=f"key,x0,{'y' * 200_000}\n"))
+    before = csv.field_size_limit(131_072)  # which other code may have raised in this process
+    try:
+        with pytest.raises(InputError, match="line 1: field larger"):
+            BoxTable(table(tmp_path, "", header=f"key,x0,{'y' * 200_000}\n"))
+    finally:
+        csv.field_size_limit(before)
     with pytest.raises(InputError, match="no image has this key") as raised:
         BoxTable(table(tmp_path, f"{'a' * 100_000},0,0,5,5,\n")).check(["a"])
     assert len(str(raised.value)) < 1000

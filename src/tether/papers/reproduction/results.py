@@ -81,12 +81,12 @@ def rows(slugs: Iterable[str] = CARDS) -> list[PaperStatus]:
     return found
 
 
-RELATIVE, ABSOLUTE = 0.1, 1e-4
+RELATIVE, ABSOLUTE = 0.05, 1e-4
 """How far a figure may lie from the stored one, as a share of it, and for one near 0.
 
 Between AVX-512 with one thread and AVX2 with two, nearly all figures of smoke trials differ by less than 1e-5 of
 themselves, ill-conditioned ones (ratios of eigenvalues, agreements after two steps) by 3e-3, and a share of a few
-hundred images by one or two images, which was 0.087 at most (between AMD and Intel).
+hundred images by one or two images, which was 0.026 at most.
 """
 
 
