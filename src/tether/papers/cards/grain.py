@@ -11,14 +11,16 @@ if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab
     from tether.papers.testbeds.described_things import Arm
 
-STEPS, LONGER = 120, 240
+STEPS, LONGER = 600, 1400
 """Of all arms, and of CLIP's loss alone in the processor time that the method takes."""
-RATE = 5e-3
+RATES = {"clip": 1e-2, "grounded": 5e-3}
+"""Each the best of 0.002, 0.005 and 0.01 on pilot seed 10; local alignment takes CLIP's, the decoder the method's."""
 ARMS: dict[str, tuple[Arm, float, int]] = {
-    "clip": ("clip", RATE, STEPS),
-    "clip_longer": ("clip", RATE, LONGER),
-    "local": ("local", RATE, STEPS),
-    "grounded": ("grounded", RATE, STEPS),
+    "clip": ("clip", RATES["clip"], STEPS),
+    "clip_longer": ("clip", RATES["clip"], LONGER),
+    "local": ("local", RATES["clip"], STEPS),
+    "decoder": ("decoder", RATES["grounded"], STEPS),
+    "grounded": ("grounded", RATES["grounded"], STEPS),
 }
 """What is learnt from, learning rate and steps."""
 
@@ -40,11 +42,11 @@ CARD = Card(
         "tether.tasks.classify.grounded.zero_shot_with_descriptions",
     ),
     needs=("images with captions", "boxes of what they show", "a description of each box"),
-    gives="A CLIP that also finds regions: boxes, and an embedding of each, beside that of the image. In a short "
-    "training from nothing it told exchanged colours less often than captions alone taught: 57 % against 63 % in as "
-    "many steps and 70 % in as much time; behind the decoder captions alone taught 56 %, so early what cost was the "
-    "decoder. By descriptions it named 23 % of unseen pairs, against 18 and 24 %; boxes overlapped by 0.47, "
-    "and by 0.42 with another image's.",
+    gives="A CLIP that also finds regions: boxes, and an embedding of each, beside that of the image. After 600 steps "
+    "from nothing it told exchanged colours less often than captions alone taught: 72 % against 77 % in as many steps "
+    "and 90 % in as much time; behind the decoder captions alone taught 76 %. By descriptions it named 43 % of unseen "
+    "pairs, against 34 % in as many steps and 43 % in as much time. Its boxes overlapped the true ones by 0.74, those "
+    "of another image by 0.28.",
     claim=Claim(
         says="A CLIP that also learns where the things of an image are and what is said of each tells captions from "
         "those with exchanged attributes more often than one that learns captions alone.",
@@ -52,11 +54,12 @@ CARD = Card(
         better="higher",
         margin=5.0,
         baseline="CLIP's loss alone: the better, in that seed, of as many steps and of as much processor time",
-        scale="a tiny CLIP from random weights, 32 px, 120 steps of 64 by Muon; 4,000 scenes of one or two things of "
+        scale="a tiny CLIP from random weights, 32 px, 600 steps of 64 by Muon; 4,000 scenes of one or two things of "
         "6 shapes, 6 colours and 2 sizes on paper, 6 pairs of colour and shape held out; a decoder of 2 layers, 5 "
         "queries; 500 pairs of held-out scenes with exchanged colours, 500 single things, 300 scenes with boxes",
         equal="scenes, captions, order of the batches, first weights of both towers, optimiser, decay, steps unless "
-        "said; one learning rate, which was searched for no arm",
+        "said; CLIP's loss and the method each took the best of three learning rates by this metric on a pilot seed, "
+        "local alignment that of CLIP's loss, and the decoder with CLIP's loss alone that of the method",
         conditions=(
             Condition(
                 says="By descriptions it names 2 points more of the single things whose colour and shape were never "
@@ -87,12 +90,20 @@ CARD = Card(
                 than="binding_local",
                 better="higher",
             ),
+            Condition(
+                says="It prefers its caption at least as often as behind the decoder with CLIP's loss alone: regions "
+                "teach it something besides what the new decoder does.",
+                ours="ours",
+                than="binding_decoder",
+                better="higher",
+            ),
         ),
     ),
     differences=(
         "A tiny CLIP and drawn scenes with true boxes and descriptions stand in for CC3M and CC12M with those of a "
         "language model and a detector.",
-        "The decoder has 2 layers of width 64 instead of 6 of 512.",
+        "The decoder has 2 layers of width 64 instead of 6 of 512. The towers have no layer norm of queries and keys, "
+        "which `model.block.qkv_norm=qk` would add.",
         "Muon takes the place of AdamW, in all arms: so few steps are enough to learn something.",
         "Equal captions and equal descriptions of a batch share their target instead of being each other's negatives.",
         "A description says of a thing how large it is; what an unseen class is called stands before it.",
@@ -113,26 +124,41 @@ CARD = Card(
             "boxes of another image.",
         ),
         Tried(
-            bed="after the stored run, by its reviewer: this bed on the same five seeds, behind the decoder with "
+            bed="this bed on seeds 0 to 4 with 120 steps, 240 of CLIP's loss in as much processor time, all at the one "
+            "rate of 0.005: the result that was stored first",
+            outcome="56.7 % of captions were preferred with regions, 63.3 with CLIP's loss in as many steps, 70.2 in "
+            "as much time, 58.9 with local alignment: 13.6 points less than the better, contrary. By descriptions "
+            "23.2 % of unseen pairs were named, against 17.6, 24.1 and 21.3. The IoU was 0.47, and 0.42 with the boxes "
+            "of another image.",
+        ),
+        Tried(
+            bed="after that run, by its reviewer: this bed on the same five seeds, behind the decoder with "
             "CLIP's loss alone, 120 steps",
             outcome="58.4, 58.4, 52.9, 55.1 and 55.6 % of captions were preferred, 56.1 on the mean, where boxes and "
             "descriptions besides had 56.7; 23.6 % of unseen pairs were named by descriptions, where they had 23.2; "
             "the IoU was 0.19. So it is the new decoder in place of pooling that cost; regions taught boxes.",
         ),
         Tried(
-            bed="after the stored run, by its reviewer: this bed on one other seed with 600 steps",
+            bed="after that run, by its reviewer: this bed on one other seed with 600 steps, all at the rate of 0.005",
             outcome="66.5 % of captions were preferred with regions, 73.2 behind the decoder with CLIP's loss alone, "
             "84.1 by captions alone, 88.8 in 1,200 steps; of unseen pairs 38.2, 35.8, 32.4 and 39.2 % were named by "
             "descriptions. The IoU was 0.72, and 0.26 with the boxes of another image.",
         ),
+        Tried(
+            bed="this configuration on pilot seed 10 at the rates of 0.002, 0.005 and 0.01, 600 steps",
+            outcome="71.1, 75.6 and 87.9 % of captions were preferred with CLIP's loss, 68.6, 72.1 and 53.9 with "
+            "regions; 27.4, 21.0 and 35.6 % of unseen pairs were named by descriptions, and 38.0, 37.6 and 34.4. The "
+            "IoU was 0.58, 0.72 and 0.75. A step cost 2.1 to 2.3 times as much with regions. CLIP's loss was best at "
+            "the highest rate; higher ones were not tried.",
+        ),
     ),
-    minutes=4.0,
+    minutes=20.0,
     guide="objectives.md",
 )
 
 
 def reproduce(lab: Lab) -> Trial:
-    """One seed: what four CLIPs know of the things of scenes, and where one of them sees them."""
+    """One seed: what five CLIPs know of the things of scenes, and where two of them see them."""
     from tether.papers.testbeds import described_things
 
     bed = described_things.prepare_described(lab)
