@@ -150,7 +150,6 @@ class GrammarFit:
         texts: Sequence[str],
         *,
         owner: Sequence[int] | None = None,
-        vocabulary: Sequence[str] | None = None,
         prefix: str = PREFIX,
         batch_size: int = 64,
         seed: int = 0,
@@ -160,9 +159,9 @@ class GrammarFit:
         self._owner = torch.tensor(range(len(texts)) if owner is None else list(owner), dtype=torch.int64)
         if len(self._owner) != len(texts) or not 0 <= int(self._owner.min()) <= int(self._owner.max()) < len(image):
             raise InputError(f"owner: expected one of {len(image)} rows for each of {len(texts)} captions")
-        words = sorted({word for text in texts for word in text.split()}) if vocabulary is None else list(vocabulary)
-        if len(set(words)) < 2:
-            raise InputError(f"vocabulary: expected at least 2 words, got {len(set(words))}")
+        words = sorted({word for text in texts for word in text.split()})
+        if len(words) < 2:
+            raise InputError(f"texts: expected at least 2 words to break captions with, got {len(words)}")
         width = check_judge(model, grammar=True)
         self.judge = cast(DualEncoder, copy.deepcopy(cast(nn.Module, model)).eval())
         text_parameters(self.judge)
@@ -202,7 +201,6 @@ def fit_grammar(
     texts: Sequence[str],
     *,
     owner: Sequence[int] | None = None,
-    vocabulary: Sequence[str] | None = None,
     prefix: str = PREFIX,
     steps: Count = 500,
     batch_size: Count = 64,
@@ -221,7 +219,6 @@ def fit_grammar(
         image: embeddings of images by it.
         texts: good captions.
         owner: the image of each caption; None where there is one for each.
-        vocabulary: words that captions are broken with; None takes those of the captions.
         prefix: words before every caption.
         steps: of AdamW, whose learning rate falls to 0 as a cosine.
         batch_size: pairs of a step.
@@ -234,11 +231,9 @@ def fit_grammar(
 
     Raises:
         UnsupportedModelError: a text tower that gives rows alone, another geometry, or sides that share parameters.
-        InputError: no captions, empty ones, owners that are no rows, or fewer than 2 words in the vocabulary.
+        InputError: no captions, empty ones, owners that are no rows, or fewer than 2 words in all.
     """
-    run = GrammarFit(
-        model, image, texts, owner=owner, vocabulary=vocabulary, prefix=prefix, batch_size=batch_size, seed=seed
-    )
+    run = GrammarFit(model, image, texts, owner=owner, prefix=prefix, batch_size=batch_size, seed=seed)
     play(run.tuning(steps=steps, learning_rate=learning_rate), run.judge, seed=seed, on_step=on_step)
     return run.judge, run.head
 

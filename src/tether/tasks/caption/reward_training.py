@@ -63,15 +63,15 @@ class SelfCriticalStep:
     def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:
         """See Step; the model that is given is not looked at."""
         generator = torch.Generator().manual_seed(hash_int(str(step), seed=self._of.seed, salt="self-critical") >> 1)
-        ours, written = self._of.captioner, {"longest": self._of.longest, "prompt": self._of.prompt}
+        ours, longest = self._of.captioner, self._of.longest
         memory = self._memory(batch.image, generator)
         with eval_mode(ours):
-            greedy = ours.draw(memory, how="greedy", **written)
-        drawn = ours.draw(memory, how="sample", samples=self._of.n_samples, generator=generator, **written)
+            greedy = ours.draw(memory, how="greedy", longest=longest)
+        drawn = ours.draw(memory, how="sample", samples=self._of.n_samples, generator=generator, longest=longest)
         places = batch.text[:, 0].tolist()
         known = None if self._references is None else [self._references[place] for place in places]
         reward, info = self._of.reward(self._images[places], drawn.texts, greedy.texts, references=known)
-        logp = ours.log_probabilities(memory, drawn.tokens, prompt=self._of.prompt)
+        logp = ours.log_probabilities(memory, drawn.tokens)
         end = ours.language_model.end
         loss = self_critical_loss(logp, drawn.tokens, reward.to(logp), eos_id=end, mask=drawn.mask)
         return Loss(loss, {"reward": reward.mean(), **{name: value.float().mean() for name, value in info.items()}})
@@ -98,7 +98,6 @@ class SelfCriticalTrainer:
         *,
         n_samples: Count = 5,
         longest: Count = 32,
-        prompt: str = "",
         seed: Whole = 0,
     ) -> None:
         """Take the parts.
@@ -108,11 +107,10 @@ class SelfCriticalTrainer:
             reward: of its samples; it must not learn from the same words as the captioner alone.
             n_samples: captions of each image in a step.
             longest: most tokens of a caption.
-            prompt: words before each caption, see ``PrefixCaptioner.draw``.
             seed: of all draws.
         """
         self.captioner, self.reward, self.n_samples = captioner, reward, n_samples
-        self.longest, self.prompt, self.seed = longest, prompt, seed
+        self.longest, self.seed = longest, seed
 
     def step(
         self,
