@@ -29,7 +29,6 @@ import torch.nn.functional as F
 from open_clip import CoCa, CoCaLoss
 from torch import Tensor
 
-from tether.adapt.recipes.batches import ReplayedBatches
 from tether.adapt.recipes.tuning import Tuning, play
 from tether.core.types import Batch
 from tether.evaluate.captions import attribute_scores, cider, repeated_bigrams
@@ -45,6 +44,7 @@ from tether.papers.testbeds.in_memory import draws
 from tether.papers.testbeds.plain_scenes import CONTEXT, SIDE, WORDS, PlainScenes, new_clip, told_scenes
 from tether.train.schedules import Cosine
 from tether.train.steps import ComposedStep
+from tether.train.tensor_batches import ReplayedBatches
 
 BATCH, WIDTH, DEPTH, HEADS, PATCH, DECAY = 32, 64, 2, 2, 8, 0.1
 TRAIN, HELD_OUT = 8_000, 400

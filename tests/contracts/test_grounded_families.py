@@ -11,8 +11,9 @@ from tether.core.errors import InputError, UnsupportedModelError
 from tether.models.anatomy.exceptions import EXCEPTIONS
 from tether.models.anatomy.find import tower_of
 from tether.models.composed.grounded import ground, grounded
+from tether.models.dense import dense_image
 from tether.models.grounding_decoder import GroundingDecoder
-from tether.models.tower_state import image_tokens
+from tether.models.tower_state import image_map, image_tokens
 
 REFUSED = {"ALIGN": "map"}
 """Families whose image tower gives no tokens."""
@@ -36,6 +37,12 @@ def test_is_grounded_saved_and_loaded_or_a_reason(name, tmp_path):
     encoder = grounded(model, decoder)
     assert torch.allclose(encoder.encode_image(image).pooled, wanted.image, atol=1e-5)
     assert torch.allclose(ground(encoder, image).boxes, wanted.boxes, atol=1e-5)
+    for read in (image_tokens, image_map):  # the tower's tokens, behind the decoder's embedding
+        found, bare = read(encoder, image), read(model, image)
+        assert torch.allclose(found.pooled, wanted.image, atol=1e-5)
+        assert torch.allclose(found.tokens, bare.tokens, atol=1e-5)
+    last = decoder(image_tokens(model, image).tokens[:, -1:]).image
+    assert torch.allclose(dense_image(encoder, image).tokens[:, -1], last, atol=1e-5)
     words = model.tokenizer(["a small red cat"])
     assert torch.allclose(encoder.encode_text(words).pooled, model.encode_text(words).pooled, atol=1e-5)
     try:

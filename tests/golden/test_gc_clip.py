@@ -10,14 +10,9 @@ import torch
 from loading import load
 from torch import Tensor
 
-from tether.tasks.classify.guided_crops import (
-    box_logits,
-    candidate_classes,
-    crop_boxes,
-    expand_box,
-    guided_crop_logits,
-    random_boxes,
-)
+from tether.models import create
+from tether.tasks.classify import GuidedCrops, guided_crops
+from tether.tasks.classify.guided_crops import crop_boxes, expand_box, random_boxes
 
 V = load("gc-clip")
 HYPER = V.meta["hyper"]
@@ -53,43 +48,28 @@ def test_boxes(prefix: str) -> None:
 
 
 @cases
-def test_logits_in_pieces(prefix: str) -> None:
-    text, scale = given(f"{prefix}text"), float(hyper(prefix, "logit_scale"))
-    full = box_logits(given(f"{prefix}image")[None, None], class_texts=text, scale=scale)[0]
-    close(full, f"{prefix}full_logits")
-    chosen = candidate_classes(full, k=hyper(prefix, "k"))
-    assert torch.equal(chosen, given(f"{prefix}candidates"))
-    each = box_logits(given(f"{prefix}crop_embeds"), class_texts=text[chosen], scale=scale)
-    close(each, f"{prefix}per_box_logits")
-    close(each.sum(0), f"{prefix}final_logits")
+def test_whole_method(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head on the file's embeddings; its scores are means of cosines, the file's logits scaled sums over boxes."""
+    crops, boxes = given(f"{prefix}crop_embeds"), iter(given(f"{prefix}boxes"))
+    rows = iter([given(f"{prefix}image")[None], crops.flatten(0, 1)])
+    text = torch.nn.functional.normalize(given(f"{prefix}text"), dim=1)
+    seen: list[int] = []
 
+    def encode(model, images, windows, **how):
+        seen.append(len(windows[0]))
+        return [next(rows)]
 
-@cases
-def test_whole_method(prefix: str) -> None:
-    crops, boxes = given(f"{prefix}crop_embeds"), given(f"{prefix}boxes")
-    embeddings = iter([given(f"{prefix}image")[None], crops.flatten(0, 1)])
-    seen: list[list[tuple[int, ...]]] = []
-
-    def encode(parts):
-        seen.append([tuple(part.shape) for part in parts])
-        return next(embeddings)
-
-    found = iter(boxes)
-    logits, chosen = guided_crop_logits(
-        torch.zeros(3, *size(prefix), dtype=torch.uint8),
-        class_texts=given(f"{prefix}text"),
-        encode_image=encode,
-        propose=lambda image, label: (next(found), 1.0),
-        k=hyper(prefix, "k"),
-        n_aug=crops.shape[1],
-        scale=float(hyper(prefix, "logit_scale")),
-        return_candidates=True,
-    )
-    assert torch.equal(chosen, given(f"{prefix}candidates"))
-    close(logits[chosen], f"{prefix}final_logits")
-    assert int(logits.argmax()) == int(V[f"{prefix}pred"])
-    assert int(logits.isfinite().sum()) == len(chosen)
-    assert [len(parts) for parts in seen] == [1, crops.shape[0] * crops.shape[1]]
+    monkeypatch.setattr(guided_crops, "encode_windows", encode)
+    monkeypatch.setattr(guided_crops, "described_weights", lambda model, texts: text)
+    k, n = hyper(prefix, "k"), crops.shape[1]
+    head = GuidedCrops(propose=lambda image, label: (next(boxes), 1.0), k=k, n=n)
+    head.prepare(create("tiny").eval(), [f"class {number}" for number in range(len(text))])
+    found = head.predict(torch.zeros(1, 3, *size(prefix), dtype=torch.uint8))
+    chosen = given(f"{prefix}candidates")
+    close(found.cosine[0, chosen] * float(hyper(prefix, "logit_scale")) * len(chosen), f"{prefix}final_logits")
+    assert set(found.order(top=k)[0].tolist()) == set(chosen.tolist())
+    assert int(found.order(top=1)[0, 0]) == int(V[f"{prefix}pred"])
+    assert seen == [1, len(chosen) * n]
 
 
 def test_there_are_cases() -> None:

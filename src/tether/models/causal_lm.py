@@ -145,12 +145,11 @@ class CausalLM(nn.Module):
         return folder
 
 
-def load_causal_lm(folder: Path | str, *, device: str | torch.device = "cpu") -> CausalLM:
+def load_causal_lm(folder: Path | str) -> CausalLM:
     """A causal language model from a folder of transformers: plain files and safetensors, no code, no network.
 
     Args:
         folder: with ``config.json``, ``model.safetensors`` and the tokenizer's files.
-        device: where it runs.
 
     Raises:
         InputError: no such folder, pickles, a kind that transformers has no causal model of, weights that do not fit,
@@ -187,7 +186,7 @@ def load_causal_lm(folder: Path | str, *, device: str | torch.device = "cpu") ->
         write_json(copy / CONFIG_FILE, {"model_type": kind})
         tokenizer = transformers.AutoTokenizer.from_pretrained(copy, trust_remote_code=False, local_files_only=True)
     model.generation_config = transformers.GenerationConfig()  # a folder's own settings of sampling do not count
-    return CausalLM(model.to(device), tokenizer)
+    return CausalLM(model, tokenizer)
 
 
 @checked

@@ -11,7 +11,7 @@ from tether.core.protocols import DualEncoder
 from tether.core.types import Features
 from tether.models.anatomy.find import tower_of
 from tether.models.anatomy.parts import TokenStream
-from tether.models.anatomy.pooling import MeanPooling, TokenPooling
+from tether.models.anatomy.read_by import token_norm
 from tether.models.anatomy.tower import TowerAnatomy
 
 
@@ -64,9 +64,8 @@ def image_tokens(model: DualEncoder, image: Tensor, *, keep: Int[Tensor, "b k"] 
 
 def read_each(tower: TowerAnatomy, stream: TokenStream) -> Float[Tensor, "b n w"]:
     """Each token of a final stream in the tower's width, with the final norm where that has this width."""
-    x = stream.x if tower.norm is None else tower.norm(stream.x)
-    keeps_width = isinstance(tower.pooling, (TokenPooling, MeanPooling))
-    return tower.after(x) if keeps_width and tower.after is not None else x
+    norm = token_norm(tower)
+    return stream.x if norm is None else norm(stream.x)
 
 
 def read_state(tower: TowerAnatomy, stream: TokenStream) -> Features:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -10,10 +9,13 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.hash_rng import hash_int
-from tether.core.ranges import Count, NonNegative, PositiveRate, Whole, checked
+from tether.core.ranges import Count, PositiveRate, Whole, checked
 from tether.models.latent.codec import ConvCodec
 from tether.optim import AdamW, parameter_groups
 from tether.train.schedules import Cosine
+
+PENALTY = 1e-6
+"""Weight of the divergence of the latents, as latent diffusion's."""
 
 
 @checked
@@ -24,9 +26,7 @@ def train_codec(
     steps: Count = 2000,
     batch_size: Count = 32,
     learning_rate: PositiveRate = 1e-3,
-    penalty: NonNegative = 1e-6,
     seed: Whole = 0,
-    on_step: Callable[[int, float], None] | None = None,
 ) -> tuple[float, ...]:
     """Train an auto-encoder in place to make images again, then set its scale and note what its latents are like.
 
@@ -39,9 +39,7 @@ def train_codec(
         steps: of AdamW, whose rate falls to 0 as a cosine after a short warm-up.
         batch_size: images of a step, drawn with replacement.
         learning_rate: at its highest.
-        penalty: weight of the bottleneck's divergence.
         seed: of the draws.
-        on_step: called with (step, loss).
 
     Returns:
         The loss of each step.
@@ -74,13 +72,11 @@ def train_codec(
         noise = torch.randn(batch_size, codec.latent.channels, *size, generator=draw)
         x = images[chosen].to(device).float().div(127.5).sub(1)
         made, divergence = codec(x, noise.to(device))
-        loss = (made - x).abs().mean() + penalty * divergence
+        loss = (made - x).abs().mean() + PENALTY * divergence
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-        if on_step is not None:
-            on_step(step, losses[-1])
     optimizer.zero_grad(set_to_none=True)
     codec.eval().requires_grad_(False)
     with torch.no_grad():

@@ -47,7 +47,7 @@ def kept_where_resting(model: DualEncoder) -> DualEncoder:
     return kept if sides and all(_cannot_keep(kept, side) is None for side in sides) else model
 
 
-def kept_at_rest(model: DualEncoder, *, images: bool) -> KeptTowers | None:
+def kept_at_rest(model: nn.Module, *, images: bool) -> KeptTowers | None:
     """The towers of a tuning that rest in evaluation mode, where their rows can be kept; None if there are none.
 
     Args:

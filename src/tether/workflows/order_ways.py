@@ -96,6 +96,7 @@ class OrderWays:
         recipe, own, rows = self._adapter
         tuning = recipe.describe(own, rows.part(torch.from_numpy(known)), seed=seed)
         played = play(tuning, own, seed=seed, on_step=lambda _: self._step(recipe.steps))
+        assert played.outcome is not None  # this recipe says what it gives
         head = cast(OrderHead, played.outcome.head)
         return lambda some: head.logits(some)[:, 0].double().numpy()
 

@@ -85,7 +85,7 @@ class TestGrounded:
         model, decoder = made()
         with pytest.raises(InputError, match="reads rows of 64"):
             grounded(model, GroundingDecoder(model.dim, state=32, layers=1, width=32))
-        with pytest.raises(InputError, match="one row for an image"):
+        with pytest.raises(InputError, match="has a decoder of regions already"):
             grounded(grounded(model, decoder), decoder)
         with pytest.raises(InputError, match="with a decoder of regions"):
             ground(model, torch.rand(1, 3, 32, 32))

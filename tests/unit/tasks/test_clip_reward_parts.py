@@ -166,7 +166,7 @@ class TestGrammarHead:
             fit_grammar(clip(), rows, TEXTS)
         with pytest.raises(InputError, match="captions are empty"):
             fit_grammar(clip(), rows, ["a cat", ""])
-        with pytest.raises(InputError, match="at least 2 words, got 1"):
+        with pytest.raises(InputError, match="at least 2 words to break captions with, got 1"):
             fit_grammar(clip(), rows, ["cat", "cat"])
 
 

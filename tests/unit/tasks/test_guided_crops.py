@@ -21,7 +21,7 @@ from tether.data.originals import originals
 from tether.models import create
 from tether.models.embed import encode_texts
 from tether.tasks.classify.descriptions import check_described, descriptions_of
-from tether.tasks.classify.guided_crops import GuidedCrops, crop_boxes, guided_crop_logits, random_boxes
+from tether.tasks.classify.guided_crops import GuidedCrops, crop_boxes, random_boxes
 from tether.tasks.classify.proposers import CenterBox, HeatMapBox, RandomBox, WholeImage, largest_region
 from tether.tasks.classify.views import encode_windows, view_spec
 from tether.tasks.classify.zero_shot import ZeroShotClassifier
@@ -174,43 +174,11 @@ class TestProposers:
 
 
 class TestGuidedCrops:
-    def test_head_orders_as_the_function(self, model):
-        """Whole-image and crop embeddings of the function are those of the head, so their scores are, too."""
-        head = GuidedCrops(propose=lambda *_: ((10, 10, 50, 40), 1.0), k=2, n=3, seed=4).prepare(model, CLASSES)
-        spec, own = view_spec(model, pad="none"), view_spec(model)
-
-        def encode(crops):
-            sized = [
-                resize_and_crop(crop, own if crop.shape[1:] == (60, 90) and len(crops) == 1 else spec) for crop in crops
-            ]
-            return model.encode_image(torch.stack(sized)).pooled.detach()
-
-        texts = ZeroShotClassifier().prepare(model, CLASSES).weights
-        logits, chosen = guided_crop_logits(
-            image(),
-            class_texts=texts,
-            encode_image=encode,
-            propose=lambda *_: ((10, 10, 50, 40), 1.0),
-            k=2,
-            n_aug=3,
-            scale=1.0,
-            return_candidates=True,
-        )
-        scores = head.predict([image()])
-        torch.testing.assert_close(scores.cosine[0, chosen], logits[chosen] / 2, rtol=0, atol=1e-5)
-        assert scores.order(top=3)[0, 2] not in chosen
-
-    def test_k_beyond_the_classes_and_full_logits(self):
-        def encode(crops):
-            return torch.randn(len(crops), 4, generator=generator(1))
-
-        settings = {"class_texts": torch.randn(3, 4, generator=generator()), "encode_image": encode}
-        find = WholeImage()
-        all_of_them, chosen = guided_crop_logits(image(), propose=find, k=9, return_candidates=True, **settings)
-        assert all_of_them.isfinite().all()
-        assert sorted(chosen.tolist()) == [0, 1, 2]
-        assert guided_crop_logits(image(), propose=find, k=1, **settings).isinf().sum() == 2
-        assert guided_crop_logits(image(), propose=find, k=1, others="full", **settings).isfinite().all()
+    def test_k_beyond_the_classes_and_one_candidate(self, model):
+        every, one = (GuidedCrops(propose="whole", n=2, k=k).prepare(model, CLASSES) for k in (9, 1))
+        full = ZeroShotClassifier().prepare(model, CLASSES).predict(resize_and_crop(image(), model.image_spec)[None])
+        assert every.predict([image()]).cosine.isfinite().all()
+        assert one.predict([image()]).order(top=1)[0, 0] == full.order(top=1)[0, 0]
 
     @pytest.mark.parametrize("box", [[5, 5, 5, 9], [9, 5, 5, 9]])
     def test_an_empty_box(self, model, box):

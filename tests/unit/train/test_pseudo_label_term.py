@@ -13,7 +13,9 @@ from tether.core.gather import LOCAL
 from tether.core.types import Batch
 from tether.losses import ClipLoss
 from tether.models import create
+from tether.models.composed.grounded import ground, grounded
 from tether.models.dense_heads import DenseHead
+from tether.models.grounding_decoder import GroundingDecoder
 from tether.models.tower_state import image_map
 from tether.optim import layer_decay_groups, parameter_groups
 from tether.train import load_config, train
@@ -165,3 +167,24 @@ def test_a_stopped_run_goes_on_bit_for_bit_and_saves_plain_clip(tmp_path):
     assert whole.keys() == tether.load(tmp_path / "whole").state_dict().keys()
     records = [list(read_metrics(tmp_path / name / "metrics.jsonl")) for name in ("whole", "parts")]
     assert [one["seg"] for one in records[0]] == [one["seg"] for one in records[1]]
+
+
+def test_a_model_behind_a_decoder_of_regions_goes_on_with_it(tmp_path):
+    model = create("tiny", seed=0)
+    decoder = GroundingDecoder(model.dim, state=64, layers=1, width=16, heads=4, inner=16, dropout=0.0)
+    tether.save(grounded(model, decoder).eval(), tmp_path / "grounded")
+    label("scenes:rows=16,ground=relief", out=tmp_path / "labels", seg="column:classes", classes=11)
+    config = load_config(
+        overrides=[
+            *("data=scenes:rows=16,ground=relief", f"model={{load: {tmp_path}/grounded}}"),
+            *("batch_size=8", "steps=2", "precision=fp32", "threads=1"),
+            f"contents={{labels: {{store: {tmp_path}/labels, tasks: [seg]}}}}",
+            "step={views: {image: {want: map}, text: {}}, heads: {seg: {name: dense, task: seg, classes: 11}}, "
+            "terms: [objective, {name: pseudo_labels, seg: seg}]}",
+        ]
+    )
+    train(config, folder=tmp_path / "run")
+    before, after = (tether.load(tmp_path / name) for name in ("grounded", "run"))
+    image = torch.rand(2, 3, 32, 32)
+    assert ground(after, image).boxes.shape == ground(before, image).boxes.shape
+    assert not torch.equal(image_map(after, image).tokens, image_map(before, image).tokens)

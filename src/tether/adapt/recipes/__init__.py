@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tether.adapt.recipes.batches import Batches, ReplayedBatches, TensorBatches
 from tether.adapt.recipes.binding import BindingRecipe
 from tether.adapt.recipes.classifier import ClassifierRecipe
 from tether.adapt.recipes.clipood import ClipoodRecipe
@@ -32,6 +31,7 @@ from tether.adapt.recipes.swap_text import SwapText
 from tether.adapt.recipes.tip_adapter import TipAdapterRecipe
 from tether.adapt.recipes.tuning import Outcome, Played, Tuning, play
 from tether.adapt.recipes.typo_proof import TypoProof
+from tether.train.tensor_batches import Batches, ReplayedBatches, TensorBatches
 
 RECIPES: Mapping[str, type[Recipe]] = {
     "probe": LinearProbe,

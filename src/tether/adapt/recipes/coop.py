@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tether.adapt.heads.linear import LinearHead
-from tether.adapt.recipes.batches import TensorBatches
 from tether.adapt.recipes.class_step import class_loss
 from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.moving import rest_
@@ -24,6 +23,7 @@ from tether.core.types import Batch, Loss
 from tether.models.prompts import Prompts
 from tether.train.schedules import Cosine
 from tether.train.steps.module import InsideStep, StepModule
+from tether.train.tensor_batches import TensorBatches
 
 PROMPTS = "prompts"
 

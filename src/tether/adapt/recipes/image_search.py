@@ -18,7 +18,6 @@ from tether.adapt.finetune.image_search import (
     RealignStep,
     state_parameters,
 )
-from tether.adapt.recipes.batches import Batches
 from tether.adapt.recipes.class_tuning import Images, contents_of
 from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.moving import check_own_towers, move_
@@ -41,6 +40,7 @@ from tether.optim import parameter_groups
 from tether.train.loop import StepReport
 from tether.train.schedules import Cosine
 from tether.train.steps.module import Encoder
+from tether.train.tensor_batches import Batches
 
 SENTENCES = ("a photo of a {}.", "{}", "a picture of the {}.", "one {}.", "this is a {}.")
 """Sentences of a class where it has fewer prompts than ``captions`` asks for."""

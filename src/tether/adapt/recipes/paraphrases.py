@@ -8,7 +8,6 @@ from typing import cast
 import torch
 
 from tether.adapt.finetune.paraclip import LEARNING_RATE, WEIGHT_DECAY, ParaclipStep, paraphrase_batches
-from tether.adapt.recipes.batches import ReplayedBatches
 from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.moving import check_own_towers, move_
 from tether.adapt.recipes.recipe import TuneRecipe
@@ -22,6 +21,7 @@ from tether.core.types import Batch, Loss
 from tether.data.captions import ParaphrasePairs, RuleParaphraser
 from tether.losses.paraclip import LEAST_ROWS
 from tether.train.steps.module import Encoder, InsideStep, StepModule
+from tether.train.tensor_batches import ReplayedBatches
 
 
 class Paraphrases(TuneRecipe):

@@ -6,7 +6,6 @@ from typing import Literal, cast
 
 import torch
 
-from tether.adapt.recipes.batches import TensorBatches
 from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.moving import check_own_towers, move_
 from tether.adapt.recipes.recipe import Case, TuneRecipe
@@ -20,6 +19,7 @@ from tether.models.dual import Clip
 from tether.models.frozen_copy import frozen_copy
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.train.schedules import Cosine
+from tether.train.tensor_batches import TensorBatches
 
 WARMUP = 1400  # released scripts; at most a tenth of a run here
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.models.anatomy.exceptions import refusal
+from tether.models.anatomy.read_by import read_by
 from tether.models.anatomy.sealed import SealedText
 from tether.models.anatomy.tower import Projection, TextAnatomy, TowerAnatomy
 from tether.models.composed.dual_tower import DualImages, DualTexts
@@ -154,6 +155,8 @@ def image_side_of(side: ImageSide) -> TowerAnatomy:
 def _images(side: ImageSide, *, pixels: Callable[[Tensor], Tensor], head: list[Projection]) -> TowerAnatomy:
     """The image tower of a composed encoder."""
     inner: Any = side.inner
+    if side.reader is not None:
+        return read_by(side.reader, _images(inner, pixels=pixels, head=[]), head=head)
     if isinstance(side, DualImages):
         found = tower_of(inner)
         return replace(found, projections=[*found.projections, *head])

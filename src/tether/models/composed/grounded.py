@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -61,6 +61,11 @@ class GroundedImages(ImageSide):
         anatomy = image_side_of(self.tower)
         return self.decoder(read_each(anatomy, anatomy.run(anatomy.embed(image))))
 
+    @property
+    def reader(self) -> Callable[[Tensor], Tensor]:
+        """The decoder's row for the whole image."""
+        return lambda tokens: self.decoder(tokens).image
+
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b w"]:
         """Its rows for whole images."""
         return self.ground(image).image
@@ -96,6 +101,8 @@ def check_groundable(model: Clip | WrappedEncoder) -> None:
         raise InputError(f"expected a model that compares by cosine, its geometry is {geometry_of(model).name!r}")
     if isinstance(model, Clip) and model.config.towers == "shared":
         raise InputError("its two towers share their blocks; expected a model with a tower for each side")
+    if isinstance(model, ComposedEncoder) and isinstance(model.parts.image, GroundedImages):
+        raise InputError("its image tower has a decoder of regions already; expected a model without one")
     tower_of(model)
 
 

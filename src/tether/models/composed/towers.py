@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, Literal, TypeVar
 
@@ -65,6 +65,11 @@ class ImageSide(TowerSide):
         """Hold the module."""
         super().__init__(inner, width=width, settings=settings)
         self.image_spec = image_spec
+
+    @property
+    def reader(self) -> Callable[[Tensor], Tensor] | None:
+        """What makes its rows of the inner tower's tokens, (b, n, w) to (b, v); None where the inner tower does."""
+        return None
 
     @property
     def patch_side(self) -> int | None:

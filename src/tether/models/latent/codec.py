@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
@@ -120,10 +120,6 @@ class KlBottleneck(nn.Module):
         return mean if noise is None else mean + (0.5 * log_variance).exp() * noise, divergence
 
 
-BOTTLENECKS: Mapping[str, type[nn.Module]] = {"kl": KlBottleneck}
-"""Each has ``outputs`` and gives a latent and what the training must keep small."""
-
-
 class ConvCodec(ScaledCodec):
     """A small convolutional auto-encoder: squares of 2 by 2, then a residual block at each size.
 
@@ -145,7 +141,6 @@ class ConvCodec(ScaledCodec):
         channels: Channels = 4,
         downsampling: Literal[2, 4, 8, 16, 32] = 8,
         width: Annotated[int, Ge(8), Le(1024)] = 32,
-        bottleneck: Literal["kl"] = "kl",
         scale: PositiveSingle = 1.0,
         mean: Means = (),
         std: Deviations = (),
@@ -157,7 +152,6 @@ class ConvCodec(ScaledCodec):
             channels: of a latent.
             downsampling: pixels of a side for one of a latent.
             width: channels at half the size, twice as many below; a multiple of 8.
-            bottleneck: what is between encoder and decoder, one of ``BOTTLENECKS``.
             scale: see ``LatentSpec``; ``train_codec`` sets it, and what follows.
             mean: see ``LatentSpec``.
             std: see ``LatentSpec``.
@@ -167,13 +161,12 @@ class ConvCodec(ScaledCodec):
         if width % _GROUPS:
             raise InputError(f"width: expected a multiple of {_GROUPS}, got {width}")
         self.latent = LatentSpec(channels=channels, downsampling=downsampling, scale=scale, mean=mean, std=std)
-        self._settings = {"width": width, "bottleneck": bottleneck, "seed": seed}
-        made: Any = BOTTLENECKS[bottleneck]()
+        self._settings = {"width": width, "seed": seed}
         sizes = [width, *[2 * width] * (downsampling.bit_length() - 2)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.bottleneck: nn.Module = made
-            self.encoder = nn.Sequential(*_down(sizes, out=made.outputs * channels))
+            self.bottleneck = KlBottleneck()
+            self.encoder = nn.Sequential(*_down(sizes, out=self.bottleneck.outputs * channels))
             self.decoder = nn.Sequential(*_up(sizes[::-1], channels=channels))
 
     @property

@@ -23,7 +23,6 @@ CARD = Card(
     package="tasks",
     parts=(
         "tether.tasks.classify.guided_crops.GuidedCrops",
-        "tether.tasks.classify.guided_crops.guided_crop_logits",
         "tether.tasks.classify.proposers.HeatMapBox",
     ),
     needs=("a trained encoder", "images of more pixels than it sees", "class names"),

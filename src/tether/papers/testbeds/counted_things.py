@@ -169,7 +169,8 @@ def by_adapter(
         learning_rate=rate,
         n_layers=layers,
     )
-    head = play(recipe.describe(bed.model, bed.examples.tokens, seed=lab.seed), bed.model, seed=lab.seed).outcome.head
-    assert head is not None
-    scores = head.scores(bed.asked.tokens.tokens[:, 0].flatten(1)).numpy()
+    made = play(recipe.describe(bed.model, bed.examples.tokens, seed=lab.seed), bed.model, seed=lab.seed).outcome
+    assert made is not None
+    assert made.head is not None
+    scores = made.head.scores(bed.asked.tokens.tokens[:, 0].flatten(1)).numpy()
     return correlation(scores[np.arange(len(scores)), bed.asked.groups], bed.asked)

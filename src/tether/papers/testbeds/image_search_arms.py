@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from tether.adapt.finetune.image_search import CAPTIONS, CLASSES, LABEL
 from tether.adapt.recipes import ImageSearch
-from tether.adapt.recipes.batches import ReplayedBatches
 from tether.adapt.recipes.moving import move_
 from tether.adapt.recipes.tuning import Tuning, play
 from tether.adapt.weights import interpolate
@@ -36,6 +35,7 @@ from tether.papers.testbeds.shape_pairs import (
     token_ids,
 )
 from tether.train.steps.module import StepModule, loss_inside
+from tether.train.tensor_batches import ReplayedBatches
 
 if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab

@@ -13,7 +13,6 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from tether.adapt.recipes.batches import TensorBatches
 from tether.adapt.robust.typos import ROW, LeafLoss, LeafStep
 from tether.core.types import Batch
 from tether.data.captions.typos import WordConstraint
@@ -29,6 +28,7 @@ from tether.models.tokenizer import FunctionTokenizer
 from tether.models.typo_attack import Attacked, random_typos
 from tether.papers.testbeds.in_memory import drawn, draws, fit_batches
 from tether.train.steps.presets import ContrastiveStep
+from tether.train.tensor_batches import TensorBatches
 
 if TYPE_CHECKING:
     from tether.core.protocols import DualEncoder

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from tether.adapt.recipes.batches import ReplayedBatches
 from tether.adapt.recipes.tuning import Tuning, play
 from tether.core.types import Batch
 from tether.losses import ClipLoss
@@ -25,6 +24,7 @@ from tether.papers.testbeds.plain_scenes import SIDE, PlainScenes, hidden_share,
 from tether.train.schedules import Cosine
 from tether.train.steps import ComposedStep
 from tether.train.steps.module import StepModule, ViewRows
+from tether.train.tensor_batches import ReplayedBatches
 
 if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab

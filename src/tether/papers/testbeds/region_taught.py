@@ -13,7 +13,6 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from tether.adapt.distill import DclipStep, RegionPairs, RegionTargets, fit_region_teacher, region_pairs, region_targets
-from tether.adapt.recipes.batches import ReplayedBatches
 from tether.adapt.recipes.moving import move_
 from tether.adapt.recipes.tuning import Tuning, play
 from tether.core.types import Batch, ImageSpec, Row
@@ -27,6 +26,7 @@ from tether.models.cross_modal import CrossModalTeacher
 from tether.models.dual import Clip
 from tether.models.embed import encode_images, encode_texts
 from tether.papers.testbeds import in_memory
+from tether.train.tensor_batches import ReplayedBatches
 
 if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab

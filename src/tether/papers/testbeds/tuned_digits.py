@@ -16,7 +16,6 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from tether.adapt.finetune.descent import eval_mode
-from tether.adapt.recipes.batches import ReplayedBatches
 from tether.adapt.recipes.classifier import READ, ClassifierRecipe
 from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.tuning import Outcome, play
@@ -30,6 +29,7 @@ from tether.models.tokenizer import lengths
 from tether.papers.reproduction.model_cache import cached_model
 from tether.papers.testbeds import domain_shift
 from tether.papers.testbeds.in_memory import draws, fit_pairs
+from tether.train.tensor_batches import ReplayedBatches
 
 if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
-from tether.core.ranges import Count, Positive, Whole, checked
+from tether.core.ranges import Count, Whole, checked
 from tether.core.state_file import SHOWN, check_encoder, read_state, wide_array, write_state
 from tether.losses.self_critical import until_end
 from tether.models.causal_lm import CausalLM, load_causal_lm, quiet
@@ -121,7 +121,6 @@ class PrefixCaptioner(nn.Module):
         beams: Count = 4,
         longest: Count = 32,
         shortest: Whole = 0,
-        temperature: Positive = 1.0,
         prompt: str = "",
         generator: torch.Generator | None = None,
     ) -> DrawnCaptions:
@@ -134,7 +133,6 @@ class PrefixCaptioner(nn.Module):
             beams: captions that are kept at once.
             longest: most tokens, the end among them.
             shortest: tokens before an end may come.
-            temperature: of ``sample``.
             prompt: words that stand before the caption and are no part of it; they set its tone.
             generator: on the CPU; needed for ``sample``, whose draws leave torch's own generator as it is.
 
@@ -149,7 +147,7 @@ class PrefixCaptioner(nn.Module):
             nothing = torch.empty(0, 0, dtype=torch.int64, device=self.language_model.device)
             return DrawnCaptions(nothing, nothing.bool(), ())
         before = self._before(memory, prompt=prompt, longest=longest)
-        sampling: dict[str, Any] = {"temperature": temperature, "top_k": 0} if how == "sample" else {}
+        sampling: dict[str, Any] = {"top_k": 0} if how == "sample" else {}
         seed = 0 if generator is None else int(torch.randint(2**62, (), generator=generator))
         device, end, pad = before.device, self.language_model.end, self.language_model.pad
         with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=device.type), quiet():

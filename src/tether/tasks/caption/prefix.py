@@ -39,7 +39,6 @@ class PrefixAdaptor(nn.Module):
         lm_dim: Count,
         n_queries: Count = 32,
         n_layers: Annotated[int, Ge(1), Le(64)] = 1,
-        heads: Count | None = None,
         inner: Count = 2048,
         dropout: Annotated[float, Ge(0), Lt(1)] = 0.1,
     ) -> None:
@@ -50,18 +49,16 @@ class PrefixAdaptor(nn.Module):
             lm_dim: of the language model's rows of words.
             n_queries: rows of the prefix.
             n_layers: of the decoder.
-            heads: of its attention; None takes 8, or the largest number below that also divides ``dim``.
             inner: width of its feed-forward networks.
             dropout: in training mode.
         """
         super().__init__()
-        heads = math.gcd(dim, 8) if heads is None else heads
         self.settings: dict[str, Any] = {
-            "dim": dim, "lm_dim": lm_dim, "n_queries": n_queries, "n_layers": n_layers, "heads": heads, "inner": inner,
+            "dim": dim, "lm_dim": lm_dim, "n_queries": n_queries, "n_layers": n_layers, "inner": inner,
             "dropout": dropout,
         }  # fmt: skip
         self.decoder = QueryDecoder(
-            dim, queries=n_queries, layers=n_layers, heads=heads, inner=inner, dropout=dropout, norm="post"
+            dim, queries=n_queries, layers=n_layers, heads=math.gcd(dim, 8), inner=inner, dropout=dropout, norm="post"
         )
         self.network = MLP(dim, [dim, dim, lm_dim])
 

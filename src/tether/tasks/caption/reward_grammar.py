@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +14,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tether.core.errors import InputError, UnsupportedModelError
-from tether.core.gather import LOCAL, Gather
+from tether.core.gather import Gather
 from tether.core.geometry import geometry_of
 from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder
-from tether.core.ranges import Count, PositiveRate, Rate, Whole, checked
+from tether.core.ranges import Count, PositiveRate, Whole, checked
 from tether.core.state_file import check_encoder, read_state, wide_array, write_state
 from tether.core.types import Batch, Loss
 from tether.data.captions.corrupt import corrupt
@@ -25,14 +26,14 @@ from tether.data.captions.rng import of_key
 from tether.losses import clip_loss
 from tether.models.composed.towers import TowerSide
 from tether.models.text_state import text_state
-from tether.optim import AdamW, parameter_groups
-from tether.optim.clip import NoClip
+from tether.optim import parameter_groups
 from tether.tasks.caption.clip_s import PREFIX
 from tether.tasks.caption.training import caption_batches, check_captions
-from tether.train.loop import Player, Precision, StepReport, fit
-from tether.train.schedules import Cosine
+from tether.train.loop import StepReport
+from tether.train.tensor_batches import ReplayedBatches
+from tether.train.tuning import Tuning, play
 
-HEAD_RATE = 10.0
+HEAD_RATE, WEIGHT_DECAY = 10.0, 0.1
 _FORMAT = "tether-grammar-1"
 
 
@@ -149,7 +150,6 @@ class GrammarFit:
         texts: Sequence[str],
         *,
         owner: Sequence[int] | None = None,
-        vocabulary: Sequence[str] | None = None,
         prefix: str = PREFIX,
         batch_size: int = 64,
         seed: int = 0,
@@ -159,9 +159,9 @@ class GrammarFit:
         self._owner = torch.tensor(range(len(texts)) if owner is None else list(owner), dtype=torch.int64)
         if len(self._owner) != len(texts) or not 0 <= int(self._owner.min()) <= int(self._owner.max()) < len(image):
             raise InputError(f"owner: expected one of {len(image)} rows for each of {len(texts)} captions")
-        words = sorted({word for text in texts for word in text.split()}) if vocabulary is None else list(vocabulary)
-        if len(set(words)) < 2:
-            raise InputError(f"vocabulary: expected at least 2 words, got {len(set(words))}")
+        words = sorted({word for text in texts for word in text.split()})
+        if len(words) < 2:
+            raise InputError(f"texts: expected at least 2 words to break captions with, got {len(words)}")
         width = check_judge(model, grammar=True)
         self.judge = cast(DualEncoder, copy.deepcopy(cast(nn.Module, model)).eval())
         text_parameters(self.judge)
@@ -170,18 +170,28 @@ class GrammarFit:
         self.step = GrammarStep(self.judge, self.head, texts=texts, vocabulary=words, seed=seed)
         self._image, self._size, self._seed = image.float(), batch_size, seed
 
-    def batches(self) -> Iterator[Batch]:
-        """Endless, and the same each time they are asked for."""
-        places = torch.arange(len(self._owner))[:, None]
-        return caption_batches(self._image, places, owner=self._owner, batch_size=self._size, seed=self._seed)
-
-    def groups(self, *, weight_decay: float) -> list[dict[str, Any]]:
-        """The optimiser's; the head begins at random and learns 10 times as fast."""
-        text = parameter_groups(cast(nn.Module, self.judge), weight_decay=weight_decay)
-        own = parameter_groups(self.head, weight_decay=weight_decay)
+    def tuning(self, *, steps: int, learning_rate: float) -> Tuning[None]:
+        """How the judge learns; the head begins at random and learns 10 times as fast. Both rest afterwards."""
+        text = parameter_groups(cast(nn.Module, self.judge), weight_decay=WEIGHT_DECAY)
+        own = parameter_groups(self.head, weight_decay=WEIGHT_DECAY)
         for group in own:
             group["params"] = [(f"head.{name}", one) for name, one in group["params"]]
-        return [*text, *(group | {"name": f"head_{group['name']}", "lr_scale": HEAD_RATE} for group in own)]
+        places = torch.arange(len(self._owner))[:, None]
+        return Tuning[None](
+            step=self.step,
+            batches=ReplayedBatches(
+                partial(caption_batches, self._image, places, owner=self._owner, batch_size=self._size, seed=self._seed)
+            ),
+            steps=steps,
+            optimizer={"name": "adamw", "lr": learning_rate},
+            groups=[*text, *(group | {"name": f"head_{group['name']}", "lr_scale": HEAD_RATE} for group in own)],
+            modules={"head": self.head},
+            finish=self._rest,
+        )
+
+    def _rest(self) -> None:
+        cast(nn.Module, self.judge).requires_grad_(False)
+        self.head.requires_grad_(False)
 
 
 @checked
@@ -191,12 +201,10 @@ def fit_grammar(
     texts: Sequence[str],
     *,
     owner: Sequence[int] | None = None,
-    vocabulary: Sequence[str] | None = None,
     prefix: str = PREFIX,
     steps: Count = 500,
     batch_size: Count = 64,
     learning_rate: PositiveRate = 1e-5,
-    weight_decay: Rate = 0.1,
     seed: Whole = 0,
     on_step: Callable[[StepReport], None] = lambda report: None,
 ) -> tuple[DualEncoder, GrammarHead]:
@@ -211,12 +219,10 @@ def fit_grammar(
         image: embeddings of images by it.
         texts: good captions.
         owner: the image of each caption; None where there is one for each.
-        vocabulary: words that captions are broken with; None takes those of the captions.
         prefix: words before every caption.
         steps: of AdamW, whose learning rate falls to 0 as a cosine.
         batch_size: pairs of a step.
         learning_rate: of the text side; the head's is 10 times as high.
-        weight_decay: of matrices.
         seed: of the order, of how captions are broken, and of the head's weights.
         on_step: told each step.
 
@@ -225,29 +231,11 @@ def fit_grammar(
 
     Raises:
         UnsupportedModelError: a text tower that gives rows alone, another geometry, or sides that share parameters.
-        InputError: no captions, empty ones, owners that are no rows, or fewer than 2 words in the vocabulary.
+        InputError: no captions, empty ones, owners that are no rows, or fewer than 2 words in all.
     """
-    run = GrammarFit(
-        model, image, texts, owner=owner, vocabulary=vocabulary, prefix=prefix, batch_size=batch_size, seed=seed
-    )
-    both = nn.ModuleDict({"judge": cast(nn.Module, run.judge), "head": run.head})
-    optimizer = AdamW(run.groups(weight_decay=weight_decay), lr=learning_rate)
-    for group in optimizer.param_groups:
-        group["initial_lr"] = group["lr"] * group["lr_scale"]
-    moving = [(name, one) for name, one in both.named_parameters() if one.requires_grad]
-    fit(
-        both,
-        [Player(run.step, optimizer, moving, Cosine(), NoClip())],
-        run.batches(),
-        start=0,
-        steps=steps,
-        accumulate=1,
-        precision=Precision(model.logit_scale.device, torch.float32),
-        gather=LOCAL,
-        on_step=on_step,
-    )
-    both.requires_grad_(False)
-    return run.judge, run.head.eval()
+    run = GrammarFit(model, image, texts, owner=owner, prefix=prefix, batch_size=batch_size, seed=seed)
+    play(run.tuning(steps=steps, learning_rate=learning_rate), run.judge, seed=seed, on_step=on_step)
+    return run.judge, run.head
 
 
 def check_judge(model: DualEncoder, *, grammar: bool) -> int:

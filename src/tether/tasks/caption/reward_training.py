@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -17,8 +18,9 @@ from tether.core.types import Batch, Loss
 from tether.losses import self_critical_loss
 from tether.models.modes import eval_mode
 from tether.tasks.caption.captioner import PrefixCaptioner
-from tether.tasks.caption.training import Memory, Tune, caption_batches, run_step
+from tether.tasks.caption.training import Memory, Tune, caption_batches, teach_
 from tether.train.loop import StepReport
+from tether.train.tuning import play
 
 LEARNING_RATE = 5e-6
 """Of the release, for a captioner of 12 layers; a small one needs more."""
@@ -49,34 +51,27 @@ class SelfCriticalStep:
 
     def __init__(
         self,
-        captioner: PrefixCaptioner,
-        reward: RewardsCaptions,
+        trainer: SelfCriticalTrainer,
         *,
         images: Tensor,
         references: Sequence[Sequence[str]] | None,
         memory: Memory,
-        samples: int,
-        longest: int,
-        prompt: str,
-        seed: int,
     ) -> None:
-        """Args as for ``SelfCriticalTrainer``."""
-        self._captioner, self._reward, self._images, self._references = captioner, reward, images, references
-        self._memory, self._samples, self._longest = memory, samples, longest
-        self._prompt, self._seed = prompt, seed
+        """Args: trainer: with captioner, reward and settings. The others are as for its ``fit``."""
+        self._of, self._images, self._references, self._memory = trainer, images, references, memory
 
     def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:
         """See Step; the model that is given is not looked at."""
-        generator = torch.Generator().manual_seed(hash_int(str(step), seed=self._seed, salt="self-critical") >> 1)
-        ours, written = self._captioner, {"longest": self._longest, "prompt": self._prompt}
+        generator = torch.Generator().manual_seed(hash_int(str(step), seed=self._of.seed, salt="self-critical") >> 1)
+        ours, longest = self._of.captioner, self._of.longest
         memory = self._memory(batch.image, generator)
         with eval_mode(ours):
-            greedy = ours.draw(memory, how="greedy", **written)
-        drawn = ours.draw(memory, how="sample", samples=self._samples, generator=generator, **written)
+            greedy = ours.draw(memory, how="greedy", longest=longest)
+        drawn = ours.draw(memory, how="sample", samples=self._of.n_samples, generator=generator, longest=longest)
         places = batch.text[:, 0].tolist()
         known = None if self._references is None else [self._references[place] for place in places]
-        reward, info = self._reward(self._images[places], drawn.texts, greedy.texts, references=known)
-        logp = ours.log_probabilities(memory, drawn.tokens, prompt=self._prompt)
+        reward, info = self._of.reward(self._images[places], drawn.texts, greedy.texts, references=known)
+        logp = ours.log_probabilities(memory, drawn.tokens)
         end = ours.language_model.end
         loss = self_critical_loss(logp, drawn.tokens, reward.to(logp), eos_id=end, mask=drawn.mask)
         return Loss(loss, {"reward": reward.mean(), **{name: value.float().mean() for name, value in info.items()}})
@@ -103,7 +98,6 @@ class SelfCriticalTrainer:
         *,
         n_samples: Count = 5,
         longest: Count = 32,
-        prompt: str = "",
         seed: Whole = 0,
     ) -> None:
         """Take the parts.
@@ -113,11 +107,10 @@ class SelfCriticalTrainer:
             reward: of its samples; it must not learn from the same words as the captioner alone.
             n_samples: captions of each image in a step.
             longest: most tokens of a caption.
-            prompt: words before each caption, see ``PrefixCaptioner.draw``.
             seed: of all draws.
         """
         self.captioner, self.reward, self.n_samples = captioner, reward, n_samples
-        self.longest, self.prompt, self.seed = longest, prompt, seed
+        self.longest, self.seed = longest, seed
 
     def step(
         self,
@@ -126,18 +119,8 @@ class SelfCriticalTrainer:
         references: Sequence[Sequence[str]] | None = None,
         memory: Memory = lambda rows, generator: rows,
     ) -> SelfCriticalStep:
-        """What one step is, for ``train.loop.fit`` and whoever else plays steps; arguments as for ``fit``."""
-        return SelfCriticalStep(
-            self.captioner,
-            self.reward,
-            images=images,
-            references=references,
-            memory=memory,
-            samples=self.n_samples,
-            longest=self.longest,
-            prompt=self.prompt,
-            seed=self.seed,
-        )
+        """What one step is, for ``teach_``; arguments as for ``fit``."""
+        return SelfCriticalStep(self, images=images, references=references, memory=memory)
 
     def batches(self, rows: Float[Tensor, "n ..."], *, batch_size: int) -> Iterator[Batch]:
         """Endless batches of rows and their places, the same each time they are asked for."""
@@ -179,14 +162,14 @@ class SelfCriticalTrainer:
         if not len(rows) or len(images) != len(rows) or (references is not None and len(references) != len(rows)):
             counts = (len(rows), len(images), None if references is None else len(references))
             raise InputError(f"images: expected as many rows, images and references, at least 1, got {counts}")
-        return run_step(
+        teach_(
             self.captioner,
             self.step(images, references=references, memory=memory),
-            self.batches(rows, batch_size=batch_size),
+            partial(self.batches, rows, batch_size=batch_size),
             tune=tune,
             steps=steps,
             learning_rate=learning_rate,
             weight_decay=weight_decay,
-            seed=self.seed,
-            on_step=on_step,
+            play=partial(play, seed=self.seed, on_step=on_step),
         )
+        return self.captioner

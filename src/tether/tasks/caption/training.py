@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -10,17 +11,17 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
-from tether.core.gather import LOCAL, Gather
+from tether.core.gather import Gather
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import Step
 from tether.core.ranges import Count, PositiveRate, Rate, Whole, checked
 from tether.core.types import Batch, Loss
 from tether.models.modes import at_rest
-from tether.optim import AdamW, parameter_groups
-from tether.optim.clip import NoClip
 from tether.tasks.caption.captioner import PrefixCaptioner
-from tether.train.loop import Player, Precision, StepReport, fit
-from tether.train.schedules import Cosine, Schedule
+from tether.train.loop import StepReport
+from tether.train.schedules import Cosine
+from tether.train.tensor_batches import ReplayedBatches
+from tether.train.tuning import Played, Tuning, play
 
 Tune = Literal["adaptor", "all"]
 Memory = Callable[[Tensor, torch.Generator], Float[Tensor, "b k d"]]
@@ -73,20 +74,44 @@ def caption_batches(
         yield Batch(rows[owner[some]], tokens[some])
 
 
-def rate(steps: int) -> Schedule:
-    """The published schedule: warm-up, then a cosine to 0; the warm-up is at most a tenth."""
-    return Cosine(warmup=min(WARMUP, steps // 10))
+def teach_(
+    captioner: PrefixCaptioner,
+    step: Step,
+    batches: Callable[[], Iterator[Batch]],
+    *,
+    tune: Tune,
+    steps: int,
+    learning_rate: float,
+    weight_decay: float,
+    play: Callable[[Tuning[None], nn.Module], Played[None]],
+) -> Played[None]:
+    """Let a captioner learn by a step; it is in eval mode afterwards, and asks for gradients where it did before.
 
-
-def unlock_(captioner: PrefixCaptioner, *, tune: Tune) -> None:
-    """Say what learns: the adaptor, or the language model too."""
-    captioner.requires_grad_(True)
-    captioner.language_model.requires_grad_(tune == "all")
-
-
-def training_parts(captioner: PrefixCaptioner, *, tune: Tune) -> list[nn.Module]:
-    """What is in training mode then."""
-    return [captioner] if tune == "all" else [captioner.adaptor]
+    Args:
+        captioner: that learns.
+        step: gives the loss.
+        batches: gives the same endless batches each time.
+        tune: what learns.
+        steps: of AdamW.
+        learning_rate: after the published warm-up of 200 steps, or a tenth where that is less; it falls as a cosine.
+        weight_decay: on matrices only.
+        play: takes the steps; ``train.tuning.play``, told where and how.
+    """
+    with at_rest(captioner):
+        captioner.requires_grad_(True)
+        captioner.language_model.requires_grad_(tune == "all")
+        tuning = Tuning[None](
+            step=step,
+            batches=ReplayedBatches(batches),
+            steps=steps,
+            optimizer={"name": "adamw", "lr": learning_rate},
+            weight_decay=weight_decay,
+            schedule=Cosine(warmup=min(WARMUP, steps // 10)),
+            training=[captioner] if tune == "all" else [captioner.adaptor],
+        )
+        played = play(tuning, captioner)
+    captioner.eval()
+    return played
 
 
 @checked
@@ -131,53 +156,14 @@ def fit_pairs(
     if len(owners) != len(texts) or not 0 <= int(owners.min()) <= int(owners.max()) < len(rows):
         raise InputError(f"owner: expected one of {len(rows)} rows for each of {len(texts)} captions")
     tokens = captioner.language_model.tokens(texts, longest=longest)
-    step = CaptionStep(captioner, memory=memory, seed=seed)
-    batches = caption_batches(rows, tokens, owner=owners, batch_size=batch_size, seed=seed)
-    return run_step(
+    teach_(
         captioner,
-        step,
-        batches,
+        CaptionStep(captioner, memory=memory, seed=seed),
+        partial(caption_batches, rows, tokens, owner=owners, batch_size=batch_size, seed=seed),
         tune=tune,
         steps=steps,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
-        seed=seed,
-        on_step=on_step,
+        play=partial(play, seed=seed, on_step=on_step),
     )
-
-
-def run_step(
-    captioner: PrefixCaptioner,
-    step: Step,
-    batches: Iterator[Batch],
-    *,
-    tune: Tune,
-    steps: int,
-    learning_rate: float,
-    weight_decay: float,
-    seed: int,
-    on_step: Callable[[StepReport], None],
-) -> PrefixCaptioner:
-    """Let a captioner learn by a step; arguments as for ``fit_pairs``. It is in eval mode afterwards."""
-    with at_rest(captioner), torch.random.fork_rng(devices=[]):
-        unlock_(captioner, tune=tune)
-        captioner.eval()
-        for part in training_parts(captioner, tune=tune):
-            part.train()
-        moving = [(name, one) for name, one in captioner.named_parameters() if one.requires_grad]
-        optimizer = AdamW(parameter_groups(captioner, weight_decay=weight_decay), lr=learning_rate)
-        for group in optimizer.param_groups:
-            group["initial_lr"] = group["lr"]
-        torch.manual_seed(seed)
-        fit(
-            captioner,
-            [Player(step, optimizer, moving, rate(steps), NoClip())],
-            batches,
-            start=0,
-            steps=steps,
-            accumulate=1,
-            precision=Precision(captioner.language_model.device, torch.float32),
-            gather=LOCAL,
-            on_step=on_step,
-        )
-    return captioner.eval()
+    return captioner

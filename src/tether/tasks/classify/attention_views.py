@@ -56,7 +56,6 @@ class AttentionViews(ViewHead):
         attention: str | Path | Callable[..., object] = "own",
         attention_layer: int = -1,
         top_k: Count | None = None,
-        sampling_tau: Positive = 0.03,
         ratio: tuple[Part, Part] = (0.6, 0.9),
         layer: int = -1,
         match: Literal["soft", "mean"] = "soft",
@@ -77,7 +76,6 @@ class AttentionViews(ViewHead):
                 such as DINO's, or ``timm:NAME``; or a callable from images to (b, rows, columns).
             attention_layer: block of it, negative from the end.
             top_k: patches that may be drawn; None is 20, or all of a smaller map or where attention is uniform.
-            sampling_tau: temperature of the draw.
             ratio: least and largest share of a side.
             layer: block whose tokens are cropped, negative from the end.
             match: ``soft``, or ``mean``, the mean cosine over a class's descriptions.
@@ -93,7 +91,7 @@ class AttentionViews(ViewHead):
         if ratio[0] > ratio[1]:
             raise InputError(f"ratio: expected the smaller number first, got {list(ratio)}")
         self.n, self.views, self.attention, self.attention_layer = n, views, attention, attention_layer
-        self.top_k, self.sampling_tau, self.ratio, self.layer = top_k, sampling_tau, ratio, layer
+        self.top_k, self.ratio, self.layer = top_k, ratio, layer
         self.match, self.tau, self.view_weights, self.most = match, tau, view_weights, most
         self._source: AttentionSource | None = None
         self._layer = -1
@@ -164,7 +162,6 @@ class AttentionViews(ViewHead):
                 size=(image.shape[1], image.shape[2]),
                 n=self.n,
                 top_k=self._drawn(attention),
-                tau=self.sampling_tau,
                 ratio=self.ratio,
                 generator=generator,
             )
@@ -204,8 +201,6 @@ class AttentionViews(ViewHead):
         self, attention: Float[Tensor, "r c"], placement: Placement, grid: tuple[int, int], generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Centres and sizes in tokens: patches drawn anew, and looked up in the map of the model's image."""
-        patches = draw_patches(
-            attention.flatten(), n=self.n, top_k=self._drawn(attention), tau=self.sampling_tau, generator=generator
-        )
+        patches = draw_patches(attention.flatten(), n=self.n, top_k=self._drawn(attention), generator=generator)
         sizes = token_sizes(self.n, grid=grid, ratio=self.ratio, generator=generator)
         return map_patches(patches, grid=(attention.shape[0], attention.shape[1]), to=grid, placement=placement), sizes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.protocols import DualEncoder
-from tether.core.ranges import Count, Positive, Share, Whole, checked
-from tether.data.boxes import cut, sound_boxes, window_of
+from tether.core.ranges import Count, Share, Whole, checked
+from tether.data.boxes import sound_boxes, window_of
 from tether.models.anatomy.find import tower_of
 from tether.tasks.classify.descriptions import Descriptions, described_weights
 from tether.tasks.classify.proposers import Proposer, open_proposer
@@ -25,14 +25,6 @@ Augment = Literal["none", "random", "multi"]
 
 GRID = (14, 14)
 """Patches of an image where the tower shows none: those of a ViT/16 at 224 pixels."""
-
-
-class EncodesCrops(Protocol):
-    """What embeds crops: uint8 (3, h, w) of any size to (n, d), in their order."""
-
-    def __call__(self, crops: Sequence[UInt8[Tensor, "3 h w"]]) -> Float[Tensor, "n d"]:
-        """Their embeddings."""
-        ...
 
 
 @checked
@@ -112,89 +104,9 @@ def crop_boxes(
     return expand_box(boxes[:, None], ratio=ratios.to(boxes), size=size)
 
 
-def box_logits(
-    crops: Float[Tensor, "k n d"], *, class_texts: Float[Tensor, "c d"], scale: float = 100.0
-) -> Float[Tensor, "k c"]:
-    """Scaled cosines of the crops of each box with each text, their mean over the crops."""
-    unit = torch.nn.functional.normalize
-    return (scale * unit(crops, dim=-1) @ unit(class_texts.to(crops), dim=-1).T).mean(1)
-
-
 def candidate_classes(logits: Float[Tensor, "*b c"], *, k: int) -> Int[Tensor, "*b k"]:
     """The k best classes, best first, ties to the first; all where there are fewer."""
     return torch.argsort(logits, dim=-1, descending=True, stable=True)[..., :k]
-
-
-@checked
-def guided_crop_logits(
-    image: UInt8[Tensor, "3 h w"],
-    *,
-    class_texts: Float[Tensor, "c d"],
-    encode_image: EncodesCrops,
-    propose: Proposer,
-    labels: Sequence[str] | None = None,
-    k: Count = 5,
-    augment: Augment | None = "multi",
-    n_aug: Count = 8,
-    margin: Share = 0.2,
-    scale: Positive = 100.0,
-    others: Literal["excluded", "full"] = "excluded",
-    return_candidates: bool = False,
-    generator: torch.Generator | None = None,
-    least: tuple[float, float] | None = None,
-) -> Float[Tensor, " c"] | tuple[Float[Tensor, " c"], Int[Tensor, " k"]]:
-    """Zero-shot classification by crops around what was found for each of the likely classes.
-
-    The whole image names k candidates, a proposer gives a box for each, and each box's crops their mean logits of all
-    candidates; these are added up over the boxes. A class that is no candidate cannot win.
-
-    Source: arXiv 2309.06581, section 3; there is no public code.
-
-    Args:
-        image: in its own pixels.
-        class_texts: a row for each class.
-        encode_image: embeds crops; it is called with the whole image, and then with all crops, box after box.
-        propose: what finds the object, see ``proposers``.
-        labels: names of the classes; None gives the proposer their numbers as text.
-        k: candidates; with fewer classes all of them.
-        augment: as in ``crop_boxes``; None is ``none``.
-        n_aug: crops of a box.
-        margin: of the one crop of ``none``.
-        scale: multiplier of the cosines.
-        others: logits of classes that are no candidates: minus infinity, or those of the full image.
-        return_candidates: give the candidates besides, best first; how often the true class is among them is the
-            ceiling of the accuracy.
-        generator: of ``random``.
-        least: height and width in pixels that a box of no area gets; None is those of one of 14 x 14 patches.
-
-    Raises:
-        InputError: an empty or inverted box, or texts that are none.
-
-    Example:
-        >>> import torch
-        >>> from tether.tasks.classify.guided_crops import guided_crop_logits
-        >>> image = torch.randint(0, 256, (3, 48, 64), dtype=torch.uint8)
-        >>> def encode(crops):
-        ...     return torch.stack([crop.float().mean((1, 2)) - 127 for crop in crops])
-        >>> def find(image, label):
-        ...     return (10, 10, 30, 20), 1.0
-        >>> guided_crop_logits(image, class_texts=torch.eye(3), encode_image=encode, propose=find, k=2).isinf().sum()
-        tensor(1)
-    """
-    if class_texts.ndim != 2 or not len(class_texts) or not class_texts.isfinite().all():
-        raise InputError(f"class_texts: expected finite (classes, d), got {tuple(class_texts.shape)}")
-    size = (image.shape[1], image.shape[2])
-    full = box_logits(encode_image([image])[None], class_texts=class_texts, scale=scale)[0]
-    chosen = candidate_classes(full, k=k)
-    names = [str(number) if labels is None else labels[number] for number in chosen.tolist()]
-    least = (size[0] / GRID[0], size[1] / GRID[1]) if least is None else least
-    boxes = sound_boxes(_proposed(propose, image, names), size=size, least=least)
-    every = crop_boxes(boxes, size=size, augment=augment or "none", n=n_aug, margin=margin, generator=generator)
-    crops = encode_image([cut(image, window_of(box, size=size)) for box in every.flatten(0, 1)])
-    inner = box_logits(crops.unflatten(0, every.shape[:2]), class_texts=class_texts[chosen], scale=scale).sum(0)
-    logits = full.clone() if others == "full" else torch.full_like(full, -torch.inf)
-    logits[chosen] = inner.to(logits)
-    return (logits, chosen) if return_candidates else logits
 
 
 def _proposed(propose: Proposer, image: Tensor, names: Sequence[str]) -> Float[Tensor, "k 4"]:
@@ -207,10 +119,12 @@ def _proposed(propose: Proposer, image: Tensor, names: Sequence[str]) -> Float[T
 class GuidedCrops(ViewHead):
     """Names images by crops around what was found for each of the likely classes.
 
-    Its scores are mean cosines of a candidate over the crops of all boxes, which order as ``guided_crop_logits`` does.
-    A class that is no candidate has its cosine with the whole image, held below the candidates.
+    The whole image names k candidates, a proposer gives a box for each, and the crops of all boxes are compared with
+    the texts of the candidates. A candidate's score is its mean cosine over all crops, which orders as the paper's
+    logits, sums over the boxes, do. A class that is no candidate has its cosine with the whole image, held below the
+    candidates.
 
-    Source: arXiv 2309.06581. The paper's proposer is OWL-ViT; give its folder.
+    Source: arXiv 2309.06581, section 3; there is no public code. The paper's proposer is OWL-ViT; give its folder.
 
     Attributes:
         ceiling: share of labelled images whose class is among the candidates, once calibrated; no accuracy on them can

@@ -16,13 +16,14 @@ from torch import Tensor
 from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
-from tether.core.ranges import Inner, checked
 from tether.data.images import resize_and_crop
 from tether.models.anatomy.find import tower_of
 from tether.models.dense import DensePath, dense_image
 from tether.tasks.classify.views import image_draws
 
 Box = Tensor | Sequence[float]
+LEAST, MOST = 0.2, 0.6
+"""Of a random box, shares of the image's sides."""
 
 
 class Proposer(Protocol):
@@ -42,35 +43,26 @@ class WholeImage:
 
 
 class CenterBox:
-    """The middle of the image: half of its width and of its height, unless another share is given."""
-
-    @checked
-    def __init__(self, *, share: Inner = 0.5) -> None:
-        """Args: share: of each side."""
-        self._share = share
+    """The middle of the image: half of its width and of its height."""
 
     def __call__(self, image: UInt8[Tensor, "3 h w"], label: str, /) -> tuple[Box | None, float]:
         """That box."""
         height, width = image.shape[1:]
-        low, high = (1 - self._share) / 2, (1 + self._share) / 2
-        return torch.tensor([low * width, low * height, high * width, high * height], dtype=torch.float64), 0.0
+        return torch.tensor([width / 4, height / 4, 3 * width / 4, 3 * height / 4], dtype=torch.float64), 0.0
 
 
 class RandomBox:
-    """Anywhere: each side evenly from ``least`` to ``most`` of the image's, the place evenly."""
+    """Anywhere: each side evenly from 0.2 to 0.6 of the image's, the place evenly."""
 
-    @checked
-    def __init__(self, *, least: Inner = 0.2, most: Inner = 0.6, seed: int = 0) -> None:
-        """Args: least, most: shares of a side. seed: of the draws, which hang on the image and the class besides."""
-        if least > most:
-            raise InputError(f"most: expected at least least={least}, got {most}")
-        self._least, self._most, self._seed = least, most, seed
+    def __init__(self, *, seed: int = 0) -> None:
+        """Args: seed: of the draws, which hang on the image and the class besides."""
+        self._seed = seed
 
     def __call__(self, image: UInt8[Tensor, "3 h w"], label: str, /) -> tuple[Box | None, float]:
         """A box drawn for this image and class."""
         draws = image_draws(image, seed=self._seed, salt=f"random box {label}")
         sides, place = torch.rand(2, 2, generator=draws, dtype=torch.float64)
-        sides = self._least + (self._most - self._least) * sides
+        sides = LEAST + (MOST - LEAST) * sides
         size = torch.tensor([image.shape[2], image.shape[1]], dtype=torch.float64)
         start = place * (1 - sides)
         return torch.cat([start * size, (start + sides) * size]), 0.0

@@ -78,8 +78,6 @@ def matched(
     return (of_class if weights is None else of_class * weights.to(wide)[..., None]).sum(-2)
 
 
-def view_weights(
-    views: Float[Tensor, "*b v d"], *, image: Float[Tensor, "*b d"], scale: float = math.exp(4)
-) -> Float[Tensor, "*b v"]:
-    """Weights of an image's views: the softmax of ``scale`` times their cosine with the whole image."""
-    return (scale * F.cosine_similarity(views, image[..., None, :], dim=-1)).softmax(-1)
+def view_weights(views: Float[Tensor, "*b v d"], *, image: Float[Tensor, "*b d"]) -> Float[Tensor, "*b v"]:
+    """Weights of an image's views: the softmax of e^4 times their cosine with the whole image."""
+    return (math.exp(4) * F.cosine_similarity(views, image[..., None, :], dim=-1)).softmax(-1)

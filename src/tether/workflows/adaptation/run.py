@@ -89,7 +89,7 @@ def run(
         for part, was in zip(_towers(model), locked, strict=True):
             part.lock_("locked" if was else "tuned")
         cast(nn.Module, model).eval()
-        outcome = played.outcome
+        outcome = played.outcome or Outcome(model=model)
         free = None if recipe.rebuilds else played.free
         done = Done(outcome, free, played.parameters, before[0] + played.seconds, before[1] + played.cpu_seconds)
     if outcome.head is not None:

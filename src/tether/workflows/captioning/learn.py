@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -14,10 +15,9 @@ from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder, Source
 from tether.data.bad_rows import BadRows
 from tether.data.shuffle import until_broken
-from tether.models.modes import at_rest
 from tether.tasks.caption.recipe import CaptionFromTexts
 from tether.tasks.caption.text_only import TextOnlyCaptioner
-from tether.tasks.caption.training import CaptionStep, caption_batches
+from tether.tasks.caption.training import CaptionStep, caption_batches, teach_
 from tether.workflows.adaptation.run import named
 from tether.workflows.captioning.run import HELD_OUT, CaptionerRun, LearntReport
 
@@ -65,15 +65,16 @@ def learn_captions(
     with run.folder({"base": digest, "language_model": words, "data": [source.name, source.version]}) as folder:
         rows, owner = captioner.text_rows(texts), torch.arange(len(texts))
         tokens = captioner.captioner.language_model.tokens(texts, longest=recipe.longest)
-        with at_rest(cast(nn.Module, base)):
-            played = run.learn(
-                recipe,
-                captioner,
-                CaptionStep(captioner.captioner, memory=captioner.memory_of, seed=run.seed),
-                lambda: caption_batches(rows, tokens, owner=owner, batch_size=recipe.batch_size, seed=run.seed),
-                steps=recipe.steps_for(len(texts)),
-                folder=folder,
-            )
+        played = teach_(
+            captioner.captioner,
+            CaptionStep(captioner.captioner, memory=captioner.memory_of, seed=run.seed),
+            partial(caption_batches, rows, tokens, owner=owner, batch_size=recipe.batch_size, seed=run.seed),
+            tune=recipe.tune,
+            steps=recipe.steps_for(len(texts)),
+            learning_rate=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            play=partial(run.play, folder=folder),
+        )
         own = captioner.surprise(held, seed=run.seed, longest=recipe.longest) if len(held) > 1 else (None, None)
         report = run.reported(
             CaptionerReport,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +13,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tether.adapt.recipes import Outcome, Played, ReplayedBatches, Tuning
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.geometry import check_finite
 from tether.core.hash_rng import hash_int
@@ -28,7 +26,6 @@ from tether.evaluate.adaptation.figures import Better
 from tether.evaluate.bootstrap import interval
 from tether.evaluate.captions import caption_words, repeated_bigrams
 from tether.models.cached import CachedEncoder
-from tether.models.modes import at_rest
 from tether.tasks.caption import (
     CaptionByReward,
     CiderReward,
@@ -40,6 +37,8 @@ from tether.tasks.caption import (
     read_images,
 )
 from tether.tasks.caption.reward_grammar import GrammarFit, GrammarHead, check_judge
+from tether.tasks.caption.training import teach_
+from tether.train.tuning import Played
 from tether.workflows.adaptation.run import named
 from tether.workflows.captioning.run import HELD_OUT, CaptionerRun, LearntReport
 from tether.workflows.models import opened
@@ -130,10 +129,7 @@ def reward_captions(
         "captioner": model_digest(captioner.captioner),
         "data": [source.name, source.version],
     }
-    with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(run.folder(deciding))
-        for one, _ in found:
-            stack.enter_context(at_rest(cast(nn.Module, one)))
+    with run.folder(deciding) as folder:
         judge, head, remarks, spent = _grammar(recipe, judges[0][0], train, run=run, folder=folder)
         known = all(train.texts)
         cider = CiderReward(train.texts, words=caption_words) if known else None
@@ -220,18 +216,10 @@ def _grammar(
         if recipe.grammar == "fit":
             raise
         return judge, None, [f"Grammar was not judged: {error}."], 0.0
-    tuning = Tuning(
-        step=fit.step,
-        batches=ReplayedBatches(fit.batches),
-        steps=recipe.grammar_steps,
-        optimizer={"name": "adamw", "lr": recipe.grammar_rate},
-        groups=fit.groups(weight_decay=0.1),
-        modules={"head": fit.head},
-        finish=Outcome,
-    )
-    played = run.play(tuning, fit.judge, folder=None if folder is None else folder / "grammar")
-    cast(nn.Module, fit.judge).requires_grad_(False)
-    return fit.judge, fit.head.requires_grad_(False), [], played.cpu_seconds
+    tuning = fit.tuning(steps=recipe.grammar_steps, learning_rate=recipe.grammar_rate)
+    place = None if folder is None else folder / "grammar"
+    played = run.play(tuning, cast(nn.Module, fit.judge), folder=place)
+    return fit.judge, fit.head, [], played.cpu_seconds
 
 
 def _learn(
@@ -242,7 +230,7 @@ def _learn(
     *,
     run: CaptionerRun,
     folder: Path | None,
-) -> Played:
+) -> Played[None]:
     writing, regions = Writing(), train.told.regions
     rows = train.told.image[:, None] if regions is None else torch.cat([train.told.image[:, None], regions], dim=1)
 
@@ -254,9 +242,16 @@ def _learn(
     trainer = SelfCriticalTrainer(
         made.captioner, reward, n_samples=recipe.samples, longest=recipe.longest, seed=run.seed
     )
-    step = trainer.step(train.seen[0], references=train.texts, memory=memory)
-    batches = partial(trainer.batches, rows, batch_size=recipe.batch_size)
-    return run.learn(recipe, made, step, batches, steps=recipe.steps, folder=folder)
+    return teach_(
+        made.captioner,
+        trainer.step(train.seen[0], references=train.texts, memory=memory),
+        partial(trainer.batches, rows, batch_size=recipe.batch_size),
+        tune=recipe.tune,
+        steps=recipe.steps,
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        play=partial(run.play, folder=folder),
+    )
 
 
 def _captions(captioner: TextOnlyCaptioner, test: _Images, recipe: CaptionByReward, *, seed: int) -> list[str]:

@@ -9,13 +9,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tether.adapt.recipes import Outcome, Played, ReplayedBatches, Tuning, play
+from torch import nn
+
 from tether.core.atomic_io import write_json
-from tether.core.protocols import DualEncoder, Step
-from tether.core.types import Batch
 from tether.evaluate.adaptation.report import FORMAT, JSON_FILE
-from tether.tasks.caption import CaptionByReward, CaptionFromTexts, TextOnlyCaptioner
-from tether.tasks.caption.training import rate, training_parts, unlock_
+from tether.tasks.caption import TextOnlyCaptioner
+from tether.train.tuning import Played, Tuning, play
 from tether.workflows.adaptation.folder import Existing, claimed, remove_others
 from tether.workflows.adaptation.run import OnStep
 
@@ -92,39 +91,11 @@ class CaptionerRun:
         ) as found:
             yield found
 
-    def play(self, tuning: Tuning, model: DualEncoder, *, folder: Path | None) -> Played:
-        """See ``adapt.recipes.play``."""
+    def play(self, tuning: Tuning[None], model: nn.Module, *, folder: Path | None) -> Played[None]:
+        """See ``train.tuning.play``."""
         on_step, steps = self.on_step, tuning.steps
         look = None if on_step is None else lambda report: on_step(report, steps)
         return play(tuning, model, folder=folder, seed=self.seed, on_step=look, should_stop=self.should_stop)
-
-    def learn(
-        self,
-        recipe: CaptionFromTexts | CaptionByReward,
-        made: TextOnlyCaptioner,
-        step: Step,
-        batches: Callable[[], Iterator[Batch]],
-        *,
-        steps: int,
-        folder: Path | None,
-    ) -> Played:
-        """Let a captioner learn by a step."""
-        captioner = made.captioner
-        unlock_(captioner, tune=recipe.tune)
-        tuning = Tuning(
-            step=step,
-            batches=ReplayedBatches(batches),
-            steps=steps,
-            optimizer={"name": "adamw", "lr": recipe.learning_rate},
-            weight_decay=recipe.weight_decay,
-            schedule=rate(steps),
-            training=training_parts(captioner, tune=recipe.tune),
-            modules={"captioner": captioner},
-            finish=Outcome,
-        )
-        played = self.play(tuning, made.model, folder=folder)
-        captioner.requires_grad_(True).eval()
-        return played
 
     def reported(
         self, kind: type[LearntReport], captioner: TextOnlyCaptioner, *, base: str, digest: str, **found: Any

@@ -41,7 +41,7 @@ class TensorBatches:
 
     Example:
         >>> import torch
-        >>> from tether.adapt.recipes.batches import TensorBatches
+        >>> from tether.train.tensor_batches import TensorBatches
         >>> batches = TensorBatches({"image": torch.arange(4)[:, None], "label": torch.arange(4)}, batch_size=2, seed=0)
         >>> batch = next(batches)
         >>> bool((batch.image[:, 0] == batch.extra["label"]).all()), batch.text.shape
