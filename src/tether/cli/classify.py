@@ -59,7 +59,9 @@ def command(
     region_as: Annotated[
         str | None, typer.Option(help="How: alpha, crop, blur, attention, or several with commas.")
     ] = None,
-    region_unit: Annotated[str, typer.Option(help="Of the boxes: pixel or share.")] = "pixel",
+    region_unit: Annotated[
+        str | None, typer.Option(help="Of the boxes: pixel or share (default: by their column unit, or the numbers).")
+    ] = None,
     device: Device = "auto",
     random_weights: RandomWeights = False,
     strict: Strict = False,
