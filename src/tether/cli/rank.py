@@ -46,19 +46,16 @@ def command(
       tether rank photos/ --model starter --by "how damaged" --examples rated.csv --column score --out order.csv
       tether rank photos/ --model starter --head mine --out order.csv --html order.html
     """
-    from tether.cli.screen import bars
+    from functools import partial
+
+    from tether.cli.screen import staged_bar
     from tether.workflows.rank import rank
 
     check_new(out, existing=existing, where="--out")
     check_new(html, existing=existing, where="--html")
     check_new(json, existing=existing, where="--json")
     bad_rows = out.with_name(f"{out.stem}.bad_rows.jsonl")
-    with bars() as screen:
-        task = screen.add_task("examples", total=None)
-
-        def moved(what: str, done: int, total: int | None) -> None:
-            screen.update(task, description=what, completed=done, total=total)
-
+    with staged_bar("examples") as on_stage:
         found = rank(
             images,
             model=model,
@@ -75,8 +72,8 @@ def command(
             bad_rows=bad_rows,
             random_weights=random_weights,
             device=device,
-            on_progress=lambda done, total: moved("rank", done, total),
-            on_step=lambda done, total: moved("train", done, total),
+            on_progress=partial(on_stage, "rank"),
+            on_step=partial(on_stage, "train"),
         )
     found.save(out, raw_csv=raw_csv)
     if json is not None:

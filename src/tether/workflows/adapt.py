@@ -37,8 +37,8 @@ from tether.workflows.adaptation.next_steps import next_steps
 from tether.workflows.adaptation.run import OnStep, named, rate_named, run
 from tether.workflows.adaptation.texts import open_texts
 from tether.workflows.captioning.learn import learn_captions
-from tether.workflows.captioning.reward import reward_captions
-from tether.workflows.captioning.run import CaptionerRun, LearntReport
+from tether.workflows.captioning.reward import REWARD_RECIPE, reward_captions
+from tether.workflows.captioning.run import MADE_BY, CaptionerRun, LearntReport, check_captioner
 from tether.workflows.models import Data, Model, Progress, opened
 
 
@@ -322,4 +322,9 @@ def _recipe(
     known = {**RECIPES, **CAPTION_RECIPES}
     if name not in known:
         raise InputError(f"--recipe: no recipe {name!r}; {closest(name, known)}")
-    return spec, build(spec, known, where="--recipe", finite=True)
+    if name == REWARD_RECIPE and not spec.get("captioner"):
+        raise InputError(f"--recipe {name}: expected captioner=FOLDER, a captioner that goes on; {MADE_BY} makes one")
+    made = build(spec, known, where="--recipe", finite=True)
+    if isinstance(made, CaptionByReward):
+        check_captioner(made.captioner, where=f"--recipe {name}: captioner")
+    return spec, made

@@ -22,6 +22,7 @@ from tether.tasks.classify.prompts import classes_of, templates_of
 from tether.tasks.classify.regions import RegionAs, RegionLabel, check_ways, write_region_csv
 from tether.tasks.classify.regions import classify_regions as labels_of
 from tether.tasks.classify.zero_shot import ZeroShotClassifier
+from tether.workflows.calibration import alike_classes
 from tether.workflows.models import Data, Model, Progress, opened, with_total
 
 
@@ -34,12 +35,14 @@ class RegionLabels:
         bad: images that could not be read.
         ways: how regions were asked about.
         unit: what boxes were taken to be in; None of masks.
+        alike: what is to be said of classes that the model reads alike.
     """
 
     labels: Sequence[RegionLabel]
     bad: int
     ways: Sequence[RegionAs]
     unit: Unit | None = None
+    alike: Sequence[str] = ()
 
     def lines(self) -> list[str]:
         """What boxes are in, how many regions each class got, by each way, and how often two ways agree."""
@@ -52,7 +55,7 @@ class RegionLabels:
         for way in others:
             same = sum(one == other for one, other in zip(by_way[first], by_way[way], strict=True))
             found.append(f"{first} and {way} give {same} of {len(by_way[first])} regions the same label")
-        return found
+        return [*found, *self.alike]
 
     def save(self, path: str | Path, *, raw_csv: bool = False) -> None:
         """Write them as a CSV file; see ``tasks.classify.regions.write_region_csv``."""
@@ -136,11 +139,12 @@ def classify_regions(
     ways = tuple(cast("Sequence[RegionAs]", asked or ("alpha" if takes_alpha else "crop",)))
     check_ways(encoder, ways)
     bad = BadRows.anew(rows.name, path=bad_rows, strict=strict)
+    head = prompted.prepare(encoder, names)
     labels = list(
         labels_of(
             rows,
             model=encoder,
-            head=prompted.prepare(encoder, names),
+            head=head,
             regions=files,
             ways=ways,
             bad=bad,
@@ -151,4 +155,4 @@ def classify_regions(
     )
     if not labels:
         raise InputError(f"{regions}: no region of an image that can be read")
-    return RegionLabels(labels, bad.count, ways, files.unit)
+    return RegionLabels(labels, bad.count, ways, files.unit, alike_classes(names, head.weights))
