@@ -25,6 +25,10 @@ def command(
         Literal["ridge", "adapter"],
         typer.Option("--with", help="What learns from them: ridge (seconds), or the adapter besides (minutes)."),
     ] = "ridge",
+    rows: Annotated[
+        Literal["auto", "embedding", "patches"],
+        typer.Option(help="What ridge regression reads; auto: the better on the examples."),
+    ] = "auto",
     head: Annotated[
         Path | None, typer.Option(help="In place of examples: a head that tether adapt --recipe order made.")
     ] = None,
@@ -64,6 +68,7 @@ def command(
             examples=examples,
             column=column,
             using=with_,
+            rows=rows,
             head=head,
             seed=seed,
             shown=shown if html is not None else 0,
