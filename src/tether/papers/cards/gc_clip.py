@@ -139,6 +139,11 @@ CARD = Card(
             "anywhere, of which each is matched softly to the sentences of all classes, 53.4. All crops of "
             "the claim's baselines give means.",
         ),
+        Tried(
+            bed="after the stored run: 100 large things on each of seeds 0 to 2, one crop a box in place of eight",
+            outcome="The whole image had 90, 90 and 79 % right, the heat map 93, 86 and 78, with one crop of margin 0.2 "
+            "79, 75 and 57, of margin 0.5 92, 85 and 79.",
+        ),
     ),
     minutes=6.0,
     guide="classification.md",
