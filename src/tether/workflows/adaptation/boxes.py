@@ -5,8 +5,10 @@ from __future__ import annotations
 from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.core.protocols import Source
+from tether.data.bad_rows import BadRows
 from tether.data.boxes import Unit, said_of_unit
 from tether.data.regions import RegionColumns
+from tether.data.shuffle import until_broken
 
 
 def boxes_said(source: Source, columns: RegionColumns) -> list[str]:
@@ -19,9 +21,11 @@ def boxes_said(source: Source, columns: RegionColumns) -> list[str]:
     Raises:
         InputError: no row has one of the columns, or some rows look like pixels and others like shares.
     """
-    known, wanted = set[str](), columns.wanted()
+    known, wanted, bad = set[str](), columns.wanted(), BadRows(source.name)
     first: dict[Unit, str] = {}
-    for row in (row for block in source.blocks() for row in source.read(block) if not row.bad):
+    for row in (row for block in source.blocks() for row in until_broken(source, block, bad=bad)):
+        if row.bad:
+            continue
         known.update(map(str, row.meta))
         try:
             unit = columns.unit_of(row)
