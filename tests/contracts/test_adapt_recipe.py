@@ -67,7 +67,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 REFUSALS: dict[tuple[str, str], str] = {
     **{("maps", kind): "fits the maps of a composed encoder" for kind in KINDS if kind != "composed"},
     ("long_text", "transformers' SigLIP"): "this text tower reads the padding behind them",
-    ("coop", "composed"): "this text tower cannot be looked into: the tower is a BertModel",
+    ("coop", "composed"): "this text tower cannot be looked into: the tower is of class BertModel",
 }
 """(recipe, kind of encoder) -> words of the reason for which it is refused."""
 DATA = {

@@ -70,6 +70,8 @@ class TestCaptionCommand:
         for own, said in ((4.3601, "It does NOT tell"), (3.1, "It tells")):
             report = CaptionerReport(held_out=155, own=own, other=4.3602, **common)
             assert report.lines()[0].startswith(said)
+            (then,) = report.next_steps("tether caption PHOTOS --captioner made")
+            assert ("--captioner" in then, "does not listen yet" in then) == (own < 4, own > 4)
         alike, other = (Captioned(text, 0.0, ()) for text in ("a man", "a dog"))
         assert captions._variety([alike] * 9 + [other]).startswith("2 different captions of 10 images: it hardly")
         assert captions._variety([alike, other]) == "2 different captions of 2 images"
@@ -164,8 +166,13 @@ class TestLearningCaptions:
             tether.caption(place / "images", model=model, texts=[])
         with pytest.raises(InputError, match="n_noise"):
             tether.caption(place / "images", model=model, texts=["a"], candidates=0)
-        with pytest.raises(InputError, match="holds no captioner"):
+        with pytest.raises(InputError, match=r"holds no captioner; .* tether adapt MODEL TEXTS --recipe caption_from"):
             tether.caption(place / "images", model=model, captioner=tmp_path)
+        with pytest.raises(InputError, match="caption_from_texts --out FOLDER makes one"):
+            tether.caption(place / "images", model=model)
+        for recipe in ("caption_reward", {"name": "caption_reward", "captioner": str(tmp_path)}):
+            with pytest.raises(InputError, match="tether adapt MODEL TEXTS --recipe caption_from_texts --out FOLDER"):
+                tether.adapt(model, place / "images", recipe=recipe)
         (tmp_path / "empty.csv").write_text("caption\n\n")
         with pytest.raises(InputError):
             tether.caption(place / "images", model=model, texts=tmp_path / "empty.csv")

@@ -85,7 +85,7 @@ class TestCaptionReward:
             tether.adapt(place / "base", DATA, recipe="caption_reward")
         with pytest.raises(InputError, match="digest"):
             tether.adapt(place / "other", DATA, recipe=recipe(place))
-        with pytest.raises(InputError, match="no such file"):
+        with pytest.raises(InputError, match="nowhere holds no captioner"):
             tether.adapt(place / "base", DATA, recipe=recipe(place, captioner="nowhere"))
         with pytest.raises(InputError, match="--shots: does not go with --recipe caption_reward"):
             tether.adapt(place / "base", DATA, recipe=recipe(place), shots=2)

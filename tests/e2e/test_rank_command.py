@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import tether
-from tether.core.errors import InputError
+from tether.core.errors import InputError, UnsupportedModelError
 from tether.models import create
 from tether.workflows import rank as ranking
 from tether.workflows.order_ways import example_folds
@@ -73,13 +73,40 @@ def test_by_words(order: Callable[..., Any], tmp_path: Path) -> None:
 def test_examples_are_measured_and_the_best_way_is_used(order: Callable[..., Any], place: Path) -> None:
     said, rows = order(*BRIGHT, "--examples", place / "rated.csv", "--json")
     told = json.loads(said.out)
-    assert told["used"] == "ridge"
+    assert told["used"] in ("ridge", "ridge_patches")
+    assert set(told["correlations"]) == {"text", "ridge", "ridge_patches"}
     assert told["correlations"]["ridge"] > 0.9 > told["correlations"]["text"]
     assert "chance is 0" in said.err
-    assert "used: ridge" in said.err
+    assert f"used: {told['used']}, the highest" in said.err
     truth = {key: float(score) for key, score in csv.reader((place / "rated.csv").open()) if key != "key"}
     known = [truth[key] for _, key, _ in rows[1:] if key in truth]
     assert np.corrcoef(known, range(len(known)))[0, 1] < -0.9
+
+
+def test_what_ridge_regression_reads(order: Callable[..., Any], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = [*BRIGHT, "--examples", place / "rated.csv", "--existing", "replace"]
+    scores = {}
+    for read, ways in (("embedding", {"text", "ridge"}), ("patches", {"text", "ridge_patches"})):
+        said, scores[read] = order(*given, "--rows", read, "--json")
+        told = json.loads(said.out)
+        assert set(told["correlations"]) == ways
+        assert told["correlations"][told["used"]] > 0.9
+    assert scores["embedding"][1:] != scores["patches"][1:]
+    monkeypatch.setattr("tether.workflows.order_ways.MOST_NUMBERS", 1000)
+    said, _ = order(*given)
+    assert "ridge_patches: not tried: 16,384 numbers for all examples, above 1,000" in said.err
+    assert (
+        "--rows patches: ridge regression learns from examples"
+        in order(*BRIGHT, "--rows", "patches", "--existing", "replace", code=2)[0].err
+    )
+
+    def shows_none(model: object) -> None:
+        raise UnsupportedModelError("no tokens")
+
+    monkeypatch.setattr("tether.workflows.order_ways.TokenRows", shows_none)
+    said, _ = order(*given)
+    assert "ridge_patches: not tried: no tokens" in said.err
+    assert "no tokens" in order(*given, "--rows", "patches", code=2)[0].err
 
 
 def test_the_adapter_besides_and_as_a_head(order: Callable[..., Any], place: Path, tmp_path: Path) -> None:
@@ -89,7 +116,7 @@ def test_the_adapter_besides_and_as_a_head(order: Callable[..., Any], place: Pat
     found = tether.rank(
         place / "walls", **asked, settings=ORDER, folds=2, on_step=lambda done, total: steps.append((done, total))
     )
-    assert set(found.correlations) == {"text", "ridge", "adapter"}
+    assert set(found.correlations) == {"text", "ridge", "ridge_patches", "adapter"}
     assert found.used == max(found.correlations, key=found.correlations.get)
     assert steps[-1][0] in (8, 12)
     assert {name: one.requires_grad for name, one in model.named_parameters()} == free

@@ -36,6 +36,7 @@ def test_regions_by_file(tmp_path: Path, call: Callable[..., Any]) -> None:
     given += ["--regions", str(boxes), "--out", str(out)]
     said = call(*given, "--region-as", "alpha,crop,attention")
     assert "alpha and crop give" in said.err
+    assert "boxes: taken to be in pixels of the image" in said.err
     with out.open() as file:
         found = list(csv.DictReader(file))
     assert len(found) == 9

@@ -53,14 +53,16 @@ def command(
       tether caption photos/ --model starter --captioner captioner --candidates 5 --out captions.csv
       tether caption photos/ --model starter --texts texts.csv --out captions.csv --html captions.html
     """
-    from tether.cli.screen import bar
+    from functools import partial
+
+    from tether.cli.screen import staged_bar
     from tether.workflows.caption import caption
 
     check_new(out, existing=existing, where="--out")
     check_new(html, existing=existing, where="--html")
     check_new(json, existing=existing, where="--json")
     bad_rows = out.with_name(f"{out.stem}.bad_rows.jsonl")
-    with bar("caption") as on_progress:
+    with staged_bar("caption") as on_stage:
         found = caption(
             source,
             model=model,
@@ -83,7 +85,8 @@ def command(
             bad_rows=bad_rows,
             random_weights=random_weights,
             device=device,
-            on_progress=on_progress,
+            on_progress=partial(on_stage, "caption"),
+            on_stage=on_stage,
         )
     found.save(out, raw_csv=raw_csv)
     if html is not None:

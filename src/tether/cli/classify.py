@@ -59,7 +59,9 @@ def command(
     region_as: Annotated[
         str | None, typer.Option(help="How: alpha, crop, blur, attention, or several with commas.")
     ] = None,
-    region_unit: Annotated[str, typer.Option(help="Of the boxes: pixel or share.")] = "pixel",
+    region_unit: Annotated[
+        str | None, typer.Option(help="Of the boxes: pixel or share (default: by their column unit, or the numbers).")
+    ] = None,
     device: Device = "auto",
     random_weights: RandomWeights = False,
     strict: Strict = False,
@@ -77,8 +79,9 @@ def command(
       tether classify new/ --model runs/mine --classes names.txt --calibrate labelled/ --abstain 0.8 --out named.csv
     """
     from dataclasses import asdict
+    from functools import partial
 
-    from tether.cli.screen import bar
+    from tether.cli.screen import staged_bar
     from tether.data.opening import keywords
     from tether.workflows.classify import classify
 
@@ -114,7 +117,7 @@ def command(
             device=device,
         )
         return
-    with bar("classify") as on_progress:
+    with staged_bar("classify") as on_stage:
         found = classify(
             source,
             classes,
@@ -134,7 +137,8 @@ def command(
             bad_rows=bad_rows,
             random_weights=random_weights,
             device=device,
-            on_progress=on_progress,
+            on_progress=partial(on_stage, "classify"),
+            on_stage=on_stage,
         )
     found.save(out, raw_csv=raw_csv)
     rows, abstained, fitted = len(found.labels), found.counts().get("", 0), found.calibration

@@ -25,6 +25,10 @@ def command(
         Literal["ridge", "adapter"],
         typer.Option("--with", help="What learns from them: ridge (seconds), or the adapter besides (minutes)."),
     ] = "ridge",
+    rows: Annotated[
+        Literal["auto", "embedding", "patches"],
+        typer.Option(help="What ridge regression reads; auto: the better on the examples."),
+    ] = "auto",
     head: Annotated[
         Path | None, typer.Option(help="In place of examples: a head that tether adapt --recipe order made.")
     ] = None,
@@ -46,19 +50,16 @@ def command(
       tether rank photos/ --model starter --by "how damaged" --examples rated.csv --column score --out order.csv
       tether rank photos/ --model starter --head mine --out order.csv --html order.html
     """
-    from tether.cli.screen import bars
+    from functools import partial
+
+    from tether.cli.screen import staged_bar
     from tether.workflows.rank import rank
 
     check_new(out, existing=existing, where="--out")
     check_new(html, existing=existing, where="--html")
     check_new(json, existing=existing, where="--json")
     bad_rows = out.with_name(f"{out.stem}.bad_rows.jsonl")
-    with bars() as screen:
-        task = screen.add_task("examples", total=None)
-
-        def moved(what: str, done: int, total: int | None) -> None:
-            screen.update(task, description=what, completed=done, total=total)
-
+    with staged_bar("examples") as on_stage:
         found = rank(
             images,
             model=model,
@@ -67,6 +68,7 @@ def command(
             examples=examples,
             column=column,
             using=with_,
+            rows=rows,
             head=head,
             seed=seed,
             shown=shown if html is not None else 0,
@@ -75,8 +77,8 @@ def command(
             bad_rows=bad_rows,
             random_weights=random_weights,
             device=device,
-            on_progress=lambda done, total: moved("rank", done, total),
-            on_step=lambda done, total: moved("train", done, total),
+            on_progress=partial(on_stage, "rank"),
+            on_step=partial(on_stage, "train"),
         )
     found.save(out, raw_csv=raw_csv)
     if json is not None:

@@ -19,7 +19,7 @@ def name_regions(
     json: Any,
     raw_csv: bool,
     regions: str | None,
-    region_unit: str,
+    region_unit: str | None,
     **settings: Any,
 ) -> None:
     """Name the regions and write them; ``idle`` are options that were given and do not go with regions."""
@@ -31,7 +31,7 @@ def name_regions(
         raise InputError("--region-as: goes with --regions FILE, a table of boxes or a folder of masks")
     if idle:
         raise InputError(f"{idle[0]}: does not go with --regions, which are named by words alone; leave it out")
-    if region_unit not in ("pixel", "share"):
+    if region_unit not in (None, "pixel", "share"):
         raise InputError(f"--region-unit: expected pixel or share, got {region_unit!r}")
     with bar("classify") as on_progress:
         found = classify_regions(
@@ -39,7 +39,10 @@ def name_regions(
         )
     found.save(out, raw_csv=raw_csv)
     if json is not None:
-        put_json({"path": out, "rows": len(found.labels), "ways": list(found.ways), "bad": found.bad}, to=json)
+        put_json(
+            {"path": out, "rows": len(found.labels), "ways": list(found.ways), "bad": found.bad, "unit": found.unit},
+            to=json,
+        )
     if json != STDOUT:
         say(f"{out}: {len(found.labels)} rows, one for each region and way")
     for line in found.lines():

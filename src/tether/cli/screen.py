@@ -107,6 +107,18 @@ def bars(*more: ProgressColumn, screen: Screen | None = None, **options: Any) ->
 
 
 @contextlib.contextmanager
+def staged_bar(what: str) -> Iterator[Callable[[str, int, int | None], None]]:
+    """One such bar for one stage after the other; gives the function that moves it, which takes a stage's name first.
+
+    Args:
+        what: the first stage.
+    """
+    with bars() as shown:
+        task = shown.add_task(what, total=None)
+        yield lambda stage, done, total: shown.update(task, description=stage, completed=done, total=total)
+
+
+@contextlib.contextmanager
 def bar(what: str, *, visible: bool = True) -> Iterator[Callable[[int, int | None], None]]:
     """One such bar; gives the function that moves it, which takes how many are done and how many there are.
 

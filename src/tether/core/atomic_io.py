@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import re
+import shutil
 import stat
 import tempfile
 from collections import Counter
@@ -59,6 +61,49 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
         handle.close()
+
+
+@contextlib.contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``folder``; on success it takes its place, on any error it is removed.
+
+    What a killed process left of an earlier write to the same place is removed first; if it was killed between the two
+    renames, the old folder is put back before. Only for who alone writes there.
+
+    Raises:
+        OSError: as of a full disk; what stood there before is unchanged.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.parent.glob(f"{_beside(glob.escape(folder.name))}*"):
+        if not folder.exists() and (leftover / _OLD).is_dir():
+            (leftover / _OLD).rename(folder)
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(prefix=_beside(folder.name), dir=folder.parent))
+    try:
+        new, old = temporary / "new", temporary / _OLD
+        new.mkdir()
+        yield new
+        for path in new.rglob("*"):
+            flush(path)
+        flush(new)
+        if folder.exists():
+            folder.rename(old)
+        try:
+            new.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+        flush(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+_OLD = "old"
+
+
+def _beside(name: str) -> str:
+    return f".{name}-"
 
 
 def as_umask_says(file: Path) -> None:

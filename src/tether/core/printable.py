@@ -65,13 +65,15 @@ def is_line(value: object) -> bool:
 def csv_cell(text: str) -> str:
     """Text for a CSV cell: what a spreadsheet would run as a formula gets an apostrophe before it.
 
-    Numbers stay as they are.
+    Numbers stay as they are. A formula behind apostrophes of its own gets one more, so that ``unguarded`` gives back
+    any text.
 
     Examples:
-        >>> csv_cell("=1+1"), csv_cell("-0.5"), csv_cell("a cat")
-        ("'=1+1", '-0.5', 'a cat')
+        >>> csv_cell("=1+1"), csv_cell("-0.5"), csv_cell("a cat"), csv_cell("'=1+1")
+        ("'=1+1", '-0.5', 'a cat', "''=1+1")
     """
-    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+    bare = text.lstrip("'")
+    return f"'{text}" if _FORMULA.match(bare) and not _NUMBER.fullmatch(bare) else text
 
 
 def _escaped(character: str) -> str:

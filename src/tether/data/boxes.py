@@ -4,15 +4,47 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from tether.core.errors import InputError
 
+Unit = Literal["pixel", "share"]
+"""What numbers of boxes are: pixels of the image as it lies upright, or shares of its width and height."""
 Window = tuple[int, int, int, int]
 """Left, top, right and bottom of whole pixels; the last two are not inside."""
+ROUNDING = 1e-3
+"""How far beyond the border a box in shares may reach: half precision and pixels rounded up do."""
+SHARES = 2.0
+"""A number of a box above it is no share of a side, however careless."""
+
+
+def unit_of(boxes: Float[np.ndarray, "n 4"]) -> Unit:
+    """What boxes are in where nobody says it.
+
+    Pixels where no box lies within 0 and 1 and a number is above ``SHARES``; else shares, as which what is neither is
+    refused.
+
+    Args:
+        boxes: two corners each, or a corner and the sides.
+
+    Example:
+        >>> import numpy as np
+        >>> from tether.data.boxes import unit_of
+        >>> unit_of(np.array([[0.0, 0.5, 1.0, 1.0]])), unit_of(np.array([[0.0, 5.0, 10.0, 10.0]]))
+        ('share', 'pixel')
+    """
+    inside = ((boxes >= -ROUNDING) & (boxes <= 1 + ROUNDING)).all(axis=1)  # which NaN is not
+    return "pixel" if not inside.any() and (boxes > SHARES).any() else "share"
+
+
+def said_of_unit(unit: Unit) -> str:
+    """What a report says of it."""
+    return f"boxes: taken to be in {'pixels of the image' if unit == 'pixel' else 'shares of its width and height'}"
 
 
 def sound_boxes(

@@ -162,6 +162,18 @@ def points_outside(name: str) -> bool:
     return path.is_absolute() or ".." in path.parts or not path.parts or ":" in path.parts[0][1:2] or "\x00" in name
 
 
+def without_ending(name: str) -> str:
+    """A name without the ending of an image's file, where it has one.
+
+    Example:
+        >>> from tether.data.paths import without_ending
+        >>> without_ending("sub/a.JPG"), without_ending("v1.2")
+        ('sub/a', 'v1.2')
+    """
+    stem, dot, ending = name.rpartition(".")
+    return stem if stem and dot + ending.lower() in _IMAGES else name
+
+
 def is_image_file(name: str) -> bool:
     """Whether a file's name ends like an image's."""
     return name.lower().endswith(_IMAGES)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import cast
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -18,12 +18,16 @@ from tether.core.atomic_io import local, read_bytes
 from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.core.printable import quoted, unguarded
+from tether.data.boxes import Unit, unit_of
 from tether.data.images import decode
+from tether.data.paths import without_ending
+from tether.data.sources.columns import shortened
 
-Unit = Literal["pixel", "share"]
 _COLUMNS = ("key", "x0", "y0", "x1", "y1")
 _LARGEST = 2**28
 """Bytes of a table of boxes, at most."""
+_MOST_NAMES = 40
+"""Columns that an error lists, at most."""
 MOST_CLASSES = 150
 """A mask of several numbers up to this one numbers classes; smooth edges reach white."""
 
@@ -48,7 +52,10 @@ class RegionFiles(abc.ABC):
 
     Attributes:
         path: of the table or the folder.
+        unit: what boxes are in; None of masks.
     """
+
+    unit: Unit | None = None
 
     def __init__(self, path: Path) -> None:
         """Keep the path."""
@@ -67,37 +74,56 @@ class RegionFiles(abc.ABC):
         """
 
     @abc.abstractmethod
+    def names(self) -> Iterable[str]:
+        """What names images there: keys of a table, files of a folder."""
+
+    @abc.abstractmethod
+    def names_of(self, key: str) -> list[str]:
+        """Those of one image."""
+
     def unmatched(self, keys: Iterable[str]) -> list[str]:
-        """What belongs to no image with one of these keys: keys of a table, names of files."""
+        """Those that belong to no image with one of these keys."""
+        known = {name for key in keys for name in self.names_of(key)}
+        return [name for name in self.names() if name not in known]
 
     def check(self, keys: Iterable[str]) -> None:
         """Refuse regions of images that are not there.
 
         Raises:
-            InputError: it names the first of them.
+            InputError: it names the first of them; or a name that two images have.
         """
-        known = list(keys)
+        known = list(dict.fromkeys(keys))
+        owner: dict[str, str] = {}
+        for name, one in ((name, key) for key in known for name in self.names_of(key)):
+            if owner.setdefault(name, one) != one:
+                both = f"{quoted(owner[name])} and {quoted(one)}"
+                raise InputError(f"{self.path}: {quoted(name)}: {both} have this name; write it with its ending")
         if left := self.unmatched(known):
             more = f", and {len(left) - 1} more" if len(left) > 1 else ""
             raise InputError(f"{self.path}: {quoted(left[0])}{more}: no image has this key; {closest(left[0], known)}")
 
 
 class BoxTable(RegionFiles):
-    """A CSV file with the columns key, x0, y0, x1, y1 and, if wanted, name; x1 and y1 are exclusive."""
+    """A CSV file with the columns key, x0, y0, x1, y1 and, if wanted, name and unit; x1 and y1 are exclusive.
 
-    def __init__(self, path: Path, *, unit: Unit = "pixel") -> None:
+    A key may leave out the ending of its image's file, or have one that the image's key lacks.
+    """
+
+    def __init__(self, path: Path, *, unit: Unit | None = None) -> None:
         """Read the table.
 
         Args:
             path: of the file.
-            unit: ``pixel`` of the image as it lies upright, or ``share`` of its width and height.
+            unit: ``pixel`` of the image as it lies upright, or ``share`` of its width and height; None takes what the
+                column ``unit`` says, the same in all rows, and without one goes by the numbers: see
+                ``data.boxes.unit_of``.
 
         Raises:
             InputError: missing columns, a box that is none, or two of one name at an image; it names the row.
         """
         super().__init__(path)
-        self.unit = unit
         self._rows: dict[str, list[tuple[int, str, tuple[float, ...]]]] = {}
+        said: dict[str, int] = {}
         text = read_bytes(path, limit=_LARGEST).decode("utf-8-sig", errors="surrogateescape")
         table = csv.DictReader(io.StringIO(text, newline=""))
         try:
@@ -105,14 +131,40 @@ class BoxTable(RegionFiles):
         except csv.Error as error:
             raise InputError(f"{path}: line 1: {error}") from error
         if missing := [name for name in _COLUMNS if name not in given]:
-            raise InputError(f"{path}: expected the columns {', '.join(_COLUMNS)} [, name], without {missing[0]!r}")
+            raise InputError(
+                f"{path}: expected the columns {', '.join(_COLUMNS)} [, name, unit], without {missing[0]!r}; "
+                f"{closest(missing[0], [shortened(name) for name in given[:_MOST_NAMES]])}"
+            )
         try:
             for row in table:
                 self._add(table.line_num, row)
+                said.setdefault((row.get("unit") or "").strip().lower(), table.line_num)
         except csv.Error as error:
             raise InputError(f"{path}: line {table.line_num}: {error}") from error
         if not self._rows:
             raise InputError(f"{path}: holds no box")
+        self._longer: dict[str, list[str]] = {}  # keys whose image may be named without their ending
+        for key in self._rows:
+            if (bare := without_ending(key)) != key:
+                self._longer.setdefault(bare, []).append(key)
+        self.unit = unit or self._unit_said(said)
+        for line, _, box in (one for some in self._rows.values() for one in some if self.unit == "share"):
+            if not (min(box) >= 0 and max(box) <= 1):
+                hint = "; for pixels say unit=pixel, or --region-unit pixel" if unit is None else ""
+                got = ", ".join(f"{value:g}" for value in box)
+                raise InputError(f"{path}: line {line}: expected shares of the image, in [0, 1], got {got}{hint}")
+
+    def _unit_said(self, said: Mapping[str, int]) -> Unit:
+        """The unit of all boxes by the words of the column, each with its first line, or by the numbers."""
+        for word, line in said.items():
+            if word not in ("", "pixel", "share"):
+                raise InputError(f"{self.path}: line {line}: unit: expected pixel or share, got {quoted(word)}")
+            if len(said) > 1 and line == max(said.values()):
+                both = " and ".join(repr(one) for one in said)
+                raise InputError(f"{self.path}: line {line}: unit: expected the same in all rows, got {both}")
+        if word := next(iter(said)):
+            return cast(Unit, word)
+        return unit_of(np.array([box for some in self._rows.values() for _, _, box in some]))
 
     def _add(self, line: int, row: Mapping[str, str | None]) -> None:
         where = f"{self.path}: line {line}"
@@ -125,8 +177,6 @@ class BoxTable(RegionFiles):
         x0, y0, x1, y1 = box
         if not all(map(math.isfinite, box)) or x0 >= x1 or y0 >= y1:
             raise InputError(f"{where}: expected x0 < x1 and y0 < y1, got {', '.join(cells):.100}")
-        if self.unit == "share" and not (min(box) >= 0 and max(box) <= 1):
-            raise InputError(f"{where}: expected shares of the image, in [0, 1], got {', '.join(cells):.100}")
         known = self._rows.setdefault(key, [])
         name = unguarded(row.get("name") or "") or str(len(known) + 1)
         if name in (other for _, other, _ in known):
@@ -137,7 +187,7 @@ class BoxTable(RegionFiles):
         """See RegionFiles."""
         height, width = size
         found = []
-        for line, name, box in self._rows.get(key, ()):
+        for line, name, box in (row for named in self.names_of(key) for row in self._rows[named]):
             shares = np.array(box)
             if self.unit == "pixel":
                 shares = shares / (width, height, width, height)
@@ -148,10 +198,22 @@ class BoxTable(RegionFiles):
             found.append(NamedRegion(name, shares))
         return found
 
-    def unmatched(self, keys: Iterable[str]) -> list[str]:
+    def names(self) -> Iterable[str]:
         """See RegionFiles."""
-        known = set(keys)
-        return [key for key in self._rows if key not in known]
+        return self._rows
+
+    def names_of(self, key: str) -> list[str]:
+        """See RegionFiles.
+
+        Raises:
+            InputError: the table has the image with its ending and without.
+        """
+        bare = without_ending(key)
+        found = [name for name in dict.fromkeys((key, bare)) if name in self._rows]
+        found += [name for name in self._longer.get(key, ()) if name not in found]
+        if len(found) > 1:
+            raise InputError(f"{self.path}: {' and '.join(map(quoted, found))}: two names of one image; expected one")
+        return found
 
 
 class MaskFolder(RegionFiles):
@@ -204,14 +266,17 @@ class MaskFolder(RegionFiles):
             found.append(NamedRegion(name, ends / (size[1], size[0], size[1], size[0]), mask))
         return found
 
-    def unmatched(self, keys: Iterable[str]) -> list[str]:
+    def names(self) -> Iterable[str]:
         """See RegionFiles."""
-        known = {stem for key in keys for stem in self._stems(key)}
-        return [self._files[stem].relative_to(self.path).as_posix() for stem in self._files if stem not in known]
+        return [f"{stem}.png" for stem in self._files]
+
+    def names_of(self, key: str) -> list[str]:
+        """See RegionFiles."""
+        return [f"{stem}.png" for stem in self._stems(key)]
 
 
-def open_regions(path: str | Path, *, unit: Unit = "pixel") -> RegionFiles:
-    """The regions in a ``.csv`` file or a folder of masks.
+def open_regions(path: str | Path, *, unit: Unit | None = None) -> RegionFiles:
+    """The regions in a ``.csv`` file or a folder of masks; ``unit`` is as for ``BoxTable``.
 
     Raises:
         InputError: neither, or see the two.

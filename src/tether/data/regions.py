@@ -19,6 +19,7 @@ from tether.core.hash_rng import hash_int
 from tether.core.printable import is_text
 from tether.core.ranges import Share, checked
 from tether.core.types import Regions, Row
+from tether.data.boxes import ROUNDING, SHARES, Unit, unit_of
 from tether.data.images import decode
 from tether.data.placement import MaskMover, Placement
 
@@ -30,10 +31,6 @@ MOST_MASK_PIXELS = 1 << 31
 """Pixels of a row's masks that are looked at, at most: 178 masks of 12 megapixels; as files they may be tiny."""
 MOST_BATCH_BYTES = 1 << 33
 """Bytes of a batch's masks in one view, at most."""
-_ROUNDING = 1e-3
-"""How far beyond the border a box may reach: half precision and pixels rounded up do."""
-_SHARES = 2.0
-"""A number of a box above it is no share of a side, however careless."""
 _LONGEST = 1 << 20
 """Characters of a phrase, at most."""
 
@@ -93,7 +90,7 @@ class RegionColumns:
         boxes: str = "boxes",
         phrases: str | None = None,
         masks: str | None = None,
-        unit: Literal["share", "pixel"] = "share",
+        unit: Unit | None = None,
         form: Literal["xyxy", "xywh"] = "xyxy",
         least: Share = 0.25,
     ) -> None:
@@ -106,7 +103,8 @@ class RegionColumns:
             phrases: column of n texts; None says nothing of the regions.
             masks: column of n masks, each an image file's bytes or an array (h, w), not 0 inside; or one file or array
                 for all whose value k + 1 is region k. They have the image's size. None has no masks.
-            unit: ``share`` of the image's width and height, or ``pixel``.
+            unit: ``share`` of the image's width and height, or ``pixel``; None goes by each row's numbers, see
+                ``data.boxes.unit_of``.
             form: two corners, or a corner and the sides (COCO's ``bbox``, with ``unit: pixel``).
             least: share of a box's area that must be left in a view; with less the region is not valid there.
         """
@@ -124,9 +122,8 @@ class RegionColumns:
             InputError: a missing column, boxes that are none, another number of phrases or masks than of boxes, or
                 more than are read; it names the row, the column and what came.
         """
-        where = f"{row.key}: {self._boxes}"
-        cell = _cell(row, self._boxes)
-        boxes = np.zeros((0, 4)) if cell is None else self._read_boxes(cell, size=size, where=where)
+        numbers, unit = self._numbers(row)
+        boxes = self._in_shares(numbers, unit, size=size, where=f"{row.key}: {self._boxes}")
         phrases: Sequence[str] = [""] * len(boxes)
         if self._phrases is not None:
             phrases = self.phrases_of(row)
@@ -147,7 +144,25 @@ class RegionColumns:
         cell = None if self._phrases is None else _cell(row, self._phrases)
         return [] if cell is None else _texts(cell, where=f"{row.key}: {self._phrases}")
 
-    def _read_boxes(self, cell: Any, *, size: tuple[int, int], where: str) -> np.ndarray:
+    def wanted(self) -> dict[str, str]:
+        """The columns that rows must have, by what the settings call them."""
+        named = {"boxes": self._boxes, "phrases": self._phrases, "masks": self._masks}
+        return {what: column for what, column in named.items() if column is not None}
+
+    def unit_of(self, row: Row) -> Unit | None:
+        """What the boxes of a row are taken to be in; None where it has none.
+
+        Raises:
+            InputError: a missing column, or what are no boxes.
+        """
+        numbers, unit = self._numbers(row)
+        return unit if len(numbers) else None
+
+    def _numbers(self, row: Row) -> tuple[Float[np.ndarray, "n 4"], Unit]:
+        """The boxes of a row as they stand there, and their unit."""
+        where, cell = f"{row.key}: {self._boxes}", _cell(row, self._boxes)
+        if cell is None:
+            return np.zeros((0, 4)), self._unit or "share"
         if not isinstance(cell, (list, tuple, np.ndarray)):
             raise InputError(f"{where}: expected a list of boxes, got {type(cell).__name__}")
         if len(cell) > MOST:
@@ -159,20 +174,26 @@ class RegionColumns:
         if boxes.dtype.kind not in "fiu" or boxes.ndim != 2 or boxes.shape[1] != 4:
             raise InputError(f"{where}: expected boxes of 4 numbers each, got {_short(cell)}")
         boxes = boxes.astype(np.float64)
+        return boxes, self._unit or unit_of(boxes)
+
+    def _in_shares(
+        self, numbers: Float[np.ndarray, "n 4"], unit: Unit, *, size: tuple[int, int], where: str
+    ) -> Float[np.ndarray, "n 4"]:
+        boxes = numbers.copy()
         if self._form == "xywh":
             boxes[:, 2:] += boxes[:, :2]
-        if self._unit == "pixel":
+        if unit == "pixel":
             boxes /= (size[1], size[0], size[1], size[0])
-        inside = ((boxes >= -_ROUNDING) & (boxes <= 1 + _ROUNDING)).all(axis=1)  # which NaN is not
+        inside = ((boxes >= -ROUNDING) & (boxes <= 1 + ROUNDING)).all(axis=1)  # which NaN is not
         boxes = np.clip(boxes, 0, 1)
         wide = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
         for good, expected in ((inside, "corners inside the image"), (wide, "a width and a height above 0")):
             if not good.all():
                 number = int(np.flatnonzero(~good)[0])
-                unit = "shares of the image" if self._unit == "share" else f"pixels of {size[1]} x {size[0]}"
-                got = [float(value) for value in cell[number]]
-                hint = "; for pixels say unit=pixel" if self._unit == "share" and max(got) > _SHARES else ""
-                raise InputError(f"{where}: box {number}: expected {expected} ({self._form}, {unit}), got {got}{hint}")
+                said = "shares of the image" if unit == "share" else f"pixels of {size[1]} x {size[0]}"
+                got = numbers[number].tolist()
+                hint = "; for pixels say unit=pixel" if unit == "share" and max(got) > SHARES else ""
+                raise InputError(f"{where}: box {number}: expected {expected} ({self._form}, {said}), got {got}{hint}")
         return boxes
 
     def mask(self, regions: RowRegions, number: int, *, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:

@@ -39,7 +39,7 @@ def without_attention(model: Clip, *, side: Literal["image", "text"] = "image", 
         [49984, 33216]
     """
     if not isinstance(model, Clip):
-        raise InputError(f"model: expected one of Tether's own, got a {type(model).__name__}")
+        raise InputError(f"model: expected one of Tether's own, got {type(model).__name__}")
     if side not in ("image", "text"):
         raise InputError(f"side: expected image or text, got {side!r}")
     config = model.config

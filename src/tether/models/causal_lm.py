@@ -14,7 +14,7 @@ from annotated_types import Ge
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tether.core.atomic_io import read_json, write_json, write_text
+from tether.core.atomic_io import atomic_folder, read_json, write_json, write_text
 from tether.core.errors import InputError, MissingExtraError, WriteError, refusing
 from tether.core.model_digest import texts_digest
 from tether.core.ranges import Count, checked
@@ -132,14 +132,9 @@ class CausalLM(nn.Module):
         """
         folder = Path(folder)
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name, quiet():
-                new, old = Path(name) / "new", Path(name) / "old"
+            with atomic_folder(folder) as new, quiet():
                 cast(Any, self.model).save_pretrained(new)
                 self.tokenizer.save_pretrained(new)
-                if folder.exists():
-                    folder.rename(old)
-                new.rename(folder)
         except Exception as error:  # transformers and safetensors raise of many kinds
             raise WriteError(folder, error) from error
         return folder

@@ -279,7 +279,7 @@ def replace(
 
 def _checked(module: Any, rows: Tensor, *, name: str) -> nn.Module:
     if not isinstance(module, nn.Module):
-        raise InputError(f"{name}: make: expected a module, got a {type(module).__name__}")
+        raise InputError(f"{name}: make: expected a module, got {type(module).__name__}")
     with torch.no_grad():
         given = module(rows)
     found, expected = ((tuple(x.shape), x.dtype, x.device) for x in (given, rows))

@@ -50,7 +50,7 @@ class FrozenNorm:
             eps = torch.finfo(x.dtype).eps if norm.eps is None else norm.eps
             weight = norm.weight
             return cls(one if weight is None else weight, zero, (x.square().mean(-1) + eps).sqrt(), None)
-        raise refusal("final norm", f"a {type(norm).__name__}")
+        raise refusal("final norm", type(norm).__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,4 +195,4 @@ def _projected(step: object, maps: Tensor, offset: Tensor, rest: Tensor) -> tupl
         weight, bias = _linear(step)
         offset = offset @ weight.T
         return weight @ maps, offset if bias is None else offset + bias, rest @ weight.T
-    raise refusal("projection", f"the tower ends in a {getattr(step, '__name__', type(step).__name__)}")
+    raise refusal("projection", f"the tower ends in {getattr(step, '__name__', type(step).__name__)}")

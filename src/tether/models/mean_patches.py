@@ -32,7 +32,7 @@ def patch_tokens(model: DualEncoder, image: Tensor, *, pool: Pool = "mean_patch"
     """
     tower = tower_of(model)
     if pool == "class_token" and not (tower.prefix and tower.sealed is None):
-        raise UnsupportedModelError(f"pool: the image tower, a {tower.what}, has no class token")
+        raise UnsupportedModelError(f"pool: the image tower, {tower.what}, has no class token")
     stream = tower.run(tower.embed(image))
     return stream.layout.read(stream.x)[:, None] if pool == "class_token" else stream.x[:, tower.prefix :]
 

@@ -279,7 +279,7 @@ def tokenizer_at(tokenizer: Tokenizer, context: int) -> Tokenizer:
     if context == tokenizer.context_length:
         return copy.copy(tokenizer)
     if not hasattr(tokenizer, "with_context"):
-        raise InputError(f"context: cannot give a {type(tokenizer).__name__} another length")
+        raise InputError(f"context: cannot give {type(tokenizer).__name__} another length")
     return cast(Any, tokenizer).with_context(context)
 
 

@@ -79,7 +79,7 @@ def map_grid(stream: TokenStream, tower: TowerAnatomy) -> tuple[int, int]:
     """
     grid = stream.layout.grid
     if grid is None or stream.x.shape[1] != tower.prefix + grid[0] * grid[1]:
-        raise refusal("no dropping", f"the tower is a {tower.what}")
+        raise refusal("no dropping", f"the tower is of class {tower.what}")
     return grid
 
 

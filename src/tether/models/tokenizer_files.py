@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
-from tether.core.atomic_io import write_json, write_text
+from tether.core.atomic_io import atomic_folder, write_json, write_text
 from tether.core.component import closest
 from tether.core.errors import InputError, WriteError
 from tether.core.protocols import Tokenizer
@@ -49,24 +47,13 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     target = folder / TOKENIZER_FOLDER
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".tokenizer-*"):  # of a save that was killed
-            shutil.rmtree(leftover, ignore_errors=True)
         if isinstance(tokenizer, FunctionTokenizer) and tokenizer.write is not None:
-            _swap(tokenizer.write, target)
+            with atomic_folder(target) as new:  # elsewhere first: the source may lie in the folder itself
+                tokenizer.write(new)
         else:
             shutil.rmtree(target, ignore_errors=True)  # of an earlier save
     except Exception as error:  # the libraries that write these files raise of many kinds
         raise WriteError(target, error) from error
-
-
-def _swap(write: Callable[[Path], object], target: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix=".tokenizer-", dir=target.parent) as name:
-        new, old = Path(name) / "new", Path(name) / "old"  # elsewhere first: the source may lie in the folder itself
-        new.mkdir()
-        write(new)
-        if target.exists():
-            target.rename(old)
-        new.rename(target)
 
 
 def export_tokenizer(tokenizer: Tokenizer, folder: Path, *, format: Literal["open_clip", "transformers"]) -> None:

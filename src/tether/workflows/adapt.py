@@ -19,6 +19,7 @@ from tether.core.geometry import check_finite
 from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder
 from tether.data import open_source
+from tether.data.regions import RegionColumns
 from tether.evaluate.adaptation import AdaptReport
 from tether.evaluate.adaptation.report import Costs
 from tether.models.save import save
@@ -26,6 +27,7 @@ from tether.tasks.caption import CAPTION_RECIPES, CaptionByReward, CaptionFromTe
 from tether.tasks.caption.text_only import TextOnlyCaptioner
 from tether.tasks.classify.prompts import classes_of, templates_of
 from tether.workflows.adaptation.apart import apart, said_of
+from tether.workflows.adaptation.boxes import boxes_said
 from tether.workflows.adaptation.choose import Choice, choices, fitting, kind_error
 from tether.workflows.adaptation.data import Asked, look_at, parts_of
 from tether.workflows.adaptation.folder import Existing, check_free, claimed, remove_others
@@ -35,8 +37,8 @@ from tether.workflows.adaptation.next_steps import next_steps
 from tether.workflows.adaptation.run import OnStep, named, rate_named, run
 from tether.workflows.adaptation.texts import open_texts
 from tether.workflows.captioning.learn import learn_captions
-from tether.workflows.captioning.reward import reward_captions
-from tether.workflows.captioning.run import CaptionerRun, LearntReport
+from tether.workflows.captioning.reward import REWARD_RECIPE, reward_captions
+from tether.workflows.captioning.run import MADE_BY, CaptionerRun, LearntReport, check_captioner
 from tether.workflows.models import Data, Model, Progress, opened
 
 
@@ -234,6 +236,8 @@ def adapt(
     if kept is None and made.gives != "head":
         kept = open_source(KEEP)
     said = list(parts.said)
+    if "boxes" in made.columns:
+        said += boxes_said(parts.given.source, RegionColumns(**made.columns))
     if kept is not None and made.gives != "head":
         whole = kept
         kept, out_of_it = apart(whole, learnt=parts.learnt)
@@ -318,4 +322,9 @@ def _recipe(
     known = {**RECIPES, **CAPTION_RECIPES}
     if name not in known:
         raise InputError(f"--recipe: no recipe {name!r}; {closest(name, known)}")
-    return spec, build(spec, known, where="--recipe", finite=True)
+    if name == REWARD_RECIPE and not spec.get("captioner"):
+        raise InputError(f"--recipe {name}: expected captioner=FOLDER, a captioner that goes on; {MADE_BY} makes one")
+    made = build(spec, known, where="--recipe", finite=True)
+    if isinstance(made, CaptionByReward):
+        check_captioner(made.captioner, where=f"--recipe {name}: captioner")
+    return spec, made

@@ -8,6 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from jaxtyping import Float
+from torch import Tensor
+
 from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder, Source
@@ -19,11 +22,14 @@ from tether.evaluate.embeddings import embed_source
 from tether.evaluate.meaning import read_meaning
 from tether.models.composed.starter import taught
 from tether.models.named import STARTER
+from tether.tasks.classify.zero_shot import read_alike
 from tether.workflows.learnt import learnt_from
-from tether.workflows.models import Data
+from tether.workflows.models import Data, OnStage, progress_of
 
 MOST_IMAGES = 1000
 """Held-out images that cutoffs are fitted on, at most."""
+_GROUPS = 5
+"""Groups of classes that are read alike, and names in one, that are listed at most."""
 _CLASSES = 5
 """Classes from which on it is asked whether they are those that ``starter`` was taught."""
 Wanted = float | Literal["auto"] | None
@@ -48,7 +54,13 @@ def keep_cutoffs(model: DualEncoder, held_out: Source, *, limit: int | None, fol
 
 
 def cutoff_of(
-    wanted: Wanted | str, *, model: DualEncoder, name: str, pairs: Data | None = None, option: str
+    wanted: Wanted | str,
+    *,
+    model: DualEncoder,
+    name: str,
+    pairs: Data | None = None,
+    option: str,
+    on_stage: OnStage | None = None,
 ) -> Cutoff | None:
     """The cutoff that is asked for, with its rates where they are known.
 
@@ -58,6 +70,7 @@ def cutoff_of(
         name: what it was loaded by; a run's folder has cutoffs.
         pairs: a source of pairs to fit on instead.
         option: what errors call ``wanted``.
+        on_stage: told how many pairs are embedded, as ``cutoff``.
 
     Raises:
         InputError: neither ``auto`` nor a number, or ``auto`` where nothing is known to fit on.
@@ -67,7 +80,9 @@ def cutoff_of(
         return None
     digest, learnt = digest_of(model), 0
     if source is not None:
-        table = fit_cutoffs(embed_source(model, source, limit=MOST_IMAGES), digest=digest, source=source.name)
+        told = progress_of(on_stage, "cutoff", source=source, limit=MOST_IMAGES)
+        seen = embed_source(model, source, limit=MOST_IMAGES, on_progress=told)
+        table = fit_cutoffs(seen, digest=digest, source=source.name)
         learnt = learnt_from(name, source, most=MOST_IMAGES)
     else:
         table = read_cutoffs(Path(name) / FILE)
@@ -122,6 +137,16 @@ def _nothing_fitted(name: str, *, option: str) -> InputError:
         f"held-out images or more have{held}; fit one with --cutoff-from PAIRS, {LEAST_IMAGES} images or more with "
         f"captions that it did not learn from, or give a number: {option} 0.25"
     )
+
+
+def alike_classes(classes: Sequence[str], weights: Float[Tensor, "c d"]) -> list[str]:
+    """What to say of classes whose prompts the model reads alike."""
+    found = []
+    for group in read_alike(weights)[:_GROUPS]:
+        names = [repr(classes[number]) for number in group]
+        listed = f"{', '.join(names[:-1][:_GROUPS])} and {names[-1]}"
+        found.append(f"the model reads {listed} alike and cannot tell them apart: all get one name; use other words")
+    return found
 
 
 def unseen_words(texts: Sequence[str], *, model: DualEncoder, name: str) -> list[str]:

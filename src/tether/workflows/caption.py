@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from tether.core.atomic_io import csv_file, local
+from tether.core.atomic_io import csv_file
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder, Source
 from tether.core.types import Row
@@ -23,14 +23,14 @@ from tether.data.bad_rows import BadRows
 from tether.data.loader import ordered
 from tether.models.cached import CachedEncoder
 from tether.models.embed import encode_texts
-from tether.tasks.caption.captioner import FILE
 from tether.tasks.caption.nearest import NearestCaptions
 from tether.tasks.caption.text_only import Captioned, Gap, TextOnlyCaptioner, Writing
 from tether.tasks.retrieve.embed import make_thumbnail
 from tether.tasks.retrieve.gallery import SIDE, gallery
 from tether.tasks.retrieve.search import Hit
 from tether.workflows.adaptation.texts import open_texts
-from tether.workflows.models import Data, Model, Progress, opened, with_total
+from tether.workflows.captioning.run import MADE_BY, check_captioner
+from tether.workflows.models import Data, Model, OnStage, Progress, opened, progress_of, with_total
 
 SHOWN = 500
 """Images in a gallery, at most."""
@@ -116,6 +116,7 @@ def caption(
     random_weights: bool = False,
     device: str = "auto",
     on_progress: Progress | None = None,
+    on_stage: OnStage | None = None,
 ) -> CaptionedImages:
     """Write a caption of each image, or find the nearest of given ones.
 
@@ -143,6 +144,7 @@ def caption(
         random_weights: accept models without trained weights.
         device: where to load the models.
         on_progress: called with images done and, where the source knows, images in all.
+        on_stage: called so, too, with the name of what else reads them: ``shift`` or ``judge``.
 
     Raises:
         InputError: neither captioner nor texts, or both; a captioner of another model; no texts; not one good row.
@@ -155,12 +157,17 @@ def caption(
         5
     """
     if captioner is None and texts is None:
-        raise InputError("--captioner: expected the folder of a captioner, or --texts with sentences to choose from")
+        raise InputError(
+            f"--captioner: expected the folder of a captioner ({MADE_BY} makes one), or --texts with sentences to "
+            "choose from"
+        )
     if texts is not None:
         wanted = {"--captioner": captioner is not None, "--sample": sample, "--tone": bool(tone)}
         wanted |= {"--shortest": shortest > 0, "--regions": regions is not None, "--no-rerank": not rerank}
         if idle := [option for option, given in (wanted | {"--gap": gap != "noise"}).items() if given]:
             raise InputError(f"{idle[0]}: does not go with --texts, which are chosen from as they are; leave it out")
+    if isinstance(captioner, (str, Path)):
+        check_captioner(captioner, where="--captioner")
     rows = open_source(source, where="SOURCE")
     sentences = None if texts is None else sentences_of(texts)
     encoder, _ = opened(model, device=device, random_weights=random_weights)
@@ -175,13 +182,13 @@ def caption(
     else:
         used = captioner
         if isinstance(captioner, (str, Path)):
-            if not (local(captioner) / FILE).is_file():
-                made = "tether adapt --recipe caption_from_texts"
-                raise InputError(f"{captioner}: holds no captioner; expected the folder of one that {made} made")
             used = TextOnlyCaptioner.load(captioner, model=encoder)
         assert isinstance(used, TextOnlyCaptioner)
         if gap in ("shift", "both"):
-            some = CachedEncoder(encoder).rows_of(rows, batch_size=batch_size, workers=workers, limit=SHIFT_IMAGES)
+            told = progress_of(on_stage, "shift", source=rows, limit=SHIFT_IMAGES)
+            some = CachedEncoder(encoder).rows_of(
+                rows, batch_size=batch_size, workers=workers, limit=SHIFT_IMAGES, on_progress=told
+            )
             used.learn_shift_(torch.cat([image for _, image in some]))
         written, remarks = _written(used, writing, seed=seed)
     bad = BadRows.anew(rows.name, path=bad_rows, strict=strict)
@@ -201,7 +208,10 @@ def caption(
         raise InputError(f"{rows.name}: {bad.nothing_good()}")
     if sentences is None:
         remarks = [*remarks, _variety(found)]
-    judged = None if judging is None else _judged(judging, rows, keys, found, batch_size=batch_size, workers=workers)
+    judged = None
+    if judging is not None:
+        told = progress_of(on_stage, "judge", source=rows)
+        judged = _judged(judging, rows, keys, found, batch_size=batch_size, workers=workers, on_progress=told)
     return CaptionedImages(keys, found, bad.count, judged, remarks, small)
 
 
@@ -261,10 +271,11 @@ def _judged(
     *,
     batch_size: int,
     workers: int,
+    on_progress: Progress | None = None,
 ) -> Float[Tensor, " n"]:
     """Cosine of each chosen caption to its image by another model, which reads the images once more."""
     rows: Iterator[tuple[list[Row], Tensor]] = CachedEncoder(judge).rows_of(
-        source, batch_size=batch_size, workers=workers, on_bad=BadRows(source.name)
+        source, batch_size=batch_size, workers=workers, on_bad=BadRows(source.name), on_progress=on_progress
     )
     seen = {row.key: vector for some, image in rows for row, vector in zip(some, image, strict=True)}
     image = torch.stack([seen.get(key, torch.full((judge.dim,), torch.nan)) for key in keys])

@@ -23,9 +23,9 @@ from tether.tasks.classify.descriptions import Descriptions, check_described, de
 from tether.tasks.classify.prompts import classes_of, templates_of
 from tether.tasks.classify.views import ViewHead
 from tether.tasks.classify.zero_shot import ZeroShotClassifier
-from tether.workflows.calibration import Wanted, check_cutoff, cutoff_of, unseen_words
+from tether.workflows.calibration import Wanted, alike_classes, check_cutoff, cutoff_of, unseen_words
 from tether.workflows.head_classifier import HeadClassifier
-from tether.workflows.models import Data, Model, Progress, opened, with_total
+from tether.workflows.models import Data, Model, OnStage, Progress, opened, progress_of, with_total
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Labels:
         bad: images that could not be read.
         calibration: how confidences were fitted on labelled images, or None.
         cutoff: from which cosine on a class fits, or None.
-        unseen: what is to be said of words that no caption of the model's run has.
+        unseen: what is to be said of classes that are read alike, and of words that no caption of the model's run has.
         measure: what the classes are compared by: ``cosine``, ``logit`` where a trained head names the images, or
             ``score`` of soft matching.
         ceiling: with guided crops, share of the labelled images whose class is among the candidates; or None.
@@ -103,6 +103,7 @@ def classify(
     random_weights: bool = False,
     device: str = "auto",
     on_progress: Progress | None = None,
+    on_stage: OnStage | None = None,
 ) -> Labels:
     """Name the images of a source from a list of classes, or by a head that ``tether adapt`` made.
 
@@ -131,6 +132,7 @@ def classify(
         random_weights: accept a model without trained weights.
         device: where to load the model.
         on_progress: called with images done and, where the source knows, images in all.
+        on_stage: called so, too, with the name of a stage before it: ``cutoff`` or ``calibrate``.
 
     Raises:
         InputError: no such model or source, a label of ``calibrate`` that is no class, a class without description or
@@ -165,7 +167,9 @@ def classify(
     named = str(model) if isinstance(model, (str, Path)) else None
     check_cutoff(none_of_these, name=named, pairs=cutoff_from, option="--none-of-these")
     encoder, name = opened(model, device=device, random_weights=random_weights)
-    cutoff = cutoff_of(none_of_these, model=encoder, name=name, pairs=cutoff_from, option="--none-of-these")
+    cutoff = cutoff_of(
+        none_of_these, model=encoder, name=name, pairs=cutoff_from, option="--none-of-these", on_stage=on_stage
+    )
     support = None
     if known is not None:
         support = labelled(
@@ -176,6 +180,7 @@ def classify(
             batch_size=batch_size,
             workers=workers,
             own_pixels=isinstance(prompted, ViewHead),
+            on_progress=progress_of(on_stage, "calibrate", source=known),
         )
     if trained is None or views:
         used = prompted.prepare(encoder, names, support=support)
@@ -195,7 +200,11 @@ def classify(
         on_progress=with_total(on_progress, rows),
     )
     found = list(labels)
-    unseen = () if isinstance(used, HeadClassifier) else unseen_words(names, model=encoder, name=name)
+    unseen: list[str] = []
+    if not isinstance(used, HeadClassifier):
+        told = ZeroShotClassifier(templates=used.templates, descriptions=used.descriptions)
+        told = used if isinstance(used, ZeroShotClassifier) else told.prepare(encoder, names)
+        unseen = [*alike_classes(names, told.weights), *unseen_words(names, model=encoder, name=name)]
     measure = "logit" if isinstance(used, HeadClassifier) else getattr(used, "measure", "cosine")
     return Labels(found, bad.count, used.calibration, cutoff, unseen, measure, getattr(used, "ceiling", None))
 

@@ -14,13 +14,15 @@ from torch import nn
 from tether.core.errors import InputError
 from tether.data import open_source
 from tether.data.bad_rows import BadRows
-from tether.data.region_files import Unit, open_regions
+from tether.data.boxes import Unit, said_of_unit
+from tether.data.region_files import open_regions
 from tether.models.vision.alpha_stem import stem_of
 from tether.tasks.classify.descriptions import Descriptions, check_described, descriptions_of
 from tether.tasks.classify.prompts import classes_of, templates_of
 from tether.tasks.classify.regions import RegionAs, RegionLabel, check_ways, write_region_csv
 from tether.tasks.classify.regions import classify_regions as labels_of
 from tether.tasks.classify.zero_shot import ZeroShotClassifier
+from tether.workflows.calibration import alike_classes
 from tether.workflows.models import Data, Model, Progress, opened, with_total
 
 
@@ -32,15 +34,19 @@ class RegionLabels:
         labels: one for each region and way.
         bad: images that could not be read.
         ways: how regions were asked about.
+        unit: what boxes were taken to be in; None of masks.
+        alike: what is to be said of classes that the model reads alike.
     """
 
     labels: Sequence[RegionLabel]
     bad: int
     ways: Sequence[RegionAs]
+    unit: Unit | None = None
+    alike: Sequence[str] = ()
 
     def lines(self) -> list[str]:
-        """How many regions each class got, by each way, and how often two ways agree."""
-        found = []
+        """What boxes are in, how many regions each class got, by each way, and how often two ways agree."""
+        found = [] if self.unit is None else [said_of_unit(self.unit)]
         by_way = {way: [one.label for one in self.labels if one.region_as == way] for way in self.ways}
         for way, names in by_way.items():
             counts = ", ".join(f"{name or 'no label'} {count}" for name, count in Counter(names).most_common(5))
@@ -49,7 +55,7 @@ class RegionLabels:
         for way in others:
             same = sum(one == other for one, other in zip(by_way[first], by_way[way], strict=True))
             found.append(f"{first} and {way} give {same} of {len(by_way[first])} regions the same label")
-        return found
+        return [*found, *self.alike]
 
     def save(self, path: str | Path, *, raw_csv: bool = False) -> None:
         """Write them as a CSV file; see ``tasks.classify.regions.write_region_csv``."""
@@ -66,7 +72,7 @@ def classify_regions(
     model: Model,
     regions: str | Path,
     region_as: str | Sequence[RegionAs] | None = None,
-    region_unit: Unit = "pixel",
+    region_unit: Unit | None = None,
     templates: str | Path | Sequence[str] | None = None,
     descriptions: str | Path | Descriptions | None = None,
     top: int = 3,
@@ -86,7 +92,7 @@ def classify_regions(
         regions: a table of boxes or a folder of masks, see ``data.region_files``.
         region_as: names of ``tasks.classify.regions.REGION_WAYS``, also with commas; None takes ``alpha`` of a model
             that has it, else ``crop``.
-        region_unit: of the table's boxes.
+        region_unit: of the table's boxes; None goes by its column ``unit``, or by the numbers.
         templates: as for ``tether.classify``.
         descriptions: as for ``tether.classify``.
         top: classes listed for each region.
@@ -133,11 +139,12 @@ def classify_regions(
     ways = tuple(cast("Sequence[RegionAs]", asked or ("alpha" if takes_alpha else "crop",)))
     check_ways(encoder, ways)
     bad = BadRows.anew(rows.name, path=bad_rows, strict=strict)
+    head = prompted.prepare(encoder, names)
     labels = list(
         labels_of(
             rows,
             model=encoder,
-            head=prompted.prepare(encoder, names),
+            head=head,
             regions=files,
             ways=ways,
             bad=bad,
@@ -148,4 +155,4 @@ def classify_regions(
     )
     if not labels:
         raise InputError(f"{regions}: no region of an image that can be read")
-    return RegionLabels(labels, bad.count, ways)
+    return RegionLabels(labels, bad.count, ways, files.unit, alike_classes(names, head.weights))

@@ -14,6 +14,8 @@ Model = DualEncoder | str | Path
 Data = Source | str | Path | Mapping[str, Any]
 """What ``data.open_source`` takes."""
 Progress = Callable[[int, int | None], None]
+OnStage = Callable[[str, int, int | None], None]
+"""Is told what is read beside the images that were asked about: its name, rows done and, where it is known, in all."""
 
 
 def opened(model: Model, *, device: str = "auto", random_weights: bool = False) -> tuple[DualEncoder, str]:
@@ -27,6 +29,13 @@ def opened(model: Model, *, device: str = "auto", random_weights: bool = False) 
         check_finite(loaded, where=str(model))
         return loaded, str(model)
     return model, type(model).__name__
+
+
+def progress_of(on_stage: OnStage | None, stage: str, *, source: Source, limit: int | None = None) -> Progress | None:
+    """What is told how far a stage is that reads a source, at most ``limit`` rows of it."""
+    if on_stage is None:
+        return None
+    return with_total(lambda done, total: on_stage(stage, done, total), source, limit=limit)
 
 
 def with_total(on_progress: Progress | None, source: Source, *, limit: int | None = None) -> Progress | None:

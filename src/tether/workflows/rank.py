@@ -30,7 +30,7 @@ from tether.models.embed import encode_images
 from tether.tasks.retrieve.gallery import gallery
 from tether.tasks.retrieve.search import Hit
 from tether.workflows.models import Data, Model, Progress, opened, with_total
-from tether.workflows.order_ways import OrderWays, Way
+from tether.workflows.order_ways import OrderWays, Read, Way
 from tether.workflows.search import figure
 
 LEAST_EXAMPLES = 8
@@ -45,12 +45,14 @@ class RankedImages:
     Attributes:
         order: keys and scores.
         by: the text.
-        used: the way that gave the scores: ``text``, ``ridge``, ``adapter`` or ``head``.
+        used: the way that gave the scores: ``text``, ``ridge`` (on embeddings), ``ridge_patches``, ``adapter`` or
+            ``head``.
         correlations: way to Spearman's correlation with the examples, each held out once; empty without examples.
         intervals: 95 % of each.
         examples: how many there were.
         bad: images that could not be read.
         hits: the first and the last images, to look at.
+        without_patches: why ridge regression on patches was not tried, where it might have been.
     """
 
     order: ImageOrder
@@ -61,6 +63,7 @@ class RankedImages:
     examples: int = 0
     bad: int = 0
     hits: Sequence[Hit] = ()
+    without_patches: str = ""
 
     def remarks(self) -> list[str]:
         """Which ways were tried, how well each orders held-out examples, and which was used."""
@@ -70,6 +73,8 @@ class RankedImages:
         ends = {way: "{:.2f} to {:.2f}".format(*self.intervals[way]) for way in self.correlations}
         lines = [f"{way}: {value:.2f} ({ends[way]})" for way, value in self.correlations.items()]
         said = f"Spearman's correlation with {self.examples} examples, each held out once; chance is 0"
+        if self.without_patches:
+            lines.append(f"ridge_patches: not tried: {self.without_patches}")
         return [said, *lines, f"used: {self.used}, the highest; another way may be as good where intervals overlap"]
 
     def save(self, path: str | Path, *, raw_csv: bool = False) -> None:
@@ -119,6 +124,7 @@ def rank(
     examples: Data | None = None,
     column: str = "score",
     using: Literal["ridge", "adapter"] = "ridge",
+    rows: Read = "auto",
     settings: Mapping[str, Any] | None = None,
     head: str | Path | OrderHead | None = None,
     folds: Annotated[int, Ge(2), Le(20)] = 4,
@@ -135,8 +141,8 @@ def rank(
 ) -> RankedImages:
     """Order images by words, by a few rated examples, or by a head of ``tether adapt --recipe order``.
 
-    With examples, the text alone and ridge regression on embeddings (and the adapter, if asked for) are compared on
-    examples that each did not learn from, and the best of them, fitted on all examples, orders the images.
+    With examples, the text alone and ridge regression on embeddings and on patches (and the adapter, if asked for) are
+    compared on examples that each did not learn from, and the best of them, fitted on all, orders the images.
 
     Args:
         source: what ``data.open_source`` takes.
@@ -146,6 +152,7 @@ def rank(
         examples: images with a column of numbers, or a table with ``key`` and that column whose keys are the source's.
         column: of the examples.
         using: ``adapter`` also trains the adapter, which takes a minute or more, five times.
+        rows: what ridge regression reads: ``embedding``, ``patches``, or ``auto``, both where the model shows patches.
         settings: of the recipe ``order``, for the adapter.
         head: the folder of a head, or a head, of this very model.
         folds: parts that the examples are split into, each held out once.
@@ -163,7 +170,7 @@ def rank(
     Raises:
         InputError: no words, options that do not go together, fewer than two images or ``LEAST_EXAMPLES`` examples, or
             what ``data.rated.read_rated`` refuses.
-        UnsupportedModelError: an adapter for a model that shows no tokens.
+        UnsupportedModelError: an adapter, or ``patches``, for a model that shows no tokens.
 
     Example:
         >>> import tether
@@ -173,11 +180,22 @@ def rank(
         (5, 'text')
     """
     made = load_head(head) if isinstance(head, (str, Path)) else head
-    by = _words(by, made, idle={"--against": against, "--examples": examples, "--with": using == "adapter" or None})
-    rows = open_source(source, where="IMAGES")
-    rated = None if examples is None else read_rated(examples, column=column, among=rows)
+    by = _words(
+        by,
+        made,
+        idle={
+            "--against": against,
+            "--examples": examples,
+            "--with": using == "adapter" or None,
+            "--rows": None if rows == "auto" else rows,
+        },
+    )
+    pool = open_source(source, where="IMAGES")
+    rated = None if examples is None else read_rated(examples, column=column, among=pool)
     if rated is not None and len(rated.numbers) < LEAST_EXAMPLES:
         raise InputError(f"--examples: {len(rated.numbers)} are too few to measure; expected at least {LEAST_EXAMPLES}")
+    if rows != "auto" and rated is None:
+        raise InputError(f"--rows {rows}: ridge regression learns from examples; give --examples RATED.csv")
     if using == "adapter" and rated is None:
         raise InputError("--with adapter: it learns from examples; give --examples RATED.csv")
     wanted = {**(settings or {}), "name": "order", "text": by, "column": column}
@@ -187,25 +205,25 @@ def rank(
     found = OrderWays(encoder, by=by, against=against)
     if rated is not None:
         taught = recipe if using == "adapter" else None
-        found.learn(rated, recipe=taught, folds=folds, seed=seed, workers=workers, on_step=on_step)
+        found.learn(rated, read=rows, recipe=taught, folds=folds, seed=seed, workers=workers, on_step=on_step)
     if isinstance(made, OrderHead):
         made.check(encoder)
         place, used, score = made.classes.index(by), cast(Way, "head"), made.logits
         found.reader, score_all = made.reader(encoder), lambda some: score(some)[:, place].numpy()
     else:
         used, score_all = found.best(seed=seed)
-    bad = BadRows.anew(rows.name, path=bad_rows, strict=strict)
+    bad = BadRows.anew(pool.name, path=bad_rows, strict=strict)
     keys: list[str] = []
     scores: list[np.ndarray] = []
-    for some, vectors in _vectors(found.reader, rows, bad=bad, batch_size=batch_size, workers=workers):
+    for some, vectors in _vectors(found.reader, pool, bad=bad, batch_size=batch_size, workers=workers):
         keys += some
         scores.append(score_all(vectors))
-        if (told := with_total(on_progress, rows)) is not None:
+        if (told := with_total(on_progress, pool)) is not None:
             told(len(keys), None)
     if not keys:
-        raise InputError(f"{rows.name}: {bad.nothing_good()}")
+        raise InputError(f"{pool.name}: {bad.nothing_good()}")
     if len(keys) < 2:
-        raise InputError(f"{rows.name}: expected at least two images to order, got {len(keys)}")
+        raise InputError(f"{pool.name}: expected at least two images to order, got {len(keys)}")
     order = ImageOrder(tuple(keys), np.concatenate(scores).astype(np.float64))
     measured = found.measured
     return RankedImages(
@@ -216,7 +234,8 @@ def rank(
         {} if measured is None else {way: measured.interval(number) for number, way in enumerate(found.ways)},
         0 if measured is None else measured.n,
         bad.count,
-        _hits(rows, order, shown=shown),
+        _hits(pool, order, shown=shown),
+        found.without_patches,
     )
 
 

@@ -129,6 +129,10 @@ def train(
     return go(prepared.config, out=out, resume=resume, device=device, on_record=on_record, should_stop=should_stop)
 
 
+UNNAMED = "model/"
+"""What stands in recipes of the package for the model that a run begins with."""
+
+
 def prepare(
     data: str | Path | Mapping[str, Any] | None,
     *,
@@ -144,7 +148,14 @@ def prepare(
         path = None if recipe is None else find(recipe)
         if path is not None and start and (sizes := load_config(path).model.get("resized")):
             given["model"] = {"load": start, "resized": sizes}
-        return Prepared(_checked(load_config(path, values=given, overrides=settings)), [], None)
+        config = load_config(path, values=given, overrides=settings)
+        if config.model.get("load") == UNNAMED and not local(UNNAMED).exists():
+            raise InputError(
+                f"--recipe {recipe}: goes on from a trained model, and none is named; expected --from MODEL: "
+                "open_clip:ViT-B-32/laion2b_s34b_b79k or another, hf:OWNER/NAME, the folder of a run (tether train "
+                "DATA --recipe speedrun --out runs/first makes one), or starter, which is no vision transformer"
+            )
+        return Prepared(_checked(config), [], None)
     first = load_config(values={"data": spec, "evaluate": {"source": spec}}, overrides=settings)
     check_parts(first, EDITS, where="settings")
     found = survey(open_source(spec, where="data"))

@@ -171,7 +171,7 @@ def test_crops_of_the_original_image():
         none = Row("8", image, meta={"boxes": empty})
         assert torch.equal(RegionCropper(RegionColumns(most=4), spec=spec)(none), crops[:1])
     with pytest.raises(InputError, match="7: boxes: box 0: expected corners inside the image"):
-        RegionCropper(RegionColumns(most=4), spec=spec)(row)
+        RegionCropper(RegionColumns(most=4, unit="share"), spec=spec)(row)
     with pytest.raises(InputError, match="9: expected an image"):
         RegionCropper(None, spec=spec)(Row("9", None))
 

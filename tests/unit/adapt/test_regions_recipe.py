@@ -23,6 +23,7 @@ from tether.evaluate.region_questions import ask_regions
 from tether.models import create
 from tether.models.vision.alpha_stem import add_alpha_
 from tether.train.steps.module import StepModule
+from tether.workflows.adaptation.boxes import boxes_said
 
 
 def wide_rows(count: int = 8) -> MemoryRows:
@@ -93,10 +94,30 @@ def test_adapters_in_place_of_the_tower() -> None:
     assert done.report.frozen.text_side
 
 
+def test_the_unit_of_boxes_is_said_and_columns_are_named() -> None:
+    def rows(*boxes: list[list[float]]) -> MemoryRows:
+        image = np.zeros((20, 40, 3), np.uint8)
+        meta = [{"bbox": one, "phrases": ["white"]} for one in boxes]
+        return MemoryRows([Row(str(number), image, ("white",), one) for number, one in enumerate(meta)])
+
+    columns = RegionColumns(most=2, boxes="bbox", phrases="phrases")
+    shares, pixels = [[0.0, 0.0, 0.5, 1.0]], [[0.0, 0.0, 20.0, 20.0]]
+    assert "shares of its width and height" in boxes_said(rows(shares, [], shares), columns)[0]
+    assert "pixels of the image" in boxes_said(rows(pixels), columns)[0]
+    assert columns.read(rows(pixels).rows[0], size=(20, 40)).boxes.tolist() == shares
+    assert boxes_said(rows([]), columns) == []
+    with pytest.raises(InputError, match="boxes of '0' look like shares of the image, those of '2' like pixels"):
+        boxes_said(rows(shares, shares, pixels), columns)
+    said = RegionColumns(most=2, boxes="bbox", unit="pixel")
+    assert "pixels" in boxes_said(rows(shares, pixels), said)[0]
+    with pytest.raises(InputError, match="phrases: no column 'phrase'; did you mean 'phrases'"):
+        boxes_said(rows(shares), RegionColumns(most=2, boxes="bbox", phrases="phrase"))
+
+
 def test_what_is_refused() -> None:
     with pytest.raises(InputError, match="at most 1 with as_points"):
         RegionsRecipe(as_boxes=0.6, as_points=0.6)
-    with pytest.raises(InputError, match="no column 'boxes'"):
+    with pytest.raises(InputError, match=r"boxes: no column 'boxes'; known: .*; name it by boxes=COLUMN"):
         tether.adapt(create("tiny"), squares(), recipe={"name": "regions", "steps": 2}, keep=squares(12, seed=5))
     model = create("tiny").eval()
     with pytest.raises(InputError, match="takes alpha"):

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from tether.core.atomic_io import (
+    atomic_folder,
     atomic_path,
     cache_dir,
     check_file,
@@ -386,3 +387,47 @@ def test_errors_show_names_of_files_escaped(tmp_path):
     for error in (WriteError(path, OSError(28, "No space")), LockedError(f"{path}: held")):
         assert "\x1b" not in str(error)
         assert "\u202e" not in f"{error} {error!r}"
+
+
+def test_a_folder_is_replaced_whole(tmp_path):
+    target = tmp_path / "words[1]"
+    for text in ("first", "second"):
+        with atomic_folder(target) as new:
+            (new / "a.txt").write_text(text)
+        assert (target / "a.txt").read_text() == text
+    with contextlib.suppress(KeyError), atomic_folder(target) as new:
+        (new / "a.txt").write_text("third")
+        raise KeyError
+    assert (target / "a.txt").read_text() == "second"
+    assert [path.name for path in tmp_path.iterdir()] == ["words[1]"]
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_a_folder_whose_write_was_killed_is_as_before_or_after(tmp_path, renames):
+    """After no rename, the first or both of them; the next write cleans up and fails without a loss."""
+    target = tmp_path / "words"
+    target.mkdir()
+    (target / "a.txt").write_text("before")
+    script = f"""
+import os
+from pathlib import Path
+from tether.core.atomic_io import atomic_folder
+rename, done = Path.rename, []
+def killed(self, other):
+    if len(done) == {renames}:
+        os._exit(9)
+    done.append(1)
+    return rename(self, other)
+Path.rename = killed
+with atomic_folder(Path({str(target)!r})) as new:
+    (new / "a.txt").write_text("after")
+    if {renames} == 2:
+        import shutil
+        shutil.rmtree = lambda *a, **k: os._exit(9)
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
+    assert len(list(tmp_path.iterdir())) == 2 - (renames == 1)
+    with pytest.raises(KeyError), atomic_folder(target):
+        raise KeyError
+    assert (target / "a.txt").read_text() == ("after" if renames == 2 else "before")
+    assert [path.name for path in tmp_path.iterdir()] == ["words"]

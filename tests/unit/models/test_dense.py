@@ -251,7 +251,7 @@ def test_bad_input(deep, tmp_path):
         DensePath(kind="vv")
     with pytest.raises(UnsupportedModelError, match="padded on the left"):
         dense_text(FAMILIES["SigLIP 2 padded left"](tmp_path), torch.ones(1, 3).long())
-    with pytest.raises(UnsupportedModelError, match="norm=False: the tower is a EfficientNet: the tower has no"):
+    with pytest.raises(UnsupportedModelError, match="norm=False: the tower is of class EfficientNet: the tower has no"):
         dense_image(FAMILIES["composed EfficientNet"](tmp_path), pixels(size=160), pooled_norm=False)
 
 
@@ -263,7 +263,7 @@ def test_what_has_no_parts_is_refused(tmp_path):
         with pytest.raises(UnsupportedModelError, match=r"Other: expected a model of tether.load"):
             call()
     wrapped = ENCODERS["open_clip"](tmp_path)
-    with pytest.raises(UnsupportedModelError, match="the tower is a ConvNeXt: its convolutions"):
+    with pytest.raises(UnsupportedModelError, match="the tower is of class ConvNeXt: its convolutions"):
         dense_image(wrapped, pixels(), keep=torch.zeros(3, 1).long())
     with pytest.raises(InputError, match=r"image: expected \(b, 3, 32, 32\)"):
         dense_image(wrapped, pixels(size=16))

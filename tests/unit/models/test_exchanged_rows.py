@@ -214,7 +214,7 @@ def test_other_edits_and_a_shared_tower():
     replace(linears(model, blocks=[0], parts=("q",)), AddedRows)
     with pytest.raises(InputError, match=r"visual\.blocks\.0\.qkv: its weights are exchanged already"):
         Lora().apply_(model)
-    with pytest.raises(UnsupportedModelError, match=r"q, k, v are a Linear: expected linear layers; an edit"):
+    with pytest.raises(UnsupportedModelError, match=r"q, k, v are of class Linear: expected linear layers; an edit"):
         linears(Lora(targets="qkv").apply_(create("tiny")))
     quantise = FakeQuant(group=16)
     rounded = quantise.apply_(create("tiny").eval())

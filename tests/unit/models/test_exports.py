@@ -115,7 +115,7 @@ KEPT = r"; tether\.save \(--format tether\) keeps the model as it is"
 @pytest.mark.parametrize(
     ("form", "make", "reason"),
     [
-        ("transformers", lambda: _own(resize="longest"), "a CLIPImageProcessor does not resize by 'longest'"),
+        ("transformers", lambda: _own(resize="longest"), "CLIPImageProcessor does not resize by 'longest'"),
         ("transformers", lambda: _own(size=(32, 64)), r"a CLIPModel takes square images, this model takes \(32, 64\)"),
         ("transformers", lambda: create("tiny", logit_bias=-10.0), "no logit bias.*--format open_clip holds it"),
         ("open_clip", lambda: _own(resized=(36, 36)), r"open_clip scales images to \(32, 32\) at once"),

@@ -335,7 +335,7 @@ def test_a_tokenizer_of_ones_own_keeps_its_length():
     model = create("tiny", context=24)
     model.tokenizer = Words()
     assert model.resized(image_size=64).embed(["a cat"]).shape == (1, 64)
-    with pytest.raises(InputError, match="cannot give a Words another length"):
+    with pytest.raises(InputError, match="cannot give Words another length"):
         model.resized(context=30)
 
 

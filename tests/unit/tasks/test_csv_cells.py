@@ -13,7 +13,7 @@ import pytest
 from test_embed import Pictures, picture
 
 import tether
-from tether.core.printable import CsvRows, unguarded
+from tether.core.printable import CsvRows, csv_cell, unguarded
 from tether.core.types import Row
 from tether.data.curate.engine.run import curate
 from tether.data.curate.metaclip.metaclip import MetaClipCurator
@@ -23,6 +23,7 @@ from tether.models import create
 from tether.tasks.safety.audit import AuditReport, FlaggedImage
 
 FORMULAS = ("=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\uff1d1")
+QUOTED = ("'=1", "''=1", "'-0.5", "'", "''")
 HARMLESS = ("-0.5", "a = b", "", "'quoted", "-1e-06")
 
 
@@ -65,6 +66,7 @@ def write(folder: Path, *, raw: bool) -> list[str]:
 @pytest.mark.parametrize("raw", [False, True])
 def test_formulas_get_an_apostrophe_unless_raw_cells_are_asked_for(tmp_path: Path, raw: bool) -> None:
     cells = write(tmp_path, raw=raw)
+    assert [unguarded(csv_cell(text)) for text in (*FORMULAS, *QUOTED, *HARMLESS)] == [*FORMULAS, *QUOTED, *HARMLESS]
     assert [cell.startswith("'") for cell in cells] == [not raw] * len(cells), cells
     if not raw:
         assert [unguarded(cell) for cell in cells[: len(FORMULAS)]] == list(FORMULAS)

@@ -11,8 +11,10 @@ import torch
 from PIL import Image
 
 from memory_rows import MemoryRows
+from tether.core.atomic_io import csv_file
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.types import Row
+from tether.data.boxes import Unit
 from tether.data.region_files import BoxTable, MaskFolder, NamedRegion, open_regions
 from tether.models import create
 from tether.models.vision.alpha_stem import add_alpha_
@@ -43,8 +45,61 @@ def test_boxes(tmp_path: Path) -> None:
     assert [one.name for one in found.of("=b", size=(40, 60))] == ["1", "2"]
     assert found.of("c", size=(40, 60)) == []
     assert found.unmatched(["a.png"]) == ["=b"]
-    shares = BoxTable(table(tmp_path, "a.png,0,0,0.5,1,\n"), unit="share")
+    shares = BoxTable(table(tmp_path, "a.png,0,0,0.5,1,\n"))
     assert shares.of("a.png", size=(7, 9))[0].box.tolist() == [0, 0, 0.5, 1]
+
+
+@pytest.mark.parametrize(
+    ("lines", "asked", "unit"),
+    [
+        ("a,0,0,30,40,,\n", None, "pixel"),
+        ("a,0,0,0.5,1,,\n", None, "share"),
+        ("a,0,0,1,1,,\n", None, "share"),
+        ("a,0,0,1,1,,pixel\nb,0,0,1,1,, Pixel\n", None, "pixel"),
+        ("a,0,0,1,1,,pixel\n", "share", "share"),
+        ("a,0,0,1,1,,\n", "pixel", "pixel"),
+    ],
+)
+def test_unit_of_boxes(lines: str, asked: Unit | None, unit: Unit, tmp_path: Path) -> None:
+    path = table(tmp_path, lines, header="key,x0,y0,x1,y1,name,unit\n")
+    assert open_regions(path, unit=asked).unit == unit
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("a,0,0,0.5,1,,\nb,0,0,30,40,,\n", "line 3: expected shares .* got 0, 0, 30, 40; for pixels say"),
+        ("a,0,0,1.5,1,,\n", "line 2: expected shares"),
+        ("a,0,0,30,40,,cm\n", "line 2: unit: expected pixel or share, got 'cm'"),
+        ("a,0,0,30,40,,pixel\nb,0,0,1,1,,share\n", "line 3: unit: expected the same in all rows"),
+        ("a,0,0,30,40,,pixel\nb,0,0,1,1,,\n", "line 3: unit: expected the same in all rows"),
+    ],
+)
+def test_units_that_are_unclear(lines: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=words):
+        BoxTable(table(tmp_path, lines, header="key,x0,y0,x1,y1,name,unit\n"))
+
+
+def test_a_key_may_leave_out_the_ending(tmp_path: Path) -> None:
+    found = BoxTable(table(tmp_path, "sub/a,0,0,30,40,\nb.JPG,0,0,30,40,\n1,0,0,30,40,\n"))
+    for key in ("sub/a.png", "sub/a", "b.JPG", "b", "1"):
+        assert len(found.of(key, size=(40, 60))) == 1
+    assert found.of("1.5", size=(40, 60)) == found.of("b.png", size=(40, 60)) == []
+    found.check(["sub/a.png", "b", "1", "1.5"])
+    with pytest.raises(InputError, match=r"'sub/a': 'sub/a.png' and 'sub/a.jpg' have this name; write it with its"):
+        found.check(["sub/a.png", "sub/a.jpg"])
+    with pytest.raises(InputError, match=r"'a.png' and 'a': two names of one image"):
+        BoxTable(table(tmp_path, "a,0,0,30,40,\na.png,0,0,30,40,\n")).check(["a.png"])
+
+
+def test_any_name_can_be_written_by_a_csv_file_and_read_back(tmp_path: Path) -> None:
+    keys = ["=2.png", "'=2.png", "''=2.png", "'a.png", "-0.5", "'-0.5"]
+    with csv_file(tmp_path / "boxes.csv", ["key", "x0", "y0", "x1", "y1"]) as rows:
+        for number, key in enumerate(keys):
+            rows.write([key, 0, 0, 10 + number, 40])
+    found = BoxTable(tmp_path / "boxes.csv")
+    found.check(keys)
+    assert [found.of(key, size=(40, 60))[0].box[2] * 60 for key in keys] == [10, 11, 12, 13, 14, 15]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +128,7 @@ def test_boxes_that_do_not_fit(tmp_path: Path) -> None:
         found.of("a", size=(40, 60))
     with pytest.raises(InputError, match="line 2: expected shares"):
         BoxTable(tmp_path / "boxes.csv", unit="share")
-    with pytest.raises(InputError, match="without 'y1'"):
+    with pytest.raises(InputError, match="without 'y1'; known: key, x0, x1, y0"):
         BoxTable(table(tmp_path, "", header="key,x0,y0,x1\n"))
     before = csv.field_size_limit(131_072)  # which other code may have raised in this process
     try:

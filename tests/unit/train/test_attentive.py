@@ -233,7 +233,9 @@ def test_towers_of_other_libraries_look_and_leave_out(name, tmp_path):
 def test_convolutions_cannot_leave_patches_out(tmp_path):
     step = step_of(views={"image": {"keep_patches": 0.5}, "text": {}}, terms=["objective"], heads={}, teacher=None)
     module = StepModule(FAMILIES["ConvNeXt"](tmp_path))
-    with pytest.raises(InputError, match=r"keep_patches: the tower is a ConvNeXt: its convolutions .*keep_patches=1"):
+    with pytest.raises(
+        InputError, match=r"keep_patches: the tower is of class ConvNeXt: its convolutions .*keep_patches=1"
+    ):
         step(module, batch(module), step=0, gather=LOCAL)
 
 

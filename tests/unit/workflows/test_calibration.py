@@ -182,3 +182,22 @@ def test_classes_that_starter_was_taught_are_no_zero_shot(classes, known):
     said = unseen_words(classes, model=model, name="starter")
     assert [line.partition(" classes are ImageNet's")[0] for line in said] == [f"{known} of 5"] * bool(known)
     assert unseen_words(classes, model=model, name="other") == []
+
+
+def test_what_is_read_besides_is_told_and_classes_that_are_read_alike(pairs, tmp_path):
+    for number in range(6):
+        folder = tmp_path / "known" / ("red" if number % 2 else "Red")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((32, 32, 3), 40 * number, np.uint8)).save(folder / f"{number}.png")
+    model, told = tether.load("tiny", random_weights=True), []
+    given = {"model": model, "on_stage": lambda *stage: told.append(stage)}
+    found = tether.classify(tmp_path / "known", ["Red", "red", "blue"], calibrate=tmp_path / "known", **given)
+    assert told[-1] == ("calibrate", 6, 6)
+    assert found.remarks()[0].startswith("the model reads 'Red' and 'red' alike and cannot tell them apart")
+    assert {one.label for one in found.labels} <= {"Red", "blue"}
+    assert not tether.classify(tmp_path / "known", ["red", "blue"], model=model, none_of_these=0.1).unseen
+    with_cutoff = {"none_of_these": "auto", "cutoff_from": pairs, **given}
+    tether.classify(tmp_path / "known", ["red", "blue"], **with_cutoff)
+    assert told[-1][0] == "cutoff"
+    tether.caption(tmp_path / "known", texts=["red", "blue"], judge=model, **given)
+    assert told[-1] == ("judge", 6, 6)

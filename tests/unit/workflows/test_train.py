@@ -154,6 +154,15 @@ def test_recipes_of_the_package(name, photos, clip):
     assert config.data["source"] == config.evaluate.source["source"] == str(photos)
 
 
+@pytest.mark.parametrize("name", ["caption-and-rebuild", "finetune", "pseudo-labels", "upcycle"])
+def test_a_recipe_that_goes_on_says_how_to_name_a_model(name, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=f"{name}: goes on from a trained model, .* --from MODEL: .*tether train DATA"):
+        prepare(str(photos), recipe=name)
+    save(create("tiny"), tmp_path / "model")
+    prepare(str(photos), recipe=name)
+
+
 def test_the_recipe_photos_is_what_is_chosen(photos, clip):
     given, chosen = prepare(photos, recipe="photos", start=clip), prepare(photos, start=clip)
     assert given.config == chosen.config

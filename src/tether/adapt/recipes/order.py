@@ -62,8 +62,8 @@ class OrderRecipe(TuneRecipe):
     Both towers rest; the adapter reads all their tokens, once. Each step is one group of images of one text. With
     several texts a share of each group are images of other texts with the number 0, which is right for counts and wrong
     for ratings. What comes of it is a head for ``tether rank --head``, in the unit of the numbers. The report compares
-    the order on held-out images with that of the text alone; ridge regression on embeddings, which costs seconds, is
-    measured by ``tether rank --examples``.
+    the order on held-out images with that of the text alone; ridge regression on embeddings or patches, which costs
+    seconds, is measured by ``tether rank --examples``.
 
     Source: arXiv 2412.06760 and its released code, whose groups are of 64 at a rate of 5e-5. It differs in that the
     numbers are brought to a spread of 1, tokens to one length, that a small run's rate is higher, and that images are

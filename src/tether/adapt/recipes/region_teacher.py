@@ -18,6 +18,7 @@ from tether.adapt.recipes.tuning import Tuning
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, PositiveRate, Rate, Share, checked
+from tether.data.boxes import Unit
 from tether.data.regions import MOST, RegionColumns
 from tether.models.dense import dense_text
 from tether.models.dual import Clip
@@ -43,7 +44,7 @@ class RegionTeacher(TuneRecipe):
         self,
         *,
         boxes: str | None,
-        unit: Literal["share", "pixel"] = "share",
+        unit: Unit | None = None,
         form: Literal["xyxy", "xywh"] = "xyxy",
         most: Annotated[int, Ge(1), Le(MOST)] = 8,
         teacher_steps: Count = 300,
@@ -73,7 +74,7 @@ class RegionTeacher(TuneRecipe):
             learning_rate: of the image tower.
             weight_decay: on matrices only.
         """
-        self._columns = None if boxes is None else RegionColumns(most=most, boxes=boxes, unit=unit, form=form)
+        self.columns = {} if boxes is None else {"most": most, "boxes": boxes, "unit": unit, "form": form}
         self.teacher_steps, self.depth, self.looks_at, self.alpha = teacher_steps, depth, looks_at, alpha
         self.steps, self.batch_size, self.teacher_rate = steps, batch_size, teacher_rate
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
@@ -90,7 +91,11 @@ class RegionTeacher(TuneRecipe):
         encoder = cast("Clip | WrappedEncoder", model)
         move_(model, "image")
         pairs = region_pairs(
-            encoder, given.source, columns=self._columns, workers=given.workers, on_progress=given.on_progress
+            encoder,
+            given.source,
+            columns=RegionColumns(**self.columns) if self.columns else None,
+            workers=given.workers,
+            on_progress=given.on_progress,
         )
         teacher, _ = fit_region_teacher(
             encoder,

@@ -25,6 +25,7 @@ from tether.core.hash_rng import hash_int
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Decay, NonNegative, Positive, PositiveRate, Rate, Share, checked
 from tether.core.types import Batch, Loss, Regions
+from tether.data.boxes import Unit
 from tether.data.contents import REGION_TEXT, BatchContents
 from tether.data.region_views import whole_image
 from tether.data.regions import MOST
@@ -64,7 +65,7 @@ class RegionsRecipe(TuneRecipe):
         boxes: str = "boxes",
         phrases: str = "phrases",
         masks: str | None = None,
-        unit: Literal["share", "pixel"] = "share",
+        unit: Unit | None = None,
         form: Literal["xyxy", "xywh"] = "xyxy",
         most: Annotated[int, Ge(1), Le(MOST)] = 64,
         common: Share = 0.1,

@@ -169,6 +169,6 @@ def _against(member: tarfile.TarInfo, *, most: int) -> str:
 def _object(data: bytes) -> dict[str, object]:
     value = parse_json(data, where="the .json cannot be read")
     if not isinstance(value, dict):
-        raise InputError(f"the .json holds a {type(value).__name__}, expected an object")
+        raise InputError(f"the .json holds {type(value).__name__}, expected an object")
     check_depth(value, where="the .json holds ")
     return value

@@ -287,7 +287,7 @@ def _examples(subject: Subject, question: _Question, pulled: Pull) -> list[Item]
     return [
         Item(
             question.rows[at],
-            f"a {question.classes[question.truth[at]]}, called {question.classes[question.predicted[at]]}",
+            f"{question.classes[question.truth[at]]}, called {question.classes[question.predicted[at]]}",
             f"{question.name}: {question.attribute[at]}",
         )
         for at in turned[:_SHOWN]

@@ -101,7 +101,7 @@ def _open_clip_image(model: OpenClipEncoder) -> TowerAnatomy:
         return open_clip_image(model, tower)
     if type(tower) is ModifiedResNet:
         return modified_resnet(tower, pixels=model.pixels)
-    raise refusal("other transformer", f"the image tower is a {type(tower).__name__}")
+    raise refusal("other transformer", f"the image tower is of class {type(tower).__name__}")
 
 
 def _open_clip_text(model: OpenClipEncoder) -> TowerAnatomy:
@@ -113,7 +113,7 @@ def _open_clip_text(model: OpenClipEncoder) -> TowerAnatomy:
     if isinstance(tower, HFTextEncoder):
         return _hub_text(model, tower)
     if "ln_final" not in dict(tower.named_children()):
-        raise refusal("other text", f"the text tower is a {type(tower).__name__}")
+        raise refusal("other text", f"the text tower is of class {type(tower).__name__}")
     return open_clip_text(model, tower)
 
 
@@ -165,7 +165,7 @@ def _images(side: ImageSide, *, pixels: Callable[[Tensor], Tensor], head: list[P
 
         return timm_image(inner, pixels=pixels, head=head)
     if not isinstance(side, TransformersImages):
-        raise refusal("rows alone", f"the image tower is a {type(side).__name__}")
+        raise refusal("rows alone", f"the image tower is of class {type(side).__name__}")
     from tether.models.anatomy.hugging_face import vision_model
 
     def inputs(image: Tensor) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def _texts(side: TextSide, *, head: list[Projection]) -> TowerAnatomy:
         found = tower_of(cast(Any, side.inner), "text")
         return replace(found, projections=[*found.projections, *head])
     if not isinstance(side, TransformersTexts):
-        raise refusal("rows alone", f"the text tower is a {type(side).__name__}")
+        raise refusal("rows alone", f"the text tower is of class {type(side).__name__}")
     return SealedText(
         width=side.width,
         projections=head,

@@ -61,7 +61,7 @@ def vision_model(
     blocks, named = _blocks(tower), dict(tower.named_children())
     norm = named.get("post_layernorm", named.get("layernorm"))
     if blocks is None or norm is None:
-        raise refusal("other transformer", f"the image tower is a {type(tower).__name__}")
+        raise refusal("other transformer", f"the image tower is of class {type(tower).__name__}")
     tokens = [value for name, value in tower.embeddings.named_parameters(recurse=False) if name in _PREFIX]
     prefix, after, pooling = sum(value.shape[1] for value in tokens), None, MeanPooling()
     if "layernorm" in named:  # ViT: all states are normed, and a layer may follow on the first
@@ -99,7 +99,7 @@ def transformers_text(model: TransformersEncoder) -> TextAnatomy:
     tower: Any = model.model.get_submodule("text_model")
     blocks = _blocks(tower)
     if blocks is None or "final_layer_norm" not in dict(tower.named_children()):
-        raise refusal("other text", f"the text tower is a {type(tower).__name__}")
+        raise refusal("other text", f"the text tower is of class {type(tower).__name__}")
     siglip = model.family.model in SIGLIP
     return TransformersText(
         blocks=blocks,
@@ -137,7 +137,7 @@ def _probe(head: Any) -> Pooling:
     """SigLIP's pooling head."""
     attention: nn.MultiheadAttention = head.attention
     if type(attention) is not nn.MultiheadAttention:
-        return OtherPooling(head, f"a {type(attention).__name__}")
+        return OtherPooling(head, type(attention).__name__)
     weights, biases, heads = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3), attention.num_heads
 
     def query_keys(x: Tensor) -> tuple[Tensor, Tensor]:

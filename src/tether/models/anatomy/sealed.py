@@ -97,4 +97,4 @@ class SealedText(TowerAnatomy):
 def check_normed(norm: bool, tower: TowerAnatomy) -> None:
     """Refuse to leave out the final norm of last states, which have it."""
     if not norm:
-        raise refusal("final norm", f"norm=False: the tower is a {tower.what}")
+        raise refusal("final norm", f"norm=False: the tower is of class {tower.what}")

@@ -53,7 +53,7 @@ def _pooling(trunk: Any) -> Pooling:
         plain = type(pool) is AttentionPoolLatent and pool.latent_len == 1 and pool.pos_embed is None
         if not plain or not isinstance(pool.proj, nn.Linear) or not isinstance(pool.kv, nn.Linear):
             return OtherPooling(
-                pool, f"a {type(pool).__name__} with several queries, positions of its own or an adapter", first
+                pool, f"{type(pool).__name__} with several queries, positions of its own or an adapter", first
             )
         return _attention(pool, first)
     if kind == "token":

@@ -56,7 +56,7 @@ class TowerAnatomy(abc.ABC):
             UnsupportedModelError: it is sealed, with the reason.
         """
         if self.sealed is not None:
-            raise refusal(self.sealed, f"the tower is a {self.what}")
+            raise refusal(self.sealed, f"the tower is of class {self.what}")
         return self
 
     @abc.abstractmethod
@@ -77,7 +77,7 @@ class TowerAnatomy(abc.ABC):
         stream = self.embed(image)
         read = isinstance(self.pooling, TokenPooling) and not self.prefix
         if read or stream.x.shape[1] != self.prefix + rows * columns:
-            raise refusal("no dropping", f"the tower is a {self.what}")
+            raise refusal("no dropping", f"the tower is of class {self.what}")
         x = take_tokens(stream.x, keep, prefix=self.prefix)
         return replace(stream, x=x, layout=self.layout_of(stream.layout, keep))
 

@@ -87,7 +87,7 @@ def fused_linear(layer: Any, sizes: Mapping[str, int]) -> dict[str, Weights]:
         UnsupportedModelError: it is no linear layer, such as one that an adapter stands in for.
     """
     if not isinstance(layer, nn.Linear):
-        raise refusal("linear", f"{', '.join(sizes)} are a {type(layer).__name__}")
+        raise refusal("linear", f"{', '.join(sizes)} are of class {type(layer).__name__}")
     return fused(layer, sizes, bias=held(layer, "bias"))
 
 

@@ -160,7 +160,7 @@ def preprocess_config(image: ImageSpec, *, kind: str) -> dict[str, Any]:
     if image.patches is not None:
         return values | dict(zip(("patch_size", "max_num_patches"), image.patches, strict=True))
     if image.resize == "longest" or (kind in ("Siglip", "ViT") and (image.resize != "squash" or image.resized)):
-        raise refused(f"a {kind}ImageProcessor does not resize by {image.resize!r} to {image.resized or image.size}")
+        raise refused(f"{kind}ImageProcessor does not resize by {image.resize!r} to {image.resized or image.size}")
     to = image.resized or image.size
     values["size"] = {"height": to[0], "width": to[1]}
     values["do_center_crop"] = image.resize != "squash" or image.resized is not None

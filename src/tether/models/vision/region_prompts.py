@@ -113,7 +113,7 @@ class RegionPromptEncoder(EncoderAround, Embeds):
         turns = not hasattr(stream.layout.turn, "columns") and stream.layout.turn is not None
         if not tower.prefix or odd or turns:
             raise UnsupportedModelError(
-                f"regional prompts: a {tower.what} has no class token, or places that turn or neighbours in its blocks"
+                f"regional prompts: {tower.what} has no class token, or places that turn or neighbours in its blocks"
             )
         patches = math.prod(stream.layout.grid or ())
         mask = regional_attention_mask(patches, n_prompts=count, n_class=tower.prefix)

@@ -126,7 +126,7 @@ class ClippingCallback(TrainerCallback, ExportableState):
         if args.restore_callback_states_from_checkpoint and type(self.clipper) not in CLIPPERS.values():
             raise InputError(
                 "clipping: restore_callback_states_from_checkpoint makes callbacks anew, but only from clippers by "
-                f"name, not from a {type(self.clipper).__name__}; leave it off, the state is taken up without it"
+                f"name, not from {type(self.clipper).__name__}; leave it off, the state is taken up without it"
             )
 
 

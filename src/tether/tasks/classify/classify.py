@@ -176,6 +176,7 @@ def labelled(
     batch_size: int,
     workers: int,
     own_pixels: bool = False,
+    on_progress: Callable[[int, int | None], None] | None = None,
 ) -> Iterator[Batch]:
     """Images with the numbers of their classes, to prepare a head with.
 
@@ -187,12 +188,13 @@ def labelled(
         batch_size: images in one forward.
         workers: threads that decode ahead.
         own_pixels: give each image by itself in its own pixels, for a ``ViewHead``.
+        on_progress: called with (images given, None).
 
     Raises:
         InputError: a row without a label, or with one that is no class.
     """
     number = {name: i for i, name in enumerate(classes)}
-    no_text = torch.empty(0, 0, dtype=torch.int64)
+    no_text, done = torch.empty(0, 0, dtype=torch.int64), 0
     if own_pixels:
         bad = BadRows(source.name, path=None, strict=False)
         single = originals(source, bad=bad, batch_size=1, workers=workers)
@@ -211,3 +213,6 @@ def labelled(
                 )
             labels.append(number[str(label)])
         yield Batch(image=pixels, text=no_text, extra={LABELS: torch.tensor(labels)})
+        done += len(labels)
+        if on_progress is not None:
+            on_progress(done, None)

@@ -20,6 +20,9 @@ from tether.tasks.classify.calibrate import Calibration, fit_scale, labelled_sco
 from tether.tasks.classify.descriptions import Descriptions, Mean, described_weights, descriptions_of, sentences_of
 from tether.tasks.classify.prompts import SLOT, checked_templates, classes_of, own_templates
 
+_ROUNDING = 1e-5
+"""Numbers of rows of length 1 that differ by less are equal but for rounding."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scores:
@@ -91,6 +94,31 @@ def class_weights(
     if empty.any():
         raise InputError(f"class {classes[int(empty.nonzero()[0])]!r}: the mean of its prompts' vectors is zero")
     return weights
+
+
+def read_alike(weights: Float[Tensor, "c d"]) -> list[list[int]]:
+    """Groups of classes whose rows are equal but for rounding, so that nothing tells them apart.
+
+    Args:
+        weights: a row for each class.
+
+    Example:
+        >>> import torch
+        >>> from tether.tasks.classify.zero_shot import read_alike
+        >>> read_alike(torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]))
+        [[0, 2]]
+    """
+    rows = weights.double() / weights.norm(dim=1).max()
+    line = rows @ torch.randn(rows.shape[1], generator=torch.Generator().manual_seed(0)).double()
+    order = line.argsort(stable=True)  # equal rows are neighbours on any line
+    near = (rows[order[1:]] - rows[order[:-1]]).abs().amax(dim=1) < _ROUNDING
+    groups = [[int(order[0])]]
+    for place, same in zip(order[1:].tolist(), near.tolist(), strict=True):
+        if same:
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    return sorted(sorted(group) for group in groups if len(group) > 1)
 
 
 def weights_of_prompts(prompts: Float[Tensor, "c p d"], *, geometry: Geometry = COSINE) -> Float[Tensor, "c d"]:

@@ -39,13 +39,26 @@ class CaptionerReport(LearntReport):
     own: float | None
     other: float | None
 
+    @property
+    def heard(self) -> bool | None:
+        """Whether it tells held-out texts back; None where that is not known."""
+        return None if self.own is None or self.other is None else self.own < (1 - LEAST_GAIN) * self.other
+
+    def next_steps(self, use: str) -> list[str]:
+        """See LearntReport."""
+        if self.heard is not False:
+            return [use]
+        instead = f"tether caption PHOTOS --model {self.base} --texts TEXTS --out captions.csv"
+        return [
+            f"give it more texts or steps (steps=N), for it does not listen yet; or {instead} takes the nearest text"
+        ]
+
     def said(self) -> list[str]:
         """See LearntReport."""
         if self.own is None or self.other is None:
             first = "Too few texts were held out to say whether it tells them back: expected two."
         else:
-            heard = self.own < (1 - LEAST_GAIN) * self.other
-            listens = "It tells held-out texts back" if heard else "It does NOT tell held-out texts back"
+            listens = "It tells held-out texts back" if self.heard else "It does NOT tell held-out texts back"
             first = (
                 f"{listens}: {self.own:.2f} nats a token of {self.held_out} texts that are told of themselves, "
                 f"{self.other:.2f} of texts told of another."

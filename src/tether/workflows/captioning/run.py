@@ -5,21 +5,35 @@ from __future__ import annotations
 import abc
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from tether.core.atomic_io import write_json
+from tether.core.atomic_io import local, write_json
+from tether.core.errors import InputError
 from tether.evaluate.adaptation.report import FORMAT, JSON_FILE
 from tether.tasks.caption import TextOnlyCaptioner
+from tether.tasks.caption.captioner import FILE
 from tether.train.tuning import Played, Tuning, play
 from tether.workflows.adaptation.folder import Existing, claimed, remove_others
 from tether.workflows.adaptation.run import OnStep
 
+MADE_BY = "tether adapt MODEL TEXTS --recipe caption_from_texts --out FOLDER"
+"""The command that makes a captioner."""
 HELD_OUT = 10
 """One text or image in so many is held out, by a hash of its words or its key."""
+
+
+def check_captioner(folder: str | Path, *, where: str) -> None:
+    """Refuse a folder without a captioner, before anything is read.
+
+    Raises:
+        InputError: it names the command that makes one.
+    """
+    if not (local(folder) / FILE).is_file():
+        raise InputError(f"{where}: {folder} holds no captioner; expected the folder of one that {MADE_BY} made")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +65,10 @@ class LearntReport(abc.ABC):
     @abc.abstractmethod
     def said(self) -> list[str]:
         """What was measured, in sentences; the first is the verdict."""
+
+    def next_steps(self, use: str) -> list[str]:
+        """What to do next; ``use`` is the command that uses the captioner."""
+        return [use]
 
     def lines(self) -> list[str]:
         """The report in sentences."""
@@ -104,7 +122,8 @@ class CaptionerRun:
         told = "FOLDER" if self.out is None else str(self.out)
         then = f"tether caption PHOTOS --model {base} --captioner {told} --out captions.csv --html captions.html"
         settings = {key: value for key, value in self.spec.items() if key != "name"}
-        report = kind(recipe=str(self.spec["name"]), settings=settings, base=base, digest=digest, next=[then], **found)
+        report = kind(recipe=str(self.spec["name"]), settings=settings, base=base, digest=digest, **found)
+        report = replace(report, next=report.next_steps(then))
         if self.out is not None:
             remove_others(Path(self.out), captioner=True)
             captioner.save(self.out)
