@@ -23,7 +23,7 @@ from tether.models.embed import encode_texts
 from tether.tasks.classify.descriptions import check_described, descriptions_of
 from tether.tasks.classify.guided_crops import GuidedCrops, crop_boxes, random_boxes
 from tether.tasks.classify.proposers import CenterBox, HeatMapBox, RandomBox, WholeImage, largest_region
-from tether.tasks.classify.views import encode_windows, view_spec
+from tether.tasks.classify.views import encode_windows, originals_of, view_spec
 from tether.tasks.classify.zero_shot import ZeroShotClassifier
 from views_of_classes import CLASSES, SAYS, generator, image
 
@@ -192,6 +192,15 @@ class TestGuidedCrops:
         together = head.predict(images).cosine
         alone = torch.cat([head.predict([one]).cosine for one in images])
         torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+
+    def test_how_pixels_lie_in_memory_changes_nothing(self, model):
+        planes = [image(300, 200), image(1, 5, seed=1)]
+        beside = [one.permute(1, 2, 0).contiguous().permute(2, 0, 1) for one in planes]
+        found = originals_of(planes)
+        assert all(torch.equal(one, two) and one.stride(0) == 1 for one, two in zip(found, planes, strict=True))
+        assert all(one is two for one, two in zip(originals_of(beside), beside, strict=True))
+        head = GuidedCrops(n=3, k=2).prepare(model, CLASSES)
+        assert torch.equal(head.predict(planes).cosine, head.predict(beside).cosine)
 
     def test_oracle_boxes_of_a_batch(self, model):
         head = GuidedCrops(propose="whole", augment="none", margin=0.0).prepare(model, CLASSES)
