@@ -37,7 +37,9 @@ CARD = Card(
         "tether.models.convert.alpha_clip.load_alpha_clip_",
     ),
     needs=("a trained CLIP", "boxes or masks with phrases to learn from", "a mask or box of what is meant"),
-    gives="An image tower that is told by a mask, a box or points which thing is meant, and still sees the rest.",
+    gives="An image tower that is told by a mask, a box or points which thing is meant, and still sees the rest. It "
+    "named 88 % of masked things, without a mask the CLIP before named 20 %; crops of the box 46 %, and 73 % after as "
+    "much tuning on crops. Captions and scenes found each other in 61 %, before in 59 %.",
     claim=Claim(
         says="Asked what lies under a mask, a CLIP that learnt to take the mask as alpha names more things right than "
         "the best of a crop of the box, an image blurred outside and the patches under the mask alone.",
@@ -99,6 +101,9 @@ CARD = Card(
         "Rates are those of a tiny CLIP. The released ones, 0.00004 and a hundredth of it, were not tried.",
         "No label smoothing, where the paper has 0.1: on the pilot seed it cost things named and captions found, by "
         "alpha and by crops. The recipe ``regions`` has none by default, either.",
+        "The settings come from one pilot seed, on which crops named 89.0 % and alpha 84.5 %. In the five seeds crops "
+        "at that rate named 66 to 82 %: it is a quarter of one at which they fell to 65 % on the pilot seed, and one "
+        "chosen over several seeds may serve them better.",
         "Phrases name a colour and a shape, for which the rest of the image is not needed.",
     ),
     tried=(
