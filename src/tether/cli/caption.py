@@ -28,9 +28,7 @@ def command(
     longest: Annotated[int, typer.Option(min=1, help="Most tokens of a caption.")] = 32,
     shortest: Annotated[int, typer.Option(min=0, help="Least tokens of a caption.")] = 0,
     tone: Annotated[str, typer.Option(help='Words before each caption, such as "a poem about".')] = "",
-    regions: Annotated[
-        int | None, typer.Option(min=0, help="Parts of the image that are told beside it (default: 10).")
-    ] = None,
+    regions: Annotated[int, typer.Option(min=0, help="Parts of the image that are told beside it; MacCap: 10.")] = 0,
     gap: Annotated[
         Literal["noise", "shift", "both", "none"],
         typer.Option(help="How images come to where texts lie: noise, or the shift of their means."),

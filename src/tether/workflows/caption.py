@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ def caption(
     longest: int = 32,
     shortest: int = 0,
     tone: str = "",
-    regions: int | None = None,
+    regions: int = 0,
     gap: Gap = "noise",
     judge: Model | None = None,
     thumbnails: bool = False,
@@ -132,7 +132,7 @@ def caption(
         longest: most tokens of a caption.
         shortest: least tokens.
         tone: words that stand before each caption and are no part of it, such as ``a poem about``.
-        regions: parts of the image that are told beside it; None takes those of the release, 10.
+        regions: parts of the image that are told beside it; the release has 10.
         gap: see ``tasks.caption.Writing``; a shift is learnt from these images.
         judge: another model that scores each chosen caption too: the first one's own score is what it was chosen by.
         thumbnails: keep small images for ``gallery``.
@@ -163,7 +163,7 @@ def caption(
         )
     if texts is not None:
         wanted = {"--captioner": captioner is not None, "--sample": sample, "--tone": bool(tone)}
-        wanted |= {"--shortest": shortest > 0, "--regions": regions is not None, "--no-rerank": not rerank}
+        wanted |= {"--shortest": shortest > 0, "--regions": regions > 0, "--no-rerank": not rerank}
         if idle := [option for option, given in (wanted | {"--gap": gap != "noise"}).items() if given]:
             raise InputError(f"{idle[0]}: does not go with --texts, which are chosen from as they are; leave it out")
     if isinstance(captioner, (str, Path)):
@@ -174,9 +174,8 @@ def caption(
     judging = None if judge is None else opened(judge, device=device, random_weights=random_weights)[0]
     writing = Writing(
         n_noise=candidates, rerank=rerank, how="sample" if sample else "beams", longest=longest, shortest=shortest,
-        prompt=tone, gap=gap,
+        prompt=tone, gap=gap, regions=regions,
     )  # fmt: skip
-    writing = writing if regions is None else replace(writing, regions=regions)
     if sentences is not None:
         written, remarks = _found(NearestCaptions(encoder, sentences), encoder, top=candidates)
     else:

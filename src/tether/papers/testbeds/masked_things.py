@@ -102,7 +102,9 @@ def prepare(lab: Lab) -> MaskBench:
     )
 
 
-def tuned(lab: Lab, bed: MaskBench, learnt: Learnt, *, rate: float, gamma: float, steps: int = STEPS) -> Clip:
+def tuned(
+    lab: Lab, bed: MaskBench, learnt: Learnt, *, rate: float, gamma: float, label_smoothing: float, steps: int = STEPS
+) -> Clip:
     """A copy of the start after the recipe ``regions``; of crops and bare images alpha is all inside.
 
     Args:
@@ -111,6 +113,7 @@ def tuned(lab: Lab, bed: MaskBench, learnt: Learnt, *, rate: float, gamma: float
         learnt: what stands for a region.
         rate: of alpha's kernel.
         gamma: times that is the rate of the image tower.
+        label_smoothing: of the loss.
         steps: of the optimiser.
     """
     model = copy.deepcopy(bed.start)
@@ -124,6 +127,7 @@ def tuned(lab: Lab, bed: MaskBench, learnt: Learnt, *, rate: float, gamma: float
         batch_size=lab.steps(BATCH, 8),
         learning_rate=rate,
         gamma=gamma,
+        label_smoothing=label_smoothing,
         scale=float(model.logit_scale.detach()),
     )
     given = Given("pairs", source, len(source), seed=lab.seed)

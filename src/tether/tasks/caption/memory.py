@@ -19,12 +19,12 @@ from tether.models.attention_maps import attention_maps, maps_and_stream
 
 Over = Literal["weights", "logarithms"]
 Variance = NonNegative | Literal["auto"]
-NOISE_ENERGY = 8.0
-"""D times the variance of MacCap's noise: 0.016 for 512 numbers, a length of 2.9 beside a unit row."""
+NOISE_ENERGY = 0.5
+"""D times the variance of the noise: a length of 0.7 beside a unit row. MacCap's is 8 (0.016 for 512 numbers)."""
 
 
 def noise_variance(variance: float | Literal["auto"], *, dim: int) -> float:
-    """The variance of each number; ``auto`` is 8 / D, which keeps the noise's length whatever the width."""
+    """The variance of each number; ``auto`` is 0.5 / D, which keeps the noise's length whatever the width."""
     return NOISE_ENERGY / dim if variance == "auto" else variance
 
 

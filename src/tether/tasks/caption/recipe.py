@@ -54,7 +54,7 @@ class CaptionFromTexts:
             tune: what learns; ``auto`` is the adaptor alone before a given language model, and all of it otherwise.
             n_queries: rows of the prefix; None takes 32 for a given language model and 6 for a small one.
             copies: of each text.
-            noise: variance of each number's noise; ``auto`` is 8 / D, 0 leaves it out.
+            noise: variance of each number's noise; ``auto`` is 0.5 / D, where the paper has 8 / D; 0 leaves it out.
             steps: of AdamW; None takes 8 passes over the texts, at least 500 steps.
             batch_size: texts of a step.
             learning_rate: after the warm-up; None takes 1e-4, or 1e-3 for a small language model.

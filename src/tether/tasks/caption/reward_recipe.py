@@ -40,7 +40,7 @@ class CaptionByReward:
         learning_rate: PositiveRate = 1e-4,
         weight_decay: Rate = 0.0,
         longest: Annotated[int, Ge(2)] = 32,
-        regions: Whole = 10,
+        regions: Whole = 0,
         grammar_steps: Count = 500,
         grammar_rate: PositiveRate = 1e-5,
         grammar_batch: Count = 64,
@@ -64,7 +64,7 @@ class CaptionByReward:
             learning_rate: after a warm-up; it falls to 0 as a cosine.
             weight_decay: on matrices only.
             longest: most tokens of a caption.
-            regions: parts of the image that are told beside it; 0 where the encoder shows none.
+            regions: parts of the image that are told beside it; none where the encoder shows none.
             grammar_steps: of the tuning of the judge.
             grammar_rate: its learning rate.
             grammar_batch: its pairs of a step.

@@ -152,8 +152,8 @@ def reward_captions(
             remarks.append("The captioner's own encoder gave the reward; judge=MODEL names one that knows more.")
         if recipe.judge2 is None:
             remarks.append("The reward model's own score rises by construction; judge2=MODEL measures with another.")
-        if not recipe.regions or captioner.without_regions is not None:
-            remarks.append(captioner.without_regions or "The image embedding alone is told, without regions.")
+        if recipe.regions and captioner.without_regions is not None:
+            remarks.append(captioner.without_regions)
         report = run.reported(
             RewardedReport,
             captioner,
