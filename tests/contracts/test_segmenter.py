@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from families import FAMILIES
+from families import CLOSED, FAMILIES, PLAIN, SEALED, open_clip_tower
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.masks import BACKGROUND
 from tether.models import create
@@ -18,8 +18,6 @@ from tether.models.narrow import NarrowEncoder
 from tether.models.windows import Windows
 from tether.tasks.segment import SEGMENTERS, DenseSegmenter, Segmenter, TokenSegmenter
 
-WITHOUT = {"ALIGN": "map"}
-"""Families whose patches cannot be seen, and why."""
 CLASSES = ["road", "car", "sky"]
 
 
@@ -72,8 +70,8 @@ def test_bad_input_is_refused(segmenter: Segmenter, model: Clip) -> None:
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_tokens_of_every_family(family: str, tmp_path) -> None:
     other = FAMILIES[family](tmp_path)
-    if family in WITHOUT:
-        with pytest.raises(UnsupportedModelError, match=re.escape(EXCEPTIONS[WITHOUT[family]])):
+    if (family, "image") in CLOSED:
+        with pytest.raises(UnsupportedModelError, match=re.escape(EXCEPTIONS[SEALED[family, "image"]])):
             TokenSegmenter(templates=["{}"]).prepare(other, CLASSES)
         return
     found = TokenSegmenter(templates=["{}"]).prepare(other, CLASSES).predict([image(40, 100)])[0]
@@ -108,6 +106,22 @@ def test_windows_of_another_size_need_positions_that_can_be_resized(model: Clip)
     assert found.scores.shape == (3, 8, 12)
     whole = TokenSegmenter().prepare(model, CLASSES, windows=Windows(fit="whole", scales=(1, 0.5, 1.5), flip=True))
     assert whole.predict([image(40, 90)])[0].scores.shape == (3, 6, 6)
+
+
+@pytest.mark.parametrize("pool", ["tok", "avg"])
+def test_patches_at_another_size_are_open_clips_own(pool: str, tmp_path) -> None:
+    vision = {**PLAIN, "layers": 3, "patch_size": 8, "pool_type": pool, "final_ln_after_pool": False}
+    small = open_clip_tower(tmp_path, vision).eval()
+    segmenter = TokenSegmenter(templates=["{}"], temperature=1.0)
+    found = segmenter.prepare(small, CLASSES, windows=Windows(window=48)).predict([image(48, 48)])[0]
+    large = small.resized(image_size=48)
+    with torch.no_grad():
+        pixels = large.pixels(image(48, 48)[None])
+        states = large.model.visual.forward_intermediates(pixels, output_fmt="NLC")["image_intermediates"][-1]
+        patches = large.model.visual.ln_post(states) @ large.model.visual.proj
+    expected = torch.nn.functional.normalize(patches[0], dim=1) @ segmenter.rows.T
+    theirs = expected.T.unflatten(1, (6, 6)).numpy()
+    np.testing.assert_allclose(found.scores, theirs, rtol=0, atol=1e-5)
 
 
 def test_what_each_method_may_change(model: Clip) -> None:

@@ -24,12 +24,14 @@ _FIRST = (
     (204, 121, 167),
 )  # Okabe and Ito, Color Universal Design, 2008
 _LEVELS = 9  # of each channel among the colours that may follow
-_LIGHTNESS = (0.4, 0.93)  # of OKLab: neither black nor white
+_LIGHTNESS = (0.42, 0.9)  # of OKLab: neither black nor white
+_CHROMA = 0.2  # of OKLab, at most: colours that glare cover what lies under them
 _VISIONS = (
     np.eye(3),
     np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
     np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]),
 )  # full, without red and without green cones: Machado et al. 2009, severity 1, on linear RGB
+_WEIGHTS = np.array([1.0, 2.5, 2.5])
 _TO_LMS = np.array(
     [[0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566],
      [0.0883024619, 0.2817188376, 0.6299787005]]
@@ -45,7 +47,8 @@ def default_palette(count: int) -> Palette:
     """Different colours; a longer palette begins with the shorter one.
 
     The first seven are Okabe and Ito's. Each further one is the farthest in OKLab from all before it, as seen with full
-    colour vision, without red and without green cones, whichever is nearest. Read-only.
+    colour vision, without red and without green cones, whichever is nearest; the last two, where all colours are nearer
+    to each other, are counted 2.5 times. Read-only.
 
     Raises:
         InputError: more than ``MOST_COLOURS``.
@@ -60,7 +63,8 @@ def default_palette(count: int) -> Palette:
     levels = np.linspace(0, 255, _LEVELS).round()
     free = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
     seen = _seen(free)
-    kept = (seen[0, :, 0] > _LIGHTNESS[0]) & (seen[0, :, 0] < _LIGHTNESS[1])
+    lightness, chroma = seen[0, :, 0], np.hypot(seen[0, :, 1], seen[0, :, 2])
+    kept = (lightness > _LIGHTNESS[0]) & (lightness < _LIGHTNESS[1]) & (chroma < _CHROMA)
     free, seen = free[kept], seen[:, kept]
     chosen = [np.array(colour, dtype=float) for colour in _FIRST[:count]]
     nearest = np.full(len(free), np.inf)
@@ -83,7 +87,7 @@ def _seen(colours: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "3 n 3"]:
 
 
 def _distance(seen: Float[np.ndarray, "3 n 3"], other: Float[np.ndarray, "3 1 3"]) -> Float[np.ndarray, " n"]:
-    return np.linalg.norm(seen - other, axis=2).min(axis=0)
+    return (np.linalg.norm(seen - other, axis=2) * _WEIGHTS[:, None]).min(axis=0)
 
 
 def palette_of(given: str | Sequence[str] | Sequence[Sequence[int]] | Palette, *, count: int) -> Palette:

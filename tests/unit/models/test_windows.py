@@ -1,5 +1,8 @@
 """Windows over images of any size: every patch counted, means of overlaps, scales, flips, and bounded memory."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -86,6 +89,26 @@ def test_windows_whose_patches_are_no_whole_pixels():
     (found,) = maps_of([image], grid=(3, 3), dense=lambda pixels: F.adaptive_avg_pool2d(pixels.float()[:, :1], 3))
     assert found.shape == (1, 3, 4)
     assert (found == 9).all()
+
+
+HUGE = """
+import resource, torch
+from tether.models import create
+from tether.models.windows import Windows
+from tether.tasks.segment import ValueSegmenter
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+segmenter = ValueSegmenter().prepare(create("tiny").eval(), ["road", "car"], windows=Windows(size=128))
+masks = segmenter.predict([torch.zeros(3, 6000, 8000, dtype=torch.uint8)])[0]
+assert masks.size == (6000, 8000)
+print(before // 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def test_memory_is_bounded_for_an_image_of_48_million_pixels():
+    done = subprocess.run([sys.executable, "-c", HUGE], capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert after < 1500
+    assert after - before < 700
 
 
 def test_what_cannot_be_looked_at_is_refused():

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import math
 from collections.abc import Iterable, Sequence
-from typing import ClassVar, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
@@ -31,9 +32,11 @@ class Segmenter(Protocol):
 
     Attributes:
         classes: names, in the order of their numbers, once prepared.
+        own_windows: how the method looks at images where nobody says otherwise.
     """
 
     classes: tuple[str, ...]
+    own_windows: ClassVar[Windows]
 
     def prepare(
         self,
@@ -58,6 +61,10 @@ class Segmenter(Protocol):
 
     def predict(self, images: Sequence[Tensor]) -> list[Masks]:
         """The classes of uint8 images (3, h, w), each in its own size."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values that decide its masks beside the model and the image, once prepared."""
         ...
 
 
@@ -163,6 +170,12 @@ class DenseSegmenter(abc.ABC):
         spec = next(iter(self._models.values())).image_spec
         maps = window_maps(self._dense, images, spec=spec, grid=self._grid, windows=self.windows)
         return [self._masks(found, image) for found, image in zip(maps, images, strict=True)]
+
+    def settings(self) -> dict[str, Any]:
+        """See ``Segmenter``; a method with settings of its own adds them."""
+        names = ("classes", "templates", "temperature", "background", "least")
+        said = {name: getattr(self, name) for name in names}
+        return {"method": type(self).__name__, **said, "windows": dataclasses.asdict(self.windows)}
 
     @abc.abstractmethod
     def patches(self, model: DualEncoder, image: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
