@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tether.workflows.evaluate import evaluate as eval
     from tether.workflows.rank import rank as rank
     from tether.workflows.search import search as search
+    from tether.workflows.segment import segment as segment
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ _LAZY = {
     "embed": ("tether.workflows.embed", "embed"),
     "rank": ("tether.workflows.rank", "rank"),
     "search": ("tether.workflows.search", "search"),
+    "segment": ("tether.workflows.segment", "segment"),
     "caption": ("tether.workflows.caption", "caption"),
     "classify": ("tether.workflows.classify", "classify"),
 }
@@ -47,6 +49,7 @@ __all__ = [
     "rank",
     "save",
     "search",
+    "segment",
     "train",
 ]
 

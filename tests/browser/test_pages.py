@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 import torch
 
+from tether.core.masks import Masks
 from tether.core.types import Block, Features, ImageSpec, Row
 from tether.evaluate import report
 from tether.evaluate.inspect import PROBES
 from tether.evaluate.inspect.runner import inspect_model
 from tether.tasks.retrieve.gallery import gallery
 from tether.tasks.retrieve.search import Hit
+from tether.tasks.segment.gallery import gallery as mask_gallery
+from tether.tasks.segment.gallery import shown_masks
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
@@ -185,3 +188,39 @@ def test_health_report_runs_in_a_browser(tmp_path):
     dom = opened(found.page, tmp_path / "profile", actions=actions)
     assert re.search(rf'id="probe">(dark|light),{len(PROBES)},true,0 fits<', dom)
     assert "could not be made" in dom  # a model that shows no tower has no heads
+
+
+def test_masks_run_in_a_browser(tmp_path):
+    labels = np.zeros((20, 30), dtype=np.uint8)
+    labels[5:15, 5:25], labels[:2] = 1, 2
+    masks = Masks(("road", "a <car> with a long name", "background"), labels)
+    image = torch.from_numpy(pictures(1)[0]).permute(2, 0, 1).repeat(1, 2, 2)[:, :20, :30]
+    shown = [shown_masks(f"<{number}>.jpg", image, masks, truth=labels * 0) for number in range(3)]
+    page = mask_gallery(
+        shown,
+        tmp_path / "seg.html",
+        like=masks,
+        areas=masks.areas(),
+        figures=[("Mean IoU", "40.0%", "95 %: 30.0 to 50.0")],
+        bars=[("road", 0.4, (0.3, 0.5))],
+    )
+    actions = """
+    const said = "";
+    addEventListener("load", () => {  // images of the page are painted when they are there
+    const context = layer => document.querySelector(`canvas.${layer}`).getContext("2d");
+    const at = (layer, x, y) => [...context(layer).getImageData(x, y, 1, 1).data].join(".");
+    const before = [at("mask", 15, 10), at("mask", 15, 0), at("truth", 15, 10), at("mask", 15, 4)];
+    document.querySelector(".legend button").click();
+    const alone = [at("mask", 15, 10), at("mask", 15, 18)];
+    document.querySelector('[data-view="truths"]').click();
+    document.querySelector(".frame").click();
+    const frame = document.querySelectorAll(".frame")[1], box = frame.getBoundingClientRect();
+    frame.dispatchEvent(new MouseEvent("mousemove", {clientX: box.left + 5, clientY: box.top + 5}));
+    const found = [...before, ...alone, document.querySelectorAll("figure.wide").length,
+      document.body.className, frame.querySelector("output").textContent].join();
+    probe.textContent = found + (document.documentElement.scrollWidth > 390 ? " too wide" : " fits");
+    });
+    """
+    dom = opened(page, tmp_path / "profile", actions=actions)
+    expected = "86.180.233.255,0.0.0.0,230.159.0.255,255.255.255.255,0.0.0.0,230.159.0.255,1,solo truths,road"
+    assert f'id="probe">{expected} fits<' in dom

@@ -157,6 +157,7 @@ LOADS = {
     "reproduce",
     "rank",
     "search",
+    "segment",
     "train",
 }
 

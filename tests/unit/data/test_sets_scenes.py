@@ -167,6 +167,24 @@ class TestSource:
                 assert sample.negative.other.defects == sample.scene.defects
                 assert (sample.image.pixels != sample.negative_image.pixels).any()
 
+    def test_up_to_eight_things_stand_clear_of_one_another(self):
+        found = samples(150, things=(4, 8), captions="both", size=128)
+        counts = [len(sample.scene.things) for sample in found]
+        assert set(counts) == {4, 5, 6, 7, 8}
+        for sample in found:
+            things = sample.scene.things
+            assert World(things=(1, 8)).allows(sample.scene)
+            if len(things) > 4:
+                assert sum(thing.size != "small" for thing in things) <= (2 if len(things) < 7 else 1)
+            for thing in things:
+                low, high = SIZES[thing.size]
+                assert low <= thing.units <= high
+            assert set(np.unique(sample.image.labels)) == set(range(len(things) + 1))
+        assert sum(any(thing.size == "large" for thing in sample.scene.things) for sample in found) > 60
+        eight = next(sample for sample in found if len(sample.scene.things) == 8)
+        assert eight.captions[0].count(" and ") == 1
+        assert eight.captions[1].startswith("There are eight things: ")
+
     def test_lettering_agrees_as_often_as_asked(self):
         for kind in ("word", "number", "watermark"):
             agreed = [sample.scene.lettering.agrees for sample in samples(800, lettering=kind, agree=0.7)]
@@ -177,7 +195,8 @@ class TestSource:
         [
             ({"things": (0, 2)}, "things"),
             ({"things": (3, 2)}, "things"),
-            ({"things": (1, 5)}, "things"),
+            ({"things": (1, 9)}, "1 <= least <= greatest <= 8"),
+            ({"things": (4, 8), "sizes": ("large",)}, "more than 4 things need small ones"),
             ({"bias": "colour", "split": "compositions"}, "compositions"),
         ],
     )

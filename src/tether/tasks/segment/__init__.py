@@ -1,4 +1,8 @@
-"""Where in the image is it: masks from words."""
+"""Where in the image is it: masks from words.
+
+``SEGMENTERS`` give every pixel of images of any size a class. ``HEADS`` has ``parts``, which cuts the one class of an
+image of the model's size out of it: what a patch adds to the whole embedding is no matter of windows.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,13 @@ from collections.abc import Mapping
 
 from tether.core.protocols import TaskHead
 from tether.tasks.segment.parts import PartsSegmenter
+from tether.tasks.segment.segmenter import DenseSegmenter, Segmenter
+from tether.tasks.segment.zero_shot import TokenSegmenter, ValueSegmenter
 
 HEADS: Mapping[str, type[TaskHead]] = {"parts": PartsSegmenter}
+"""Foreground of each image's own class."""
+
+SEGMENTERS: Mapping[str, type[Segmenter]] = {"tokens": TokenSegmenter, "values": ValueSegmenter}
 """Every segmenter by name."""
+
+__all__ = ["HEADS", "SEGMENTERS", "DenseSegmenter", "PartsSegmenter", "Segmenter", "TokenSegmenter", "ValueSegmenter"]

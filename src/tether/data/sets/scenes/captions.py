@@ -50,7 +50,7 @@ _SPOTS = {
     "top": "at the top",
     "bottom": "at the bottom",
 }
-_NUMBERS = ("no", "one", "two", "three", "four")
+_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
 _WORD_ORDER = ("size", "state", "texture", "colour")
 _CLEAR = 0.12  # least difference of two centres that a relation is said of
 

@@ -120,7 +120,7 @@ def _remove(scene: Scene, dice: Dice, world: World) -> Made:
 
 
 def _add(scene: Scene, dice: Dice, world: World) -> Made:
-    if len(scene.things) == 4:
+    if len(scene.things) >= 4:
         return None
     colour, shape = dice.pick(world.pairs_on(scene.background))
     size = dice.pick(world.sizes)

@@ -62,7 +62,7 @@ class ScenesSet(IndexedSource):
         rows: how many scenes.
         size: side of the images in pixels, 64 to 224.
         seed: another seed is another set of the same kind.
-        things: least and greatest number of things in a scene, within 1 to 4.
+        things: least and greatest number of things in a scene, within 1 to 8; short captions name four of them.
         captions: ``short``, ``long`` or ``both`` (short first).
         templates: ``seen`` draws the family of each short caption from ``TEMPLATES``, ``held_out`` from
             ``HELD_OUT_TEMPLATES``, ``plain`` uses the bare list of things.

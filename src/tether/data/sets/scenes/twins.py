@@ -70,7 +70,7 @@ class SceneTwins(IndexedSource):
         seed: another seed is another set of the same kind.
         change: ``swap`` exchanges two things' colours; the others are edits of one thing or of the background.
         form: ``quadruples``, or the same as ordinary ``pairs``, twice as many rows without a twin.
-        things: least and greatest number of things in a scene, within 1 to 4; a swap needs two.
+        things: least and greatest number of things in a scene, within 1 to 8; a swap needs two.
         template: frame of both captions.
         shapes: allowed shapes.
         colours: allowed colours.

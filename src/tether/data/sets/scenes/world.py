@@ -53,6 +53,8 @@ BACKGROUNDS: dict[str, tuple[str, ...]] = {
 }
 """Every background with the colours that would not stand out on it; things there never have them."""
 
+ROOMY, MOST_THINGS = 4, 8
+"""Up to how many things have room whatever their sizes, and most things of a scene."""
 BACKGROUND_VARIANTS = 4
 DAMAGES, TILTS = 4, 3
 Attribute = Literal["shape", "colour", "size", "texture", "state"]
@@ -69,6 +71,7 @@ HELD_OUT_PAIRS = frozenset(
 
 _MARGIN = 1.5 / 64  # between a thing and the image's edge, and half of what lies between two things
 _TRIES = 10
+_CROWD_TRIES = 30
 Value = TypeVar("Value")
 
 
@@ -153,7 +156,7 @@ class Scene:
     """Everything an image shows.
 
     Attributes:
-        things: one to four, none overlapping, no two alike in colour and shape.
+        things: one to eight, none overlapping, no two alike in colour and shape.
         background: one of ``BACKGROUNDS``.
         variant: which drawing of the background, 0 to 3.
         lettering: text in the image.
@@ -211,7 +214,8 @@ class World:
     """What scenes are drawn from.
 
     Args:
-        things: least and greatest number of things, within 1 to 4.
+        things: least and greatest number of things, within 1 to 8. Of five or six all but two are small, of more all
+            but one.
         shapes: allowed shapes.
         colours: allowed colours.
         sizes: allowed size words, ``huge`` among them if it shall be.
@@ -238,8 +242,11 @@ class World:
     def __post_init__(self) -> None:
         """Refuse what cannot be drawn, and list the pairs that can."""
         low, high = self.things
-        if not 1 <= low <= high <= 4:
-            raise InputError(f"scenes: things: expected two counts with 1 <= least <= greatest <= 4, got {self.things}")
+        if not 1 <= low <= high <= MOST_THINGS:
+            limits = f"1 <= least <= greatest <= {MOST_THINGS}"
+            raise InputError(f"scenes: things: expected two counts with {limits}, got {self.things}")
+        if high > ROOMY and "small" not in self.sizes:
+            raise InputError(f"scenes: sizes: more than {ROOMY} things need small ones, got {', '.join(self.sizes)}")
         for key, known in (
             ("shapes", SHAPES),
             ("colours", tuple(COLOURS)),
@@ -325,8 +332,11 @@ class World:
         if HUGE in sizes:
             first = sizes.index(HUGE)
             sizes = [HUGE if place == first else "small" for place in range(len(sizes))]
-        units = [low + dice.below(high - low + 1) for low, high in (DIAMETERS[size] for size in sizes)]
-        places = arrange(units, dice)
+        if len(pairs) > ROOMY:
+            sizes, units, places = crowd(sizes, dice)
+        else:
+            units = [_units(size, dice) for size in sizes]
+            places = arrange(units, dice)
         things = tuple(
             Thing(
                 shape,
@@ -360,6 +370,37 @@ def arrange(units: Sequence[int], dice: Dice) -> list[tuple[float, float]]:
         else:
             return _quarters(radii, dice)
     return places
+
+
+def crowd(sizes: Sequence[str], dice: Dice) -> tuple[list[str], list[int], list[tuple[float, float]]]:
+    """Sizes, diameters and centres of five to eight things: what is too many to be large is small."""
+    most = 2 if len(sizes) <= 6 else 1
+    larger = [place for place, size in enumerate(sizes) if size != "small"][:most]
+    sizes = [size if place in larger else "small" for place, size in enumerate(sizes)]
+    units = [_units(size, dice) for size in sizes]
+    order = sorted(range(len(units)), key=lambda place: -units[place])  # large ones find room first
+    for _ in range(_CROWD_TRIES):
+        places: dict[int, tuple[float, float]] = {}
+        for place in order:
+            radius = units[place] / 128
+            taken = [(places[other], units[other] / 128) for other in places]
+            for _ in range(_CROWD_TRIES):
+                x, y = (dice.uniform(radius + _MARGIN, 1 - radius - _MARGIN) for _ in range(2))
+                if free(x, y, radius, taken):
+                    places[place] = (x, y)
+                    break
+            else:
+                break
+        if len(places) == len(units):
+            return sizes, units, [places[place] for place in range(len(units))]
+    cells = dice.shuffled([((column + 0.5) / 3, (row + 0.5) / 3) for row in range(3) for column in range(3)])
+    small = ["small"] * len(sizes)
+    return small, [_units(size, dice) for size in small], cells[: len(sizes)]
+
+
+def _units(size: str, dice: Dice) -> int:
+    low, high = DIAMETERS[size]
+    return low + dice.below(high - low + 1)
 
 
 def free(x: float, y: float, radius: float, others: Iterable[tuple[tuple[float, float], float]]) -> bool:

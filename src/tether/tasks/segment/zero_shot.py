@@ -1,0 +1,48 @@
+"""Segmenters without training: each patch is compared with class texts, as the tower gives it or kept from mixing."""
+
+from __future__ import annotations
+
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from tether.core.protocols import DualEncoder
+from tether.models.dense import DensePath, dense_image
+from tether.tasks.segment.segmenter import DenseSegmenter
+
+
+class TokenSegmenter(DenseSegmenter):
+    """The patches as they leave the tower; the one way for networks of convolutions, whose last map they are.
+
+    In a vision transformer that was trained on whole images the last blocks mix patches, so that many no longer say
+    what is in their place; ``ValueSegmenter`` undoes it.
+
+    Example:
+        >>> import torch
+        >>> from tether.models import create
+        >>> from tether.tasks.segment import TokenSegmenter
+        >>> segmenter = TokenSegmenter().prepare(create("tiny").eval(), ["road", "sky"])
+        >>> (masks,) = segmenter.predict([torch.zeros(3, 50, 120, dtype=torch.uint8)])
+        >>> masks.size
+        (50, 120)
+    """
+
+    def patches(self, model: DualEncoder, image: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
+        """See ``DenseSegmenter``."""
+        tokens = dense_image(model, image).tokens
+        assert tokens is not None  # dense_image gives them
+        return tokens
+
+
+class ValueSegmenter(DenseSegmenter):
+    """MaskCLIP: in the last block a patch takes its own value alone, so that it says what is in its place.
+
+    Source: arXiv 2112.01071, section 3.2, with the residual and the feed-forward net as in arXiv 2312.12359.
+    """
+
+    path = DensePath()
+
+    def patches(self, model: DualEncoder, image: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
+        """See ``DenseSegmenter``."""
+        tokens = dense_image(model, image, path=self.path).tokens
+        assert tokens is not None  # dense_image gives them
+        return tokens

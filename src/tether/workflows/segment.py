@@ -1,0 +1,334 @@
+"""``tether segment``: the class of each pixel, from words."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from tether.core.atomic_io import csv_file, local
+from tether.core.component import build
+from tether.core.errors import InputError, UnsupportedModelError
+from tether.core.masks import Masks
+from tether.core.model_digest import model_digest
+from tether.core.palette import palette_of
+from tether.core.protocols import DualEncoder
+from tether.core.ranges import Count, Share, Whole, checked
+from tether.core.types import Row
+from tether.data import open_source
+from tether.data.bad_rows import BadRows
+from tether.data.mask_files import LabelFolder
+from tether.data.opening import keywords
+from tether.data.originals import originals
+from tether.evaluate.dense import DenseReport, DenseScores
+from tether.models.anatomy.find import anatomy_of
+from tether.models.windows import Windows
+from tether.tasks.classify.prompts import classes_of, templates_of
+from tether.tasks.segment import SEGMENTERS, Segmenter
+from tether.tasks.segment.gallery import ShownMasks, gallery, shown_masks
+from tether.workflows.mask_outputs import MaskOutputs, blank
+from tether.workflows.models import Data, Model, Progress, opened, with_total
+
+SHOWN = 60
+"""Images of a page, at most."""
+IN_NOTEBOOK = 6
+"""Images that a notebook shows, at most."""
+BATCH = 32
+"""Images that are looked at together, at most."""
+
+
+@dataclass(frozen=True, repr=False)
+class SegmentedImages:
+    """The masks of a source's images.
+
+    Attributes:
+        keys: of the images, in order.
+        masks: by key; with a folder they are read from it when they are asked for.
+        areas: (n, k) share of each image that each class covers.
+        like: masks of one pixel, which hold the classes and their colours.
+        method: name of the segmenter.
+        report: agreement with the labels, or None without them.
+        bad: images that could not be read or looked at.
+        kept: masks that were in the folder already.
+        unlabelled: images without a label; 0 without labels.
+        shown: the first images, to look at.
+    """
+
+    keys: Sequence[str]
+    masks: Mapping[str, Masks]
+    areas: Float[np.ndarray, "n k"]
+    like: Masks
+    method: str
+    report: DenseReport | None = None
+    bad: int = 0
+    kept: int = 0
+    unlabelled: int = 0
+    shown: Sequence[ShownMasks] = ()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names, in the order of their numbers."""
+        return self.like.classes
+
+    def mean_areas(self) -> dict[str, float]:
+        """Mean share of an image that each class covers."""
+        return dict(zip(self.classes, self.areas.mean(axis=0).tolist(), strict=True))
+
+    def remarks(self) -> list[str]:
+        """How well it agrees with the labels, or that nobody measured it."""
+        if self.report is None:
+            return ["unmeasured: give --labels with the true classes of some images to see how good the masks are"]
+        without = f"; {self.unlabelled:,} images have no label" if self.unlabelled else ""
+        first, *lines = self.report.lines()
+        return [f"{first}{without}", *lines]
+
+    def save_areas(self, path: str | Path, *, raw_csv: bool = False) -> None:
+        """Write a CSV file of ``key`` and the share of the image, 0 to 1, for each class."""
+        with csv_file(path, ["key", *self.classes], raw_csv=raw_csv) as table:
+            for key, row in zip(self.keys, self.areas.tolist(), strict=True):
+                table.write([key, *(f"{share:.6f}" for share in row)])
+
+    def page(self, path: str | Path) -> Path:
+        """Write the first images under their masks as one HTML file, with a legend."""
+        report = self.report
+        figures, bars = [], []
+        if report is not None:
+            named = {"Mean IoU": report.miou, "Pixel accuracy": report.accuracy}
+            if report.boundary_f1 is not None:
+                named[f"Boundary F1, {report.tolerance} px"] = report.boundary_f1
+            ends = "95 %: {:.1f} to {:.1f}"
+            figures = [
+                (what, f"{one.value:.1%}", ends.format(*(100 * end for end in one.interval)))
+                for what, one in named.items()
+            ]
+            bars = [(name, one.value, one.interval) for name, one in report.iou.items()]
+        few = f"the first {len(self.shown):,} of " if len(self.shown) < len(self.keys) else ""
+        return gallery(
+            self.shown,
+            Path(path),
+            like=self.like,
+            areas=self.mean_areas(),
+            note=f"{few}{len(self.keys):,} images, {len(self.classes)} classes, by {self.method}",
+            remarks=self.remarks()[:1],
+            figures=figures,
+            bars=bars,
+        )
+
+    def __repr__(self) -> str:
+        """How many images, and how much of them each class covers."""
+        shares = sorted(self.mean_areas().items(), key=lambda one: -one[1])
+        told = ", ".join(f"{name} {share:.0%}" for name, share in shares[:8])
+        return f"SegmentedImages({len(self.keys):,} images by {self.method}: {told})"
+
+    def _repr_html_(self) -> str:
+        lines = "".join(f"<p>{escape(line)}</p>" for line in self.remarks())
+        few = "".join(one.figure() for one in self.shown[:IN_NOTEBOOK])
+        return f"{lines}<div style='display:flex;flex-wrap:wrap;gap:8px'>{few}</div><p>{escape(repr(self))}</p>"
+
+
+@checked
+def segment(
+    source: Data,
+    classes: str | Path | Sequence[str],
+    *,
+    model: Model,
+    out: str | Path | None = None,
+    using: str | Mapping[str, Any] | Segmenter | None = None,
+    background: str | Sequence[str] | None = None,
+    templates: str | Path | Sequence[str] | None = None,
+    windows: Windows | Mapping[str, Any] | None = None,
+    labels: str | Path | None = None,
+    tolerance: Whole = 2,
+    boxes: bool = False,
+    min_area: Share = 0.001,
+    palette: str | Sequence[str] | Sequence[Sequence[int]] | None = None,
+    shown: Whole = SHOWN,
+    replace_masks: bool = False,
+    raw_csv: bool = False,
+    batch_size: Count = BATCH,
+    workers: Whole = 1,
+    strict: bool = False,
+    bad_rows: Path | None = None,
+    random_weights: bool = False,
+    device: str = "auto",
+    on_progress: Progress | None = None,
+) -> SegmentedImages:
+    """Find the class of each pixel of images of any size, from the names of the classes alone.
+
+    Args:
+        source: what ``data.open_source`` takes.
+        classes: names with commas between them, a text file with one on each line, or a list; two at least. The one
+            called ``background`` stands for the rest: it is not painted and has no boxes.
+        model: loaded, or a name that ``tether.load`` takes.
+        out: folder for a palette PNG of each image, ``masks.json`` (COCO), ``areas.csv`` and, if wanted, ``boxes.csv``;
+            a second call keeps masks of the same images, model and settings. None keeps masks in memory.
+        using: a name of ``tasks.segment.SEGMENTERS``, with settings as ``values:least=0.3`` or a mapping, or a
+            segmenter; None takes ``values`` where the image tower is a transformer, else ``tokens``.
+        background: words for what is none of the classes; adds the class ``background``.
+        templates: sentences with ``{}``, a name of a built-in set, or a file; None takes the model's own.
+        windows: how images are looked at, or some settings of it; None takes the method's own way.
+        labels: folder of PNG files with the true class numbers of images, in the order of ``classes``.
+        tolerance: pixels that a boundary may be off.
+        boxes: also write ``boxes.csv``, a box for each connected piece of a class.
+        min_area: share of the image from which on a piece gets a box.
+        palette: colours as ``#rrggbb``, one for each class; None takes some that everybody can tell apart.
+        shown: images that are kept to be looked at.
+        replace_masks: write masks in ``out`` anew that were made with other settings, in place of refusing.
+        raw_csv: write cells of tables that a spreadsheet would run as formulas as they are.
+        batch_size: images that are looked at together, at most.
+        workers: threads that decode ahead.
+        strict: stop at the first bad row instead of skipping it.
+        bad_rows: JSON-lines file that names the rows skipped; written anew.
+        random_weights: accept models without trained weights.
+        device: where to load the model.
+        on_progress: called with images done and, where the source knows, images in all.
+
+    Raises:
+        InputError: one class alone or one twice, too few colours, labels that do not fit, a folder with other masks,
+            or not one good row.
+        UnsupportedModelError: an encoder that shows no patches, or not as the method needs them.
+
+    Example:
+        >>> import tether
+        >>> model = tether.load("tiny", random_weights=True)
+        >>> found = tether.segment("scenes:rows=3,size=64", "circle,star,grass", model=model)
+        >>> found.masks[found.keys[0]].size, found.areas.shape
+        ((64, 64), (3, 3))
+    """
+    names = classes_of(classes)
+    rows = open_source(source, where="IMAGES")
+    if boxes and out is None:
+        raise InputError("--boxes: they are written to the folder of masks; give --out, or ask masks for their boxes()")
+    _check_apart(out, source)
+    encoder, _ = opened(model, device=device, random_weights=random_weights)
+    cast(nn.Module, encoder).eval()
+    segmenter, method = _segmenter(using, encoder, background=background, templates=templates)
+    segmenter.prepare(encoder, names, windows=_windows(windows, segmenter.own_windows))
+    classes = segmenter.classes
+    like = blank(classes, None if palette is None else palette_of(palette, count=len(classes)))
+    truths = None if labels is None else LabelFolder(labels, classes)
+    scores = DenseScores(classes, tolerance=tolerance)
+    outputs = MaskOutputs(
+        out,
+        like=like,
+        settings={**segmenter.settings(), "model": model_digest(cast(nn.Module, encoder))},
+        boxes=boxes,
+        min_area=min_area,
+        replace_masks=replace_masks,
+        raw_csv=raw_csv,
+    )
+    bad = BadRows.anew(rows.name, path=bad_rows, strict=strict)
+    progress = with_total(on_progress, rows)
+    keys: list[str] = []
+    areas: list[list[float]] = []
+    small: list[ShownMasks] = []
+    unlabelled = 0
+    with outputs:
+        for some, images in originals(rows, bad=bad, batch_size=batch_size, workers=workers):
+            for key, image, masks, old in _masks_of(some, images, segmenter, outputs, bad):
+                masks = replace(masks, palette=like.palette)
+                outputs.put(key, masks, old=old)
+                keys.append(key)
+                areas.append(list(masks.areas().values()))
+                truth = None if truths is None else truths.read(key, size=masks.size)
+                unlabelled += truths is not None and truth is None
+                if truth is not None:
+                    scores.add(masks.labels, truth=truth)
+                if len(small) < shown:
+                    small.append(shown_masks(key, image, masks, truth=truth))
+            if progress is not None:
+                progress(len(keys), None)
+        if not keys:
+            raise InputError(f"{rows.name}: {bad.nothing_good()}")
+        if truths is not None and unlabelled == len(keys):
+            raise truths.nothing_for(keys)
+    report = None if truths is None else scores.report()
+    found = SegmentedImages(
+        keys, outputs.masks, np.array(areas), like, method, report, bad.count, outputs.kept, unlabelled, small
+    )
+    if outputs.folder is not None:
+        found.save_areas(outputs.folder / "areas.csv", raw_csv=raw_csv)
+    return found
+
+
+def _check_apart(out: str | Path | None, source: Data) -> None:
+    """Refuse a folder of masks among the images, where the next run would read masks as images."""
+    if out is None or not isinstance(source, (str, Path)) or not local(source).is_dir():
+        return
+    if local(out).resolve().is_relative_to(local(source).resolve()):
+        raise InputError(f"--out: {out} is in the folder of the images; give another")
+
+
+def _segmenter(
+    using: str | Mapping[str, Any] | Segmenter | None,
+    model: DualEncoder,
+    *,
+    background: str | Sequence[str] | None,
+    templates: str | Path | Sequence[str] | None,
+) -> tuple[Segmenter, str]:
+    """The segmenter, and what it is called."""
+    extra: dict[str, Any] = {}
+    if background is not None:
+        extra["background"] = classes_of(background)
+    if templates is not None:
+        extra["templates"] = templates_of(templates)
+    if isinstance(using, Segmenter):
+        if extra:
+            raise InputError(f"{next(iter(extra))}: the segmenter that is given has its own; leave it out")
+        return using, type(using).__name__
+    if using is None:
+        given: Mapping[str, Any] = {"name": default_method(model)}
+    elif isinstance(using, str):
+        name, _, rest = using.partition(":")
+        given = {"name": name, **keywords(rest, where="--with")}
+    else:
+        given = using
+    if twice := [name for name in extra if name in given]:
+        raise InputError(f"{twice[0]}: is given twice, once in --with; leave one out")
+    made = build({**given, **extra}, SEGMENTERS, where="--with", finite=True)
+    return cast(Segmenter, made), str(given.get("name"))
+
+
+def default_method(model: DualEncoder) -> str:
+    """``values`` where the image tower has blocks that can be kept from mixing patches, else ``tokens``."""
+    try:
+        anatomy_of(model)
+    except UnsupportedModelError:
+        return "tokens"
+    return "values"
+
+
+def _windows(given: Windows | Mapping[str, Any] | None, own: Windows) -> Windows:
+    """How images are looked at: the method's own way, but for what is given."""
+    if given is None or isinstance(given, Windows):
+        return given or own
+    wanted = {"name": "windows", **dataclasses.asdict(own), **given}
+    return cast(Windows, build(wanted, {"windows": Windows}, where="windows", finite=True))
+
+
+def _masks_of(
+    rows: Sequence[Row], images: Sequence[Tensor], segmenter: Segmenter, outputs: MaskOutputs, bad: BadRows
+) -> Iterator[tuple[str, UInt8[Tensor, "3 h w"], Masks, bool]]:
+    """Key, pixels and masks of each image, and whether they were there; what cannot be looked at is a bad row."""
+    there = [outputs.find(row.key, image) for row, image in zip(rows, images, strict=True)]
+    new = [number for number, masks in enumerate(there) if masks is None]
+    try:
+        made = dict(zip(new, segmenter.predict([images[number] for number in new]), strict=True))
+    except InputError:  # one of them is the reason
+        made = {}
+        for number in new:
+            try:
+                (made[number],) = segmenter.predict([images[number]])
+            except InputError as error:
+                bad.add(rows[number].key, str(error))
+    for number, (row, image) in enumerate(zip(rows, images, strict=True)):
+        masks = there[number]
+        if masks is not None or number in made:
+            yield row.key, image, made[number] if masks is None else masks, masks is not None
