@@ -153,6 +153,8 @@ def image_side_of(side: ImageSide) -> TowerAnatomy:
 
 def _images(side: ImageSide, *, pixels: Callable[[Tensor], Tensor], head: list[Projection]) -> TowerAnatomy:
     """The image tower of a composed encoder."""
+    if side.unchanged is not None:
+        return _images(side.unchanged, pixels=pixels, head=head)
     inner: Any = side.inner
     if isinstance(side, DualImages):
         found = tower_of(inner)
