@@ -163,7 +163,7 @@ def test_texts_of_a_file(tmp_path, batch):
 @pytest.mark.parametrize("concepts", [False, True])
 def test_a_run_of_the_recipe(concepts, tmp_path):
     settings = ["size=tiny", "steps=2", "batch_size=6", "precision=fp32", "data.rows=12", "schedule.warmup=1"]
-    config = load_config(find("regions"), overrides=[*settings, "step.heads.prompter.heads=8", "evaluate={}"])
+    config = load_config(find("regions"), overrides=[*settings, "step.heads.prompter.heads=8", "evaluate=null"])
     if concepts:
         config = config.model_copy(update={"step": {"name": "composed", **CONCEPTS}})
     train(config, folder=tmp_path / "run")
