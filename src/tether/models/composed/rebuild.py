@@ -11,7 +11,7 @@ import torch
 from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.models.build_open_clip import seeded
-from tether.models.composed.dual_tower import build_dual
+from tether.models.composed.dual_tower import DualImages, build_dual
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.composed.grounded import LIBRARY, GroundedImages, build_decoder
 from tether.models.composed.prompted import LIBRARY as PROMPTED
@@ -72,8 +72,8 @@ def _check(encoder: ComposedEncoder) -> None:
             raise InputError(f"{given}: width {encoder.config[given]['width']}, the {side} tower has {tower.width}")
     if isinstance(parts.image, (GroundedImages, PromptedImages)):
         parts.image.check()
-    if isinstance(parts.image, GroundedImages):
-        return
+    if isinstance(parts.image, GroundedImages) or isinstance(parts.image.unchanged, DualImages):
+        return  # the width is the whole encoder's, and not every library's runs without numbers
     with torch.no_grad(), torch.device("meta"):
         rows = parts.image.eval()(torch.empty(1, 3, *encoder.image_spec.size))
         if tuple(parts.image_map(rows).shape) != (1, encoder.dim):
