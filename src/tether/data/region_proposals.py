@@ -116,16 +116,21 @@ def random_crops(
 
 @checked
 def jittered(
-    boxes: Float[Tensor, "*places 4"], *, share: Share, generator: torch.Generator
+    boxes: Float[Tensor, "*places 4"], *, share: Share, noise: Float[Tensor, "*places 4"]
 ) -> Float[Tensor, "*places 4"]:
     """Boxes whose four sides are each moved by up to so much of the box's width or height, within the image.
 
     Args:
         boxes: none inverted; those without area stay.
         share: below one half no box can vanish.
-        generator: of the draws, on the CPU.
+        noise: drawn evenly from 0 to 1, on the boxes' device.
+
+    Raises:
+        InputError: noise of another shape.
     """
-    moves = (2 * torch.rand(boxes.shape, generator=generator) - 1).to(boxes) * share
+    if noise.shape != boxes.shape:
+        raise InputError(f"noise: expected {tuple(boxes.shape)}, as the boxes, got {tuple(noise.shape)}")
+    moves = (2 * noise - 1).to(boxes) * share
     sides = boxes[..., 2:] - boxes[..., :2]
     found = (boxes + moves * torch.cat([sides, sides], dim=-1)).clamp(0, 1)
     return torch.where((found[..., 2:] > found[..., :2]).all(dim=-1, keepdim=True), found, boxes)

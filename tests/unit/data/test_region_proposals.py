@@ -67,7 +67,9 @@ def test_crops_have_their_area_and_ratio():
 
 def test_boxes_moved_enlarged_and_sized():
     boxes = torch.tensor([[[0.2, 0.2, 0.4, 0.6], [0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]]])
-    moved = jittered(boxes, share=0.1, generator=chance())
+    moved = jittered(boxes, share=0.1, noise=torch.rand(boxes.shape, generator=chance()))
+    with pytest.raises(InputError, match="noise: expected"):
+        jittered(boxes, share=0.1, noise=torch.rand(4))
     assert (moved - boxes)[0, 0].abs().max() <= 0.04 + 1e-6
     assert torch.equal(moved[0, 2], boxes[0, 2])
     assert (moved <= 1).all()

@@ -125,8 +125,10 @@ class ConceptTerm(Term):
         found, valid = [], []
         if self._regions is not None:
             regions = regions_of(seen, self._regions, view=self.views["image"], phrases=False)
-            noise = torch.Generator().manual_seed(hash_int(f"{step} {gather.rank}", seed=self.seed, salt="jitter") >> 1)
-            found.append(jittered(regions.boxes, share=self.jitter, generator=noise))
+            whole = (rows * gather.world, *regions.boxes.shape[1:])
+            noise = torch.rand(whole, generator=generator)[gather.rank * rows : (gather.rank + 1) * rows]
+            noise = noise.to(regions.boxes.device, non_blocking=True)
+            found.append(jittered(regions.boxes, share=self.jitter, noise=noise))
             valid.append(regions.valid)
         if self.random:
             boxes = random_boxes(self.random, generator=generator, size=(height, width)).to(image.rows.device)
