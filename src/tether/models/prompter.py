@@ -26,6 +26,7 @@ class Prompter(nn.Module):
     Attributes:
         settings: plain values from which the same architecture is built again.
         saved: what becomes of it at the end of a run.
+        rate_scale: see ``optim.parameter_groups``.
 
     Example:
         >>> import torch
@@ -47,6 +48,7 @@ class Prompter(nn.Module):
         fourier: Annotated[int, Ge(1), Le(12)] = 6,
         mlp_ratio: Positive = 4.0,
         saved: Literal["dropped", "kept"] = "dropped",
+        rate: Positive = 1.0,
         generator: torch.Generator | None = None,
     ) -> None:
         """Make it, with new weights.
@@ -59,6 +61,7 @@ class Prompter(nn.Module):
             fourier: frequencies of each number of a box, 2 pi 2^k.
             mlp_ratio: width of the feed-forward net over that of the block.
             saved: ``kept`` makes a run save a model that has it (``composed.prompted``); ``dropped`` the model alone.
+            rate: ``rate_scale``: how many times faster than the model it learns.
             generator: of the weights; None is torch's own.
 
         Raises:
@@ -71,7 +74,7 @@ class Prompter(nn.Module):
         self.settings: dict[str, Any] = {
             "dim": dim, "state": width, "heads": heads, "fourier": fourier, "mlp_ratio": mlp_ratio,
         }  # fmt: skip
-        self.saved, self.heads, self.fourier = saved, heads, fourier
+        self.saved, self.heads, self.fourier, self.rate_scale = saved, heads, fourier, rate
         inner = round(width * mlp_ratio)
         with torch.random.fork_rng(devices=[], enabled=generator is not None):
             if generator is not None:

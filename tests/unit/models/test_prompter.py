@@ -10,6 +10,7 @@ from tether.models.dense import DensePath, dense_image
 from tether.models.dense_regions import encode_boxes
 from tether.models.presets import create
 from tether.models.prompter import Prompter
+from tether.optim import parameter_groups
 
 BOXES = torch.tensor([[[0.1, 0.2, 0.6, 0.9], [0.0, 0.0, 1.0, 1.0]]])
 
@@ -88,3 +89,9 @@ def test_sum_of_self_correlations_is_three_times_their_mean_before_the_bias():
         DensePath(kind="qkv", letters="max")
     one, other = (DensePath(kind="q", letters=how, residual=False) for how in ("mean", "sum"))
     torch.testing.assert_close(dense_image(model, image, path=one).tokens, dense_image(model, image, path=other).tokens)
+
+
+def test_its_rate_is_seen_by_the_optimiser():
+    assert {group["lr_scale"] for group in parameter_groups(Prompter(16, heads=4, rate=10.0), weight_decay=0.1)} == {
+        10.0
+    }
