@@ -32,6 +32,9 @@ KINDS: dict[str, Callable[[Path], Any]] = {
 SHORT = {"steps": 4, "batch_size": 6}
 SETTINGS: dict[str, dict[str, Any]] = {
     "binding": {"steps": 30, "batch_size": 6},
+    "dense": SHORT | {"max_split": 2, "most": 4, "boxes": "boxes", "phrases": "phrases"},
+    "local_global": SHORT
+    | {"crops": 1, "boxes": "boxes", "phrases": "phrases", "regions": 1.0, "most": 2, "teacher": "ema"},
     "debias": {"attribute": "size", "n_features": 60, "n_code_features": 60, "gamma": [0.01, 0.01]},
     "clipood": SHORT,
     "close_the_gap": SHORT | {"learning_rate": 1e-4},
@@ -76,6 +79,8 @@ DATA = {
     "texts": captions,
     "images": lambda: without_words(squares()),
     "regions": boxed,
+    "dense": boxed,
+    "local_global": boxed,
 }
 """By the kind of data, or by the recipe that needs data of its own."""
 PLAYED = [name for name, kind in RECIPES.items() if issubclass(kind, TuneRecipe)]

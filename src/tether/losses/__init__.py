@@ -42,6 +42,14 @@ from tether.losses.paraclip import ParaclipTerms, paraclip_loss
 from tether.losses.proclip import ProclipTerms, proclip_loss
 from tether.losses.pseudo_labels import PseudoLabelLoss, depth_loss, normal_loss, segmentation_loss
 from tether.losses.ranking import OneImageWarning, ranking_loss
+from tether.losses.region_contrast import box_distance_loss, region_contrast_loss
+from tether.losses.region_distill import (
+    ConceptLabels,
+    concept_distill_loss,
+    concept_labels,
+    patch_distill_loss,
+    region_cosine_loss,
+)
 from tether.losses.rocket import RocketTerms, rocket_loss
 from tether.losses.self_critical import self_critical_loss
 from tether.losses.self_supervised import nt_xent_loss, siamese_loss
@@ -95,6 +103,7 @@ __all__ = [
     "BoxTerms",
     "CausalENT",
     "ClipLoss",
+    "ConceptLabels",
     "ContrastiveGapLoss",
     "CriticLoss",
     "DclipTerms",
@@ -145,6 +154,7 @@ __all__ = [
     "align_clip_loss",
     "barlow_loss",
     "box_cost",
+    "box_distance_loss",
     "box_loss",
     "caption_labels",
     "clip_logits",
@@ -152,6 +162,8 @@ __all__ = [
     "clip_rows",
     "clip_weights_",
     "closeness_loss",
+    "concept_distill_loss",
+    "concept_labels",
     "cross_entropy_bounds",
     "dclip_loss",
     "depth_loss",
@@ -184,11 +196,14 @@ __all__ = [
     "normal_loss",
     "nt_xent_loss",
     "paraclip_loss",
+    "patch_distill_loss",
     "principal_components",
     "proclip_loss",
     "project_kl",
     "prototype_swapped_loss",
     "ranking_loss",
+    "region_contrast_loss",
+    "region_cosine_loss",
     "rocket_loss",
     "segmentation_loss",
     "self_critical_loss",

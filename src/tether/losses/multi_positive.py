@@ -64,12 +64,14 @@ def multi_positive_loss(
     sides = [(logits, positive, left_out), (logits.T, positive.T, None if left_out is None else left_out.T)]
     total = torch.zeros_like(logits[0, 0])
     for table, own, out in sides:
-        losses, counted = _rows(table, own, out, credit=credit)
+        losses, counted = positive_rows(table, own, out, credit=credit)
         total = total + losses.sum() / counted.sum()
     return total / 2
 
 
-def _rows(logits: Tensor, positive: Tensor, left_out: Tensor | None, *, credit: Credit) -> tuple[Tensor, Tensor]:
+def positive_rows(
+    logits: Tensor, positive: Tensor, left_out: Tensor | None, *, credit: Credit
+) -> tuple[Tensor, Tensor]:
     """Loss of each row, 0 without a positive, and whether it has one."""
     if left_out is not None:
         logits = logits.masked_fill(left_out & ~positive, -math.inf)
@@ -120,7 +122,7 @@ class MultiPositive:
 
         def one_way(queries: Tensor, keys: Tensor) -> Tensor:
             logits = out.logit_scale.to(queries) * products(queries, gather(keys))
-            return _rows(logits, positive, left_out, credit=self.credit)[0].mean()
+            return positive_rows(logits, positive, left_out, credit=self.credit)[0].mean()
 
         left, right = one_way(image, text), one_way(text, image)
         terms = {

@@ -35,11 +35,14 @@ class DensePath:
 
     A published method is a setting: MaskCLIP (arXiv 2112.01071, and so CLIP-DINOiser 2312.12359 and CLIPSelf
     2310.01403) is the default; AnomalyCLIP (2310.18961) is ``kind="v", start=..., beside=True, feed_forward=False``;
-    ExCEL (2503.20826) is ``kind="qkv", start=-5, heads="summed", beside=True, feed_forward=False``.
+    ExCEL (2503.20826) is ``kind="qkv", start=-5, heads="summed", beside=True, feed_forward=False``; SegEarth-OV
+    (2410.01768), which FarSLIP (2511.14901) reads, is ``kind="qkv", letters="sum", residual=False,
+    feed_forward=False``. FarSLIP's plain commands skip the last block: that is no path but ``layer=-2``.
 
     Attributes:
         kind: what a token takes: its own ``value`` alone, or values weighted by how much queries are like queries
-            (``q``), keys like keys (``k``), values like values (``v``); of several letters the mean.
+            (``q``), keys like keys (``k``), values like values (``v``).
+        letters: how the weights of several letters come together: their ``mean``, or their ``sum``.
         start: first block that is changed; negative from the end.
         heads: ``apart``, or each with the sum of all heads' weights (``summed``).
         residual: whether what attention gives is added to the stream, or replaces it.
@@ -53,6 +56,7 @@ class DensePath:
     residual: bool = True
     feed_forward: bool = True
     beside: bool = False
+    letters: Literal["mean", "sum"] = "mean"
 
 
 def dense_image(
@@ -219,13 +223,18 @@ def _changed(
     alike = [] if path.kind == "value" else [parts[letter] for letter in path.kind]
     if path.heads == "apart" and added is None:
         heads = [block.attend(part, part, values, layout.bias) for part in alike]
-        mixed = torch.stack(heads).mean(0) if heads else values
+        mixed = _together(heads, path) if heads else values
     else:
         weights = [block.weights(part, part, layout.bias) for part in alike]
         own = torch.eye(values.shape[2], dtype=values.dtype, device=values.device).expand(*values.shape[:3], -1)
-        weight = torch.stack(weights).mean(0) if weights else own
+        weight = _together(weights, path) if weights else own
         weight = weight if added is None else weight + added.to(weight.dtype)
         mixed = (weight.sum(1, keepdim=True) if path.heads == "summed" else weight) @ values
     branch = block.project(mixed)
     x = x + branch if path.residual else branch
     return x + block.feed_forward(x, layout) if path.feed_forward else x
+
+
+def _together(parts: Sequence[Tensor], path: DensePath) -> Tensor:
+    stacked = torch.stack(list(parts))
+    return stacked.mean(0) if path.letters == "mean" else stacked.sum(0)

@@ -53,14 +53,7 @@ def pool_boxes(
     """
     grid_map = _map_of(tokens, grid)
     batch, height, width, dim = grid_map.shape
-    _check_tensor("boxes", boxes, "x0, y0, x1, y1 in shares of the image")
-    if boxes.ndim != 3 or boxes.shape[0] != batch or boxes.shape[2] != 4:
-        raise InputError(f"boxes: expected ({batch}, regions, 4), got {tuple(boxes.shape)}")
-    if valid is None:
-        _check_boxes(boxes)
-    else:
-        _check_valid(valid, boxes.shape[:2])
-        boxes = torch.where(valid[..., None], boxes, boxes.new_tensor([0.0, 0.0, 1.0, 1.0]))
+    boxes = checked_boxes(boxes, batch=batch, valid=valid)
     exact = torch.promote_types(grid_map.dtype, torch.float32)  # half precision is too coarse for the corners
     with torch.autocast(tokens.device.type, enabled=False):
         corners = boxes.to(exact) * boxes.new_tensor([width, height, width, height], dtype=exact)
@@ -131,6 +124,18 @@ def pool_masks(
         weights = weights / area.clamp_min(torch.finfo(exact).tiny)[..., None, None]
         pooled = torch.einsum("brhw,bhwd->brd", weights, grid_map.to(exact)).to(tokens.dtype)
     return pooled if valid is None else pooled * valid[..., None]
+
+
+def checked_boxes(boxes: Tensor, *, batch: int, valid: Tensor | None) -> Float[Tensor, "b r 4"]:
+    """Boxes of a batch, held to what ``pool_boxes`` says of them; where not valid the whole image."""
+    _check_tensor("boxes", boxes, "x0, y0, x1, y1 in shares of the image")
+    if boxes.ndim != 3 or boxes.shape[0] != batch or boxes.shape[2] != 4:
+        raise InputError(f"boxes: expected ({batch}, regions, 4), got {tuple(boxes.shape)}")
+    if valid is None:
+        _check_boxes(boxes)
+        return boxes
+    _check_valid(valid, boxes.shape[:2])
+    return torch.where(valid[..., None], boxes, boxes.new_tensor([0.0, 0.0, 1.0, 1.0]))
 
 
 def _map_of(tokens: Tensor, grid: tuple[int, int] | None) -> Tensor:

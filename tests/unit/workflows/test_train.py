@@ -145,7 +145,7 @@ def test_a_fit_refuses_settings_of_steps(photos, clip, tmp_path, setting):
     "name",
     [
         *("photos", "finetune", "demo", "speedrun", "short-tokens", "attentive", "text-and-image", "multi-objective"),
-        *("grounded", "pseudo-labels", "caption-and-rebuild"),
+        *("grounded", "pseudo-labels", "caption-and-rebuild", "regions"),
     ],
 )
 def test_recipes_of_the_package(name, photos, clip):

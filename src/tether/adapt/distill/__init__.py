@@ -1,6 +1,8 @@
 """What one model learns from another."""
 
+from tether.adapt.distill.clipself import NoRegionWarning, SelfDistillStep
 from tether.adapt.distill.dclip import DclipStep
+from tether.adapt.distill.farslip import LocalGlobalStep
 from tether.adapt.distill.region_teacher import (
     RegionPairs,
     RegionTargets,
@@ -14,9 +16,12 @@ from tether.adapt.distill.text import Distilled, distil_text
 __all__ = [
     "DclipStep",
     "Distilled",
+    "LocalGlobalStep",
+    "NoRegionWarning",
     "ProclipStep",
     "RegionPairs",
     "RegionTargets",
+    "SelfDistillStep",
     "distil_text",
     "fit_region_teacher",
     "region_pairs",

@@ -10,11 +10,13 @@ from tether.adapt.recipes.clipood import ClipoodRecipe
 from tether.adapt.recipes.close_the_gap import CloseTheGap
 from tether.adapt.recipes.coop import CoOp
 from tether.adapt.recipes.debias import DebiasRecipe
+from tether.adapt.recipes.dense import DenseRecipe
 from tether.adapt.recipes.detail import DetailRecipe
 from tether.adapt.recipes.full import FullTuning
 from tether.adapt.recipes.gda import GdaRecipe
 from tether.adapt.recipes.given import EmbeddedRows, Given, Kind
 from tether.adapt.recipes.image_search import ImageSearch
+from tether.adapt.recipes.local_global import LocalGlobal
 from tether.adapt.recipes.long_text import LongTextRecipe
 from tether.adapt.recipes.lora import LoraRecipe
 from tether.adapt.recipes.maps import MapsRecipe
@@ -58,6 +60,8 @@ RECIPES: Mapping[str, type[Recipe]] = {
     "binding": BindingRecipe,
     "order": OrderRecipe,
     "regions": RegionsRecipe,
+    "dense": DenseRecipe,
+    "local_global": LocalGlobal,
 }
 """Every recipe by the name that ``--recipe`` takes."""
 
@@ -71,6 +75,7 @@ __all__ = [
     "CloseTheGap",
     "CoOp",
     "DebiasRecipe",
+    "DenseRecipe",
     "DetailRecipe",
     "EmbeddedRows",
     "FitRecipe",
@@ -80,6 +85,7 @@ __all__ = [
     "ImageSearch",
     "Kind",
     "LinearProbe",
+    "LocalGlobal",
     "LongTextRecipe",
     "LoraRecipe",
     "MapsRecipe",

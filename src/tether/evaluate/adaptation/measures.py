@@ -17,6 +17,7 @@ from tether.data.labelled import label_of
 from tether.data.regions import RegionColumns
 from tether.evaluate.adaptation.figures import Compared, Interval, hits_figure, plain_figure, shares_figure
 from tether.evaluate.bootstrap import interval
+from tether.evaluate.box_questions import ask_boxes
 from tether.evaluate.embeddings import Embedded
 from tether.evaluate.geometry import modality_gap
 from tether.evaluate.groups import worst_group_accuracy
@@ -217,7 +218,23 @@ def regions(seen: Pictured) -> list[Compared]:
     return found
 
 
+def boxes(seen: Pictured) -> list[Compared]:
+    """Boxes named among all phrases by the patches inside, and by their crops; nothing without columns of both."""
+    if seen.columns.get("boxes") is None or seen.columns.get("phrases") is None:
+        return []
+    asked = ask_boxes(seen.source, models=[seen.before, seen.after], columns=RegionColumns(**seen.columns))
+    if not asked:
+        return []
+    before, after = asked
+    found = []
+    if before.patches is not None and after.patches is not None:
+        name = "box named by the patches inside"
+        found.append(hits_figure(name, before.patches, after.patches, chance=before.chance))
+    return [*found, hits_figure("box named by its crop", before.crops, after.crops, chance=before.chance)]
+
+
 MEASURES: Mapping[str, Measure] = {
+    "boxes": boxes,
     "gap": gap,
     "image search": image_search,
     "typos": typos,

@@ -154,6 +154,8 @@ def image_side_of(side: ImageSide) -> TowerAnatomy:
 
 def _images(side: ImageSide, *, pixels: Callable[[Tensor], Tensor], head: list[Projection]) -> TowerAnatomy:
     """The image tower of a composed encoder."""
+    if side.unchanged is not None:
+        return _images(side.unchanged, pixels=pixels, head=head)
     inner: Any = side.inner
     if side.reader is not None:
         return read_by(side.reader, _images(inner, pixels=pixels, head=[]), head=head)

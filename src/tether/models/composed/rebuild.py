@@ -11,9 +11,11 @@ import torch
 from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.models.build_open_clip import seeded
-from tether.models.composed.dual_tower import build_dual
+from tether.models.composed.dual_tower import DualImages, build_dual
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.composed.grounded import LIBRARY, GroundedImages, build_decoder
+from tether.models.composed.prompted import LIBRARY as PROMPTED
+from tether.models.composed.prompted import PromptedImages, build_prompter
 from tether.models.composed.timm_tower import build_timm
 from tether.models.composed.towers import ImageSide, TextSide, TowerSide
 from tether.models.composed.transformers_tower import (
@@ -28,8 +30,8 @@ from tether.models.sides import Side
 from tether.models.tokenizer_files import Kind, read_kind, saved_tokenizer
 from tether.models.vision.alpha_stem import add_described_
 
-_TOWERS = ("timm", "transformers", "dual", LIBRARY)
-_IMAGES_ALONE = ("timm", LIBRARY)
+_TOWERS = ("timm", "transformers", "dual", LIBRARY, PROMPTED)
+_IMAGES_ALONE = ("timm", LIBRARY, PROMPTED)
 
 
 def rebuild(values: Mapping[str, Any], weights: Path | None, *, path: Path) -> ComposedEncoder:
@@ -68,9 +70,10 @@ def _check(encoder: ComposedEncoder) -> None:
     for side, tower, given in (("image", parts.image, "image_map"), ("text", parts.text, "text_map")):
         if encoder.config[given]["width"] != tower.width:
             raise InputError(f"{given}: width {encoder.config[given]['width']}, the {side} tower has {tower.width}")
-    if isinstance(parts.image, GroundedImages):
+    if isinstance(parts.image, (GroundedImages, PromptedImages)):
         parts.image.check()
-        return
+    if isinstance(parts.image, GroundedImages) or isinstance(parts.image.unchanged, DualImages):
+        return  # the width is the whole encoder's, and not every library's runs without numbers
     with torch.no_grad(), torch.device("meta"):
         rows = parts.image.eval()(torch.empty(1, 3, *encoder.image_spec.size))
         if tuple(parts.image_map(rows).shape) != (1, encoder.dim):
@@ -83,11 +86,13 @@ def _build(settings: Mapping[str, Any], side: Side, *, path: Path, tokenizer: Ki
         raise InputError(f"{side}: library: unknown {library!r}; {closest(str(library), _TOWERS)}")
     if library == "timm":
         return build_timm(settings)
-    if library == LIBRARY:
+    if library in (LIBRARY, PROMPTED):
         inside = mapping(settings.get("tower"), where=f"{side}: tower")
-        if inside.get("library") == LIBRARY:
-            raise InputError(f"{side}: tower: expected one without a decoder of regions")
+        if inside.get("library") in (LIBRARY, PROMPTED):
+            raise InputError(f"{side}: tower: expected one without a decoder of regions or a prompter")
         tower = cast(ImageSide, _build(inside, side, path=path, tokenizer=tokenizer))
+        if library == PROMPTED:
+            return PromptedImages(tower, build_prompter(settings.get("prompter")))
         return GroundedImages(tower, build_decoder(settings.get("decoder")))
     if library == "dual":
         return build_dual(settings, side, path=path, tokenizer=tokenizer)

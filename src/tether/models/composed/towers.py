@@ -72,6 +72,11 @@ class ImageSide(TowerSide):
         return None
 
     @property
+    def unchanged(self) -> ImageSide | None:
+        """The tower inside whose rows are this one's, where it only has something beside it."""
+        return None
+
+    @property
     def patch_side(self) -> int | None:
         """Side of a patch in pixels; None for a tower without patches of one size."""
         return None

@@ -21,6 +21,7 @@ from tether.core.types import Batch, Features, Loss
 from tether.models.anatomy.find import anatomy_of, tower_of
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.composed.grounded import check_groundable, grounded
+from tether.models.composed.prompted import prompted
 from tether.models.cross_decoder import TextGuidedDecoder
 from tether.models.decoder import CausalDecoder
 from tether.models.dense_heads import DenseHead
@@ -31,6 +32,7 @@ from tether.models.patch_attention import Attended
 from tether.models.positions import Pair
 from tether.models.projection_head import ProjectionHead
 from tether.models.projectors import PairedProjectors
+from tether.models.prompter import Prompter
 from tether.train.ema import TRAILING, trail_
 from tether.train.steps.module import Encoder, StepModule, ViewRows, loss_inside
 from tether.train.steps.teachers import WORDS, Teachers, build_teacher
@@ -46,6 +48,7 @@ HEADS: Mapping[str, type[nn.Module]] = {
     "dense": DenseHead,
     "projection": ProjectionHead,
     "projectors": PairedProjectors,
+    "prompter": Prompter,
     "text_guided": TextGuidedDecoder,
 }
 """Trainable modules that terms may call, by name."""
@@ -244,13 +247,15 @@ class ComposedStep:
         return build(spec, HEADS, where=f"step: heads: {name}", **given, generator=generator)
 
     def finished(self, model: DualEncoder, heads: Mapping[str, Tensor]) -> DualEncoder:
-        """See core.protocols.Finishing: behind a decoder of regions that is ``kept``, if there is one."""
+        """See core.protocols.Finishing: with a decoder of regions or a prompter that is ``kept``, if there is one."""
         for name, spec in self._heads.items():
             if _is_kept(spec):
                 head = self._new_head(name, model)
                 prefix = f"{name}."
                 own = {key.removeprefix(prefix): value for key, value in heads.items() if key.startswith(prefix)}
                 fill(head, own, where=f"head {name}")
+                if isinstance(head, Prompter):
+                    return prompted(cast(Encoder, model), head)
                 return grounded(cast(Encoder, model), cast(GroundingDecoder, head))
         return model
 

@@ -15,6 +15,7 @@ from tether.core.gather import Gather, process_gather
 from tether.core.ranges import Count, checked
 from tether.core.types import Batch, Features, Loss
 from tether.models.dense import dense_image, dense_text
+from tether.models.dense_regions import dense_patches
 from tether.models.dual import Clip, Want
 from tether.models.kept_patches import encode_patches
 from tether.models.sides import Side
@@ -23,7 +24,7 @@ from tether.models.vision.masked_patches import MaskedPatchEmbed
 from tether.models.wrapped_encoders import WrappedEncoder
 
 Encoder = Clip | WrappedEncoder
-ViewWant = Want | Literal["state", "states", "map"]
+ViewWant = Want | Literal["dense", "state", "states", "map"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +35,10 @@ class ViewRows:
         side: the tower that reads it.
         rows: (b, 3, h, w) images or (b, l) token ids.
         keep: (b, k) the patches that are seen, or None for all.
-        want: ``tokens`` also asks for patches or words in the joint space, see ``models.dense``; ``state`` for what
-            images' embeddings are projected from, ``states`` for each token's, and ``map`` for their tower's last map,
-            see ``models.tower_state``.
+        want: ``tokens`` also asks for patches or words in the joint space, see ``models.dense``; ``dense`` for patches
+            that the last block does not mix, see ``models.dense_regions``; ``state`` for what images' embeddings are
+            projected from, ``states`` for each token's, and ``map`` for their tower's last map, see
+            ``models.tower_state``.
         about: further tensors for the terms, by name.
         fixed: whether the row of a batch is the same each time it comes, so that what is made of it may be kept.
         names: keys of the images in the run's data, where they are its own, for a look into what is kept.
@@ -157,6 +159,8 @@ def run_tower(model: Encoder, side: Side, rows: Tensor, keep: Tensor | None, wan
     """What one tower of a model makes of a view's rows."""
     if want == "tokens":
         return dense_image(model, rows, keep=keep) if side == "image" else dense_text(model, rows)
+    if want == "dense":
+        return dense_patches(model, rows)
     if want == "state":
         return image_state(model, rows, keep=keep)
     if want == "states":

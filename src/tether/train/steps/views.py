@@ -5,13 +5,14 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge
 from torch import Tensor
 
+from tether.core.atomic_io import local
 from tether.core.component import build
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.gather import Gather
@@ -136,7 +137,8 @@ class ImageView(View):
                 images: what it attends to there is mapped to where this view lies, so one forward serves several views.
             full_last: last share of the run that sees every patch.
             want: ``tokens`` also gives the patches in the joint space, ``state`` what the embedding is projected from,
-                ``states`` that of each token, ``map`` the tower's last map, of whole images.
+                ``states`` that of each token; of whole images, ``dense`` patches that the last block does not mix, and
+                ``map`` the tower's last map.
             encoder: ``model``, ``teacher``, or the name of a frozen one for ``tether.load``.
             optional: leave the view out where a batch has no such images.
             steps: length of the run.
@@ -159,6 +161,8 @@ class ImageView(View):
             raise InputError("encoder: the teacher sees whole images; expected keep_patches 1, and no patches")
         if want == "map" and (self.choice is not None or encoder != MODEL):
             raise InputError(f"want: 'map' is of all patches, by the model; got patches {patches!r} of {encoder!r}")
+        if want == "dense" and self.choice is not None:
+            raise InputError(f"want: 'dense' is of all patches; got patches {patches!r}")
         self.size, self.crop, self.seed, self.name, self.attended = size, crop, seed, view, attended
         self.steps, self.full_from = steps, round(steps * (1 - full_last))
 
@@ -280,6 +284,8 @@ class TextView(View):
         source: str | list[str] = "text",
         context: Annotated[int, Ge(2)] | None = None,
         rewrite: str | dict[str, Any] | None = None,
+        texts: list[str] | str | None = None,
+        prompts: list[str] | None = None,
         want: Want = "pooled",
         encoder: str = MODEL,
         optional: bool = False,
@@ -294,6 +300,9 @@ class TextView(View):
                 taken in turn.
             context: most tokens, the end token among them; None leaves what the loader gave.
             rewrite: other texts made of the captions, one of ``REWRITES``.
+            texts: the same texts at every step in place of the batch's, such as concepts: a list, or a file with one a
+                line.
+            prompts: sentences with ``{}`` for each of ``texts``; a term may take their mean.
             want: ``tokens`` also gives the words in the joint space.
             encoder: ``model``; ``teacher``; the name of a frozen one for ``tether.load``; or ``words``, which counts
                 tokens.
@@ -307,11 +316,29 @@ class TextView(View):
             raise InputError(f"encoder: {encoder!r} gives pooled embeddings only")
         if (rewrite is not None or encoder not in (MODEL, TEACHER)) and self.source != ["text"]:
             raise InputError(f"source: rewriting and other encoders read the captions, 'text'; got {source!r}")
+        if texts is not None and (rewrite is not None or optional):
+            raise InputError("texts: are the same at every step; expected neither rewrite nor optional")
+        if prompts is not None and (texts is None or not prompts or any("{}" not in one for one in prompts)):
+            raise InputError(f"prompts: expected sentences with {{}} beside texts, got {prompts!r}")
+        self.texts = None if texts is None else _fixed_texts(texts)
+        self.prompts, self._ids = prompts, cast("Tensor | None", None)
         self.context = context
         self.rewrite: Rewrite | None = None
         if rewrite is not None:
             self.rewrite = build(rewrite, REWRITES, where=f"view {view}: rewrite", steps=steps, seed=seed)
             self.times = self.rewrite.times
+
+    def rows(self, module: StepModule, batch: Batch, *, step: int, gather: Gather) -> ViewRows | None:
+        """See View; of ``texts`` whatever the batch holds."""
+        if self.texts is None:
+            return super().rows(module, batch, step=step, gather=gather)
+        prompts = self.prompts or ["{}"]
+        if self._ids is None:
+            tokenizer: Tokenizer = module.model.tokenizer
+            self._ids = tokenizer([prompt.replace("{}", text) for text in self.texts for prompt in prompts])
+        self._ids = self._ids.to(batch.image.device)
+        about = {} if self.prompts is None else {"prompts": torch.arange(len(prompts), device=batch.image.device)}
+        return self._seen(module, self._ids, batch, about, step=step, gather=gather)
 
     def _seen(
         self, module: StepModule, rows: Tensor, batch: Batch, about: dict[str, Tensor], *, step: int, gather: Gather
@@ -328,6 +355,26 @@ class TextView(View):
             longer = rows[:, self.context :].ne(0).any(dim=1, keepdim=True)
             rows = torch.cat([cut[:, :-1], torch.where(longer, end, cut[:, -1:])], dim=1)
         return ViewRows("text", rows, None, self.want, about, fixed=self.rewrite is None)
+
+
+def _fixed_texts(texts: list[str] | str) -> list[str]:
+    """The lines of a file, or a list, without what is empty; at least 2.
+
+    Raises:
+        InputError: fewer, or a file that cannot be read; it names the file.
+    """
+    where = "texts" if isinstance(texts, list) else f"texts: {texts}"
+    if isinstance(texts, str):
+        try:
+            lines = local(texts).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{where}: expected a file with one text a line: {error}") from error
+    else:
+        lines = texts
+    found = [line.strip() for line in lines if line.strip()]
+    if len(found) < 2:
+        raise InputError(f"{where}: expected at least 2 texts, got {len(found)}")
+    return found
 
 
 VIEWS: Mapping[str, type[View]] = {"image": ImageView, "text": TextView}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tether.train.terms.caption import CaptionTerm
+from tether.train.terms.concepts import ConceptTerm
 from tether.train.terms.details import DetailHinges
 from tether.train.terms.distill import TowerDistillation
 from tether.train.terms.experts import ExpertBalance
@@ -13,6 +14,7 @@ from tether.train.terms.grounding import GroundingTerm
 from tether.train.terms.objective import ObjectiveTerm
 from tether.train.terms.pseudo_labels import PseudoLabelTerm
 from tether.train.terms.rebuild import RebuildTerm
+from tether.train.terms.region_text import RegionTextTerm
 from tether.train.terms.self_supervised import ByolTerm, SimclrTerm
 from tether.train.terms.similarity import TeacherSimilarity
 from tether.train.terms.strong_views import BarlowTerm, PrototypeTerm, RocketTerm, SiameseTerm
@@ -23,6 +25,7 @@ __all__ = [
     "BarlowTerm",
     "ByolTerm",
     "CaptionTerm",
+    "ConceptTerm",
     "DetailHinges",
     "ExpertBalance",
     "GatePenalty",
@@ -31,6 +34,7 @@ __all__ = [
     "PrototypeTerm",
     "PseudoLabelTerm",
     "RebuildTerm",
+    "RegionTextTerm",
     "RocketTerm",
     "SeenView",
     "SiameseTerm",
@@ -45,6 +49,7 @@ TERMS: Mapping[str, type[Term]] = {
     "byol": ByolTerm,
     "barlow": BarlowTerm,
     "caption": CaptionTerm,
+    "concepts": ConceptTerm,
     "details": DetailHinges,
     "experts": ExpertBalance,
     "distill": TowerDistillation,
@@ -54,6 +59,7 @@ TERMS: Mapping[str, type[Term]] = {
     "prototypes": PrototypeTerm,
     "pseudo_labels": PseudoLabelTerm,
     "rebuild": RebuildTerm,
+    "region_text": RegionTextTerm,
     "rocket": RocketTerm,
     "siamese": SiameseTerm,
     "similarity": TeacherSimilarity,

@@ -8,10 +8,11 @@ from typing import Literal
 from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.ranges import NonNegative, checked
-from tether.core.types import Loss, Regions
+from tether.core.types import Loss
 from tether.losses.boxes import Over
 from tether.losses.checks import caption_labels
 from tether.losses.grounding import Among, Duplicates, grain_loss
+from tether.train.terms.region_batch import regions_of
 from tether.train.terms.term import Term, TermInputs
 
 
@@ -68,19 +69,9 @@ class GroundingTerm(Term):
                 the images away from their regions.
         """
         image, text, phrases = (seen.views[name] for name in self.views.values())
-        regions, where = seen.batch.extra.get(self._regions), f"view {self.views['image']}"
-        if not isinstance(regions, Regions) or regions.ids is None:
-            raise InputError(
-                f"batch.extra: expected {self._regions!r} with phrases, got {', '.join(seen.batch.extra) or 'nothing'};"
-                " the run's contents bring them: {regions: {most: 5, phrases: COLUMN}}"
-            )
+        regions, where = regions_of(seen, self._regions, view=self.views["image"]), f"view {self.views['image']}"
         if image.features.tokens is None:
             raise InputError(f"{where}: expected want: states, for a decoder reads all tokens")
-        name = self._regions.removesuffix("regions").removesuffix("_") or "image"
-        if image.about.get("box") is not seen.batch.extra.get(f"{name}_box") or len(regions.boxes) != len(image.rows):
-            raise InputError(
-                f"{where}: shows other parts of its images than {self._regions!r}; expected no crop of its own"
-            )
         if seen.geometry.name != "clip":
             raise InputError(f"grounding: compares by cosine, the model's geometry is {seen.geometry.name!r}")
         valid, said = regions.valid, phrases.features.pooled.unflatten(0, tuple(regions.valid.shape))
