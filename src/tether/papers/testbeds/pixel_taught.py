@@ -1,4 +1,4 @@
-"""A small CLIP of scenes goes on with captions and with what imperfect experts say of each pixel; what patches know."""
+"""A small CLIP of shapes goes on with captions and with what imperfect experts say of each pixel; what patches know."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from tether.data.blocks import IndexedSource
 from tether.data.contents import BatchContents
 from tether.data.images import load
 from tether.data.loader import Loader
-from tether.data.sets.scenes import Dice, Relief, Scene, World, relief, render, short
+from tether.data.sets.scenes import Dice, Relief, Scene, relief, render, short
 from tether.data.sets.scenes.world import SHAPES as ALL_SHAPES
 from tether.evaluate.dense_probe import DenseScores, dense_probe
 from tether.losses import ClipLoss
 from tether.models import create
 from tether.models.dual import Clip
 from tether.models.tokenizer import ClipTokenizer
-from tether.papers.testbeds import in_memory
+from tether.papers.testbeds import drawn_shapes, in_memory
+from tether.papers.testbeds.drawn_shapes import BATCH, COLOURS, DRAWN, PATCH, SHAPES, SIDE, shape_world
 from tether.papers.testbeds.with_heads import fit_with_heads
 from tether.tasks.classify.zero_shot import ZeroShotClassifier
 from tether.train import load_config
@@ -36,14 +37,12 @@ from tether.workflows.label import label
 if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab
 
-SHAPES = ("circle", "square", "triangle", "star", "cross", "heart")
-COLOURS = ("red", "orange", "green", "blue", "purple", "pink")
 CLASSES = 1 + len(ALL_SHAPES)
-DRAWN, SIDE, LABEL, CONTEXT = 64, 48, 24, 24
-"""Pixels that a scene is drawn with, that the model sees and that labels have; tokens of a text."""
-BASE_PAIRS, BASE_STEPS, BASE_RATE = 4_000, 150, 5e-3
+LABEL, CONTEXT = 24, 24
+"""Pixels that labels have a side; tokens of a text."""
+BASE_SCENES, CLOSE_UPS, BASE_STEPS, BASE_RATE = 4_000, 4_000, 600, 5e-3
+"""Of the CLIP's training: captioned scenes of one or two things, single things that fill the image, and steps."""
 PAIRS, PROBE, SINGLE = 2_000, 200, 500
-BATCH = 64
 NOISE = 0.15
 """Of the things, how many an expert takes for another; and of the pixels, how many have another pixel's label."""
 HEAD_WIDTH = 64
@@ -64,16 +63,7 @@ class ReliefScenes(IndexedSource):
 
     def __init__(self, lab: Lab, name: str, *, count: int, things: tuple[int, int], known: Known = "nothing") -> None:
         """Draw them by the lab's seed and a name; what is known of their pixels are columns of the rows."""
-        world = World(
-            things=things,
-            shapes=SHAPES,
-            colours=COLOURS,
-            sizes=("medium", "large"),
-            textures=("plain",),
-            backgrounds=("paper", "snow", "stone", "wood"),
-            broken=0.0,
-            pairs="all",
-        )
+        world = shape_world(things)
         dice = in_memory.dice_of(lab, name, salt="relief")
         rng = np.random.default_rng(dice.below(2**31))
         self.name, self.version = f"scenes {name}", str(lab.seed)
@@ -112,7 +102,6 @@ class PixelBench:
 
 def prepare_pixels(lab: Lab, folder: Path) -> PixelBench:
     """Draw all scenes of a seed, ask the experts, teach the CLIP."""
-    base = ReliefScenes(lab, "base", count=lab.steps(BASE_PAIRS, 64), things=(1, 2))
     train = ReliefScenes(lab, "train", count=lab.steps(PAIRS, 64), things=THINGS, known="told")
     count = lab.steps(PROBE, 16)
     probe = [ReliefScenes(lab, name, count=count, things=THINGS, known="true") for name in ("fit", "test")]
@@ -126,12 +115,9 @@ def prepare_pixels(lab: Lab, folder: Path) -> PixelBench:
             normal="column:normals",
             classes=CLASSES,
         )
-    model = create("tiny", seed=lab.seed, image_size=SIDE, context=CONTEXT)
-    steps = lab.steps(BASE_STEPS)
-    _go_on(lab, model, _whole(base), _step({}, steps=steps, seed=lab.seed), rate=BASE_RATE, steps=steps)
     pixels = [row.image for row in single.rows if row.image is not None]
     return PixelBench(
-        start=model,
+        start=_start(lab),
         train=_whole(train, labels=folder / train.name),
         probe=(probe[0], probe[1]),
         labels=(folder / probe[0].name, folder / probe[1].name),
@@ -189,6 +175,17 @@ def probed(model: Clip, bed: PixelBench) -> dict[str, float]:
     }
 
 
+def _start(lab: Lab) -> Clip:
+    """A CLIP that has read captions of scenes and of close-ups of single things."""
+    scenes = drawn_shapes.drawn_scenes(lab, "base", count=lab.steps(BASE_SCENES, 64), world=shape_world((1, 2)))
+    near = drawn_shapes.drawn_scenes(lab, "close-ups", count=lab.steps(CLOSE_UPS, 32), world=shape_world((1, 1)))
+    pixels = torch.cat([drawn_shapes.pixels_of(scenes), drawn_shapes.close_ups(near, lab=lab)])
+    texts, steps = scenes.texts + near.texts, lab.steps(BASE_STEPS)
+    model = create("tiny", seed=lab.seed, image_size=SIDE, patch=PATCH, context=CONTEXT)
+    rows = Batch(pixels, model.tokenizer(texts), {"texts": texts})
+    return _go_on(lab, model, rows, _step({}, steps=steps, seed=lab.seed), rate=BASE_RATE, steps=steps)
+
+
 def _step(weights: Mapping[DenseTask, float], *, steps: int, seed: int) -> ComposedStep:
     """The recipe's step with the heads of some tasks; with none, its objective alone."""
     clip = ClipLoss(duplicates="positives")
@@ -205,9 +202,9 @@ def _step(weights: Mapping[DenseTask, float], *, steps: int, seed: int) -> Compo
 
 def _go_on(lab: Lab, model: Clip, rows: Batch, step: ComposedStep, *, rate: float, steps: int) -> Clip:
     model.prune_vocabulary_(model.tokenizer(cast(list[str], rows.extra["texts"])))
-    return cast(
-        Clip,
-        fit_with_heads(
+    torch.set_flush_denormal(True)  # heads grow so sure that a step costs three times as much without
+    try:
+        after = fit_with_heads(
             model,
             step,
             lambda some: _some(rows, some),
@@ -217,8 +214,10 @@ def _go_on(lab: Lab, model: Clip, rows: Batch, step: ComposedStep, *, rate: floa
             rate=rate,
             seed=lab.seed,
             generator=lab.generator("batches"),
-        ),
-    )
+        )
+    finally:
+        torch.set_flush_denormal(False)
+    return cast(Clip, after)
 
 
 def _row(key: str, scene: Scene, dice: Dice, rng: np.random.Generator, *, known: Known) -> Row:
@@ -250,9 +249,9 @@ def _told(scene: Scene, true: Relief, rng: np.random.Generator) -> dict[str, np.
     return {"classes": classes, "depth": depth, "normals": normals}
 
 
-def _whole(source: ReliefScenes, *, labels: Path | None = None) -> Batch:
+def _whole(source: ReliefScenes, *, labels: Path) -> Batch:
     """All rows as a run's loader gives them, as one batch."""
-    told = None if labels is None else BatchContents(labels={"store": str(labels), "size": LABEL})
+    told = BatchContents(labels={"store": str(labels), "size": LABEL})
     spec, tokenizer = ImageSpec((SIDE, SIDE)), ClipTokenizer(CONTEXT)
     return next(Loader(source, batch_size=len(source), image_spec=spec, tokenizer=tokenizer, seed=0, contents=told))
 
