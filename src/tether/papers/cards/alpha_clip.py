@@ -39,7 +39,8 @@ CARD = Card(
     needs=("a trained CLIP", "boxes or masks with phrases to learn from", "a mask or box of what is meant"),
     gives="An image tower that is told by a mask, a box or points which thing is meant, and still sees the rest. It "
     "named 88 % of masked things, without a mask the CLIP before named 20 %; crops of the box 46 %, and 73 % after as "
-    "much tuning on crops. Captions and scenes found each other in 61 %, before in 59 %.",
+    "much tuning on crops. Captions and scenes found each other in 61 %, before in 59 %. On three further seeds it led "
+    "crops by 9 points, by 15 on the first five.",
     claim=Claim(
         says="Asked what lies under a mask, a CLIP that learnt to take the mask as alpha names more things right than "
         "the best of a crop of the box, an image blurred outside and the patches under the mask alone.",
