@@ -121,7 +121,8 @@ def taught(lab: Lab, bed: BoxBench, arm: Arm, *, rate: float) -> Clip | WrappedE
         tuning = LocalGlobal(target=target, distill=distill, regions=regions, **settings).tuning(model, given)
     else:
         return _composed(lab, bed, model, given, arm, size)
-    return cast(Clip, play(tuning, model, seed=lab.seed).outcome.model or model).eval()
+    outcome = play(tuning, model, seed=lab.seed).outcome
+    return cast(Clip, outcome.model if outcome is not None and outcome.model is not None else model).eval()
 
 
 def _composed(
