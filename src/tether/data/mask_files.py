@@ -33,7 +33,7 @@ def stem_of(key: str) -> str:
     return key.removesuffix(ending) if ending.lower() in _ENDINGS else key
 
 
-class MaskFolder:
+class MaskStore:
     """The masks of a source's images: ``KEY.png``, where the key has lost the ending of an image file.
 
     Of two keys that would have one file the second keeps its ending; a key that no file can have is hashed. Each file

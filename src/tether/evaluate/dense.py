@@ -21,7 +21,7 @@ MOST_TOLERANCE = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class Measured:
     """A number, and between which two it lies in 95 % of draws of as many images, with replacement."""
 
     value: float
@@ -47,10 +47,10 @@ class DenseReport:
         pixels: how many of them had a class.
     """
 
-    miou: Figure
-    iou: Mapping[str, Figure]
-    accuracy: Figure
-    boundary_f1: Figure | None
+    miou: Measured
+    iou: Mapping[str, Measured]
+    accuracy: Measured
+    boundary_f1: Measured | None
     tolerance: int
     images: int
     pixels: int
@@ -66,14 +66,14 @@ class DenseReport:
         return [*told, *(f"IoU of {name} {figure}" for name, figure in self.iou.items())]
 
 
-class DenseScores:
+class MaskScores:
     """Collects images one by one; what is kept of each are counts.
 
     Example:
         >>> import numpy as np
-        >>> from tether.evaluate.dense import DenseScores
+        >>> from tether.evaluate.dense import MaskScores
         >>> truth = np.array([[0, 0, 1, 1], [0, 0, 1, 255]], dtype=np.uint8)
-        >>> scores = DenseScores(("road", "sky"), tolerance=0)
+        >>> scores = MaskScores(("road", "sky"), tolerance=0)
         >>> scores.add(np.zeros_like(truth), truth=truth)
         >>> report = scores.report()
         >>> report.accuracy.value, report.miou.value  # 4 of 7; (4/7 + 0) / 2
@@ -135,10 +135,10 @@ class DenseScores:
         pixels, border = confusion.sum((1, 2)), np.array(self._boundaries)
         bounded = ~np.isnan(border)
 
-        def figures(sums: Float[np.ndarray, "n c"], counts: Float[np.ndarray, "n c"]) -> list[Figure]:
+        def figures(sums: Float[np.ndarray, "n c"], counts: Float[np.ndarray, "n c"]) -> list[Measured]:
             values = (sums.sum(0) / counts.sum(0)).tolist()
             ends = interval(sums, counts=counts, resamples=resamples, seed=seed).tolist()
-            return [Figure(value, (low, high)) for value, (low, high) in zip(values, ends, strict=True)]
+            return [Measured(value, (low, high)) for value, (low, high) in zip(values, ends, strict=True)]
 
         seen = np.flatnonzero(either.sum(0))
         ious = figures(both[:, seen], either[:, seen])
@@ -155,7 +155,7 @@ class DenseScores:
         )
 
 
-def _mean(both: Float[np.ndarray, "n k"], either: Float[np.ndarray, "n k"], *, resamples: int, seed: int) -> Figure:
+def _mean(both: Float[np.ndarray, "n k"], either: Float[np.ndarray, "n k"], *, resamples: int, seed: int) -> Measured:
     """The mean of the ratios of those columns that are there, whose interval ``bootstrap.interval`` does not give."""
 
     def mean(weight: Int[np.ndarray, " n"]) -> float:
@@ -166,7 +166,7 @@ def _mean(both: Float[np.ndarray, "n k"], either: Float[np.ndarray, "n k"], *, r
     n, rng = len(both), np.random.default_rng(seed)
     drawn = [mean(np.bincount(rng.integers(0, n, n), minlength=n)) for _ in range(resamples)]
     low, high = np.nanquantile(drawn, [0.025, 0.975])
-    return Figure(mean(np.ones(n, dtype=np.int64)), (float(low), float(high)))
+    return Measured(mean(np.ones(n, dtype=np.int64)), (float(low), float(high)))
 
 
 def boundary_f1(

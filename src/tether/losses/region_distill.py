@@ -105,6 +105,13 @@ def concept_distill_loss(
 
     Raises:
         InputError: shapes that do not fit.
+
+    Example:
+        >>> import torch
+        >>> from tether.losses import concept_distill_loss, concept_labels
+        >>> teacher = concept_labels(torch.eye(3)[:2], torch.eye(3))
+        >>> concept_distill_loss(torch.eye(3)[:2], torch.eye(3), teacher).item() < 1e-6
+        True
     """
     _check_pool(regions, concepts)
     if labels.probs.shape != (len(regions), len(concepts)):

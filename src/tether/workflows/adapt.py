@@ -236,7 +236,7 @@ def adapt(
     if kept is None and made.gives != "head":
         kept = open_source(KEEP)
     said = list(parts.said)
-    if "boxes" in made.columns:
+    if made.columns.get("boxes") is not None:
         said += boxes_said(parts.given.source, RegionColumns(**made.columns))
     if kept is not None and made.gives != "head":
         whole = kept

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from tether.core.atomic_io import csv_file
 from tether.core.masks import Masks
-from tether.data.mask_files import BOX_COLUMNS, CocoFile, MaskFolder, box_cells, coco_file
+from tether.data.mask_files import BOX_COLUMNS, CocoFile, MaskStore, box_cells, coco_file
 
 
 class StoredMasks(Mapping[str, Masks]):
     """Masks by key, each read from its file when it is asked for."""
 
-    def __init__(self, folder: MaskFolder, like: Masks) -> None:
+    def __init__(self, folder: MaskStore, like: Masks) -> None:
         """``like`` has the classes and colours."""
         self._folder, self._like = folder, like
         self.sizes: dict[str, tuple[str, tuple[int, int]]] = {}
@@ -75,7 +75,7 @@ class MaskOutputs:
             replace_masks: whether masks of other settings are written anew.
             raw_csv: leave cells that a spreadsheet would run as they are.
         """
-        self._store = None if out is None else MaskFolder(out, replace=replace_masks)
+        self._store = None if out is None else MaskStore(out, replace=replace_masks)
         self.folder = None if self._store is None else self._store.folder
         self.masks: Mapping[str, Masks] = {} if self._store is None else StoredMasks(self._store, like)
         self.kept = 0

@@ -27,7 +27,7 @@ from tether.data.bad_rows import BadRows
 from tether.data.mask_files import LabelFolder
 from tether.data.opening import keywords
 from tether.data.originals import originals
-from tether.evaluate.dense import DenseReport, DenseScores
+from tether.evaluate.dense import DenseReport, MaskScores
 from tether.models.anatomy.find import anatomy_of
 from tether.models.windows import Windows
 from tether.tasks.classify.prompts import classes_of, templates_of
@@ -214,7 +214,7 @@ def segment(
     classes = segmenter.classes
     like = blank(classes, None if palette is None else palette_of(palette, count=len(classes)))
     truths = None if labels is None else LabelFolder(labels, classes)
-    scores = DenseScores(classes, tolerance=tolerance)
+    scores = MaskScores(classes, tolerance=tolerance)
     outputs = MaskOutputs(
         out,
         like=like,

@@ -147,7 +147,7 @@ def test_a_tower_that_rests_reads_an_image_once_where_it_stays_the_same(
     play(recipe.tuning(tuned, given), tuned)
     assert [count for count in rows if count > 1] == times * [15]  # and one to see how wide a row is
     alone = copy.deepcopy(model)
-    monkeypatch.setattr("tether.adapt.recipes.tuning.kept_at_rest", lambda *arguments, **keywords: None)
+    monkeypatch.setattr("tether.train.tuning.kept_at_rest", lambda *arguments, **keywords: None)
     play(recipe.tuning(alone, given), alone)
     for name, value in alone.state_dict().items():
         torch.testing.assert_close(tuned.state_dict()[name], value, rtol=1e-3, atol=1e-5)

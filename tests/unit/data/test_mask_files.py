@@ -8,7 +8,7 @@ from PIL import Image
 
 from tether.core.errors import InputError
 from tether.core.masks import BACKGROUND, Masks
-from tether.data.mask_files import LabelFolder, MaskFolder, coco_file
+from tether.data.mask_files import LabelFolder, MaskStore, coco_file
 
 CLASSES = ("road", "car", "sky")
 
@@ -35,20 +35,20 @@ def png(path, values):
     ],
 )
 def test_a_key_names_its_file(key, name, tmp_path):
-    assert MaskFolder(tmp_path).name(key) == name
+    assert MaskStore(tmp_path).name(key) == name
 
 
 @pytest.mark.parametrize(
     "key", ["../up.jpg", "/etc/passwd", "a//b.jpg", "a/../b", "con.jpg", "a:b", "x\0y", "\ud800", "k" * 500, "", "a./b"]
 )
 def test_a_key_that_no_file_can_have_is_hashed(key, tmp_path):
-    name = MaskFolder(tmp_path).name(key)
+    name = MaskStore(tmp_path).name(key)
     assert len(name) == 36
-    assert MaskFolder(tmp_path).write(key, masks(), made_of="x").parent == tmp_path
+    assert MaskStore(tmp_path).write(key, masks(), made_of="x").parent == tmp_path
 
 
 def test_keys_that_would_share_a_file_do_not(tmp_path):
-    folder = MaskFolder(tmp_path)
+    folder = MaskStore(tmp_path)
     assert [folder.name(key) for key in ("a.jpg", "a.png", "A.jpg", "a.jpg")] == [
         "a.png",
         "a.png.png",
@@ -58,14 +58,14 @@ def test_keys_that_would_share_a_file_do_not(tmp_path):
 
 
 def test_masks_of_the_same_are_kept_and_of_something_else_refused(tmp_path):
-    folder = MaskFolder(tmp_path / "new")
+    folder = MaskStore(tmp_path / "new")
     assert folder.read("a.jpg", CLASSES, made_of="x", size=(4, 6)) is None
     path = folder.write("a.jpg", masks(), made_of="x")
     again = folder.read("a.jpg", CLASSES, made_of="x", size=(4, 6))
     assert np.array_equal(again.labels, masks().labels)
     with pytest.raises(InputError, match=r"a\.png: was made with other settings, classes, model or image"):
         folder.read("a.jpg", CLASSES, made_of="y", size=(4, 6))
-    assert MaskFolder(tmp_path / "new", replace=True).read("a.jpg", CLASSES, made_of="y", size=(4, 6)) is None
+    assert MaskStore(tmp_path / "new", replace=True).read("a.jpg", CLASSES, made_of="y", size=(4, 6)) is None
     path.write_bytes(path.read_bytes()[:-30])  # damaged after its mark
     assert folder.read("a.jpg", CLASSES, made_of="x", size=(4, 6)) is None
 
@@ -74,7 +74,7 @@ def test_a_file_that_is_no_mask_is_never_written_over(tmp_path):
     png(tmp_path / "photo.png", np.zeros((4, 6, 3), dtype=np.uint8))
     for replace in (False, True):
         with pytest.raises(InputError, match="is there already and is no mask of Tether's; give another folder"):
-            MaskFolder(tmp_path, replace=replace).read("photo.png", CLASSES, made_of="x", size=(4, 6))
+            MaskStore(tmp_path, replace=replace).read("photo.png", CLASSES, made_of="x", size=(4, 6))
 
 
 def test_labels_grey_or_with_a_palette(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tether.core.errors import InputError
-from tether.evaluate.dense import DenseScores, boundary_f1
+from tether.evaluate.dense import MaskScores, boundary_f1
 
 CLASSES = ("a", "b", "c", "d")
 
@@ -22,7 +22,7 @@ def pairs(count=5, *, seed=0):
 def test_iou_and_accuracy_are_those_of_torchmetrics():
     from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
-    scores = DenseScores(CLASSES)
+    scores = MaskScores(CLASSES)
     each = MulticlassJaccardIndex(4, average="none", ignore_index=255)
     mean = MulticlassJaccardIndex(4, average="macro", ignore_index=255)
     accuracy = MulticlassAccuracy(4, average="micro", ignore_index=255)
@@ -43,7 +43,7 @@ def test_iou_and_accuracy_are_those_of_torchmetrics():
 
 
 def test_pixels_without_a_class_are_wrong_and_without_a_label_nothing():
-    scores = DenseScores(("a", "b"), tolerance=0)
+    scores = MaskScores(("a", "b"), tolerance=0)
     scores.add(np.array([[255, 0], [1, 0]], dtype=np.uint8), truth=np.array([[0, 0], [1, 255]], dtype=np.uint8))
     found = scores.report()
     assert found.accuracy.value == pytest.approx(2 / 3)
@@ -80,7 +80,7 @@ def test_a_shift_is_forgiven_by_the_tolerance_as_the_crow_flies():
 
 
 def test_what_does_not_fit_is_refused():
-    scores = DenseScores(("a", "b"))
+    scores = MaskScores(("a", "b"))
     ones = np.ones((2, 3), dtype=np.uint8)
     with pytest.raises(InputError, match=r"truth: expected \(2, 3\), got \(3, 2\)"):
         scores.add(ones, truth=ones.T)
