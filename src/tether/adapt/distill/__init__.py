@@ -1,6 +1,13 @@
 """What one model learns from another."""
 
 from tether.adapt.distill.dclip import DclipStep
+from tether.adapt.distill.featsharp import (
+    Views,
+    consistency,
+    draw_views,
+    fit_statistics_,
+    train_sharpener_,
+)
 from tether.adapt.distill.region_teacher import (
     RegionPairs,
     RegionTargets,
@@ -17,9 +24,14 @@ __all__ = [
     "ProclipStep",
     "RegionPairs",
     "RegionTargets",
+    "Views",
+    "consistency",
     "distil_text",
+    "draw_views",
     "fit_region_teacher",
+    "fit_statistics_",
     "region_pairs",
     "region_targets",
     "swap_text",
+    "train_sharpener_",
 ]
