@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from encoders import ENCODERS
 from families import CLOSED, FAMILIES, PLAIN, SEALED, open_clip_tower
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.masks import BACKGROUND
@@ -99,6 +100,12 @@ def test_background_by_words_or_by_doubt(model: Clip) -> None:
     least = float(np.median(best))
     doubt = TokenSegmenter(temperature=0.05, least=least).prepare(model, CLASSES).predict([image(64, 64)])[0]
     assert np.array_equal(doubt.scores.argmax(0) == 3, best < least)
+
+
+def test_maps_of_convolutions_at_other_scales(tmp_path) -> None:
+    looked = Windows(fit="whole", scales=(1.0, 2.0, 1.5))
+    segmenter = TokenSegmenter(templates=["{}"]).prepare(ENCODERS["open_clip"](tmp_path), CLASSES, windows=looked)
+    assert segmenter.predict([image(40, 90)])[0].scores.shape[1:] == (2, 2)
 
 
 def test_windows_of_another_size_need_positions_that_can_be_resized(model: Clip) -> None:

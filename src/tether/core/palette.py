@@ -24,7 +24,7 @@ _FIRST = (
     (204, 121, 167),
 )  # Okabe and Ito, Color Universal Design, 2008
 _LEVELS = 9  # of each channel among the colours that may follow
-_LIGHTNESS = (0.42, 0.9)  # of OKLab: neither black nor white
+_LIGHTNESS = (0.48, 0.9)  # of OKLab: neither black nor white
 _CHROMA = 0.2  # of OKLab, at most: colours that glare cover what lies under them
 _VISIONS = (
     np.eye(3),

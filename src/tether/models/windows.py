@@ -230,14 +230,15 @@ def label_map(scores: Float[Tensor, "k r c"], *, size: tuple[int, int], most: in
         size: height and width in pixels.
         most: numbers that are held at once.
     """
-    (height, width), rows = size, scores.shape[1]
-    y = ((torch.arange(height, dtype=torch.float64) + 0.5) * (rows / height) - 0.5).clamp_(0, rows - 1)
-    above = y.long()
-    below, share = (above + 1).clamp_max(rows - 1), (y - above).to(scores.dtype)[:, None]
+    down, across = _enlarging(scores.shape[1], size[0]).T, _enlarging(scores.shape[2], size[1])
     found = torch.empty(size, dtype=torch.uint8)
-    step = max(1, most // (len(scores) * width))
-    for start in range(0, height, step):
+    step = max(1, most // (len(scores) * size[1]))
+    for start in range(0, size[0], step):
         part = slice(start, start + step)
-        band = torch.lerp(scores[:, above[part]], scores[:, below[part]], share[part])
-        found[part] = F.interpolate(band[None], (band.shape[1], width), mode="bilinear")[0].argmax(dim=0)
+        found[part] = (down[part] @ scores.float() @ across).max(dim=0).indices  # argmax takes five times as long
     return found
+
+
+def _enlarging(cells: int, pixels: int) -> Float[Tensor, "n m"]:
+    """The matrix that interpolates linearly, as ``F.interpolate`` does."""
+    return F.interpolate(torch.eye(cells)[None], pixels, mode="linear")[0]

@@ -116,9 +116,8 @@ class DenseSegmenter(abc.ABC):
         self.windows = self.own_windows
         self.scale = 1.0
         self.geometry: Geometry | None = None
-        self._models: dict[tuple[int, int], DualEncoder] = {}
+        self._models: dict[tuple[int, int], tuple[DualEncoder, tuple[int, int]]] = {}  # with its grid, by image size
         self._owners = torch.empty(0, dtype=torch.long)
-        self._grid = (0, 0)
 
     def prepare(
         self: Prepared,
@@ -154,9 +153,8 @@ class DenseSegmenter(abc.ABC):
         self._owners = torch.tensor([place[name] for name in (*texts, *others)])
         self.geometry = geometry_of(model).detached()
         self.scale = float(model.logit_scale.detach()) if self.temperature is None else 1 / self.temperature
-        self._models = {model.image_spec.size: model}
+        self._models = {model.image_spec.size: (model, patch_grid(model))}
         with torch.no_grad():
-            self._grid = patch_grid(model)
             self.patches(model, _blank(model))  # a tower that cannot be asked so says it now
         return self
 
@@ -167,8 +165,8 @@ class DenseSegmenter(abc.ABC):
         for number, image in enumerate(images):
             if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
                 raise InputError(f"image {number}: expected uint8 (3, h, w), got {image.dtype} {tuple(image.shape)}")
-        spec = next(iter(self._models.values())).image_spec
-        maps = window_maps(self._dense, images, spec=spec, grid=self._grid, windows=self.windows)
+        model, grid = next(iter(self._models.values()))
+        maps = window_maps(self._dense, images, spec=model.image_spec, grid=grid, windows=self.windows)
         return [self._masks(found, image) for found, image in zip(maps, images, strict=True)]
 
     def settings(self) -> dict[str, Any]:
@@ -199,11 +197,10 @@ class DenseSegmenter(abc.ABC):
     def _dense(self, image: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b t r c"]:
         size = (image.shape[2], image.shape[3])
         if size not in self._models:  # another scale of whole images
-            first = next(iter(self._models.values()))
-            self._models[size] = _resized(first, size)
-        model = self._models[size]
+            other = _resized(next(iter(self._models.values()))[0], size)
+            self._models[size] = (other, patch_grid(other))
+        model, grid = self._models[size]
         found = self.logits(self.patches(model, image.to(model.logit_scale.device)))
-        grid = self._grid if size == next(iter(self._models)) else patch_grid(model)
         return found.transpose(1, 2).unflatten(2, grid)
 
     def _masks(self, scores: Float[Tensor, "t r c"], image: UInt8[Tensor, "3 h w"]) -> Masks:
@@ -217,6 +214,7 @@ class DenseSegmenter(abc.ABC):
         return Masks(self.classes, label_map(scores, size=size).numpy(), scores.numpy())
 
 
+@torch.no_grad()
 def patch_grid(model: DualEncoder) -> tuple[int, int]:
     """Rows and columns of patches of an image of the model's size.
 
