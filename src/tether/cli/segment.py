@@ -26,6 +26,9 @@ def command(
             "a transformer.",
         ),
     ] = None,
+    sharpen: Annotated[
+        Path | None, typer.Option(help="A sharpener of the model's: finer maps, at five times the cost.")
+    ] = None,
     background: Annotated[
         str | None, typer.Option(help='Words for all else, as "wall,ground": adds the class background.')
     ] = None,
@@ -93,6 +96,7 @@ def command(
             model=model,
             out=out,
             using=with_,
+            sharpen=sharpen,
             background=background,
             templates=templates,
             windows={name: value for name, value in given.items() if value is not None},

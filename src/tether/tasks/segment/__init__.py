@@ -12,6 +12,7 @@ from tether.core.protocols import TaskHead
 from tether.tasks.segment.ovseg import OvsegSegmenter
 from tether.tasks.segment.parts import PartsSegmenter
 from tether.tasks.segment.segmenter import DenseSegmenter, Segmenter
+from tether.tasks.segment.sharp import SharpSegmenter
 from tether.tasks.segment.zero_shot import TokenSegmenter, ValueSegmenter
 
 HEADS: Mapping[str, type[TaskHead]] = {"parts": PartsSegmenter}
@@ -22,7 +23,7 @@ SEGMENTERS: Mapping[str, type[Segmenter]] = {
     "values": ValueSegmenter,
     "ovseg": OvsegSegmenter,
 }
-"""Every segmenter by name."""
+"""Every segmenter by name. ``SharpSegmenter``, which needs a file, is ``tether segment --sharpen``."""
 
 __all__ = [
     "HEADS",
@@ -31,6 +32,7 @@ __all__ = [
     "OvsegSegmenter",
     "PartsSegmenter",
     "Segmenter",
+    "SharpSegmenter",
     "TokenSegmenter",
     "ValueSegmenter",
 ]

@@ -37,8 +37,8 @@ def combine(
     Example:
         >>> import torch
         >>> from tether.tasks.segment.mask_classes import combine
-        >>> combine(torch.tensor([[0.9, 0.1]]), torch.tensor([[0.1, 0.9]]), weight=0.5).tolist()
-        [[0.30000001192092896, 0.30000001192092896]]
+        >>> combine(torch.tensor([[0.64, 0.36]]), torch.tensor([[0.36, 0.64]]), weight=0.5).round(decimals=2).tolist()
+        [[0.47999998927116394, 0.47999998927116394]]
     """
     if valid is None:
         valid = torch.ones(len(mask_probs), dtype=torch.bool, device=mask_probs.device)
