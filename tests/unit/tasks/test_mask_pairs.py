@@ -9,7 +9,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.models import create
 from tether.tasks.classify.zero_shot import class_weights
-from tether.tasks.curate.mask_pairs import mine_pairs, nouns_of
+from tether.tasks.curate.mask_pairs import examples_of, mine_pairs, nouns_of
 from tether.tasks.segment.mask_classes import combine, pixel_scores
 
 
@@ -33,6 +33,9 @@ def test_each_noun_gets_its_best_mask() -> None:
         row = model.encode_image(one.crop[None]).unit[0].detach()
         assert one.score == pytest.approx(float(row @ words[0 if one.noun == "dog" else 1]), abs=1e-5)
     assert list(mine_pairs(images, captions, masks, model=model, least=1.0)) == []
+    examples = examples_of(found)
+    assert (examples.phrases, examples.labels.tolist()) == (("dog", "star"), [0, 1, 0])
+    assert examples.crops.shape == (3, 3, 32, 32)
     said = list(mine_pairs(images, captions, masks, model=model, nouns=lambda caption: [caption, caption]))
     assert [one.noun for one in said] == captions
 
@@ -45,6 +48,8 @@ def test_bad_input() -> None:
     with pytest.raises(InputError, match="mask: expected bool"):
         list(mine_pairs(images, captions, [masks[0][:, :9]], model=model))
     assert nouns_of("") == ()
+    with pytest.raises(InputError, match="expected one at least"):
+        examples_of([])
 
 
 def test_combining() -> None:

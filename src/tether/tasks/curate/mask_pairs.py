@@ -17,6 +17,7 @@ from tether.core.ranges import Count, Number, Positive, Share, checked
 from tether.data.captions.augment import bare
 from tether.data.captions.pos_tags import LexiconTagger, pos_class
 from tether.data.masked_crops import Fill, masked_crops
+from tether.data.masked_regions import MaskedPhrases
 from tether.tasks.classify.zero_shot import class_weights
 
 Nouns = Callable[[str], Sequence[str]]
@@ -42,6 +43,20 @@ class MaskPair:
     score: float
     crop: UInt8[Tensor, "3 h w"]
     mask: Bool[Tensor, "h w"]
+
+
+def examples_of(pairs: Iterable[MaskPair]) -> MaskedPhrases:
+    """Pairs as what the recipe ``masked_crops`` learns from (``MaskedCropsRecipe.describe``), each noun numbered.
+
+    Raises:
+        InputError: no pair.
+    """
+    found = list(pairs)
+    if not found:
+        raise InputError("pairs: expected one at least, got none")
+    numbers = {noun: number for number, noun in enumerate(dict.fromkeys(pair.noun for pair in found))}
+    crops, masks = (torch.stack([getattr(pair, name) for pair in found]) for name in ("crop", "mask"))
+    return MaskedPhrases(crops, masks, torch.tensor([numbers[pair.noun] for pair in found]), tuple(numbers))
 
 
 def nouns_of(caption: str) -> tuple[str, ...]:
