@@ -45,6 +45,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "image_search": {"steps": 2, "realign_steps": 2, "batch_size": 6},
     "long_text": SHORT | {"keep": 3, "learning_rate": 1e-4},
     "lora": SHORT | {"rank": 2},
+    "masked_crops": SHORT | {"moves": "image"},
     "norms": SHORT,
     "order": {"column": "amount", "text": "a large square", "steps": 3, "group": 6, "n_rank_tokens": 2},
     "pairs": SHORT,
@@ -81,6 +82,7 @@ DATA = {
     "regions": boxed,
     "dense": boxed,
     "local_global": boxed,
+    "masked_crops": boxed,
 }
 """By the kind of data, or by the recipe that needs data of its own."""
 PLAYED = [name for name, kind in RECIPES.items() if issubclass(kind, TuneRecipe)]

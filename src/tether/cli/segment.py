@@ -22,9 +22,12 @@ def command(
         str | None,
         typer.Option(
             "--with",
-            help="tokens or values, with settings as values:least=0.3; default: values where the image tower is a "
-            "transformer.",
+            help="tokens, values or ovseg, with settings as values:least=0.3; default: values where the image tower is "
+            "a transformer.",
         ),
+    ] = None,
+    sharpen: Annotated[
+        Path | None, typer.Option(help="A sharpener of the model's: finer maps, at five times the cost.")
     ] = None,
     background: Annotated[
         str | None, typer.Option(help='Words for all else, as "wall,ground": adds the class background.')
@@ -93,6 +96,7 @@ def command(
             model=model,
             out=out,
             using=with_,
+            sharpen=sharpen,
             background=background,
             templates=templates,
             windows={name: value for name, value in given.items() if value is not None},

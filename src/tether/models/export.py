@@ -23,6 +23,7 @@ from tether.models.save import COMPOSED_FORMAT, CONFIG_FILE, save, write_weights
 from tether.models.tokenizer import ClipTokenizer
 from tether.models.tokenizer_files import export_tokenizer
 from tether.models.vision.alpha_stem import stem_of
+from tether.models.vision.mask_prompt_stem import prompts_of
 from tether.models.wrapped_encoders import WrappedEncoder
 
 Format = Literal["open_clip", "transformers", "tether"]
@@ -58,6 +59,8 @@ def export(model: nn.Module, folder: str | Path, *, format: Format = "open_clip"
         raise _composed(format)
     if stem_of(model) is not None:
         raise refused(f"{format} has no image tower that takes alpha")
+    if prompts_of(model) is not None:
+        raise refused(f"{format} has no image tower with mask prompts")
     found = exported_wrapped(model, folder, format=format) if isinstance(model, WrappedEncoder) else _own(model, format)
     write_weights(folder / found.weights_file, found.state, metadata={"format": "pt"})
     export_tokenizer(model.tokenizer, folder, format=format)

@@ -20,7 +20,7 @@ from tether.models.load_transformers import wrapper
 from tether.models.save import VERSION
 from tether.models.tokenizer_files import TOKENIZER_FOLDER, no_tokenizer, read_kind, saved_tokenizer
 from tether.models.transformers_families import family_of, tower_sizes, transformers_model
-from tether.models.vision.alpha_stem import add_described_
+from tether.models.vision.stems import add_described_
 from tether.models.wrapped_encoders import OpenClipEncoder, TransformersEncoder, WrappedEncoder, check_forward
 
 _KEYS: Mapping[str, tuple[type, ...]] = {

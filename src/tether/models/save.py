@@ -20,7 +20,7 @@ from tether.core.tensor_file import sort_metadata
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.dual import Clip
 from tether.models.tokenizer_files import tokenizer_kind, write_tokenizer
-from tether.models.vision.alpha_stem import described_alpha
+from tether.models.vision.stems import described_stems
 from tether.models.wrapped_encoders import OpenClipEncoder, WrappedEncoder
 
 FORMAT, WRAPPED_FORMAT, COMPOSED_FORMAT = "tether-clip", "tether-wrapped", "tether-composed"
@@ -68,12 +68,12 @@ def write_config(model: Clip | WrappedEncoder, folder: Path) -> None:
 
 def describe(model: Clip | WrappedEncoder) -> dict[str, Any]:
     """A model in plain values from which ``tether.load`` builds the same architecture."""
-    kind, alpha = tokenizer_kind(model.tokenizer), described_alpha(model)
+    kind, stems = tokenizer_kind(model.tokenizer), described_stems(model)
     if isinstance(model, ComposedEncoder):
-        return {"format": COMPOSED_FORMAT, "version": VERSION, **model.describe(), "tokenizer": kind, **alpha}
+        return {"format": COMPOSED_FORMAT, "version": VERSION, **model.describe(), "tokenizer": kind, **stems}
     if isinstance(model, WrappedEncoder):
-        return _described(model) | {"tokenizer": kind, **alpha}
-    values = {"format": FORMAT, "version": VERSION, "model": model.config.to_dict(), **alpha}
+        return _described(model) | {"tokenizer": kind, **stems}
+    values = {"format": FORMAT, "version": VERSION, "model": model.config.to_dict(), **stems}
     return values | ({} if kind == "built_in" else {"tokenizer": kind})
 
 

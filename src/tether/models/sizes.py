@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeVar, cast
@@ -29,7 +30,7 @@ from tether.models.positions import (
     StretchedPositions,
 )
 from tether.models.tokenizer import lengths
-from tether.models.vision.alpha_stem import carry_alpha_
+from tether.models.vision.stems import carry_stems_
 
 MAX_PATCH, MAX_PATCHES, MAX_CONTEXT = 256, 2**14, 2**14
 """Longest side of a patch, most patches of an image, and longest text that a model is made for."""
@@ -126,7 +127,8 @@ class Resizes(abc.ABC):
         scale = cast(Any, self).logit_scale
         with torch.inference_mode(False):  # a copy made in inference could not be trained
             made = self.at_sizes(sizes)
-            carry_alpha_(cast(nn.Module, self), cast(nn.Module, made))
+            patches = None if made.stride is None else math.prod(_cells(made.table_size, made.stride))
+            carry_stems_(cast(nn.Module, self), cast(nn.Module, made), patches=patches)
             cast(nn.Module, made).to(device=scale.device, dtype=scale.dtype)
             self._carry_over(made, sizes)
             self._try(made, sizes)

@@ -31,7 +31,7 @@ from tether.evaluate.dense import DenseReport, MaskScores
 from tether.models.anatomy.find import anatomy_of
 from tether.models.windows import Windows
 from tether.tasks.classify.prompts import classes_of, templates_of
-from tether.tasks.segment import SEGMENTERS, Segmenter
+from tether.tasks.segment import SEGMENTERS, Segmenter, SharpSegmenter
 from tether.tasks.segment.gallery import ShownMasks, gallery, shown_masks
 from tether.workflows.mask_outputs import MaskOutputs, blank
 from tether.workflows.models import Data, Model, Progress, opened, with_total
@@ -40,6 +40,8 @@ SHOWN = 60
 """Images of a page, at most."""
 IN_NOTEBOOK = 6
 """Images that a notebook shows, at most."""
+SHARP = "sharp"
+"""Name of the method of ``sharpen``."""
 BATCH = 32
 """Images that are looked at together, at most."""
 
@@ -141,6 +143,7 @@ def segment(
     model: Model,
     out: str | Path | None = None,
     using: str | Mapping[str, Any] | Segmenter | None = None,
+    sharpen: str | Path | None = None,
     background: str | Sequence[str] | None = None,
     templates: str | Path | Sequence[str] | None = None,
     windows: Windows | Mapping[str, Any] | None = None,
@@ -171,6 +174,8 @@ def segment(
             a second call keeps masks of the same images, model and settings. None keeps masks in memory.
         using: a name of ``tasks.segment.SEGMENTERS``, with settings as ``values:least=0.3`` or a mapping, or a
             segmenter; None takes ``values`` where the image tower is a transformer, else ``tokens``.
+        sharpen: file of a sharpener of this model (``models.upsample.Sharpener``), which says itself what a patch is;
+            in place of ``using``.
         background: words for what is none of the classes; adds the class ``background``.
         templates: sentences with ``{}``, a name of a built-in set, or a file; None takes the model's own.
         windows: how images are looked at, or some settings of it; None takes the method's own way.
@@ -209,6 +214,10 @@ def segment(
     _check_apart(out, source)
     encoder, _ = opened(model, device=device, random_weights=random_weights)
     cast(nn.Module, encoder).eval()
+    if sharpen is not None:
+        if using is not None:
+            raise InputError("--sharpen: the sharpener says what a patch is; leave --with out")
+        using = {"name": SHARP, "sharpener": str(sharpen)}
     segmenter, method = _segmenter(using, encoder, background=background, templates=templates)
     segmenter.prepare(encoder, names, windows=_windows(windows, segmenter.own_windows))
     classes = segmenter.classes
@@ -292,7 +301,8 @@ def _segmenter(
         given = using
     if twice := [name for name in extra if name in given]:
         raise InputError(f"{twice[0]}: is given twice, once in --with; leave one out")
-    made = build({**given, **extra}, SEGMENTERS, where="--with", finite=True)
+    parts = {**SEGMENTERS, SHARP: SharpSegmenter} if given.get("name") == SHARP else SEGMENTERS
+    made = build({**given, **extra}, parts, where="--with", finite=True)
     return cast(Segmenter, made), str(given.get("name"))
 
 

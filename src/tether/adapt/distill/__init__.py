@@ -3,6 +3,13 @@
 from tether.adapt.distill.clipself import NoRegionWarning, SelfDistillStep
 from tether.adapt.distill.dclip import DclipStep
 from tether.adapt.distill.farslip import LocalGlobalStep
+from tether.adapt.distill.featsharp import (
+    Views,
+    consistency,
+    draw_views,
+    fit_statistics_,
+    train_sharpener_,
+)
 from tether.adapt.distill.region_teacher import (
     RegionPairs,
     RegionTargets,
@@ -22,9 +29,14 @@ __all__ = [
     "RegionPairs",
     "RegionTargets",
     "SelfDistillStep",
+    "Views",
+    "consistency",
     "distil_text",
+    "draw_views",
     "fit_region_teacher",
+    "fit_statistics_",
     "region_pairs",
     "region_targets",
     "swap_text",
+    "train_sharpener_",
 ]

@@ -20,6 +20,7 @@ from tether.adapt.recipes.local_global import LocalGlobal
 from tether.adapt.recipes.long_text import LongTextRecipe
 from tether.adapt.recipes.lora import LoraRecipe
 from tether.adapt.recipes.maps import MapsRecipe
+from tether.adapt.recipes.masked_crops import MaskedCropsRecipe, MaskedCropStep
 from tether.adapt.recipes.norms import NormTuning
 from tether.adapt.recipes.order import OrderRecipe, OrderRows
 from tether.adapt.recipes.pairs import PairTuning
@@ -62,6 +63,7 @@ RECIPES: Mapping[str, type[Recipe]] = {
     "regions": RegionsRecipe,
     "dense": DenseRecipe,
     "local_global": LocalGlobal,
+    "masked_crops": MaskedCropsRecipe,
 }
 """Every recipe by the name that ``--recipe`` takes."""
 
@@ -89,6 +91,8 @@ __all__ = [
     "LongTextRecipe",
     "LoraRecipe",
     "MapsRecipe",
+    "MaskedCropStep",
+    "MaskedCropsRecipe",
     "NormTuning",
     "OrderRecipe",
     "OrderRows",

@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder, Source
 from tether.data.labelled import label_of
+from tether.data.masked_regions import masked_regions
 from tether.data.regions import RegionColumns
 from tether.evaluate.adaptation.figures import Compared, Interval, hits_figure, plain_figure, shares_figure
 from tether.evaluate.bootstrap import interval
@@ -22,6 +24,7 @@ from tether.evaluate.embeddings import Embedded
 from tether.evaluate.geometry import modality_gap
 from tether.evaluate.groups import worst_group_accuracy
 from tether.evaluate.image_retrieval import image_retrieval
+from tether.evaluate.masked_questions import masked_hits
 from tether.evaluate.order import LEAST, order_correlation
 from tether.evaluate.region_questions import ask_regions
 from tether.evaluate.robustness.typos import typo_robustness
@@ -29,6 +32,8 @@ from tether.models.embed import encode_texts
 
 ATTACKED = 100
 """Texts that are attacked, at most."""
+MASKED = 500
+"""Images whose regions are cut out, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +238,25 @@ def boxes(seen: Pictured) -> list[Compared]:
     return [*found, hits_figure("box named by its crop", before.crops, after.crops, chance=before.chance)]
 
 
+def masked_crops(seen: Pictured) -> list[Compared]:
+    """Regions named among all phrases by what is left of the image when the rest is blank."""
+    spec = seen.before.image_spec
+    try:
+        found = masked_regions(
+            seen.source,
+            columns=RegionColumns(**seen.columns),
+            size=spec.size,
+            fill=tuple(255 * value for value in spec.mean),
+            limit=MASKED,
+        )
+    except InputError:
+        return []
+    if len(found.phrases) < 2:
+        return []
+    hits = [masked_hits(model, found) for model in (seen.before, seen.after)]
+    return [hits_figure("region named by its masked crop", hits[0], hits[1], chance=1 / len(found.phrases))]
+
+
 MEASURES: Mapping[str, Measure] = {
     "boxes": boxes,
     "gap": gap,
@@ -242,5 +266,6 @@ MEASURES: Mapping[str, Measure] = {
     "twins": twins,
     "order": order,
     "regions": regions,
+    "masked crops": masked_crops,
 }
 """What ``Recipe.aims`` may name."""

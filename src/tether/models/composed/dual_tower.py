@@ -20,8 +20,8 @@ from tether.models.save import FORMAT, describe
 from tether.models.sides import Side, owners
 from tether.models.sizes import Sizes
 from tether.models.tokenizer_files import saved_tokenizer
-from tether.models.vision.alpha_stem import add_described_
 from tether.models.vision.eva_config import saved_config
+from tether.models.vision.stems import add_described_
 from tether.models.wrapped_encoders import WrappedEncoder, check_pad
 
 

@@ -28,7 +28,7 @@ from tether.models.described import blamed_on, mapping, of_kind
 from tether.models.save import VERSION
 from tether.models.sides import Side
 from tether.models.tokenizer_files import Kind, read_kind, saved_tokenizer
-from tether.models.vision.alpha_stem import add_described_
+from tether.models.vision.stems import add_described_
 
 _TOWERS = ("timm", "transformers", "dual", LIBRARY, PROMPTED)
 _IMAGES_ALONE = ("timm", LIBRARY, PROMPTED)

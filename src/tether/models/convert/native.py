@@ -15,7 +15,7 @@ from tether.models.config import ModelConfig
 from tether.models.convert.rules import take
 from tether.models.convert.weights import assemble
 from tether.models.dual import Clip
-from tether.models.vision.alpha_stem import add_described_
+from tether.models.vision.stems import add_described_
 
 
 def native(

@@ -9,14 +9,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tether.core.protocols import TaskHead
+from tether.tasks.segment.ovseg import OvsegSegmenter
 from tether.tasks.segment.parts import PartsSegmenter
 from tether.tasks.segment.segmenter import DenseSegmenter, Segmenter
+from tether.tasks.segment.sharp import SharpSegmenter
 from tether.tasks.segment.zero_shot import TokenSegmenter, ValueSegmenter
 
 HEADS: Mapping[str, type[TaskHead]] = {"parts": PartsSegmenter}
 """Foreground of each image's own class."""
 
-SEGMENTERS: Mapping[str, type[Segmenter]] = {"tokens": TokenSegmenter, "values": ValueSegmenter}
-"""Every segmenter by name."""
+SEGMENTERS: Mapping[str, type[Segmenter]] = {
+    "tokens": TokenSegmenter,
+    "values": ValueSegmenter,
+    "ovseg": OvsegSegmenter,
+}
+"""Every segmenter by name. ``SharpSegmenter``, which needs a file, is ``tether segment --sharpen``."""
 
-__all__ = ["HEADS", "SEGMENTERS", "DenseSegmenter", "PartsSegmenter", "Segmenter", "TokenSegmenter", "ValueSegmenter"]
+__all__ = [
+    "HEADS",
+    "SEGMENTERS",
+    "DenseSegmenter",
+    "OvsegSegmenter",
+    "PartsSegmenter",
+    "Segmenter",
+    "SharpSegmenter",
+    "TokenSegmenter",
+    "ValueSegmenter",
+]

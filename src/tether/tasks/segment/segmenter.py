@@ -17,7 +17,7 @@ from tether.core.geometry import Geometry, check_finite, geometry_of
 from tether.core.masks import BACKGROUND, Masks, check_names
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Positive, Share, checked
-from tether.core.types import Batch
+from tether.core.types import Batch, ImageSpec
 from tether.models.anatomy.exceptions import refusal
 from tether.models.anatomy.find import tower_of
 from tether.models.sizes import Resizes
@@ -165,8 +165,8 @@ class DenseSegmenter(abc.ABC):
         for number, image in enumerate(images):
             if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
                 raise InputError(f"image {number}: expected uint8 (3, h, w), got {image.dtype} {tuple(image.shape)}")
-        model, grid = next(iter(self._models.values()))
-        maps = window_maps(self._dense, images, spec=model.image_spec, grid=grid, windows=self.windows)
+        spec, grid = self.looks()
+        maps = window_maps(self._dense, images, spec=spec, grid=grid, windows=self.windows)
         return [self._masks(found, image) for found, image in zip(maps, images, strict=True)]
 
     def settings(self) -> dict[str, Any]:
@@ -193,6 +193,11 @@ class DenseSegmenter(abc.ABC):
     def refine(self, scores: Float[Tensor, "t r c"], image: UInt8[Tensor, "3 h w"]) -> Float[Tensor, "t q s"]:
         """The map of a whole image made better, at any resolution; as it is by default."""
         return scores
+
+    def looks(self) -> tuple[ImageSpec, tuple[int, int]]:
+        """How windows are prepared, once prepared itself, and the rows and columns of the map of one."""
+        model, grid = next(iter(self._models.values()))
+        return model.image_spec, grid
 
     def _dense(self, image: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b t r c"]:
         size = (image.shape[2], image.shape[3])

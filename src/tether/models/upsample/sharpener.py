@@ -1,0 +1,166 @@
+"""Fine maps of an encoder's patches, from the whole image and from its tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tether.core.errors import InputError
+from tether.core.protocols import DualEncoder
+from tether.core.ranges import Count, checked
+from tether.core.state_file import check_encoder, read_state, wide_array, write_state
+from tether.models.anatomy.find import tower_of
+from tether.models.cached import side_digest
+from tether.models.dense import DensePath, dense_image
+from tether.models.upsample.fuse import FusionBlock, Input
+from tether.models.upsample.tiles import BiasBuffer, create_tiles
+
+Patches = Literal["values", "tokens"]
+"""Patches that keep their own value in the last block (MaskCLIP), or as they leave the tower."""
+_FORMAT = "tether-sharpener-1"
+
+
+class Sharpener(nn.Module):
+    """Learnt parts of FeatSharp (arXiv 2502.16025): statistics of patches, their bias, and the block that fuses.
+
+    Maps are standardised, so that each channel has a variance of one, and lose what the encoder says of a place
+    whatever stands there. The block makes one fine map of the two. At first it gives the enlarged map.
+
+    Attributes:
+        settings: of the constructor.
+        mean: (c,) of patches, see ``space.phi_s.PhiS``.
+        alpha: (), their scale.
+        rotation: (c, c), their rotation.
+        bias: of places.
+        block: that fuses.
+    """
+
+    mean: Tensor
+    alpha: Tensor
+    rotation: Tensor
+
+    @checked
+    def __init__(
+        self,
+        channels: Count,
+        *,
+        grid: tuple[Count, Count],
+        factor: Count = 2,
+        inputs: Sequence[Input] = ("bilinear", "tiles"),
+        heads: Count = 16,
+        window: Count = 7,
+        patches: Patches = "values",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Draw the block.
+
+        Args:
+            channels: of the maps.
+            grid: rows and columns of the map of an image of the encoder's size.
+            factor: fine maps have so many times the rows and columns; 1 takes noise away alone.
+            inputs: see ``FusionBlock``.
+            heads: see there.
+            window: see there.
+            patches: what of the encoder the maps are.
+            generator: of the draw, on the CPU.
+        """
+        super().__init__()
+        self.settings = {
+            "channels": channels,
+            "grid": list(grid),
+            "factor": factor,
+            "inputs": list(inputs),
+            "heads": heads,
+            "window": window,
+            "patches": patches,
+        }
+        self.factor, self.patches = factor, patches
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("alpha", torch.ones(()))
+        self.register_buffer("rotation", torch.eye(channels))
+        self.bias = BiasBuffer(channels, grid=grid)
+        self.block = FusionBlock(
+            channels, factor=factor, inputs=inputs, heads=heads, window=window, generator=generator
+        )
+
+    def standardise(self, maps: Float[Tensor, "b c r s"]) -> Float[Tensor, "b c r s"]:
+        """Maps of the encoder's in channels of a variance of one, without the bias of places."""
+        centred = (maps - self.mean[:, None, None]) * self.alpha
+        return self.bias(torch.einsum("dc,bcrs->bdrs", self.rotation, centred))
+
+    def restore(self, maps: Float[Tensor, "b c r s"]) -> Float[Tensor, "b c r s"]:
+        """Standardised maps in the encoder's space, where texts are; the bias stays away."""
+        return torch.einsum("dc,bdrs->bcrs", self.rotation, maps) / self.alpha + self.mean[:, None, None]
+
+    def standardised(self, model: DualEncoder, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The low map and that of the tiles, see ``create_tiles``; with gradient to the bias, the model rests."""
+
+        def encode(image: Tensor) -> Tensor:
+            with torch.no_grad():
+                maps = patch_maps(model, image, patches=self.patches)
+            return self.standardise(maps)
+
+        return create_tiles(images, encode, size=model.image_spec.size, factor=self.factor)
+
+    def forward(
+        self, model: DualEncoder, images: Tensor, *, denormalize: bool = True
+    ) -> tuple[Float[Tensor, "b c r s"], Float[Tensor, "b c R S"]]:
+        """The low and the fine map of images.
+
+        Args:
+            model: that it was trained for.
+            images: (b, 3, h, w) of any size, uint8 pixels or normalised floats; it looks at ``factor`` times the
+                model's size.
+            denormalize: give them in the encoder's space; needed to compare them with texts.
+        """
+        low, tiles = self.standardised(model, images)
+        high = self.block(low, tiles)
+        return (self.restore(low), self.restore(high)) if denormalize else (low, high)
+
+    def save(self, path: Path | str, *, model: DualEncoder) -> None:
+        """Write it and the digest of the encoder's image side to one safetensors file, atomically."""
+        arrays = {name: wide_array(value) for name, value in self.state_dict().items()}
+        settings = {"encoder": side_digest(cast(nn.Module, model), "image"), "settings": self.settings}
+        write_state(path, format=_FORMAT, settings=settings, arrays=arrays)
+
+    @classmethod
+    def load(cls, path: Path | str, *, model: DualEncoder) -> Sharpener:
+        """Read what ``save`` wrote, with nothing unpickled.
+
+        Raises:
+            InputError: a file of another kind, or of another image side.
+        """
+        written, arrays = read_state(path, what=cls.__name__, format=_FORMAT)
+        digest = side_digest(cast(nn.Module, model), "image")
+        check_encoder(path, recorded=str(written.get("encoder")), encoder=None, digest=digest, name="an image tower")
+        try:
+            settings: dict[str, Any] = dict(written["settings"])
+            settings["grid"] = tuple(settings["grid"])
+            made = cls(**settings)
+            made.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
+        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+            raise InputError(f"{path}: expected the settings and weights of a {cls.__name__}: {error}") from error
+        return made.to(model.logit_scale.device).eval()
+
+
+def patch_maps(model: DualEncoder, image: Tensor, *, patches: Patches = "values") -> Float[Tensor, "b c r s"]:
+    """The patches of images of the model's size as a map in the joint space, not normalised.
+
+    Args:
+        model: any that ``models.dense.dense_image`` takes; a network of convolutions has ``tokens`` alone, and gives
+            them for either.
+        image: (b, 3, h, w) uint8 pixels or normalised floats.
+        patches: see ``Patches``.
+    """
+    tower = tower_of(model)
+    path = DensePath() if patches == "values" and tower.sealed is None else None
+    tokens = dense_image(model, image.to(model.logit_scale.device), path=path).tokens
+    assert tokens is not None  # dense_image gives them
+    count, (height, width) = tokens.shape[1], model.image_spec.size
+    rows = max(1, round((count * height / width) ** 0.5)) if tower.sealed is not None else tower.grid(image)[0]
+    return tokens.transpose(1, 2).unflatten(2, (rows, count // rows))
