@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from tether.core.protocols import TaskHead
 from tether.tasks.segment.dinoiser import DinoiserSegmenter
+from tether.tasks.segment.excel import ExcelSegmenter
 from tether.tasks.segment.parts import PartsSegmenter
 from tether.tasks.segment.segmenter import DenseSegmenter, Segmenter
 from tether.tasks.segment.zero_shot import TokenSegmenter, ValueSegmenter
@@ -21,6 +22,7 @@ SEGMENTERS: Mapping[str, type[Segmenter]] = {
     "tokens": TokenSegmenter,
     "values": ValueSegmenter,
     "dinoiser": DinoiserSegmenter,
+    "excel": ExcelSegmenter,
 }
 """Every segmenter by name."""
 
@@ -29,6 +31,7 @@ __all__ = [
     "SEGMENTERS",
     "DenseSegmenter",
     "DinoiserSegmenter",
+    "ExcelSegmenter",
     "PartsSegmenter",
     "Segmenter",
     "TokenSegmenter",
