@@ -22,9 +22,12 @@ def command(
         str | None,
         typer.Option(
             "--with",
-            help="tokens or values, with settings as values:least=0.3; default: values where the image tower is a "
-            "transformer.",
+            help="tokens, values, dinoiser or excel, with settings as values:least=0.3; default: values where the "
+            "image tower is a transformer.",
         ),
+    ] = None,
+    head: Annotated[
+        Path | None, typer.Option(help="For dinoiser: a head that tether adapt --recipe grouping made.")
     ] = None,
     background: Annotated[
         str | None, typer.Option(help='Words for all else, as "wall,ground": adds the class background.')
@@ -93,6 +96,7 @@ def command(
             model=model,
             out=out,
             using=with_,
+            head=head,
             background=background,
             templates=templates,
             windows={name: value for name, value in given.items() if value is not None},

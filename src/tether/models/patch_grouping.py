@@ -16,6 +16,8 @@ from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, checked
 from tether.models.anatomy.find import tower_of
+from tether.models.anatomy.parts import TokenStream
+from tether.models.anatomy.tower import TowerAnatomy
 from tether.models.dense import DensePath, dense_from
 from tether.models.tower_state import grid_of, inner_patches
 
@@ -61,17 +63,31 @@ def inner_and_tokens(model: DualEncoder, image: Tensor, *, layer: Layer = THIRD_
         (torch.Size([2, 16, 64]), torch.Size([2, 64, 4, 4]))
     """
     tower = tower_of(model)
-    stream = tower.embed(image)
+    inner, stream, block = _inner(tower, image, layer)
+    (found,) = dense_from(tower, stream, first=block, path=DensePath() if _open(tower) else None)
+    assert found.tokens is not None  # dense_from gives them
+    return InnerAndTokens(found.tokens, inner, found.pooled)
+
+
+def inner_map(model: DualEncoder, image: Tensor, *, layer: Layer = THIRD_FROM_THE_END) -> Float[Tensor, "b w r c"]:
+    """The ``inner`` of ``inner_and_tokens`` alone; blocks behind it are not run."""
+    return _inner(tower_of(model), image, layer)[0]
+
+
+def _open(tower: TowerAnatomy) -> bool:
+    return bool(tower.blocks) and tower.sealed is None
+
+
+def _inner(tower: TowerAnatomy, image: Tensor, layer: int) -> tuple[Float[Tensor, "b w r c"], TokenStream, int]:
+    """The map, the stream that enters its block, and the block's index."""
+    stream, block = tower.embed(image), 0
     grid = grid_of(tower, stream, size=(image.shape[2], image.shape[3]))
-    if tower.blocks and tower.sealed is None:
+    inner = stream.x[:, tower.prefix :]
+    if _open(tower):
         block = tower.place(max(layer, -len(tower.blocks)))
         stream = tower.run(stream, stop=block)
-        inner, path = inner_patches(tower, stream, block=block), DensePath()
-    else:
-        block, inner, path = 0, stream.x[:, tower.prefix :], None
-    (found,) = dense_from(tower, stream, first=block, path=path)
-    assert found.tokens is not None  # dense_from gives them
-    return InnerAndTokens(found.tokens, inner.transpose(1, 2).unflatten(2, grid), found.pooled)
+        inner = inner_patches(tower, stream, block=block)
+    return inner.transpose(1, 2).unflatten(2, grid), stream, block
 
 
 class DinoiserHead(nn.Module):
