@@ -42,6 +42,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "classifier": SHORT,
     "full": SHORT,
     "gda": {"views": 2},
+    "grouping": SHORT | {"dim": 8},
     "image_search": {"steps": 2, "realign_steps": 2, "batch_size": 6},
     "long_text": SHORT | {"keep": 3, "learning_rate": 1e-4},
     "lora": SHORT | {"rank": 2},

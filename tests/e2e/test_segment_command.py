@@ -134,7 +134,7 @@ def test_a_folder_of_photos_is_never_written_over(place: Path, call: Callable[..
             "palette: 2 colours for 3 classes; give 3, or none for the default",
         ),
         (CLASSES, ["--palette", "#ff0000,red,#00ff00"], "palette: colour 2: expected #rrggbb, got 'red'"),
-        (CLASSES, ["--with", "dinosaur"], "--with: unknown part 'dinosaur'; known: tokens, values"),
+        (CLASSES, ["--with", "dinosaur"], "--with: unknown part 'dinosaur'; did you mean 'dinoiser'?"),
         (CLASSES, ["--with", "values:least=2"], "least"),
         (CLASSES, ["--with", "values:background=[x]", "--background", "y"], "background: is given twice"),
         (CLASSES, ["--scales", "1,zero"], "scales"),

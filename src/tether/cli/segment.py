@@ -22,9 +22,12 @@ def command(
         str | None,
         typer.Option(
             "--with",
-            help="tokens, values or ovseg, with settings as values:least=0.3; default: values where the image tower is "
-            "a transformer.",
+            help="tokens, values, dinoiser, excel or ovseg, with settings as values:least=0.3; default: values where "
+            "the image tower is a transformer.",
         ),
+    ] = None,
+    head: Annotated[
+        Path | None, typer.Option(help="For dinoiser: a head that tether adapt --recipe grouping made.")
     ] = None,
     sharpen: Annotated[
         Path | None, typer.Option(help="A sharpener of the model's: finer maps, at five times the cost.")
@@ -96,6 +99,7 @@ def command(
             model=model,
             out=out,
             using=with_,
+            head=head,
             sharpen=sharpen,
             background=background,
             templates=templates,

@@ -39,6 +39,7 @@ from tether.losses.matryoshka import (
 from tether.losses.multi_positive import MultiPositive, multi_positive_loss
 from tether.losses.neg_clip import NegClipLoss, neg_clip_accuracy, neg_clip_loss
 from tether.losses.paraclip import ParaclipTerms, paraclip_loss
+from tether.losses.patch_affinity import DinoiserTerms, affinity_loss, dinoiser_loss, label_affinity
 from tether.losses.proclip import ProclipTerms, proclip_loss
 from tether.losses.pseudo_labels import PseudoLabelLoss, depth_loss, normal_loss, segmentation_loss
 from tether.losses.ranking import OneImageWarning, ranking_loss
@@ -107,6 +108,7 @@ __all__ = [
     "ContrastiveGapLoss",
     "CriticLoss",
     "DclipTerms",
+    "DinoiserTerms",
     "ENTLoss",
     "EqualNegativesWarning",
     "FixClipLoss",
@@ -151,6 +153,7 @@ __all__ = [
     "TripletTerms",
     "TruncatedLoss",
     "VocabSampler",
+    "affinity_loss",
     "align_clip_loss",
     "barlow_loss",
     "box_cost",
@@ -168,6 +171,7 @@ __all__ = [
     "dclip_loss",
     "depth_loss",
     "description_loss",
+    "dinoiser_loss",
     "entailment",
     "error_norm",
     "finding_similarity",
@@ -182,6 +186,7 @@ __all__ = [
     "info_nce_loss",
     "info_nce_pairs",
     "kl_divergence",
+    "label_affinity",
     "linear_mmcl_loss",
     "local_alignment_loss",
     "local_similarity",

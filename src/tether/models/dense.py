@@ -17,7 +17,7 @@ from tether.core.ranges import checked
 from tether.core.types import Features
 from tether.models.anatomy.exceptions import refusal
 from tether.models.anatomy.find import tower_of
-from tether.models.anatomy.parts import BlockAnatomy, Layout
+from tether.models.anatomy.parts import BlockAnatomy, Layout, TokenStream
 from tether.models.anatomy.tower import TowerAnatomy
 from tether.models.composed.dual_tower import DualTexts
 from tether.models.composed.encoder import ComposedEncoder
@@ -120,18 +120,41 @@ def dense_layers(
     pooled_norm: bool = True,
 ) -> list[Features]:
     """``dense_image`` after each of several layers, in one pass."""
-    if path is not None and not isinstance(path, DensePath):
-        raise InputError(f"path: expected a DensePath, such as DensePath() for MaskCLIP's, got {path!r:.200}")
     tower = tower_of(model)
     stream = tower.embed_some(image, keep=keep)
+    return dense_from(tower, stream, layers=layers, path=path, affinity=affinity, pooled_norm=pooled_norm)
+
+
+def dense_from(
+    tower: TowerAnatomy,
+    stream: TokenStream,
+    *,
+    first: int = 0,
+    layers: Sequence[int] = (-1,),
+    path: DensePath | None = None,
+    affinity: Float[Tensor, "b n n"] | None = None,
+    pooled_norm: bool = True,
+) -> list[Features]:
+    """``dense_layers`` of a stream that enters block ``first``, so that the blocks before can be looked at, too.
+
+    Raises:
+        InputError: a layer or a changed block before ``first``.
+    """
+    if path is not None and not isinstance(path, DensePath):
+        raise InputError(f"path: expected a DensePath, such as DensePath() for MaskCLIP's, got {path!r:.200}")
     if tower.sealed is not None and (path is not None or {*layers} != {-1}):
         tower.opened()
     depth = len(tower.blocks)
     asked = [tower.place(layer) for layer in layers] if depth else [-1 for _ in layers]
     start = depth if path is None else _start(tower, path)
+    if first and min(start, *asked) < first:
+        raise InputError(
+            f"first: expected at most {min(start, *asked)}, the first block that is asked for, got {first}"
+        )
     added = None if affinity is None else _spread(affinity, tower, patches=stream.x.shape[1] - tower.prefix)
     found, changed = {}, None
-    for index, block in enumerate(tower.blocks):
+    for index in range(first, depth):
+        block = tower.blocks[index]
         if path is not None and index >= start:
             layout = tower.layout_at(stream.layout, index)
             changed = _changed(block, stream.x if changed is None else changed, stream.x, layout, path, added)

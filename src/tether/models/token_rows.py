@@ -15,11 +15,14 @@ from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.protocols import DualEncoder
 from tether.core.types import Features
 from tether.models.dense import dense_image, dense_text
+from tether.models.patch_grouping import inner_map
 
 
 @final
 class TokenRows(EncoderAround):
     """An encoder whose row of an image holds its patches in the joint space, each scaled to length ``sqrt(d)``.
+
+    Or its patches inside the tower, as they are: ``inner`` says before which block's feed-forward net.
 
     A row is (patches * d) numbers; ``tokens`` takes it apart again. All images have the model's size, so all have as
     many patches. Texts keep their own rows.
@@ -38,17 +41,18 @@ class TokenRows(EncoderAround):
         (torch.Size([2, 16, 64]), 1024)
     """
 
-    def __init__(self, model: DualEncoder) -> None:
+    def __init__(self, model: DualEncoder, *, inner: int | None = None) -> None:
         """Look at one blank image.
 
         Args:
             model: any of ``tether.load`` whose image tower shows tokens or a map.
+            inner: block, see ``models.patch_grouping.inner_map``; None gives patches in the joint space.
 
         Raises:
             UnsupportedModelError: it shows none, with a reason of ``anatomy.exceptions``.
         """
         super().__init__(model)
-        self.image_spec = model.image_spec.fixed()
+        self.image_spec, self.inner = model.image_spec.fixed(), inner
         blank = torch.zeros(1, 3, *self.image_spec.size, dtype=torch.uint8, device=model.logit_scale.device)
         with torch.no_grad():
             self.patches, self.width = self._tokens(blank).shape[1:]
@@ -56,7 +60,7 @@ class TokenRows(EncoderAround):
 
     def behaviour(self) -> dict[str, str]:
         """Plain values that decide its outputs beside its weights, for ``core.model_digest``."""
-        return {"rows": "tokens"}
+        return {"rows": "tokens" if self.inner is None else f"inner {self.inner}"}
 
     def tokens(self, rows: Float[Tensor, "n w"]) -> Float[Tensor, "n p d"]:
         """Rows taken apart into patches."""
@@ -73,6 +77,8 @@ class TokenRows(EncoderAround):
         return self.inside.encode_text(text, mask=mask)
 
     def _tokens(self, image: Tensor) -> Float[Tensor, "b p d"]:
+        if self.inner is not None:
+            return inner_map(self.inside, image, layer=self.inner).flatten(2).transpose(1, 2)
         tokens = dense_image(self.inside, image).tokens
         assert tokens is not None
         return scaled(tokens)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.core.protocols import DualEncoder
 from tether.core.types import Features
+from tether.models.anatomy.exceptions import refusal
 from tether.models.anatomy.find import tower_of
 from tether.models.anatomy.parts import TokenStream
 from tether.models.anatomy.read_by import token_norm
@@ -98,3 +100,47 @@ def image_map(model: DualEncoder, image: Tensor) -> Features:
     tower = tower_of(model)
     stream = tower.run(tower.embed(image))
     return Features(tower.read_out(stream), stream.x[:, tower.prefix :], extra=stream.extra)
+
+
+@torch.no_grad()
+def patch_grid(model: DualEncoder) -> tuple[int, int]:
+    """Rows and columns of patches of an image of the model's size.
+
+    Raises:
+        UnsupportedModelError: a tower without patches, or one that drops some.
+    """
+    size = model.image_spec.size
+    tower = tower_of(model)
+    blank = torch.zeros(1, 3, *size, dtype=torch.uint8, device=model.logit_scale.device)
+    return grid_of(tower, tower.embed(blank), size=size)
+
+
+def grid_of(tower: TowerAnatomy, stream: TokenStream, *, size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of the patches of a stream, of images of this height and width.
+
+    Raises:
+        UnsupportedModelError: the tower drops patches.
+    """
+    count = stream.x.shape[1] - tower.prefix
+    grid = stream.layout.grid
+    if grid is None:
+        rows = max(1, round((count * size[0] / size[1]) ** 0.5))
+        grid = (rows, count // rows)
+    if grid[0] * grid[1] != count:
+        raise refusal("no dropping", f"the image tower is a {tower.what}")
+    return grid
+
+
+def inner_patches(tower: TowerAnatomy, stream: TokenStream, *, block: int) -> Float[Tensor, "b n w"]:
+    """What the feed-forward net of a block reads of the patches: their normed states halfway through it.
+
+    Args:
+        tower: whose.
+        stream: that enters the block.
+        block: its index.
+
+    Raises:
+        UnsupportedModelError: a block that cannot be taken into pieces, with a reason of ``anatomy.exceptions``.
+    """
+    one, layout = tower.blocks[block], tower.layout_at(stream.layout, block)
+    return one.norm2(stream.x + one.attention(stream.x, layout))[:, tower.prefix :]

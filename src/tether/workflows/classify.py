@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from tether.adapt.heads import Head, OrderHead, load_head
+from tether.adapt.heads import GroupingHead, Head, OrderHead, load_head
 from tether.core.component import build
 from tether.core.errors import InputError
 from tether.data import open_source
@@ -232,6 +232,8 @@ def _names(
         raise InputError(f"{idle[0]}: a head has classes of its own and asks for no prompt; leave it out")
     if isinstance(head, OrderHead):
         raise InputError(f"--head: orders images by {', '.join(head.classes)} and names none; use tether rank --head")
+    if isinstance(head, GroupingHead):
+        raise InputError("--head: says which patches belong together and names none; use tether segment --head")
     return head.classes
 
 

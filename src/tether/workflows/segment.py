@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from tether.adapt.heads import GroupingHead, Head, load_head
 from tether.core.atomic_io import csv_file, local
 from tether.core.component import build
 from tether.core.errors import InputError, UnsupportedModelError
@@ -143,6 +144,7 @@ def segment(
     model: Model,
     out: str | Path | None = None,
     using: str | Mapping[str, Any] | Segmenter | None = None,
+    head: str | Path | Head | None = None,
     sharpen: str | Path | None = None,
     background: str | Sequence[str] | None = None,
     templates: str | Path | Sequence[str] | None = None,
@@ -176,6 +178,7 @@ def segment(
             segmenter; None takes ``values`` where the image tower is a transformer, else ``tokens``.
         sharpen: file of a sharpener of this model (``models.upsample.Sharpener``), which says itself what a patch is;
             in place of ``using``.
+        head: what ``tether adapt --recipe grouping`` made of this very model, or its folder, for ``dinoiser``.
         background: words for what is none of the classes; adds the class ``background``.
         templates: sentences with ``{}``, a name of a built-in set, or a file; None takes the model's own.
         windows: how images are looked at, or some settings of it; None takes the method's own way.
@@ -218,7 +221,7 @@ def segment(
         if using is not None:
             raise InputError("--sharpen: the sharpener says what a patch is; leave --with out")
         using = {"name": SHARP, "sharpener": str(sharpen)}
-    segmenter, method = _segmenter(using, encoder, background=background, templates=templates)
+    segmenter, method = _segmenter(using, encoder, head=head, background=background, templates=templates)
     segmenter.prepare(encoder, names, windows=_windows(windows, segmenter.own_windows))
     classes = segmenter.classes
     like = blank(classes, None if palette is None else palette_of(palette, count=len(classes)))
@@ -279,11 +282,15 @@ def _segmenter(
     using: str | Mapping[str, Any] | Segmenter | None,
     model: DualEncoder,
     *,
+    head: str | Path | Head | None,
     background: str | Sequence[str] | None,
     templates: str | Path | Sequence[str] | None,
 ) -> tuple[Segmenter, str]:
     """The segmenter, and what it is called."""
     extra: dict[str, Any] = {}
+    if head is not None:
+        extra["head"] = _grouping(head, model)
+        using = "dinoiser" if using is None else using
     if background is not None:
         extra["background"] = classes_of(background)
     if templates is not None:
@@ -302,8 +309,22 @@ def _segmenter(
     if twice := [name for name in extra if name in given]:
         raise InputError(f"{twice[0]}: is given twice, once in --with; leave one out")
     parts = {**SEGMENTERS, SHARP: SharpSegmenter} if given.get("name") == SHARP else SEGMENTERS
-    made = build({**given, **extra}, parts, where="--with", finite=True)
+    trained = extra.pop("head", None)
+    if trained is not None:
+        if given.get("name") != "dinoiser":
+            raise InputError(f"--head: is for --with dinoiser, got {given.get('name')}")
+        given = {"gamma": trained.gamma, **given, "layer": trained.layer}
+    brought = {} if trained is None else {"head": trained.inner}
+    made = build({**given, **extra}, parts, where="--with", finite=True, **brought)
     return cast(Segmenter, made), str(given.get("name"))
+
+
+def _grouping(head: str | Path | Head, model: DualEncoder) -> GroupingHead:
+    found = load_head(head) if isinstance(head, (str, Path)) else head
+    if not isinstance(found, GroupingHead):
+        raise InputError("--head: expected one that brings patches together (tether adapt --recipe grouping)")
+    found.check(model)
+    return found
 
 
 def default_method(model: DualEncoder) -> str:

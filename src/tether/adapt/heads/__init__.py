@@ -7,13 +7,20 @@ from pathlib import Path
 
 from tether.adapt.heads.cache import CacheHead
 from tether.adapt.heads.digest import image_digest
+from tether.adapt.heads.grouping import GroupingHead
 from tether.adapt.heads.head import HEAD_FILE, Head, read_head
 from tether.adapt.heads.kernel import KernelHead
 from tether.adapt.heads.linear import LinearHead
 from tether.adapt.heads.order import OrderHead
 from tether.core.protocols import DualEncoder
 
-HEADS: Mapping[str, type[Head]] = {"linear": LinearHead, "cache": CacheHead, "kernel": KernelHead, "order": OrderHead}
+HEADS: Mapping[str, type[Head]] = {
+    "linear": LinearHead,
+    "cache": CacheHead,
+    "kernel": KernelHead,
+    "order": OrderHead,
+    "grouping": GroupingHead,
+}
 """Every kind of head by the name that its file has."""
 
 
@@ -44,6 +51,7 @@ __all__ = [
     "HEADS",
     "HEAD_FILE",
     "CacheHead",
+    "GroupingHead",
     "Head",
     "KernelHead",
     "LinearHead",

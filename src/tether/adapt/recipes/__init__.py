@@ -15,6 +15,7 @@ from tether.adapt.recipes.detail import DetailRecipe
 from tether.adapt.recipes.full import FullTuning
 from tether.adapt.recipes.gda import GdaRecipe
 from tether.adapt.recipes.given import EmbeddedRows, Given, Kind
+from tether.adapt.recipes.grouping import GroupingRecipe
 from tether.adapt.recipes.image_search import ImageSearch
 from tether.adapt.recipes.local_global import LocalGlobal
 from tether.adapt.recipes.long_text import LongTextRecipe
@@ -64,6 +65,7 @@ RECIPES: Mapping[str, type[Recipe]] = {
     "dense": DenseRecipe,
     "local_global": LocalGlobal,
     "masked_crops": MaskedCropsRecipe,
+    "grouping": GroupingRecipe,
 }
 """Every recipe by the name that ``--recipe`` takes."""
 
@@ -84,6 +86,7 @@ __all__ = [
     "FullTuning",
     "GdaRecipe",
     "Given",
+    "GroupingRecipe",
     "ImageSearch",
     "Kind",
     "LinearProbe",

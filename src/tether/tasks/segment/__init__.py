@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tether.core.protocols import TaskHead
+from tether.tasks.segment.dinoiser import DinoiserSegmenter
+from tether.tasks.segment.excel import ExcelSegmenter
 from tether.tasks.segment.ovseg import OvsegSegmenter
 from tether.tasks.segment.parts import PartsSegmenter
 from tether.tasks.segment.segmenter import DenseSegmenter, Segmenter
@@ -21,6 +23,8 @@ HEADS: Mapping[str, type[TaskHead]] = {"parts": PartsSegmenter}
 SEGMENTERS: Mapping[str, type[Segmenter]] = {
     "tokens": TokenSegmenter,
     "values": ValueSegmenter,
+    "dinoiser": DinoiserSegmenter,
+    "excel": ExcelSegmenter,
     "ovseg": OvsegSegmenter,
 }
 """Every segmenter by name. ``SharpSegmenter``, which needs a file, is ``tether segment --sharpen``."""
@@ -29,6 +33,8 @@ __all__ = [
     "HEADS",
     "SEGMENTERS",
     "DenseSegmenter",
+    "DinoiserSegmenter",
+    "ExcelSegmenter",
     "OvsegSegmenter",
     "PartsSegmenter",
     "Segmenter",

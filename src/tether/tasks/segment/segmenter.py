@@ -18,9 +18,8 @@ from tether.core.masks import BACKGROUND, Masks, check_names
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Positive, Share, checked
 from tether.core.types import Batch, ImageSpec
-from tether.models.anatomy.exceptions import refusal
-from tether.models.anatomy.find import tower_of
 from tether.models.sizes import Resizes
+from tether.models.tower_state import patch_grid
 from tether.models.windows import Windows, label_map, window_maps
 from tether.tasks.classify.prompts import checked_templates, classes_of
 from tether.tasks.classify.zero_shot import class_weights
@@ -75,8 +74,8 @@ class DenseSegmenter(abc.ABC):
     """A segmenter that gives each patch the class whose texts it is most similar to.
 
     A method of this kind says in ``patches`` what a patch is. It may change ``class_rows``, what is done with patches
-    (``logits``), and the map of a whole image (``refine``). Everything else is here: prompts, windows, the mean of
-    overlaps, enlarging and choosing.
+    (``logits``, or ``scores`` where it reads more of an image than patches), and the map of a whole image
+    (``refine``). Everything else is here: prompts, windows, the mean of overlaps, enlarging and choosing.
 
     Attributes:
         classes: names, once prepared; ``background`` comes last where the caller did not name it.
@@ -138,6 +137,7 @@ class DenseSegmenter(abc.ABC):
         names = classes_of(list(prompts))
         apart = bool(self.background) or self.least > 0
         self.classes = (*names, BACKGROUND) if apart and BACKGROUND not in names else names
+        more = self.background_scores() if BACKGROUND in self.classes else 0
         check_names(self.classes)
         texts = [name for name in names if not (self.background and name == BACKGROUND)]
         if len(texts) + len(self.background) < 2:
@@ -149,13 +149,13 @@ class DenseSegmenter(abc.ABC):
         model = _at_side(model, self.windows.window)
         self.rows = self.class_rows(model, (*texts, *self.background))
         place = {name: number for number, name in enumerate(self.classes)}
-        others = [BACKGROUND] * (len(self.background) + (self.least > 0))
+        others = [BACKGROUND] * (len(self.background) + more + (self.least > 0))
         self._owners = torch.tensor([place[name] for name in (*texts, *others)])
         self.geometry = geometry_of(model).detached()
         self.scale = float(model.logit_scale.detach()) if self.temperature is None else 1 / self.temperature
         self._models = {model.image_spec.size: (model, patch_grid(model))}
         with torch.no_grad():
-            self.patches(model, _blank(model))  # a tower that cannot be asked so says it now
+            self.scores(model, _blank(model))  # a tower that cannot be asked so says it now
         return self
 
     def predict(self, images: Sequence[Tensor]) -> list[Masks]:
@@ -190,6 +190,14 @@ class DenseSegmenter(abc.ABC):
         similar = self.geometry.similarity(points.flatten(0, 1), self.rows.to(points))
         return self.scale * similar.unflatten(0, points.shape[:2])
 
+    def background_scores(self) -> int:
+        """How many scores of the background ``scores`` adds to those of the texts, where there is such a class."""
+        return 0
+
+    def scores(self, model: DualEncoder, image: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b n t"]:
+        """What each patch has of each text, and then of the background besides; ``logits`` of the patches."""
+        return self.logits(self.patches(model, image))
+
     def refine(self, scores: Float[Tensor, "t r c"], image: UInt8[Tensor, "3 h w"]) -> Float[Tensor, "t q s"]:
         """The map of a whole image made better, at any resolution; as it is by default."""
         return scores
@@ -205,7 +213,7 @@ class DenseSegmenter(abc.ABC):
             other = _resized(next(iter(self._models.values()))[0], size)
             self._models[size] = (other, patch_grid(other))
         model, grid = self._models[size]
-        found = self.logits(self.patches(model, image.to(model.logit_scale.device)))
+        found = self.scores(model, image.to(model.logit_scale.device))
         return found.transpose(1, 2).unflatten(2, grid)
 
     def _masks(self, scores: Float[Tensor, "t r c"], image: UInt8[Tensor, "3 h w"]) -> Masks:
@@ -217,26 +225,6 @@ class DenseSegmenter(abc.ABC):
             scores = torch.stack([scores[self._owners == n].amax(dim=0) for n in range(len(self.classes))])
         size = (image.shape[1], image.shape[2])
         return Masks(self.classes, label_map(scores, size=size).numpy(), scores.numpy())
-
-
-@torch.no_grad()
-def patch_grid(model: DualEncoder) -> tuple[int, int]:
-    """Rows and columns of patches of an image of the model's size.
-
-    Raises:
-        UnsupportedModelError: a tower without patches, or one that drops some.
-    """
-    tower = tower_of(model)
-    stream = tower.embed(_blank(model))
-    height, width = model.image_spec.size
-    count = stream.x.shape[1] - tower.prefix
-    grid = stream.layout.grid
-    if grid is None:
-        rows = max(1, round((count * height / width) ** 0.5))
-        grid = (rows, count // rows)
-    if grid[0] * grid[1] != count:
-        raise refusal("no dropping", f"the image tower is a {tower.what}")
-    return grid
 
 
 def _blank(model: DualEncoder) -> UInt8[Tensor, "1 3 h w"]:
