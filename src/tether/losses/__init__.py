@@ -28,6 +28,7 @@ from tether.losses.logit_clip import LogitClipLoss, clip_logits, cross_entropy_b
 from tether.losses.logit_clip_pairs import LogitClip, clip_rows
 from tether.losses.long_clip import LongClipLoss, LongClipTerms, long_clip_loss, principal_components
 from tether.losses.m2_mix import M2MixLoss, MixTerms, m2_mix_loss
+from tether.losses.mask_aware import compensation_loss, mask_aware_loss
 from tether.losses.mask_text import MtaTerms, mask_text_logits, mask_text_loss, mta_loss
 from tether.losses.masks import MaskTerms, affinity_loss, dice_loss, focal_loss, mask_cost, mask_loss, match_masks
 from tether.losses.matryoshka import (
@@ -157,6 +158,7 @@ __all__ = [
     "clip_rows",
     "clip_weights_",
     "closeness_loss",
+    "compensation_loss",
     "cross_entropy_bounds",
     "dclip_loss",
     "depth_loss",
@@ -182,6 +184,7 @@ __all__ = [
     "local_similarity",
     "long_clip_loss",
     "m2_mix_loss",
+    "mask_aware_loss",
     "mask_cost",
     "mask_loss",
     "mask_text_logits",
