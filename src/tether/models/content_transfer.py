@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Positive, checked
 from tether.models.positions import sine_grid
-from tether.models.region_pooling import pool_masks
 
 LARGEST_SCALE = 100.0
 """What the release holds the multiplier of logits to, as CLIP does."""
@@ -123,8 +122,8 @@ def region_text_logits(
     return torch.stack([part.max(dim=2).values for part in parts], dim=2)
 
 
-class MaskNamer(nn.Module):
-    """Names masks by a CLIP's own places: the mean under each mask against the texts, bent to the image or as they are.
+class RegionNamer(nn.Module):
+    """Names regions by texts that are bent to the image, or as they are.
 
     What belongs to no class has a learnt row of its own among the texts.
 
@@ -147,27 +146,29 @@ class MaskNamer(nn.Module):
         self.transfer = None if start == "none" else ContentDependentTransfer(dim, heads=heads, start=start)
         self.void = nn.Parameter(torch.randn(1, dim))
 
+    def rows(self, texts: Float[Tensor, "t d"]) -> Float[Tensor, "u d"]:
+        """The texts and, last, the row of no class, at length 1."""
+        return torch.cat([texts, F.normalize(self.void, dim=1).to(texts)])
+
     def forward(
         self,
+        regions: Float[Tensor, "b q d"],
         places: Float[Tensor, "b r c d"],
-        mask_logits: Float[Tensor, "b q h w"],
         texts: Float[Tensor, "t d"],
         *,
         scale: float | Float[Tensor, ""],
         synonyms: Sequence[int] | None = None,
     ) -> Float[Tensor, "b q k"]:
-        """Logits of each mask's class and, last, of none; masks get no gradient.
+        """Logits of each region's class and, last, of none.
 
         Args:
-            places: of the image in the joint space; the transfer and the pooling both read them.
-            mask_logits: of any size; a place is of the mask where they are above 0.
+            regions: in the joint space, such as means under masks that went through the tower's head.
+            places: of the image in the joint space, which the transfer reads.
             texts: unit rows of the classes' synonyms.
             scale: see ``region_text_logits``.
             synonyms: likewise.
         """
-        rows = torch.cat([texts, F.normalize(self.void, dim=1).to(texts)])
+        rows = self.rows(texts)
         bent = rows.expand(len(places), -1, -1) if self.transfer is None else self.transfer(rows, places)
-        there = torch.ones(mask_logits.shape[:2], dtype=torch.bool, device=mask_logits.device)
-        pooled = pool_masks(places, mask_logits, valid=there, resize="bilinear", above=0.0)
         counts = [1] * len(texts) if synonyms is None else list(synonyms)
-        return region_text_logits(pooled, bent, scale=scale, synonyms=counts)
+        return region_text_logits(regions, bent, scale=scale, synonyms=counts)

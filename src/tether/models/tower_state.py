@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tether.core.protocols import DualEncoder
 from tether.core.types import Features
+from tether.models.anatomy.exceptions import refusal
 from tether.models.anatomy.find import tower_of
 from tether.models.anatomy.parts import TokenStream
 from tether.models.anatomy.pooling import MeanPooling, TokenPooling
@@ -99,3 +100,24 @@ def image_map(model: DualEncoder, image: Tensor) -> Features:
     tower = tower_of(model)
     stream = tower.run(tower.embed(image))
     return Features(tower.read_out(stream), stream.x[:, tower.prefix :], extra=stream.extra)
+
+
+def stream_grid(tower: TowerAnatomy, stream: TokenStream, *, size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of the patches of a stream.
+
+    Args:
+        tower: whose stream.
+        stream: before a block or after.
+        size: height and width of the images in pixels.
+
+    Raises:
+        UnsupportedModelError: a tower that drops patches.
+    """
+    count = stream.x.shape[1] - tower.prefix
+    grid = stream.layout.grid
+    if grid is None:
+        rows = max(1, round((count * size[0] / size[1]) ** 0.5))
+        grid = (rows, count // rows)
+    if grid[0] * grid[1] != count:
+        raise refusal("no dropping", f"the image tower is a {tower.what}")
+    return grid

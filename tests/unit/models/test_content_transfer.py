@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from tether.core.errors import InputError
-from tether.models.content_transfer import ContentDependentTransfer, MaskNamer, region_text_logits
+from tether.models.content_transfer import ContentDependentTransfer, RegionNamer, region_text_logits
 
 DIM = 16
 
@@ -65,30 +65,18 @@ class TestLogits:
 
 
 class TestNamer:
-    def test_a_mask_is_named_by_what_is_under_it_and_an_empty_one_by_nothing(self) -> None:
-        torch.manual_seed(0)
-        texts = torch.eye(DIM)[:2]
-        places = torch.zeros(1, 4, 4, DIM)
-        places[:, :2, :, 0], places[:, 2:, :, 1] = 3.0, 2.0
-        masks = torch.full((1, 3, 8, 8), -1.0)
-        masks[0, 0, :4], masks[0, 1, 4:] = 1.0, 1.0
-        masks.requires_grad_()
-        namer = MaskNamer(DIM, start="none")
-        found = namer(places, masks, texts, scale=10.0)
-        assert found.shape == (1, 3, 3)
-        assert found[0, :2, :2].argmax(dim=1).tolist() == [0, 1]
-        assert not found[0, 2].any()
+    def test_names_by_the_nearest_text_or_by_none(self) -> None:
+        namer = RegionNamer(DIM, start="none")
+        namer.void.data = 5 * torch.eye(DIM)[2:3]
+        found = namer(3 * torch.eye(DIM)[None, :3], torch.randn(1, 4, 4, DIM), torch.eye(DIM)[:2], scale=10.0)
+        assert torch.allclose(found[0], 10 * torch.eye(3))
         found.sum().backward()
-        assert masks.grad is None
         assert namer.void.grad is not None
 
     def test_an_identity_start_names_as_none(self) -> None:
-        texts, places, masks = (
-            F.normalize(torch.randn(3, DIM), dim=1),
-            torch.randn(2, 4, 4, DIM),
-            torch.randn(2, 5, 8, 8),
-        )
-        plain, bent = MaskNamer(DIM, start="none"), MaskNamer(DIM, heads=4, start="identity")
+        texts, places = F.normalize(torch.randn(3, DIM), dim=1), torch.randn(2, 4, 4, DIM)
+        regions = torch.randn(2, 5, DIM)
+        plain, bent = RegionNamer(DIM, start="none"), RegionNamer(DIM, heads=4, start="identity")
         bent.void.data.copy_(plain.void.data)
-        assert torch.equal(bent(places, masks, texts, scale=5.0), plain(places, masks, texts, scale=5.0))
-        assert bent(places, masks, texts, scale=5.0, synonyms=[2, 1]).shape == (2, 5, 3)
+        assert torch.equal(bent(regions, places, texts, scale=5.0), plain(regions, places, texts, scale=5.0))
+        assert bent(regions, places, texts, scale=5.0, synonyms=[2, 1]).shape == (2, 5, 3)

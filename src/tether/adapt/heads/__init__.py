@@ -6,14 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tether.adapt.heads.cache import CacheHead
-from tether.adapt.heads.digest import image_digest
 from tether.adapt.heads.head import HEAD_FILE, Head, read_head
 from tether.adapt.heads.kernel import KernelHead
 from tether.adapt.heads.linear import LinearHead
+from tether.adapt.heads.masks import MasksHead
 from tether.adapt.heads.order import OrderHead
 from tether.core.protocols import DualEncoder
+from tether.models.image_digest import image_digest
 
-HEADS: Mapping[str, type[Head]] = {"linear": LinearHead, "cache": CacheHead, "kernel": KernelHead, "order": OrderHead}
+HEADS: Mapping[str, type[Head]] = {
+    "linear": LinearHead,
+    "cache": CacheHead,
+    "kernel": KernelHead,
+    "order": OrderHead,
+    "masks": MasksHead,
+}
 """Every kind of head by the name that its file has."""
 
 
@@ -47,6 +54,7 @@ __all__ = [
     "Head",
     "KernelHead",
     "LinearHead",
+    "MasksHead",
     "OrderHead",
     "image_digest",
     "load_head",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tether.core.protocols import TaskHead
+from tether.tasks.segment.mask_heads import MaftSegmenter, MtaSegmenter
 from tether.tasks.segment.parts import PartsSegmenter
 from tether.tasks.segment.segmenter import DenseSegmenter, Segmenter
 from tether.tasks.segment.zero_shot import TokenSegmenter, ValueSegmenter
@@ -16,7 +17,22 @@ from tether.tasks.segment.zero_shot import TokenSegmenter, ValueSegmenter
 HEADS: Mapping[str, type[TaskHead]] = {"parts": PartsSegmenter}
 """Foreground of each image's own class."""
 
-SEGMENTERS: Mapping[str, type[Segmenter]] = {"tokens": TokenSegmenter, "values": ValueSegmenter}
+SEGMENTERS: Mapping[str, type[Segmenter]] = {
+    "tokens": TokenSegmenter,
+    "values": ValueSegmenter,
+    "mta": MtaSegmenter,
+    "maft": MaftSegmenter,
+}
 """Every segmenter by name."""
 
-__all__ = ["HEADS", "SEGMENTERS", "DenseSegmenter", "PartsSegmenter", "Segmenter", "TokenSegmenter", "ValueSegmenter"]
+__all__ = [
+    "HEADS",
+    "SEGMENTERS",
+    "DenseSegmenter",
+    "MaftSegmenter",
+    "MtaSegmenter",
+    "PartsSegmenter",
+    "Segmenter",
+    "TokenSegmenter",
+    "ValueSegmenter",
+]

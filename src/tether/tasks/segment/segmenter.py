@@ -18,9 +18,9 @@ from tether.core.masks import BACKGROUND, Masks, check_names
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Positive, Share, checked
 from tether.core.types import Batch
-from tether.models.anatomy.exceptions import refusal
 from tether.models.anatomy.find import tower_of
 from tether.models.sizes import Resizes
+from tether.models.tower_state import stream_grid
 from tether.models.windows import Windows, label_map, window_maps
 from tether.tasks.classify.prompts import checked_templates, classes_of
 from tether.tasks.classify.zero_shot import class_weights
@@ -197,7 +197,7 @@ class DenseSegmenter(abc.ABC):
     def _dense(self, image: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b t r c"]:
         size = (image.shape[2], image.shape[3])
         if size not in self._models:  # another scale of whole images
-            other = _resized(next(iter(self._models.values()))[0], size)
+            other = resized(next(iter(self._models.values()))[0], size)
             self._models[size] = (other, patch_grid(other))
         model, grid = self._models[size]
         found = self.logits(self.patches(model, image.to(model.logit_scale.device)))
@@ -222,16 +222,7 @@ def patch_grid(model: DualEncoder) -> tuple[int, int]:
         UnsupportedModelError: a tower without patches, or one that drops some.
     """
     tower = tower_of(model)
-    stream = tower.embed(_blank(model))
-    height, width = model.image_spec.size
-    count = stream.x.shape[1] - tower.prefix
-    grid = stream.layout.grid
-    if grid is None:
-        rows = max(1, round((count * height / width) ** 0.5))
-        grid = (rows, count // rows)
-    if grid[0] * grid[1] != count:
-        raise refusal("no dropping", f"the image tower is a {tower.what}")
-    return grid
+    return stream_grid(tower, tower.embed(_blank(model)), size=model.image_spec.size)
 
 
 def _blank(model: DualEncoder) -> UInt8[Tensor, "1 3 h w"]:
@@ -242,10 +233,11 @@ def _at_side(model: DualEncoder, side: int | None) -> DualEncoder:
     """The model for windows of this side."""
     if side is None or model.image_spec.size == (side, side):
         return model
-    return _resized(model, (side, side))
+    return resized(model, (side, side))
 
 
-def _resized(model: DualEncoder, size: tuple[int, int]) -> DualEncoder:
+def resized(model: DualEncoder, size: tuple[int, int]) -> DualEncoder:
+    """The model for images of this size, in eval mode."""
     if not isinstance(model, Resizes):
         raise InputError(f"windows: {type(model).__name__} has no other image sizes; expected its own")
     return cast(DualEncoder, cast(nn.Module, model.resized(image_size=size)).eval())
