@@ -19,6 +19,7 @@ from tether.adapt.recipes.image_search import ImageSearch
 from tether.adapt.recipes.long_text import LongTextRecipe
 from tether.adapt.recipes.lora import LoraRecipe
 from tether.adapt.recipes.maps import MapsRecipe
+from tether.adapt.recipes.masks import MaskAware, MaskText
 from tether.adapt.recipes.norms import NormTuning
 from tether.adapt.recipes.order import OrderRecipe, OrderRows
 from tether.adapt.recipes.pairs import PairTuning
@@ -58,6 +59,8 @@ RECIPES: Mapping[str, type[Recipe]] = {
     "binding": BindingRecipe,
     "order": OrderRecipe,
     "regions": RegionsRecipe,
+    "mask_text": MaskText,
+    "mask_aware": MaskAware,
 }
 """Every recipe by the name that ``--recipe`` takes."""
 
@@ -83,6 +86,8 @@ __all__ = [
     "LongTextRecipe",
     "LoraRecipe",
     "MapsRecipe",
+    "MaskAware",
+    "MaskText",
     "NormTuning",
     "OrderRecipe",
     "OrderRows",
