@@ -66,6 +66,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-4,
         "least_gain": -1,
     },
+    "mask_text": SHORT | {"context": 2, "prompts": 2, "dim": 16, "queries": 4, "layers": 1, "doublings": 1},
+    "mask_aware": SHORT | {"dim": 16, "queries": 4, "layers": 1, "doublings": 1},
     "typo_proof": {"steps": 4, "batch_size": 6, "rho": 3, "learning_rate": 1e-3},
 }
 """So that a recipe takes seconds; what is not named has its defaults."""
@@ -73,6 +75,7 @@ REFUSALS: dict[tuple[str, str], str] = {
     **{("maps", kind): "fits the maps of a composed encoder" for kind in KINDS if kind != "composed"},
     ("long_text", "transformers' SigLIP"): "this text tower reads the padding behind them",
     ("coop", "composed"): "this text tower cannot be looked into: the tower is of class BertModel",
+    ("mask_text", "composed"): "this text tower cannot be looked into: the tower is of class BertModel",
 }
 """(recipe, kind of encoder) -> words of the reason for which it is refused."""
 DATA = {
@@ -84,6 +87,8 @@ DATA = {
     "dense": boxed,
     "local_global": boxed,
     "masked_crops": boxed,
+    "mask_text": boxed,
+    "mask_aware": boxed,
 }
 """By the kind of data, or by the recipe that needs data of its own."""
 PLAYED = [name for name, kind in RECIPES.items() if issubclass(kind, TuneRecipe)]

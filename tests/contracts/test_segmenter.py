@@ -14,7 +14,10 @@ from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.masks import BACKGROUND
 from tether.models import create
 from tether.models.anatomy.exceptions import EXCEPTIONS
+from tether.models.content_transfer import RegionNamer
 from tether.models.dual import Clip
+from tether.models.mask_decoder import MaskHead
+from tether.models.mask_models import NamedMasks, PromptMasks, TrainedMasks
 from tether.models.narrow import NarrowEncoder
 from tether.models.windows import Windows
 from tether.tasks.segment import SEGMENTERS, DenseSegmenter, Segmenter, TokenSegmenter
@@ -27,9 +30,24 @@ def model() -> Clip:
     return create("tiny", seed=1).eval()
 
 
+def mask_head(name: str) -> TrainedMasks:
+    """An untrained head for the model above."""
+    torch.manual_seed(0)
+    if name == "maft":
+        head = MaskHead(64, dim=16, heads=4, layers=1, queries=5, text_dim=64)
+        return TrainedMasks(NamedMasks(head, RegionNamer(64, heads=4)).eval(), tuple(CLASSES))
+    head = MaskHead(64, dim=16, heads=4, layers=1, queries=5, text_dim=64, classes=3)
+    texts = torch.nn.functional.normalize(torch.randn(3, 2, 64), dim=2)
+    return TrainedMasks(PromptMasks(head, texts).eval(), tuple(sorted(CLASSES)))
+
+
+SETTINGS = {name: lambda name=name: {"head": mask_head(name)} for name in ("mta", "maft")}
+"""Of methods that need something trained."""
+
+
 @pytest.fixture(params=sorted(SEGMENTERS))
 def segmenter(request: pytest.FixtureRequest) -> Segmenter:
-    return SEGMENTERS[request.param]()
+    return SEGMENTERS[request.param](**SETTINGS.get(request.param, dict)())
 
 
 def image(*size: int, seed: int = 0) -> torch.Tensor:

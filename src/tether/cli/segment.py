@@ -22,8 +22,8 @@ def command(
         str | None,
         typer.Option(
             "--with",
-            help="tokens, values, dinoiser, excel or ovseg, with settings as values:least=0.3; default: values where "
-            "the image tower is a transformer.",
+            help="tokens, values, dinoiser, excel or ovseg, with settings as values:least=0.3; mta:head=FOLDER or "
+            "maft:head=FOLDER, made by tether adapt; default: values where the image tower is a transformer.",
         ),
     ] = None,
     head: Annotated[

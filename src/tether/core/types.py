@@ -115,6 +115,23 @@ class Grounding:
 
 
 @dataclass(frozen=True, slots=True)
+class MaskPrediction:
+    """What a decoder says before its first layer and after each: l is one more than its layers.
+
+    Attributes:
+        rows: (l, b, q, d) of the queries; with ``text_dim`` in the width of texts.
+        logits: (l, b, q, h, w) of masks at the size of the pixels.
+        classes: (l, b, q, c + 1) logits of classes and, last, of no object; None without classes.
+        texts: (b, n, d) the texts as the last layer left them; None without texts.
+    """
+
+    rows: Float[Tensor, "l b q d"]
+    logits: Float[Tensor, "l b q h w"]
+    classes: Float[Tensor, "l b q c"] | None = None
+    texts: Float[Tensor, "b n d"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """One training batch.
 

@@ -28,6 +28,9 @@ from tether.losses.logit_clip import LogitClipLoss, clip_logits, cross_entropy_b
 from tether.losses.logit_clip_pairs import LogitClip, clip_rows
 from tether.losses.long_clip import LongClipLoss, LongClipTerms, long_clip_loss, principal_components
 from tether.losses.m2_mix import M2MixLoss, MixTerms, m2_mix_loss
+from tether.losses.mask_aware import compensation_loss, mask_aware_loss
+from tether.losses.mask_text import MtaTerms, mask_text_logits, mask_text_loss, mta_loss
+from tether.losses.masks import MaskTerms, dice_loss, focal_loss, mask_cost, mask_loss, match_masks
 from tether.losses.matryoshka import (
     MatryoshkaLoss,
     MatryoshkaTerms,
@@ -126,9 +129,11 @@ __all__ = [
     "LongClipLoss",
     "LongClipTerms",
     "M2MixLoss",
+    "MaskTerms",
     "MatryoshkaLoss",
     "MatryoshkaTerms",
     "MixTerms",
+    "MtaTerms",
     "MultiPositive",
     "NegClipLoss",
     "OneImageWarning",
@@ -165,17 +170,20 @@ __all__ = [
     "clip_rows",
     "clip_weights_",
     "closeness_loss",
+    "compensation_loss",
     "concept_distill_loss",
     "concept_labels",
     "cross_entropy_bounds",
     "dclip_loss",
     "depth_loss",
     "description_loss",
+    "dice_loss",
     "dinoiser_loss",
     "entailment",
     "error_norm",
     "finding_similarity",
     "fix_clip_loss",
+    "focal_loss",
     "geometry_loss",
     "gradient_penalty",
     "grain_loss",
@@ -192,7 +200,14 @@ __all__ = [
     "local_similarity",
     "long_clip_loss",
     "m2_mix_loss",
+    "mask_aware_loss",
+    "mask_cost",
+    "mask_loss",
+    "mask_text_logits",
+    "mask_text_loss",
+    "match_masks",
     "matryoshka_loss",
+    "mta_loss",
     "multi_caption_arc_loss",
     "multi_positive_loss",
     "multi_text_loss",

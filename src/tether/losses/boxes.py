@@ -12,6 +12,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
 from tether.core.ranges import NonNegative, Positive, checked
+from tether.losses.matching import cheapest_pairs
 
 IOU_EPS = 1e-4
 """What GRAIN's release adds to the union under the intersection."""
@@ -162,18 +163,8 @@ def hungarian_match(
         >>> hungarian_match(pred, boxes).tolist()
         [[1, 0, -1]]
     """
-    from scipy.optimize import linear_sum_assignment
-
     cost = box_cost(pred, boxes, valid=valid, l1=l1, giou=giou, eps=eps)
-    kept = true_boxes(boxes, valid=valid)[1].cpu().numpy()
-    costs = cost.nan_to_num(nan=1e9, posinf=1e9, neginf=-1e9).cpu().numpy()  # of a step that the clipper will skip
-    match = torch.full(pred.shape[:2], -1, dtype=torch.int64)
-    for image, (table, some) in enumerate(zip(costs, kept, strict=True)):
-        numbers = some.nonzero()[0]
-        if len(numbers):
-            rows, columns = linear_sum_assignment(table[:, numbers])
-            match[image, torch.from_numpy(rows)] = torch.from_numpy(numbers[columns])
-    return match.to(pred.device)
+    return cheapest_pairs(cost, valid=true_boxes(boxes, valid=valid)[1])
 
 
 @checked

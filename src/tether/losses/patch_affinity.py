@@ -115,14 +115,14 @@ def label_affinity(
 
 @checked
 def affinity_loss(
-    predicted: Float[Tensor, "b n n"], target: Integer[Tensor, "b n n"], *, ignore_index: Number = IGNORED
+    predicted: Float[Tensor, "*s"], target: Integer[Tensor, "*s"], *, ignore_index: Number = IGNORED
 ) -> Float[Tensor, ""]:
     """Half the mean of ``1 - predicted`` over pairs of one class, and half that of ``predicted`` over the others.
 
     Source: ExCEL (arXiv 2503.20826), equation 13, and its released code, which adds 1 to both counts.
 
     Args:
-        predicted: 0 to 1, see ``models.patch_relation.predicted_affinity``.
+        predicted: 0 to 1, for any pairs of places, see ``models.patch_relation.predicted_affinity``.
         target: 1, 0 or ``ignore_index``, see ``label_affinity``.
         ignore_index: of pairs that do not count.
 
@@ -135,13 +135,14 @@ def affinity_loss(
         >>> round(affinity_loss(torch.full((1, 2, 2), 0.5), torch.tensor([[[1, 0], [0, 255]]])).item(), 3)
         0.292
     """
-    if predicted.ndim != 3 or predicted.shape != target.shape:
+    if predicted.shape != target.shape:
         raise InputError(f"target: expected {tuple(predicted.shape)}, got {tuple(target.shape)}")
     same, other = target == 1, target == 0
     if target.device.type == "cpu" and (strange := ~same & ~other & (target != ignore_index)).any():
         raise InputError(f"target: expected 0, 1 or {ignore_index}, got {int(target[strange][0])}")
-    alike = ((1 - predicted) * same).sum() / (same.sum() + 1)
-    apart = (predicted * other).sum() / (other.sum() + 1)
+    wide = predicted.to(torch.promote_types(predicted.dtype, torch.float32))
+    alike = ((1 - wide) * same).sum() / (same.sum() + 1)
+    apart = (wide * other).sum() / (other.sum() + 1)
     return 0.5 * alike + 0.5 * apart
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -126,6 +127,31 @@ def sincos_grid(grid: Pair, *, width: int, order: Literal["torch", "jax"] = "tor
     rate = 10_000 ** (-torch.arange(quarter, dtype=torch.float64) / steps)
     row, column = (place.flatten()[:, None] * rate for place in torch.meshgrid(*map(torch.arange, grid), indexing="ij"))
     return torch.cat([column.sin(), column.cos(), row.sin(), row.cos()], dim=1)
+
+
+def sine_grid(grid: Pair, *, width: int, whole: float = 2 * math.pi) -> Float[Tensor, "n w"]:
+    """DETR's table of sines and cosines of a grid, row by row: of the row, then of the column, half of the width each.
+
+    Places run to ``whole`` on each axis whatever the grid, so maps of other sizes need no resizing.
+
+    Args:
+        grid: rows and columns.
+        width: of a vector, a multiple of 4.
+        whole: what the last row and column stand for.
+
+    Returns:
+        (rows * columns, width) float32, as in the released codes, whose figures this arithmetic gives.
+    """
+    if width % 4 or width < 4:
+        raise InputError(f"sine positions: expected a width that is a multiple of 4, got {width}")
+    half = width // 2
+    rate = 10_000 ** (2 * torch.div(torch.arange(half, dtype=torch.float32), 2, rounding_mode="floor") / half)
+    row, column = (
+        (torch.arange(1, count + 1, dtype=torch.float32) / (count + 1e-6) * whole)[:, None] / rate for count in grid
+    )
+    row, column = (torch.stack([x[:, 0::2].sin(), x[:, 1::2].cos()], dim=2).flatten(1) for x in (row, column))
+    both = [row[:, None].expand(-1, grid[1], -1), column[None].expand(grid[0], -1, -1)]
+    return torch.cat(both, dim=2).flatten(0, 1)
 
 
 def resize_kernel(

@@ -29,6 +29,7 @@ CONFIG_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
 HEAD_FILE = "head.safetensors"
 """What ``adapt.heads`` writes, beside a model or without one."""
+HEAD_FORMAT = "tether.head/1"
 
 
 def save(model: nn.Module, folder: str | Path) -> Path:

@@ -9,13 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tether.adapt.finetune.descent import exactly
-from tether.adapt.heads.digest import image_digest
 from tether.core.errors import InputError
 from tether.core.hash_rng import hash_int
 from tether.core.ranges import Count, NonNegative, Positive, Share, checked
 from tether.core.types import Batch
 from tether.models.denoiser import ConditionalDenoiser
 from tether.models.dual import Clip
+from tether.models.image_digest import image_digest
 from tether.models.modes import eval_mode
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.optim import AdamW, parameter_groups

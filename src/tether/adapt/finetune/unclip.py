@@ -13,7 +13,6 @@ from torch import Tensor
 from tether.adapt.finetune.denoise import LEAST_GAIN, check_gain, denoised, drawn
 from tether.adapt.finetune.descent import exactly
 from tether.adapt.finetune.towers import tower_parameters
-from tether.adapt.heads.digest import image_digest
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.ranges import Count, NonNegative, Number, Positive, checked
 from tether.core.types import Batch, Loss
@@ -22,6 +21,7 @@ from tether.models.anatomy.find import anatomy_of
 from tether.models.denoiser import ConditionalDenoiser
 from tether.models.dual import Clip
 from tether.models.frozen_copy import frozen_copy
+from tether.models.image_digest import image_digest
 from tether.models.modes import eval_mode
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.optim import AdamW

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tether.adapt.heads.cache import CacheHead
-from tether.adapt.heads.digest import image_digest
 from tether.adapt.heads.grouping import GroupingHead
 from tether.adapt.heads.head import HEAD_FILE, Head, read_head
 from tether.adapt.heads.kernel import KernelHead
 from tether.adapt.heads.linear import LinearHead
+from tether.adapt.heads.masks import MasksHead
 from tether.adapt.heads.order import OrderHead
 from tether.core.protocols import DualEncoder
+from tether.models.image_digest import image_digest
 
 HEADS: Mapping[str, type[Head]] = {
     "linear": LinearHead,
@@ -20,6 +21,7 @@ HEADS: Mapping[str, type[Head]] = {
     "kernel": KernelHead,
     "order": OrderHead,
     "grouping": GroupingHead,
+    "masks": MasksHead,
 }
 """Every kind of head by the name that its file has."""
 
@@ -55,6 +57,7 @@ __all__ = [
     "Head",
     "KernelHead",
     "LinearHead",
+    "MasksHead",
     "OrderHead",
     "image_digest",
     "load_head",

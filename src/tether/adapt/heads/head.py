@@ -13,22 +13,21 @@ from annotated_types import Ge, Gt, Lt
 from jaxtyping import Float
 from torch import Tensor
 
-from tether.adapt.heads.digest import image_digest
 from tether.core.atomic_io import local
 from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.core.printable import is_line, quoted
 from tether.core.protocols import DualEncoder
 from tether.core.state_file import SHOWN, known_digest, read_state, write_state
+from tether.models.image_digest import image_digest
 from tether.models.load import is_model_folder
-from tether.models.save import HEAD_FILE
+from tether.models.save import HEAD_FILE, HEAD_FORMAT
 
 LARGEST = 1e30
 """All numbers of a head and all its logits stay below: float32 holds them also times the scale of a calibration."""
 
 Strength = Annotated[float, Ge(0), Lt(LARGEST)]
 Multiplier = Annotated[float, Gt(0), Lt(LARGEST)]
-_FORMAT = "tether.head/1"
 _OWN = ("kind", "classes", "encoder")
 Bound = TypeVar("Bound", bound="Head")
 
@@ -149,14 +148,16 @@ class Head(abc.ABC):
             InputError: it was never bound to an encoder.
         """
         settings = {"kind": self.kind, "classes": self.classes, "encoder": known_digest(self.encoder)}
-        write_state(Path(folder) / HEAD_FILE, format=_FORMAT, settings=settings | self.settings(), arrays=self.arrays())
+        write_state(
+            Path(folder) / HEAD_FILE, format=HEAD_FORMAT, settings=settings | self.settings(), arrays=self.arrays()
+        )
         return Path(folder)
 
 
 def read_head(folder: Path | str, kinds: Mapping[str, type[Head]], *, model: DualEncoder | None = None) -> Head:
     """See ``adapt.heads.load_head``; ``kinds`` are those that a file may name."""
     path = _file_of(local(folder))
-    settings, arrays = read_state(path, what="head", format=_FORMAT)
+    settings, arrays = read_state(path, what="head", format=HEAD_FORMAT)
     try:
         kind, classes, encoder = (settings.pop(name) for name in _OWN)
         if not isinstance(kind, str) or kind not in kinds:

@@ -22,6 +22,7 @@ from tether.adapt.recipes.long_text import LongTextRecipe
 from tether.adapt.recipes.lora import LoraRecipe
 from tether.adapt.recipes.maps import MapsRecipe
 from tether.adapt.recipes.masked_crops import MaskedCropsRecipe, MaskedCropStep
+from tether.adapt.recipes.masks import MaskAware, MaskText
 from tether.adapt.recipes.norms import NormTuning
 from tether.adapt.recipes.order import OrderRecipe, OrderRows
 from tether.adapt.recipes.pairs import PairTuning
@@ -66,6 +67,8 @@ RECIPES: Mapping[str, type[Recipe]] = {
     "local_global": LocalGlobal,
     "masked_crops": MaskedCropsRecipe,
     "grouping": GroupingRecipe,
+    "mask_text": MaskText,
+    "mask_aware": MaskAware,
 }
 """Every recipe by the name that ``--recipe`` takes."""
 
@@ -94,6 +97,8 @@ __all__ = [
     "LongTextRecipe",
     "LoraRecipe",
     "MapsRecipe",
+    "MaskAware",
+    "MaskText",
     "MaskedCropStep",
     "MaskedCropsRecipe",
     "NormTuning",

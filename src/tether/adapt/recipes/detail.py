@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from tether.adapt.finetune.denoise import LEAST_GAIN, check_gain, denoiser_loss, drawn
 from tether.adapt.finetune.unclip import LEARNING_RATE, Train, UnclipLoss, image_choice
-from tether.adapt.heads.digest import image_digest
 from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.moving import move_, rest_
 from tether.adapt.recipes.recipe import TuneRecipe
@@ -26,6 +25,7 @@ from tether.models.denoiser import ConditionalDenoiser
 from tether.models.dual import Clip
 from tether.models.embed import encode_images, encode_texts
 from tether.models.frozen_copy import frozen_copy
+from tether.models.image_digest import image_digest
 from tether.models.noise_schedule import Target
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.train.loop import StepReport

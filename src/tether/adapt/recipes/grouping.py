@@ -41,6 +41,7 @@ class GroupingRecipe(TuneRecipe):
     takes = "images"
     gives = "head"
     used_by = "segment"
+    used_as = "--with dinoiser --head {folder} --classes NAMES --out masks"
     simpler = "tether segment --with dinoiser, which needs no head"
     cost = 100.0
 

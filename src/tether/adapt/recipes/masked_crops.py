@@ -10,7 +10,6 @@ from annotated_types import Ge, Le
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tether.adapt.recipes.batches import TensorBatches
 from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.moving import check_own_towers, move_, rest_
 from tether.adapt.recipes.recipe import TuneRecipe
@@ -31,6 +30,7 @@ from tether.models.mask_prompts import DEPTH, add_mask_prompts_, encode_masked, 
 from tether.models.vision.mask_prompt_stem import prompts_of
 from tether.train.schedules import Cosine
 from tether.train.steps.module import InsideStep, StepModule
+from tether.train.tensor_batches import TensorBatches
 
 Repeated = Literal["positives", "negatives"]
 

@@ -55,6 +55,7 @@ class Recipe(abc.ABC):
         rebuilds: whether the model that it gives is of another architecture: then nothing of the base is told to rest,
             and there are no weights between the two.
         used_by: the verb that takes its head.
+        used_as: what that verb is told, with ``{folder}`` for the head's; empty is ``--head`` and a table to write.
         simpler: a way outside the recipes to try first where nothing was shown; empty takes other recipes.
         cost: rough price against a linear probe, to choose by.
         least: amount of data, see ``Case.amount``, from which on it may be proposed; None where it never is.
@@ -65,6 +66,7 @@ class Recipe(abc.ABC):
     aims: ClassVar[tuple[str, ...]] = ()
     rebuilds: ClassVar[bool] = False
     used_by: ClassVar[str] = "classify"
+    used_as: ClassVar[str] = ""
     simpler: ClassVar[str] = ""
     cost: ClassVar[float]
     least: ClassVar[int | None] = None

@@ -15,13 +15,13 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from tether.adapt.heads.digest import image_digest
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import check_values
 from tether.core.state_file import check_encoder, known_digest, read_state, wide_array, write_state
 from tether.models.dual import Clip
+from tether.models.image_digest import image_digest
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.space.validation import checked_rows, checked_unit_rows, unit_rows
 

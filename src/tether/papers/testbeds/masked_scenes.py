@@ -135,6 +135,7 @@ def learnt_head(
     given = Given("images", bed.unlabelled, len(bed.unlabelled), seed=lab.seed)
     by = ColourTeacher(grid=patch_grid(bed.model)) if teacher is None else teacher
     model = frozen_copy(bed.model)
-    head = play(recipe.describe(model, given, teacher=by), model, seed=lab.seed).outcome.head
-    assert isinstance(head, GroupingHead)
-    return head
+    outcome = play(recipe.describe(model, given, teacher=by), model, seed=lab.seed).outcome
+    assert outcome is not None
+    assert isinstance(outcome.head, GroupingHead)
+    return outcome.head

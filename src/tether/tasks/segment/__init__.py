@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from tether.core.protocols import TaskHead
 from tether.tasks.segment.dinoiser import DinoiserSegmenter
 from tether.tasks.segment.excel import ExcelSegmenter
+from tether.tasks.segment.mask_heads import MaftSegmenter, MtaSegmenter
 from tether.tasks.segment.ovseg import OvsegSegmenter
 from tether.tasks.segment.parts import PartsSegmenter
 from tether.tasks.segment.segmenter import DenseSegmenter, Segmenter
@@ -26,6 +27,8 @@ SEGMENTERS: Mapping[str, type[Segmenter]] = {
     "dinoiser": DinoiserSegmenter,
     "excel": ExcelSegmenter,
     "ovseg": OvsegSegmenter,
+    "mta": MtaSegmenter,
+    "maft": MaftSegmenter,
 }
 """Every segmenter by name. ``SharpSegmenter``, which needs a file, is ``tether segment --sharpen``."""
 
@@ -35,6 +38,8 @@ __all__ = [
     "DenseSegmenter",
     "DinoiserSegmenter",
     "ExcelSegmenter",
+    "MaftSegmenter",
+    "MtaSegmenter",
     "OvsegSegmenter",
     "PartsSegmenter",
     "Segmenter",

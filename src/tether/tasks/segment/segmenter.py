@@ -210,7 +210,7 @@ class DenseSegmenter(abc.ABC):
     def _dense(self, image: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b t r c"]:
         size = (image.shape[2], image.shape[3])
         if size not in self._models:  # another scale of whole images
-            other = _resized(next(iter(self._models.values()))[0], size)
+            other = resized(next(iter(self._models.values()))[0], size)
             self._models[size] = (other, patch_grid(other))
         model, grid = self._models[size]
         found = self.scores(model, image.to(model.logit_scale.device))
@@ -235,10 +235,11 @@ def _at_side(model: DualEncoder, side: int | None) -> DualEncoder:
     """The model for windows of this side."""
     if side is None or model.image_spec.size == (side, side):
         return model
-    return _resized(model, (side, side))
+    return resized(model, (side, side))
 
 
-def _resized(model: DualEncoder, size: tuple[int, int]) -> DualEncoder:
+def resized(model: DualEncoder, size: tuple[int, int]) -> DualEncoder:
+    """The model for images of this size, in eval mode."""
     if not isinstance(model, Resizes):
         raise InputError(f"windows: {type(model).__name__} has no other image sizes; expected its own")
     return cast(DualEncoder, cast(nn.Module, model.resized(image_size=size)).eval())

@@ -41,8 +41,8 @@ def next_steps(
         yield "--interpolate looks for weights between base and tuned model that forget less"
     if made.gives in ("head", "both"):
         model = base if made.gives == "head" else folder
-        rest = '--classes "A,B,C" --out masks' if made.used_by == "segment" else f"--out {made.used_by}.csv"
-        yield f"tether {made.used_by} PHOTOS --model {model} --head {folder} {rest}"
+        told = made.used_as.format(folder=folder) or f"--head {folder} --out {made.used_by}.csv"
+        yield f"tether {made.used_by} PHOTOS --model {model} {told}"
         if made.gives == "head" and made.takes == "labels" and case.least < 8:
             yield "more images a class are the surest way to a better head"
     elif better:

@@ -1,0 +1,131 @@
+"""Recipes of masks: what they learn from, and that ``tether segment`` uses what comes of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import tether
+from memory_rows import MemoryRows, boxed, squares
+from tether.adapt.recipes.class_masks import box_masks, class_masks, perturbed
+from tether.core.errors import InputError
+from tether.core.types import Batch, Regions, Row
+from tether.models import create
+from tether.models.windows import Windows
+from tether.tasks.segment import MaftSegmenter, MtaSegmenter
+
+SMALL = {"dim": 16, "queries": 4, "layers": 1, "doublings": 1, "batch_size": 8}
+pytestmark = pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
+
+
+def halves(count: int = 16) -> MemoryRows:
+    """Images whose left or right half is white, with a mask of it."""
+    rows = []
+    for number in range(count):
+        image, mask = np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8)
+        part = slice(0, 16) if number % 2 else slice(16, 32)
+        image[:, part], mask[:, part] = 255, 1
+        meta = {"boxes": [[0.0, 0.0, 1.0, 1.0]], "phrases": ["white"], "masks": mask}
+        rows.append(Row(str(number), image, ("half white",), meta))
+    return MemoryRows(rows, name="halves")
+
+
+class TestClassMasks:
+    def batch(self, **regions: object) -> Batch:
+        given = {
+            "boxes": torch.tensor([[[0.0, 0.0, 0.5, 0.5], [0.5, 0.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]]]),
+            "valid": torch.tensor([[True, True, False]]),
+            "phrases": [["cat", "dog", ""]],
+        }
+        extra = {"regions": Regions(**given | regions)}
+        return Batch(torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, dtype=torch.long), extra=extra)
+
+    def test_boxes_stand_for_masks_and_the_rest_is_what_is_left(self) -> None:
+        masks, labels = class_masks(self.batch(), ["cat", "dog", "wall"], rest="wall")
+        assert labels.tolist() == [[0, 1, 2]]
+        assert masks.flatten(2).sum(dim=2).tolist() == [[4, 8, 4]]
+        assert masks.sum(dim=1).eq(1).all()
+
+    def test_regions_of_one_class_are_joined_and_others_are_not_looked_at(self) -> None:
+        masks, _ = class_masks(self.batch(phrases=[["cat", "cat", "dog"]]), ["cat", "dog"], rest=None)
+        assert masks.flatten(2).sum(dim=2).tolist() == [[12, 0]]
+        none, _ = class_masks(self.batch(phrases=[["bird", "", ""]]), ["cat", "dog"], rest=None)
+        assert not none.any()
+
+    def test_masks_are_taken_as_they_are(self) -> None:
+        given = torch.zeros(1, 3, 4, 4, dtype=torch.bool)
+        given[0, 0, 1, 2] = True
+        masks, _ = class_masks(self.batch(masks=given), ["cat", "dog"], rest=None)
+        assert torch.equal(masks[:, 0], given[:, 0])
+        assert not masks[:, 1].any()
+
+    def test_a_box_holds_the_pixels_whose_centres_it_holds(self) -> None:
+        mask = box_masks(torch.tensor([[[0.0, 0.0, 0.3, 1.0]]]), size=(2, 4))
+        assert mask[0, 0].tolist() == [[True, False, False, False]] * 2
+
+    def test_perturbed_masks_are_the_masks_and_worse_ones(self) -> None:
+        masks = torch.zeros(2, 3, 8, 8, dtype=torch.bool)
+        masks[:, 0, 2:6, 2:6], masks[0, 1, :3] = True, True
+        found = perturbed(masks, generator=torch.Generator().manual_seed(0))
+        assert found.shape == (2, 6, 8, 8)
+        assert torch.equal(found[:, :3] > 0, masks)
+        assert not torch.equal(found[:, 3:] > 0, masks)
+        assert not (found[:, 5] > 0).any()
+        assert torch.equal(found, perturbed(masks, generator=torch.Generator().manual_seed(0)))
+
+
+def test_a_head_learns_halves_and_segments_them(tmp_path: Path) -> None:
+    model = create("tiny", seed=0).eval()
+    recipe = {"name": "mask_text", "masks": "masks", "context": 2, "prompts": 2, "steps": 60, **SMALL}
+    done = tether.adapt(model, halves(), recipe=recipe | {"learning_rate": 5e-3}, out=tmp_path / "head")
+    assert any("--with mta:head=" in line for line in done.report.next)
+    found = tether.segment(
+        halves(4), "white,background", model=model, using=f"mta:head={tmp_path / 'head'}", random_weights=True
+    )
+    for number, key in enumerate(found.keys):
+        white = found.masks[key].mask("white")
+        truth = np.zeros((32, 32), bool)
+        truth[:, slice(0, 16) if number % 2 else slice(16, 32)] = True
+        assert (white == truth).mean() > 0.9
+    windows = MtaSegmenter(head=tmp_path / "head").prepare(model, found.classes, windows=Windows(size=48))
+    assert windows.predict([torch.zeros(3, 40, 90, dtype=torch.uint8)])[0].size == (40, 90)
+    with pytest.raises(InputError, match="expected those of the head, white, background; got white, sky"):
+        MtaSegmenter(head=tmp_path / "head").prepare(model, ["white", "sky"])
+    with pytest.raises(InputError, match="was fitted on an encoder with digest"):
+        MtaSegmenter(head=tmp_path / "head").prepare(create("tiny", seed=1).eval(), ["white", "background"])
+    with pytest.raises(InputError, match="expected one of --recipe mask-aware, got one of kind prompts"):
+        MaftSegmenter(head=tmp_path / "head").prepare(model, ["white", "background"])
+    with pytest.raises(InputError, match="expected the folder that tether adapt --recipe mask-text made"):
+        MtaSegmenter().prepare(model, ["white", "background"])
+
+
+def test_a_tuned_encoder_names_masks_of_other_classes(tmp_path: Path) -> None:
+    model = create("tiny", seed=0).eval()
+    recipe = {"name": "mask_aware", "masks": "masks", "rest": "wall", "steps": 4, **SMALL}
+    done = tether.adapt(model, halves(), recipe=recipe, out=tmp_path / "both", keep=squares(12))
+    assert done.model is not None
+    maft = MaftSegmenter(head=tmp_path / "both", background=["wall", "floor"], synonyms={"car": ["truck"]})
+    found = maft.prepare(done.model, ["car", "sky", "road"]).predict([torch.zeros(3, 40, 60, dtype=torch.uint8)])[0]
+    assert found.classes == ("car", "sky", "road", "background")
+    assert np.isfinite(found.scores).all()
+    assert len(maft.rows) == 6
+    doubt = MaftSegmenter(head=tmp_path / "both", least=1.0).prepare(done.model, ["car", "sky"])
+    assert doubt.predict([torch.zeros(3, 40, 60, dtype=torch.uint8)])[0].mask("background").all()
+    with pytest.raises(InputError, match="synonyms: 'bus' is no class"):
+        MaftSegmenter(head=tmp_path / "both", synonyms={"bus": ["coach"]}).prepare(done.model, ["car", "sky"])
+
+
+@pytest.mark.parametrize("proposals", ["queries", "perturbed"])
+def test_masks_to_be_aware_of(proposals: str) -> None:
+    recipe = {"name": "mask_aware", "proposals": proposals, "start": "identity", "steps": 2, **SMALL}
+    assert tether.adapt(create("tiny").eval(), boxed(), recipe=recipe, keep=squares(12)).head is not None
+
+
+def test_data_without_two_classes_are_refused() -> None:
+    rows = [replace(row, meta={"boxes": [], "phrases": []}) for row in squares(12).rows]
+    with pytest.raises(InputError, match="expected 2 to 255 classes among the phrases, got 1"):
+        tether.adapt(create("tiny").eval(), MemoryRows(rows), recipe={"name": "mask_text", "steps": 2})
