@@ -217,7 +217,7 @@ def _by_class(made: PromptMasks, seen: SeenImage, *, alone: bool) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AskedMasks:
     """Masks of the things of scenes that are to be named.
 
     Attributes:
@@ -233,7 +233,7 @@ class Asked:
     fit: Float[Tensor, "n q"]
 
 
-def asked_masks(lab: Lab, bed: NamedBench) -> Asked:
+def asked_masks(lab: Lab, bed: NamedBench) -> AskedMasks:
     """The true masks of all things, and each of them once shifted, shrunk or merged."""
     most = THINGS[1]
     true = torch.zeros(len(bed.asked), most, DRAWN, DRAWN, dtype=torch.bool)
@@ -244,10 +244,10 @@ def asked_masks(lab: Lab, bed: NamedBench) -> Asked:
     masks = perturbed(true, generator=lab.generator("proposals"))
     fit = soft_iou(masks, true).diagonal(dim1=1, dim2=2)  # of the true ones alone
     changed = soft_iou(masks[:, most:], true).diagonal(dim1=1, dim2=2)
-    return Asked(drawn_shapes.pixels_of(bed.asked), masks, owner.repeat(1, 2), torch.cat([fit, changed], dim=1))
+    return AskedMasks(drawn_shapes.pixels_of(bed.asked), masks, owner.repeat(1, 2), torch.cat([fit, changed], dim=1))
 
 
-def named(model: Clip, namer: NamedMasks | Literal["tokens", "values"], asked: Asked) -> dict[str, float]:
+def named(model: Clip, namer: NamedMasks | Literal["tokens", "values"], asked: AskedMasks) -> dict[str, float]:
     """Shares in percent of masks that get their phrase among all 24, each counted by its fit, for both groups."""
     texts = F.normalize(encode_texts(model, PHRASES).float(), dim=1)
     scale, found = float(model.logit_scale.detach()), []
