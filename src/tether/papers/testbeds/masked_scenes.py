@@ -15,7 +15,7 @@ from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.grouping import GroupingRecipe
 from tether.adapt.recipes.tuning import play
 from tether.core.masks import BACKGROUND, NO_CLASS
-from tether.evaluate.dense import DenseScores
+from tether.evaluate.dense import MaskScores
 from tether.models.dual import Clip
 from tether.models.frozen_copy import frozen_copy
 from tether.models.tower_state import patch_grid
@@ -104,7 +104,7 @@ def mean_iou(
     if calibrate:
         assert isinstance(segmenter, DinoiserSegmenter)
         segmenter.calibrate([drawn_shapes.tensor_of(drawn) for drawn in bed.unlabelled.drawn[:CALIBRATED]])
-    scores = DenseScores(names, tolerance=0)
+    scores = MaskScores(names, tolerance=0)
     for number, drawn in enumerate(bed.asked.drawn):
         (masks,) = segmenter.predict([drawn_shapes.tensor_of(drawn)])
         found, labels = masks.labels, truth(bed.asked, number, count=count)

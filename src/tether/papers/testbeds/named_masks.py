@@ -22,7 +22,7 @@ from tether.core.protocols import DualEncoder
 from tether.core.types import Batch, Loss, Row
 from tether.data.blocks import IndexedSource
 from tether.data.sets.scenes import World
-from tether.evaluate.dense import DenseScores
+from tether.evaluate.dense import MaskScores
 from tether.losses.mask_aware import soft_iou
 from tether.models.content_transfer import region_text_logits
 from tether.models.dense import DensePath, dense_image
@@ -189,7 +189,7 @@ def segmented(lab: Lab, bed: NamedBench, kind: Kind, *, rate: float, steps: int,
         rows = texts().unit.unflatten(0, (len(CLASSES), prompts))
     made = tuning.modules[PIXEL] if kind == "pixels" else PromptMasks(cast(MaskHead, tuning.modules[HEAD]), rows)
     made.eval()
-    scores = DenseScores(CLASSES, tolerance=2)
+    scores = MaskScores(CLASSES, tolerance=2)
     truth = iter(truth_of(bed.asked))
     for pixels in drawn_shapes.pixels_of(bed.asked).split(64):
         with torch.no_grad():
