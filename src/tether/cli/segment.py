@@ -76,7 +76,7 @@ def command(
 ) -> None:
     """Find the class of each pixel from class names: masks, areas, boxes, a page.
 
-    A second run of the same command goes on where the first one stopped.
+    A second run of the same command resumes the first.
 
     Examples:
       tether segment photos/ --model starter --classes "road,car,sky" --out masks --html seg.html

@@ -123,7 +123,7 @@ def region_text_logits(
 
 
 class RegionNamer(nn.Module):
-    """Names regions by texts that are bent to the image, or as they are.
+    """Names regions by texts that are adapted to the image, or as they are.
 
     What belongs to no class has a learnt row of its own among the texts.
 

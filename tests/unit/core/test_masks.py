@@ -1,4 +1,4 @@
-"""Masks of an image: areas, boxes, COCO's run lengths, colours and pictures."""
+"""Masks of an image: areas, boxes, COCO's run lengths, colours and palette images."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Texts bent to images and masks named by them where the figures do not look."""
+"""Texts adapted to images and masks named by them where the figures do not look."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, PositiveRate, Rate, Share, checked
 from tether.core.types import ImageSpec
+from tether.data.boxes import Unit
 from tether.data.contents import BatchContents
 from tether.data.region_views import whole_image
 from tether.data.regions import MOST
@@ -28,7 +29,7 @@ from tether.models.load import load
 from tether.optim.layer_decay import layer_of
 
 Detail = Annotated[int, Ge(1), Le(8)]
-_DEEP = 1 << 30
+_DEEP = 1 << 30  # more blocks than any tower has
 
 
 class DenseRecipe(TuneRecipe):
@@ -50,7 +51,7 @@ class DenseRecipe(TuneRecipe):
         *,
         boxes: str | None = None,
         phrases: str | None = None,
-        unit: Literal["share", "pixel"] = "share",
+        unit: Unit | None = None,
         form: Literal["xyxy", "xywh"] = "xyxy",
         where: Where = "grid",
         max_split: Count = 6,
@@ -137,9 +138,14 @@ class DenseRecipe(TuneRecipe):
         )
 
 
+def below_the_output(name: str) -> bool:
+    """Whether a parameter of an image tower is none of its last norm and projection, in any library."""
+    return layer_of(name, blocks=_DEEP) <= _DEEP
+
+
 def in_a_block(name: str) -> bool:
     """Whether a parameter of an image tower lies in one of its repeated blocks, in any library."""
-    return 1 <= layer_of(name, blocks=_DEEP) <= _DEEP
+    return layer_of(name, blocks=_DEEP) >= 1 and below_the_output(name)
 
 
 def detailed(spec: ImageSpec, detail: int) -> ImageSpec:

@@ -16,6 +16,7 @@ from tether.adapt.recipes.tuning import Tuning
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, PositiveRate, Rate, Share, checked
+from tether.data.boxes import Unit
 from tether.data.contents import BatchContents
 from tether.data.regions import MOST
 from tether.losses.region_distill import Towards
@@ -26,7 +27,7 @@ class LocalGlobal(TuneRecipe):
     """Both towers learn your pairs, and patches inside a random crop come to agree with the crop's own patches.
 
     With ``regions`` above 0 and columns of boxes and phrases, the crops of objects also learn their phrases, the
-    paper's second stage. For pictures of many small things, such as those taken from the air. The logit scale rests.
+    paper's second stage. For images of many small things, such as those taken from the air. The logit scale rests.
     Source: FarSLIP (arXiv 2511.14901), with the weights of its release; its rates are for millions of pairs.
     """
 
@@ -41,7 +42,7 @@ class LocalGlobal(TuneRecipe):
         *,
         boxes: str | None = None,
         phrases: str | None = None,
-        unit: Literal["share", "pixel"] = "share",
+        unit: Unit | None = None,
         form: Literal["xyxy", "xywh"] = "xyxy",
         most: Annotated[int, Ge(1), Le(MOST)] = 4,
         teacher: TeacherName = "self",

@@ -20,6 +20,7 @@ from tether.core.gather import Gather
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Positive, PositiveRate, Rate, checked
 from tether.core.types import Batch, Loss
+from tether.data.boxes import Unit
 from tether.data.masked_regions import MaskedPhrases, masked_regions
 from tether.data.regions import MOST, RegionColumns
 from tether.losses.clip import clip_loss
@@ -60,7 +61,7 @@ class MaskedCropsRecipe(TuneRecipe):
         boxes: str = "boxes",
         phrases: str = "phrases",
         masks: str | None = None,
-        unit: Literal["share", "pixel"] = "share",
+        unit: Unit | None = None,
         form: Literal["xyxy", "xywh"] = "xyxy",
         most: Annotated[int, Ge(1), Le(MOST)] = 64,
         moves: Literal["prompts", "image"] = "prompts",

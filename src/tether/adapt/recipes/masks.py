@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tether.adapt.heads.masks import MasksHead
 from tether.adapt.recipes.class_masks import class_masks, perturbed
+from tether.adapt.recipes.dense import below_the_output
 from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.moving import move_, rest_
 from tether.adapt.recipes.recipe import TuneRecipe
@@ -24,6 +25,7 @@ from tether.core.hash_rng import hash_int
 from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import Count, NonNegative, PositiveRate, PositiveSingle, Rate, checked
 from tether.core.types import Batch, Loss
+from tether.data.boxes import Unit
 from tether.data.contents import BatchContents
 from tether.data.regions import MOST, RegionColumns
 from tether.losses.mask_aware import compensation_loss, mask_aware_loss
@@ -36,13 +38,11 @@ from tether.models.frozen_copy import frozen_copy
 from tether.models.mask_decoder import MaskHead
 from tether.models.mask_models import NamedMasks, PromptMasks, see_image
 from tether.models.prompts import Prompts
-from tether.optim.layer_decay import layer_of
 from tether.train.schedules import Cosine
 from tether.train.steps.module import InsideStep, StepModule
 
 HEAD, PROMPTS, NAMER = "head", "prompts", "namer"
 MOST_CLASSES = 255
-_DEEP = 1 << 30
 
 
 class MaskRecipe(TuneRecipe):
@@ -103,7 +103,7 @@ class MaskText(MaskRecipe):
         boxes: str = "boxes",
         phrases: str = "phrases",
         masks: str | None = None,
-        unit: Literal["share", "pixel"] = "share",
+        unit: Unit | None = None,
         form: Literal["xyxy", "xywh"] = "xyxy",
         most: Annotated[int, Ge(1), Le(MOST)] = 64,
         classes: Sequence[str] | None = None,
@@ -216,7 +216,7 @@ class MaskAware(MaskRecipe):
         boxes: str = "boxes",
         phrases: str = "phrases",
         masks: str | None = None,
-        unit: Literal["share", "pixel"] = "share",
+        unit: Unit | None = None,
         form: Literal["xyxy", "xywh"] = "xyxy",
         most: Annotated[int, Ge(1), Le(MOST)] = 64,
         classes: Sequence[str] | None = None,
@@ -276,7 +276,7 @@ class MaskAware(MaskRecipe):
     def tuning(self, model: DualEncoder, given: Given) -> Tuning:
         """See TuneRecipe."""
         frozen = cast(DualEncoder, frozen_copy(cast(nn.Module, model)))
-        moving = move_(model, "image", where=lambda name: layer_of(name, blocks=_DEEP) <= _DEEP)
+        moving = move_(model, "image", where=below_the_output)
         classes = self.classes_of(given.source)
         texts = class_rows(frozen, classes, templates=self.templates)
         head = drawn_head(model, seed=given.seed, classes=None, **self.shape)

@@ -73,7 +73,7 @@ CARD = Card(
         ),
     ),
     differences=(
-        "A tiny CLIP and drawn scenes of two to four things stand in for ViT-B and millions of pictures from the air.",
+        "A tiny CLIP and drawn scenes of two to four things stand in for ViT-B and millions of aerial images.",
         "Both stages are one: objects are learnt beside the captions and the crops, in as many steps.",
         "The network itself reads the crops, as the release is configured; its averages and frozen copies are not "
         "measured.",

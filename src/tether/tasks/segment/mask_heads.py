@@ -137,7 +137,7 @@ class MtaSegmenter(MaskSegmenter):
 
 
 class MaftSegmenter(MaskSegmenter):
-    """MAFT+: masks of any classes, each named by what the tuned encoder sees under it, with texts bent to the image.
+    """MAFT+: masks of any classes, each named by what the tuned encoder sees under it, with texts adapted to the image.
 
     Source: arXiv 2408.00744; ``tether adapt --recipe mask-aware`` tunes the encoder and trains the head.
     """
