@@ -1,7 +1,7 @@
 """Where in the image is it: masks from words.
 
-``SEGMENTERS`` give every pixel of images of any size a class. ``HEADS`` has ``parts``, which cuts the one class of an
-image of the model's size out of it: what a patch adds to the whole embedding is no matter of windows.
+``SEGMENTERS`` give every pixel of images of any size a class. ``HEADS`` has ``parts``, which takes images of the
+model's size: it finds the foreground, the patches that speak for the image's class.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from tether.core.protocols import TaskHead
 from tether.tasks.segment.dinoiser import DinoiserSegmenter
 from tether.tasks.segment.excel import ExcelSegmenter
 from tether.tasks.segment.mask_heads import MaftSegmenter, MtaSegmenter
+from tether.tasks.segment.maskclip import TokenSegmenter, ValueSegmenter
 from tether.tasks.segment.ovseg import OvsegSegmenter
 from tether.tasks.segment.parts import PartsSegmenter
 from tether.tasks.segment.segmenter import DenseSegmenter, Segmenter
 from tether.tasks.segment.sharp import SharpSegmenter
-from tether.tasks.segment.zero_shot import TokenSegmenter, ValueSegmenter
 
 HEADS: Mapping[str, type[TaskHead]] = {"parts": PartsSegmenter}
 """Foreground of each image's own class."""

@@ -20,8 +20,8 @@ def combine(
 ) -> Float[Tensor, "q k"]:
     """What the finder of masks and CLIP say of them, as a geometric mean: ``mask ** (1 - weight) * clip ** weight``.
 
-    A mask that CLIP was not shown keeps ``mask ** (1 - weight)``, as in the released code, or with a weight of 0 gets
-    nothing: there a weight of 0 is CLIP alone. A weight of 1 is CLIP alone, too, with such masks counted in full.
+    A mask that CLIP was not shown keeps ``mask ** (1 - weight)``. As in the released code, a weight of 0 is no mean but
+    CLIP alone, and a mask that it was not shown gets 0.
 
     Source: OVSeg (arXiv 2210.04150), released code.
 

@@ -1,4 +1,4 @@
-"""Segmenters without training: each patch is compared with class texts, as the tower gives it or kept from mixing."""
+"""Patches as they leave the tower, and MaskCLIP's, which take their own values in the last block."""
 
 from __future__ import annotations
 
