@@ -1,4 +1,4 @@
-"""Mined pairs of masked crops and nouns, and classes of masks by two who name them."""
+"""Mined pairs of masked crops and nouns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from tether.core.errors import InputError
 from tether.models import create
 from tether.tasks.classify.zero_shot import class_weights
 from tether.tasks.curate.mask_pairs import examples_of, mine_pairs, nouns_of
-from tether.tasks.segment.mask_classes import combine, pixel_scores
 
 
 def world() -> tuple[list[Tensor], list[str], list[Tensor]]:
@@ -50,22 +49,3 @@ def test_bad_input() -> None:
     assert nouns_of("") == ()
     with pytest.raises(InputError, match="expected one at least"):
         examples_of([])
-
-
-def test_combining() -> None:
-    a, b = torch.tensor([[0.9, 0.0], [0.4, 0.6]]), torch.tensor([[0.5, 0.5]])
-    valid = torch.tensor([True, False])
-    found = combine(a, b, weight=0.5, valid=valid)
-    torch.testing.assert_close(found, torch.tensor([[(0.9 * 0.5) ** 0.5, 0.0], [0.4**0.5, 0.6**0.5]]))
-    torch.testing.assert_close(combine(a, b, weight=0.0, valid=valid), torch.tensor([[0.5, 0.5], [0.0, 0.0]]))
-    torch.testing.assert_close(combine(a, a, weight=1.0), a)
-    masks = torch.rand(2, 3, 4)
-    torch.testing.assert_close(pixel_scores(a, masks), (a.T[..., None, None] * masks).sum(dim=1))
-    with pytest.raises(InputError, match="clip_probs"):
-        combine(a, a, valid=valid)
-    with pytest.raises(InputError, match="valid"):
-        combine(a, b, valid=valid.float())
-    with pytest.raises(InputError, match="masks: expected 2"):
-        pixel_scores(a, masks[:1])
-    with pytest.raises(InputError, match="weight"):
-        combine(a, b, weight=1.5, valid=valid)
