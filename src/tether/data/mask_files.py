@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from tether.core.atomic_io import atomic_path, local
 from tether.core.component import closest
 from tether.core.errors import InputError
-from tether.core.masks import NO_CLASS, ClassBox, Masks
+from tether.core.masks import NO_CLASS, Masks
 from tether.core.printable import is_text, quoted
 from tether.data.dense_labels import read_png
 
@@ -36,8 +36,8 @@ def stem_of(key: str) -> str:
 class MaskStore:
     """The masks of a source's images: ``KEY.png``, where the key has lost the ending of an image file.
 
-    Of two keys that would have one file the second keeps its ending; a key that no file can have is hashed. Each file
-    says what it was made of, so that a second run keeps it and nothing else is ever written over.
+    Where two keys would share a file the second keeps its ending; a key that is no name of a file is hashed. Each file
+    says what it was made of: a second run keeps it, and no other file is ever written over.
     """
 
     def __init__(self, folder: Path | str, *, replace: bool = False) -> None:
@@ -218,11 +218,3 @@ def coco_file(path: Path, categories: Sequence[Mapping[str, Any]]) -> Iterator[C
         made = CocoFile(file)
         yield made
         made.finish(categories)
-
-
-BOX_COLUMNS = ("key", "class", "x0", "y0", "x1", "y1", "area")
-
-
-def box_cells(key: str, box: ClassBox) -> list[object]:
-    """A row of a table of boxes; pixels, the area as a count of them."""
-    return [key, box.name, *box.box, box.area]

@@ -16,21 +16,24 @@ from torch import Tensor
 
 from tether.core.atomic_io import csv_file
 from tether.core.masks import Masks
-from tether.data.mask_files import BOX_COLUMNS, CocoFile, MaskStore, box_cells, coco_file
+from tether.data.mask_files import CocoFile, MaskStore, coco_file
+
+BOX_COLUMNS = ("key", "class", "x0", "y0", "x1", "y1", "area")
+"""Corners in pixels, the area as a count of them."""
 
 
 class StoredMasks(Mapping[str, Masks]):
     """Masks by key, each read from its file when it is asked for."""
 
-    def __init__(self, folder: MaskStore, like: Masks) -> None:
+    def __init__(self, store: MaskStore, like: Masks) -> None:
         """``like`` has the classes and colours."""
-        self._folder, self._like = folder, like
+        self.store, self._like = store, like
         self.sizes: dict[str, tuple[str, tuple[int, int]]] = {}
 
     def __getitem__(self, key: str) -> Masks:
         """The masks of an image; they have no scores."""
         made_of, size = self.sizes[key]
-        found = self._folder.read(key, self._like.classes, made_of=made_of, size=size)
+        found = self.store.read(key, self._like.classes, made_of=made_of, size=size)
         if found is None:
             raise KeyError(f"{key}: its file is gone or was changed")
         return replace(found, palette=self._like.palette)
@@ -48,7 +51,7 @@ class MaskOutputs:
     """Keeps masks image by image.
 
     Attributes:
-        masks: by key.
+        masks: by key, in memory or read again from the folder.
         kept: how many were there already.
         folder: of the files, or None.
     """
@@ -75,9 +78,9 @@ class MaskOutputs:
             replace_masks: whether masks of other settings are written anew.
             raw_csv: leave cells that a spreadsheet would run as they are.
         """
-        self._store = None if out is None else MaskStore(out, replace=replace_masks)
-        self.folder = None if self._store is None else self._store.folder
-        self.masks: Mapping[str, Masks] = {} if self._store is None else StoredMasks(self._store, like)
+        store = None if out is None else MaskStore(out, replace=replace_masks)
+        self.folder = None if store is None else store.folder
+        self.masks: dict[str, Masks] | StoredMasks = {} if store is None else StoredMasks(store, like)
         self.kept = 0
         self._like, self._boxes, self._min_area, self._raw_csv = like, boxes, min_area, raw_csv
         colours = None if like.palette is None else like.palette.tolist()
@@ -104,12 +107,12 @@ class MaskOutputs:
 
     def find(self, key: str, image: UInt8[Tensor, "3 h w"]) -> Masks | None:
         """Masks of this very image, made by this model with these settings, if they are in the folder."""
-        if self._store is None:
+        if isinstance(self.masks, dict):
             return None
         pixels = hashlib.blake2b(image.permute(1, 2, 0).contiguous().numpy().data, digest_size=16).hexdigest()
         self._marks[key] = f"{self._settings}:{pixels}"
         size = (image.shape[1], image.shape[2])
-        found = self._store.read(key, self._like.classes, made_of=self._marks[key], size=size)
+        found = self.masks.store.read(key, self._like.classes, made_of=self._marks[key], size=size)
         self.kept += found is not None
         return found
 
@@ -118,17 +121,15 @@ class MaskOutputs:
         if isinstance(self.masks, dict):
             self.masks[key] = masks
             return
-        assert self._store is not None  # then masks are in its files
         assert self._coco is not None  # __enter__ opened it
-        assert isinstance(self.masks, StoredMasks)
-        mark = self._marks.pop(key)
+        mark, store = self._marks.pop(key), self.masks.store
         self.masks.sizes[key] = (mark, masks.size)
         if not old:
-            self._store.write(key, masks, made_of=mark)
-        self._coco.add(key, masks, file_name=self._store.name(key))
+            store.write(key, masks, made_of=mark)
+        self._coco.add(key, masks, file_name=store.name(key))
         if self._table is not None:
             for box in masks.boxes(min_area=self._min_area):
-                self._table.write(box_cells(key, box))
+                self._table.write([key, box.name, *box.box, box.area])
 
 
 def blank(classes: tuple[str, ...], palette: UInt8[np.ndarray, "k 3"] | None) -> Masks:

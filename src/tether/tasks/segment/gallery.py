@@ -110,7 +110,6 @@ def gallery(
     *,
     like: Masks,
     areas: Mapping[str, float],
-    title: str = "Segmentation",
     note: str = "",
     remarks: Sequence[str] = (),
     figures: Sequence[tuple[str, str, str]] = (),
@@ -123,8 +122,7 @@ def gallery(
         path: the HTML file; written atomically.
         like: any masks of these classes and colours.
         areas: mean share of each class over all images.
-        title: heading of the page.
-        note: a line beside it.
+        note: a line below the heading.
         remarks: lines at the end.
         figures: measured numbers: what, the number, and its interval, as text.
         bars: classes with their IoU and its interval, 0 to 1.
@@ -140,7 +138,6 @@ def gallery(
     shown = [name for name in like.classes if name != BACKGROUND]
     pages = Environment(loader=PackageLoader("tether.tasks.segment", "."), autoescape=True)
     page = pages.get_template("gallery.html.j2").render(
-        title=title,
         note=note,
         remarks=remarks,
         figures=figures,
