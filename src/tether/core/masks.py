@@ -49,8 +49,8 @@ class Masks:
     Attributes:
         classes: k names, at most 255. The one called ``background`` stands for what is none of the others.
         labels: (h, w) uint8 number of a class at each pixel, ``NO_CLASS`` for none.
-        scores: (k, r, c) float16 or float32, the higher the more, at the image's size or as coarse as the method gives
-            them; or None.
+        scores: (k, r, c) float16 or float32, the highest where a class is likeliest, at the image's size or coarser; or
+            None.
         palette: (k, 3) uint8 colours; None takes ``core.palette.default_palette``, with black for the background.
 
     Raises:
@@ -135,7 +135,7 @@ class Masks:
         return found
 
     def to_coco(self, image_id: int, *, first_id: int = 1) -> list[dict[str, Any]]:
-        """Annotations of the COCO format, one for each class that is there but the background.
+        """Annotations of the COCO format: one for each class in the image, except the background.
 
         Masks are uncompressed run lengths, column by column, which pycocotools reads. The category of class n is n + 1.
 

@@ -46,9 +46,9 @@ _TO_LAB = np.array(
 def default_palette(count: int) -> Palette:
     """Different colours; a longer palette begins with the shorter one.
 
-    The first seven are Okabe and Ito's. Each further one is the farthest in OKLab from all before it, as seen with full
-    colour vision, without red and without green cones, whichever is nearest; the last two, where all colours are nearer
-    to each other, are counted 2.5 times. Read-only.
+    The first seven are Okabe and Ito's. Each further one is the colour that is farthest from all before it. How far two
+    colours are apart is the least of three distances in OKLab: as seen with full colour vision, without red cones and
+    without green cones. The last two count 2.5 times, as such eyes see all colours nearer to each other. Read-only.
 
     Raises:
         InputError: more than ``MOST_COLOURS``.

@@ -62,8 +62,8 @@ def masked_crop(
 ) -> MaskedCrop:
     """Cut the box around a mask out of an image, with one colour outside of the mask.
 
-    Source: OVSeg (arXiv 2210.04150), released code. There pixels are floats, which are resized by cubic curves without
-    antialiasing and without limits; so they are here. Bytes are resized as everywhere else.
+    Source: OVSeg (arXiv 2210.04150), released code. As there, floats are resized bicubically without antialiasing, and
+    may leave the range of 0 to 255; bytes are resized as everywhere else.
 
     Args:
         image: (3, h, w) pixels of 0 to 255, uint8 or floats.

@@ -22,7 +22,7 @@ MOST_TOLERANCE = 50
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A number, and between which two it lies in 95 % of draws of as many images, with replacement."""
+    """A number and its 95 % interval: the bootstrap draws as many images, with replacement."""
 
     value: float
     interval: Interval
@@ -40,8 +40,7 @@ class DenseReport:
         miou: mean IoU of the classes that are in the labels or in the masks.
         iou: by class, intersection over union of its pixels in all images together; such classes alone.
         accuracy: share of the labelled pixels that have their class.
-        boundary_f1: mean over images of the mean over an image's classes of the F1 of their boundaries; None where no
-            image has a boundary.
+        boundary_f1: the mean over images of the function ``boundary_f1``; None where no image has a boundary.
         tolerance: pixels that a boundary may be off.
         images: how many had labels.
         pixels: how many of them had a class.
@@ -156,7 +155,7 @@ class MaskScores:
 
 
 def _mean(both: Float[np.ndarray, "n k"], either: Float[np.ndarray, "n k"], *, resamples: int, seed: int) -> Measured:
-    """The mean of the ratios of those columns that are there, whose interval ``bootstrap.interval`` does not give."""
+    """The mean over classes, which may be others in each draw: ``bootstrap.interval`` has none of such a mean."""
 
     def mean(weight: Int[np.ndarray, " n"]) -> float:
         above, below = weight @ both, weight @ either

@@ -328,7 +328,7 @@ def _grouping(head: str | Path | Head, model: DualEncoder) -> GroupingHead:
 
 
 def default_method(model: DualEncoder) -> str:
-    """``values`` where the image tower has blocks that can be kept from mixing patches, else ``tokens``."""
+    """``values`` of a vision transformer whose blocks can be looked into, else ``tokens``."""
     try:
         anatomy_of(model)
     except UnsupportedModelError:

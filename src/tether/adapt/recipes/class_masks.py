@@ -1,4 +1,4 @@
-"""What each class covers in the images of a batch, and masks that fit less well."""
+"""Masks of the classes in a batch's images, and such masks changed so that they fit less well."""
 
 from __future__ import annotations
 

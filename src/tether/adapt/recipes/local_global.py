@@ -1,4 +1,4 @@
-"""Patches that know their place and captions that are kept: FarSLIP's two stages on pairs."""
+"""FarSLIP's two stages on pairs: captions are learnt, and patches inside a crop agree with the crop."""
 
 from __future__ import annotations
 

@@ -79,8 +79,8 @@ class MaskedCropsRecipe(TuneRecipe):
         Args:
             boxes: column of the boxes.
             phrases: column of what is in them.
-            masks: column of the masks, see ``data.regions.RegionColumns``; None takes boxes for masks, of which nothing
-                is blank, so that no prompt could learn.
+            masks: column of the masks, see ``data.regions.RegionColumns``; None takes boxes for masks: then nothing is
+                blank, and prompts cannot learn.
             unit: see ``RegionColumns``.
             form: see ``RegionColumns``.
             most: regions of an image, at most.

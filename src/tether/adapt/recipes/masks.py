@@ -262,7 +262,7 @@ class MaskAware(MaskRecipe):
             steps: of the run.
             batch_size: images of a step.
             learning_rate: of all but the tower; it falls to 0 as a cosine.
-            tower: times that is the image tower's.
+            tower: the image tower's rate, as a multiple of it.
             weight_decay: of matrices.
         """
         columns = {"boxes": boxes, "phrases": phrases, "masks": masks, "unit": unit, "form": form, "most": most}

@@ -104,7 +104,7 @@ class RegionsRecipe(TuneRecipe):
             steps: of the run.
             batch_size: regions of a step, each other's negatives.
             learning_rate: of the kernel of alpha, after the warm-up; it falls to 0 as a cosine.
-            gamma: times that is the image tower's.
+            gamma: the image tower's rate, as a multiple of it.
             warmup: steps; at most a quarter of the run.
             weight_decay: of all that moves; AdamW's default, with which the released code runs.
             label_smoothing: see ``losses.clip.clip_loss``; the released code has 0.1.

@@ -28,8 +28,8 @@ class DinoiserSegmenter(DenseSegmenter):
     class, the head also says where no thing is. Without one, patches are compared by the states that the head would
     read, less their mean over the image, which all patches share; this is ours. One pass of the tower in any case.
 
-    Source: arXiv 2312.12359 and its released code. It differs in that the background is told by the model's own scale
-    of similarities and not by 100, and in each window of an image.
+    Source: arXiv 2312.12359 and its released code, which decides what is background by probabilities at a scale of 100
+    and of a whole image; here the scale is the model's own, and each window decides.
 
     Example:
         >>> import torch

@@ -30,7 +30,7 @@ Ready = TypeVar("Ready", bound="MaskSegmenter")
 
 
 class MaskSegmenter(DenseSegmenter):
-    """A segmenter whose scores are logarithms of how much of each class the masks of a trained head put at a place.
+    """A segmenter with a trained mask head; a score is the logarithm of how much of a class its masks put at a place.
 
     Attributes:
         head: folder of the head, or the head itself.

@@ -191,11 +191,11 @@ class DenseSegmenter(abc.ABC):
         return self.scale * similar.unflatten(0, points.shape[:2])
 
     def background_scores(self) -> int:
-        """How many scores of the background ``scores`` adds to those of the texts, where there is such a class."""
+        """How many columns of the background ``scores`` has after those of the texts, if ``background`` is a class."""
         return 0
 
     def scores(self, model: DualEncoder, image: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b n t"]:
-        """What each patch has of each text, and then of the background besides; ``logits`` of the patches."""
+        """Scores of each patch for each text, then ``background_scores`` more; by default ``logits`` of the patches."""
         return self.logits(self.patches(model, image))
 
     def refine(self, scores: Float[Tensor, "t r c"], image: UInt8[Tensor, "3 h w"]) -> Float[Tensor, "t q s"]:
@@ -203,7 +203,7 @@ class DenseSegmenter(abc.ABC):
         return scores
 
     def looks(self) -> tuple[ImageSpec, tuple[int, int]]:
-        """How windows are prepared, once prepared itself, and the rows and columns of the map of one."""
+        """How a window is prepared, and the rows and columns of its map; after ``prepare``."""
         model, grid = next(iter(self._models.values()))
         return model.image_spec, grid
 
