@@ -26,8 +26,8 @@ SHARES = 2.0
 def unit_of(boxes: Float[np.ndarray, "n 4"]) -> Unit:
     """What boxes are in where nobody says it.
 
-    Pixels where no box lies within 0 and 1 and a number is above ``SHARES``; else shares, as which what is neither is
-    refused.
+    Pixels where no box lies within 0 and 1 and a number is above ``SHARES``; else shares. What is neither is then
+    refused as shares.
 
     Args:
         boxes: two corners each, or a corner and the sides.

@@ -59,7 +59,7 @@ def random_grids(images: Count, *, generator: torch.Generator, max_split: Count 
 def random_boxes(
     count: Count, *, generator: torch.Generator, size: tuple[Count, Count], step: Count = 8
 ) -> Float[Tensor, "m 4"]:
-    """Boxes whose corners lie on a grid of ``step`` pixels, each two of them as likely (RegionCLIP's released code).
+    """Boxes whose corners lie on a grid of ``step`` pixels, every pair as likely (RegionCLIP's released code).
 
     Args:
         count: how many.
@@ -152,16 +152,16 @@ def sized_boxes(
     least: Positive = 8.0,
     most: Positive = 1024.0,
 ) -> Proposals:
-    """Boxes whose area is that of squares of ``least`` to ``most`` pixels; an image without one gets its top left.
+    """Boxes with the area of a square of ``least`` to ``most`` pixels a side; the others are no longer valid.
 
-    That box is a quarter of the width and of the height, as in CLIPSelf's released code.
+    An image that is left with none gets one at its top left, a quarter as wide and as high, as in CLIPSelf's release.
 
     Args:
         boxes: of images.
         valid: which places hold one.
         size: height and width of the images in pixels.
-        least: pixels.
-        most: pixels.
+        least: pixels of the smallest square's side.
+        most: of the largest's.
     """
     area = (boxes[..., 2:] - boxes[..., :2]).prod(dim=-1) * size[0] * size[1]
     kept = valid & (area >= least**2) & (area <= most**2)
@@ -177,7 +177,7 @@ def sized_boxes(
 def cut_regions(
     images: Tensor, boxes: Float[Tensor, "b m 4"], *, valid: Bool[Tensor, "b m"], size: tuple[Count, Count]
 ) -> Tensor:
-    """What the valid boxes show, resized: means of the pixels under each new one, or between the nearest four.
+    """What the valid boxes show, resized: a new pixel is the mean of those under it, or linear between the nearest.
 
     Args:
         images: (b, 3, h, w) uint8 pixels or floats.

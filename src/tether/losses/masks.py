@@ -30,9 +30,9 @@ def focal_loss(
 ) -> Float[Tensor, ""]:
     """``-(1 - p)^gamma ln p`` of each pixel's own class, the mean over all pixels (arXiv 1708.02002).
 
-    It takes probabilities, not logits, as AnomalyCLIP's (arXiv 2310.18961) does: p is the sum over classes of target
-    times probability, plus ``smooth``, where the target is 1 or 0, held ``smooth`` away from both. No class has a
-    weight.
+    It takes probabilities, not logits, as AnomalyCLIP's (arXiv 2310.18961) does. p is the sum over classes of a
+    smoothed target times probability, plus ``smooth``; the smoothed target is ``1 - smooth`` for the pixel's class and
+    ``smooth / (c - 1)`` for the others. No class has a weight.
 
     Args:
         probabilities: of c classes, 0 to 1, for pixels of any number of axes.

@@ -77,8 +77,8 @@ class LocalGlobalStep(InsideStep):
         """Take the settings.
 
         Args:
-            teacher: who reads the crops of L_d: the model it``self``, with gradient on both sides, an average of its
-                weights (``ema``), or the model as it was (``frozen``).
+            teacher: who reads the crops of L_d: ``self``, the model, with gradient on both sides; ``ema``, an average
+                of its weights; or ``frozen``, the model as it was.
             target: see ``losses.region_distill.Towards``; ``cls`` is as CLIPSelf has it.
             distill: weight of L_d.
             captions: weight of L_g.

@@ -79,7 +79,8 @@ class DenseRecipe(TuneRecipe):
             teacher: a model for ``tether.load`` that reads the crops, such as the same at its first size; None is the
                 base.
             detail: crops are cut from images of so many times the model's size.
-            alpha: share of the way that the weights go; the paper has 0.7 for a ViT-B, 0.95 for a ViT-L.
+            alpha: of the weights, between the base's (0) and those learnt (1); the paper has 0.7 for a ViT-B, 0.95 for
+                a ViT-L.
             steps: of the run.
             batch_size: images of a step.
             learning_rate: at the start; it falls to 0 as a cosine.
