@@ -36,8 +36,8 @@ def stem_of(key: str) -> str:
 class MaskStore:
     """The masks of a source's images: ``KEY.png``, where the key has lost the ending of an image file.
 
-    Where two keys would share a file the second keeps its ending; a key that is no name of a file is hashed. Each file
-    says what it was made of: a second run keeps it, and no other file is ever written over.
+    Of two keys that would have one file the second keeps its ending; a key that no file can have is hashed. Each file
+    says what it was made of, so that a second run keeps it and nothing else is ever written over.
     """
 
     def __init__(self, folder: Path | str, *, replace: bool = False) -> None:
