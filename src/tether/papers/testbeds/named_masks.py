@@ -24,6 +24,7 @@ from tether.data.blocks import IndexedSource
 from tether.data.sets.scenes import World
 from tether.evaluate.dense import MaskScores
 from tether.losses.mask_aware import soft_iou
+from tether.losses.masks import dice_loss
 from tether.models.content_transfer import region_text_logits
 from tether.models.dense import DensePath, dense_image
 from tether.models.dual import Clip
@@ -45,8 +46,9 @@ THINGS = (2, 4)
 TRAIN, ASKED = 1_500, 300
 BATCH = 16
 PIXEL = "pixel"
-Kind = Literal["masks", "masks_alone", "pixels"]
-"""Masks with the contrast of masks and texts, masks without it, or pixels compared with texts."""
+Kind = Literal["masks", "masks_alone", "pixels", "pixels_dice"]
+"""Masks with the contrast of masks and texts, masks without it, or pixels compared with texts: by cross-entropy of
+each, or by that and the dice loss of each class, which masks have, too."""
 BASE = tuple(PHRASES[at] for at in range(len(PHRASES)) if (at // len(SHAPES) + at % len(SHAPES)) % 3 == 0)
 NOVEL = tuple(PHRASES[at] for at in range(len(PHRASES)) if (at // len(SHAPES) + at % len(SHAPES)) % 3 == 1)
 """Two of six colours and shapes each with every colour and shape: those with masks, and some of those without."""
@@ -137,8 +139,8 @@ class PixelText(nn.Module):
 
 
 class _PixelStep(InsideStep):
-    def __init__(self, settings: MaskText) -> None:
-        self.settings = settings
+    def __init__(self, settings: MaskText, *, dice: bool) -> None:
+        self.settings, self.dice = settings, dice
 
     def loss_of(self, module: StepModule, batch: Batch, *, step: int, gather: Gather) -> Loss:
         with torch.no_grad():
@@ -147,7 +149,11 @@ class _PixelStep(InsideStep):
         logits = module.heads[PIXEL](seen.features, texts, temperature=self.settings.temperature)
         masks, _ = class_masks(batch, CLASSES, rest=CLASSES[-1])
         size = (batch.image.shape[2], batch.image.shape[3])
-        return Loss(F.cross_entropy(F.interpolate(logits, size, mode="bilinear"), masks.float().argmax(dim=1)))
+        logits = F.interpolate(logits, size, mode="bilinear")
+        loss = F.cross_entropy(logits, masks.float().argmax(dim=1))
+        if self.dice:
+            loss = loss + dice_loss(logits.softmax(dim=1).movedim(1, 0), masks.movedim(1, 0)).mean()
+        return Loss(loss)
 
 
 def segmented(lab: Lab, bed: NamedBench, kind: Kind, *, rate: float, steps: int, prompts: int = 1) -> dict[str, float]:
@@ -177,17 +183,19 @@ def segmented(lab: Lab, bed: NamedBench, kind: Kind, *, rate: float, steps: int,
     )
     tuning = recipe.tuning(model, Given("pairs", source, len(source), seed=lab.seed))
     texts = cast(nn.Module, tuning.modules[PROMPTS])
-    if kind == "pixels":
+    if kind.startswith(PIXEL):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(lab.seed)
             width = see_image(model, drawn_shapes.pixels_of(bed.asked)[:1]).features.shape[3]
             head = PixelText(width, dim=cast(int, recipe.shape["dim"]), text_dim=model.dim)
         modules = {PIXEL: head, PROMPTS: texts}
-        tuning = replace(tuning, step=_PixelStep(recipe), modules=modules, training=[head], finish=None)
+        tuning = replace(
+            tuning, step=_PixelStep(recipe, dice=kind == "pixels_dice"), modules=modules, training=[head], finish=None
+        )
     played = play(tuning, model, seed=lab.seed)
     with torch.no_grad():
         rows = texts().unit.unflatten(0, (len(CLASSES), prompts))
-    made = tuning.modules[PIXEL] if kind == "pixels" else PromptMasks(cast(MaskHead, tuning.modules[HEAD]), rows)
+    made = tuning.modules[PIXEL] if kind.startswith(PIXEL) else PromptMasks(cast(MaskHead, tuning.modules[HEAD]), rows)
     made.eval()
     scores = MaskScores(CLASSES, tolerance=2)
     truth = iter(truth_of(bed.asked))
