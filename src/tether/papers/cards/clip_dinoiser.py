@@ -33,7 +33,9 @@ CARD = Card(
     ),
     needs=("a trained CLIP", "for the head: images, and a teacher whose patches of one thing are alike"),
     gives="Masks from words in one pass, whose patches are averaged with those that belong together, and a background "
-    "where no thing is.",
+    "where no thing is. On a tiny CLIP values had a mean IoU of 9.4 % where tokens had 7.5, each in its best way of "
+    "looking (7.3 and 3.3 in one look at the whole image); averaging them by the learnt head gained nothing, and the "
+    "head's background added 4.2 points where 5 were asked.",
     claim=Claim(
         says="In the last block of a CLIP each patch says what stands in its place if it takes its own value alone, "
         "and pixels are named better so than by the patches that leave the tower.",
@@ -98,7 +100,7 @@ CARD = Card(
             outcome="Tokens had 7.5 %, values 8.0, at five times the cost; not taken.",
         ),
     ),
-    minutes=2.0,
+    minutes=6.0,
     guide="segmentation.md",
 )
 
