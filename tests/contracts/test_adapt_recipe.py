@@ -43,6 +43,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "full": SHORT,
     "gda": {"views": 2},
     "grouping": SHORT | {"dim": 8},
+    "relation": SHORT | {"dim": 8, "hidden": 8, "depth": 1, "rounds": 1},
     "image_search": {"steps": 2, "realign_steps": 2, "batch_size": 6},
     "long_text": SHORT | {"keep": 3, "learning_rate": 1e-4},
     "lora": SHORT | {"rank": 2},
@@ -75,6 +76,7 @@ REFUSALS: dict[tuple[str, str], str] = {
     **{("maps", kind): "fits the maps of a composed encoder" for kind in KINDS if kind != "composed"},
     ("long_text", "transformers' SigLIP"): "this text tower reads the padding behind them",
     ("coop", "composed"): "this text tower cannot be looked into: the tower is of class BertModel",
+    **{("relation", kind): "its convolutions give a map of places" for kind in ("ConvNeXt", "composed")},
     ("mask_text", "composed"): "this text tower cannot be looked into: the tower is of class BertModel",
 }
 """(recipe, kind of encoder) -> words of the reason for which it is refused."""
@@ -89,6 +91,7 @@ DATA = {
     "masked_crops": boxed,
     "mask_text": boxed,
     "mask_aware": boxed,
+    "relation": boxed,
 }
 """By the kind of data, or by the recipe that needs data of its own."""
 PLAYED = [name for name, kind in RECIPES.items() if issubclass(kind, TuneRecipe)]

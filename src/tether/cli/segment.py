@@ -27,7 +27,8 @@ def command(
         ),
     ] = None,
     head: Annotated[
-        Path | None, typer.Option(help="For dinoiser: a head that tether adapt --recipe grouping made.")
+        Path | None,
+        typer.Option(help="A head that tether adapt made: --recipe grouping for dinoiser, relation for excel."),
     ] = None,
     sharpen: Annotated[
         Path | None, typer.Option(help="A sharpener of the model's: finer maps, at five times the cost.")

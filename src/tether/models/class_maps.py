@@ -13,9 +13,14 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, checked
+from tether.models.anatomy.find import anatomy_of
+from tether.models.attention_maps import attention_maps
 from tether.models.dense import DensePath, Kind, dense_image
+from tether.models.map_refinement import stretched
 
 BLOCKS = 5
+ATTENDED = 6
+"""Last blocks whose attention spreads a map."""
 EXCEL_PATH = DensePath(kind="qkv", start=-BLOCKS, heads="summed", beside=True, feed_forward=False)
 Normalise = Literal["tokens", "channels"]
 
@@ -58,12 +63,26 @@ def self_correlation_features(
         >>> class_maps(features, torch.randn(5, 64), classes=3).shape  # two texts for the background
         torch.Size([2, 16, 3])
     """
-    from tether.models.anatomy.find import anatomy_of
-
     path = replace(EXCEL_PATH, kind=kind, start=-min(blocks, len(anatomy_of(model).blocks)))
     found = dense_image(model, image, path=path, affinity=relation)
     assert found.tokens is not None  # dense_image gives them
     return torch.cat([found.pooled[:, None], found.tokens], dim=1)
+
+
+def patch_attention(model: DualEncoder, image: Tensor) -> Float[Tensor, "b l n n"]:
+    """What patches attend to in each of the last six blocks, the mean over heads; see ``models.map_refinement``.
+
+    Args:
+        model: as for ``self_correlation_features``.
+        image: (b, 3, h, w) uint8 pixels at the model's size or normalised floats.
+
+    Raises:
+        UnsupportedModelError: a tower of another kind, with a reason of ``anatomy.exceptions``.
+    """
+    tower = anatomy_of(model)
+    last = range(-min(ATTENDED, len(tower.blocks)), 0)
+    found = attention_maps(model, image, rows="all", layers=list(last)).mean(dim=2)
+    return found[:, :, tower.prefix :, tower.prefix :]
 
 
 @checked
@@ -118,7 +137,4 @@ def class_maps(
     if count > len(texts):
         raise InputError(f"classes: expected at most {len(texts)}, one for each text, got {count}")
     scores = text_scores(features, texts, normalise=normalise)
-    least, most = scores.amin(dim=1, keepdim=True), scores.amax(dim=1, keepdim=True)
-    room = most - least
-    found = ((scores - least) / room.where(room > 0, torch.ones_like(room)))[:, 1:]
-    return found[:, :, :count]
+    return stretched(scores, dim=1)[:, 1:, :count]

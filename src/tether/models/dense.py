@@ -147,10 +147,7 @@ def dense_from(
     depth = len(tower.blocks)
     asked = [tower.place(layer) for layer in layers] if depth else [-1 for _ in layers]
     start = depth if path is None else _start(tower, path)
-    if first and min(start, *asked) < first:
-        raise InputError(
-            f"first: expected at most {min(start, *asked)}, the first block that is asked for, got {first}"
-        )
+    _check_first(first, min(start, *asked))
     added = None if affinity is None else _spread(affinity, tower, patches=stream.x.shape[1] - tower.prefix)
     found, changed = {}, None
     for index in range(first, depth):
@@ -166,6 +163,42 @@ def dense_from(
         Features(pooled, tower.read_tokens(found.get(index, stream))[:, tower.prefix :], extra=stream.extra)
         for index in asked
     ]
+
+
+def dense_tokens(model: DualEncoder, image: Tensor, *, path: DensePath | None = None) -> Float[Tensor, "b patches d"]:
+    """The ``tokens`` of ``dense_image`` alone; blocks that only ``pooled`` needs are not run.
+
+    Raises:
+        UnsupportedModelError: see ``dense_image``.
+
+    Example:
+        >>> import torch
+        >>> from tether.models import create
+        >>> from tether.models.dense import DensePath, dense_image, dense_tokens
+        >>> model, image = create("tiny").eval(), torch.rand(2, 3, 32, 32)
+        >>> masked = dense_image(model, image, path=DensePath())
+        >>> torch.equal(dense_tokens(model, image, path=DensePath()), masked.tokens)
+        True
+    """
+    tower = tower_of(model)
+    return tokens_from(tower, tower.embed(image), path=path)
+
+
+def tokens_from(
+    tower: TowerAnatomy, stream: TokenStream, *, first: int = 0, path: DensePath | None = None
+) -> Float[Tensor, "b patches d"]:
+    """``dense_tokens`` of a stream that enters block ``first``."""
+    if path is None or path.beside or tower.sealed is not None:
+        (found,) = dense_from(tower, stream, first=first, path=path)
+        assert found.tokens is not None  # dense_from gives them
+        return found.tokens
+    start = _start(tower, path)
+    _check_first(first, start)
+    stream = tower.run(stream, first, start)
+    for index in range(start, len(tower.blocks)):
+        layout = tower.layout_at(stream.layout, index)
+        stream = stream.to(_changed(tower.blocks[index], stream.x, stream.x, layout, path, None))
+    return tower.read_tokens(stream)[:, tower.prefix :]
 
 
 def dense_text(model: DualEncoder, text: Int[Tensor, "b l"], *, layer: int = -1) -> Features:
@@ -218,6 +251,11 @@ def _start(tower: TowerAnatomy, path: DensePath) -> int:
     if not -depth <= path.start < depth:
         raise InputError(f"path.start: expected {-depth} to {depth - 1}, got {path.start}")
     return path.start % depth
+
+
+def _check_first(first: int, asked: int) -> None:
+    if 0 <= asked < first:
+        raise InputError(f"first: expected at most {asked}, the first block that is asked for, got {first}")
 
 
 def _spread(affinity: Tensor, tower: TowerAnatomy, *, patches: int) -> Float[Tensor, "b 1 n n"]:

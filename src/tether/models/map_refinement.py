@@ -9,11 +9,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from annotated_types import MinLen
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, NonNegative, Positive, Share, Whole, checked
+from tether.data.dense_labels import IGNORED
 
 DILATIONS = (1, 2, 4, 8, 12, 24)
 
@@ -109,6 +110,13 @@ def attention_refine(
     return torch.stack(found)
 
 
+def stretched(maps: Float[Tensor, "*s"], *, dim: int | tuple[int, ...]) -> Float[Tensor, "*s"]:
+    """Maps over these dimensions, each from 0 at its least to 1 at its most; 0 where it is the same all over."""
+    least, most = maps.amin(dim=dim, keepdim=True), maps.amax(dim=dim, keepdim=True)
+    room = most - least
+    return (maps - least) / room.where(room > 0, torch.ones_like(room))
+
+
 @checked
 def pixel_refine(
     image: Float[Tensor, "3 h w"],
@@ -156,6 +164,51 @@ def pixel_refine(
     for _ in range(rounds):
         found = (_neighbours(found, dilations) * weights).sum(dim=1)
     return found
+
+
+@checked
+def pseudo_labels(
+    maps: Float[Tensor, "k r c"],
+    image: Float[Tensor, "3 h w"],
+    *,
+    present: Sequence[int],
+    low: Share = 0.25,
+    high: Share = 0.7,
+    rounds: Whole = 10,
+) -> Int[Tensor, "h w"]:
+    """Labels of an image to learn from: a class where it is sure, 0 where nothing is, 255 in between.
+
+    Source: ExCEL (arXiv 2503.20826), as AFA (arXiv 2203.02664) does it.
+
+    Args:
+        maps: of all classes, 0 to 1.
+        image: its pixels.
+        present: numbers of the classes that the image is known to have, from 0.
+        low: value of a map below which nothing is there.
+        high: above which it is sure.
+        rounds: of ``pixel_refine``.
+
+    Returns:
+        (h, w) 0 for the background, n + 1 for class n, 255 for nothing to learn from.
+
+    Raises:
+        InputError: a class that there is not, or ``low`` above ``high``.
+
+    Example:
+        >>> import torch
+        >>> from tether.models.map_refinement import pseudo_labels
+        >>> pseudo_labels(torch.tensor([[[0.0, 0.5, 1.0]]]), torch.zeros(3, 1, 3), present=[0], rounds=0)
+        tensor([[  0, 255,   1]])
+    """
+    if low > high:
+        raise InputError(f"low: expected at most high, {high}, got {low}")
+    if strange := [number for number in present if not 0 <= number < len(maps)]:
+        raise InputError(f"present: expected classes 0 to {len(maps) - 1}, got {strange[0]}")
+    numbers = torch.tensor([0, *(number + 1 for number in present)], device=maps.device)
+    bars = torch.tensor([high, low]).to(maps)[:, None, None].expand(-1, *maps.shape[1:])
+    refined = pixel_refine(image, torch.cat([bars, maps[list(present)]]), rounds=rounds)
+    sure, any_ = (numbers[torch.cat([refined[n : n + 1], refined[2:]]).argmax(dim=0)] for n in (0, 1))
+    return sure.masked_fill(sure == 0, IGNORED).masked_fill((sure == 0) & (any_ == 0), 0)
 
 
 _CORNERS = (True, False, True, False, False, True, False, True)

@@ -18,7 +18,7 @@ from tether.core.ranges import Count, checked
 from tether.models.anatomy.find import tower_of
 from tether.models.anatomy.parts import TokenStream
 from tether.models.anatomy.tower import TowerAnatomy
-from tether.models.dense import DensePath, dense_from
+from tether.models.dense import DensePath, tokens_from
 from tether.models.tower_state import grid_of, inner_patches
 
 Layer = Annotated[int, Ge(-(2**15)), Le(2**15)]
@@ -32,12 +32,10 @@ class InnerAndTokens:
     Attributes:
         tokens: (b, n, d) patches in the joint space, each kept to itself in the last block, not normalised.
         inner: (b, w, r, c) the patches halfway through an earlier block.
-        pooled: (b, d) of the whole images.
     """
 
     tokens: Float[Tensor, "b n d"]
     inner: Float[Tensor, "b w r c"]
-    pooled: Float[Tensor, "b d"]
 
 
 def inner_and_tokens(model: DualEncoder, image: Tensor, *, layer: Layer = THIRD_FROM_THE_END) -> InnerAndTokens:
@@ -64,9 +62,7 @@ def inner_and_tokens(model: DualEncoder, image: Tensor, *, layer: Layer = THIRD_
     """
     tower = tower_of(model)
     inner, stream, block = _inner(tower, image, layer)
-    (found,) = dense_from(tower, stream, first=block, path=DensePath() if _open(tower) else None)
-    assert found.tokens is not None  # dense_from gives them
-    return InnerAndTokens(found.tokens, inner, found.pooled)
+    return InnerAndTokens(tokens_from(tower, stream, first=block, path=DensePath() if _open(tower) else None), inner)
 
 
 def inner_map(model: DualEncoder, image: Tensor, *, layer: Layer = THIRD_FROM_THE_END) -> Float[Tensor, "b w r c"]:

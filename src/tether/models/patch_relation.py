@@ -89,14 +89,10 @@ def block_patches(model: DualEncoder, image: Tensor) -> tuple[list[Float[Tensor,
     return found, grid
 
 
-class ExcelHead(nn.Module):
-    """An adapter that makes one feature of all blocks' patches, and a decoder that tells their classes.
+class ExcelAdapter(nn.Module):
+    """One feature of each patch, made of all blocks' patches: it says how patches relate (``relation_weights``).
 
-    The feature says how patches relate (``relation_weights``), which makes maps without training better; the decoder
-    learns from such maps, and the feature with it.
-
-    Source: ExCEL (arXiv 2503.20826), section 3.4, and its released code: an MLP of each block, a 1 x 1 convolution, and
-    a transformer of three layers. The layers are torch's own.
+    Source: ExCEL (arXiv 2503.20826), section 3.4, and its released code: an MLP of each block and a 1 x 1 convolution.
 
     Attributes:
         layers: blocks of the tower.
@@ -105,56 +101,34 @@ class ExcelHead(nn.Module):
     Example:
         >>> import torch
         >>> from tether.models import create
-        >>> from tether.models.patch_relation import ExcelHead, block_patches
+        >>> from tether.models.patch_relation import ExcelAdapter, ExcelDecoder, block_patches
         >>> blocks, grid = block_patches(create("tiny").eval(), torch.rand(2, 3, 32, 32))
-        >>> head = ExcelHead(layers=2, width=64, classes=4, dim=32).eval()
-        >>> feature = head(blocks)
-        >>> feature.shape, head.decode(feature, grid=grid).shape
+        >>> feature = ExcelAdapter(layers=2, width=64, dim=32).eval()(blocks)
+        >>> feature.shape, ExcelDecoder(classes=4, dim=32)(feature, grid=grid).shape
         (torch.Size([2, 16, 32]), torch.Size([2, 4, 4, 4]))
     """
 
     @checked
     def __init__(
-        self,
-        *,
-        layers: Count,
-        width: Count,
-        classes: Annotated[int, Ge(2)],
-        dim: Count = 256,
-        hidden: Count = 256,
-        heads: Count = 8,
-        depth: Count = 3,
-        dropout: Decay = 0.1,
+        self, *, layers: Count, width: Count, dim: Count = 256, hidden: Count = 256, dropout: Decay = 0.1
     ) -> None:
         """Build it; its weights are drawn from torch's generator.
 
         Args:
             layers: blocks of the tower.
             width: of their stream.
-            classes: that the decoder tells, the background among them.
             dim: of the feature.
             hidden: channels of the MLPs.
-            heads: of the decoder, a divisor of ``dim``.
-            depth: layers of the decoder.
             dropout: whole channels of the feature.
-
-        Raises:
-            InputError: heads that do not divide ``dim``.
         """
         super().__init__()
-        if dim % heads:
-            raise InputError(f"heads: expected a divisor of dim={dim}, got {heads}")
+        self.settings = {"layers": layers, "width": width, "dim": dim, "hidden": hidden, "dropout": dropout}
         self.layers, self.dim = layers, dim
         self.each = nn.ModuleList(
             nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, dim)) for _ in range(layers)
         )
         self.fuse = nn.Linear(layers * dim, dim)
         self.drop = nn.Dropout1d(dropout)
-        layer = nn.TransformerEncoderLayer(
-            dim, heads, 4 * dim, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
-        )
-        self.decoder = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
-        self.out = nn.Linear(dim, classes)
 
     def forward(self, blocks: list[Float[Tensor, "b n w"]]) -> Float[Tensor, "b n c"]:
         """The feature of each patch.
@@ -167,6 +141,35 @@ class ExcelHead(nn.Module):
         found = torch.cat([part(x) for part, x in zip(self.each, blocks, strict=True)], dim=2)
         return self.drop(self.fuse(found).transpose(1, 2)).transpose(1, 2)
 
-    def decode(self, feature: Float[Tensor, "b n c"], *, grid: tuple[int, int]) -> Float[Tensor, "b k r c"]:
+
+class ExcelDecoder(nn.Module):
+    """Tells the class of each patch from the feature of an ``ExcelAdapter``, which learns with it.
+
+    Source: ExCEL (arXiv 2503.20826), section 3.4, and its released code: a transformer. The layers are torch's own.
+    """
+
+    @checked
+    def __init__(self, *, classes: Annotated[int, Ge(2)], dim: Count = 256, heads: Count = 8, depth: Count = 3) -> None:
+        """Build it; its weights are drawn from torch's generator.
+
+        Args:
+            classes: that it tells, the background among them.
+            dim: of the feature.
+            heads: of each layer, a divisor of ``dim``.
+            depth: layers.
+
+        Raises:
+            InputError: heads that do not divide ``dim``.
+        """
+        super().__init__()
+        if dim % heads:
+            raise InputError(f"heads: expected a divisor of dim={dim}, got {heads}")
+        layer = nn.TransformerEncoderLayer(
+            dim, heads, 4 * dim, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
+        self.out = nn.Linear(dim, classes)
+
+    def forward(self, feature: Float[Tensor, "b n c"], *, grid: tuple[int, int]) -> Float[Tensor, "b k r c"]:
         """Logits of the classes of each patch."""
-        return self.out(self.decoder(feature)).transpose(1, 2).unflatten(2, grid)
+        return self.out(self.layers(feature)).transpose(1, 2).unflatten(2, grid)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from tether.adapt.heads import GroupingHead, Head, load_head
+from tether.adapt.heads import GroupingHead, Head, RelationHead, load_head
 from tether.core.atomic_io import csv_file, local
 from tether.core.component import build
 from tether.core.errors import InputError, UnsupportedModelError
@@ -178,7 +178,8 @@ def segment(
             segmenter; None takes ``values`` where the image tower is a transformer, else ``tokens``.
         sharpen: file of a sharpener of this model (``models.upsample.Sharpener``), which says itself what a patch is;
             in place of ``using``.
-        head: what ``tether adapt --recipe grouping`` made of this very model, or its folder, for ``dinoiser``.
+        head: what ``tether adapt --recipe grouping`` made of this very model, or its folder, for ``dinoiser``; or what
+            ``--recipe relation`` made, for ``excel``.
         background: words for what is none of the classes; adds the class ``background``.
         templates: sentences with ``{}``, a name of a built-in set, or a file; None takes the model's own.
         windows: how images are looked at, or some settings of it; None takes the method's own way.
@@ -289,8 +290,8 @@ def _segmenter(
     """The segmenter, and what it is called."""
     extra: dict[str, Any] = {}
     if head is not None:
-        extra["head"] = _grouping(head, model)
-        using = "dinoiser" if using is None else using
+        extra["head"] = _trained(head, model)
+        using = _method_of(extra["head"]) if using is None else using
     if background is not None:
         extra["background"] = classes_of(background)
     if templates is not None:
@@ -311,20 +312,27 @@ def _segmenter(
     parts = {**SEGMENTERS, SHARP: SharpSegmenter} if given.get("name") == SHARP else SEGMENTERS
     trained = extra.pop("head", None)
     if trained is not None:
-        if given.get("name") != "dinoiser":
-            raise InputError(f"--head: is for --with dinoiser, got {given.get('name')}")
-        given = {"gamma": trained.gamma, **given, "layer": trained.layer}
+        if given.get("name") != (method := _method_of(trained)):
+            raise InputError(f"--head: is for --with {method}, got {given.get('name')}")
+        if isinstance(trained, GroupingHead):
+            given = {"gamma": trained.gamma, **given, "layer": trained.layer}
+        else:
+            given = {"blocks": trained.blocks, **given}
     brought = {} if trained is None else {"head": trained.inner}
     made = build({**given, **extra}, parts, where="--with", finite=True, **brought)
     return cast(Segmenter, made), str(given.get("name"))
 
 
-def _grouping(head: str | Path | Head, model: DualEncoder) -> GroupingHead:
+def _trained(head: str | Path | Head, model: DualEncoder) -> GroupingHead | RelationHead:
     found = load_head(head) if isinstance(head, (str, Path)) else head
-    if not isinstance(found, GroupingHead):
-        raise InputError("--head: expected one that brings patches together (tether adapt --recipe grouping)")
+    if not isinstance(found, (GroupingHead, RelationHead)):
+        raise InputError("--head: expected one that tether adapt --recipe grouping or --recipe relation made")
     found.check(model)
     return found
+
+
+def _method_of(head: GroupingHead | RelationHead) -> str:
+    return "dinoiser" if isinstance(head, GroupingHead) else "excel"
 
 
 def default_method(model: DualEncoder) -> str:

@@ -13,7 +13,7 @@ from tether.models import create
 from tether.models.class_maps import class_maps, self_correlation_features, text_scores
 from tether.models.dense import dense_image
 from tether.models.map_refinement import attention_refine, high_boxes, mean_attention, pixel_refine, transition
-from tether.models.patch_relation import ExcelHead, block_patches, predicted_affinity, relation_weights
+from tether.models.patch_relation import ExcelAdapter, ExcelDecoder, block_patches, predicted_affinity, relation_weights
 from tether.models.text_attributes import attribute_centres, cluster_texts, enrich_texts
 
 
@@ -93,20 +93,21 @@ def test_relations_of_an_image_do_not_depend_on_others() -> None:
     torch.testing.assert_close(relation_weights(features)[0].sum(dim=1), torch.ones(7))
 
 
-def test_the_head_learns_from_blocks_of_a_tower() -> None:
+def test_the_adapter_learns_from_blocks_of_a_tower() -> None:
     model = create("tiny", seed=1).eval()
     blocks, grid = block_patches(model, torch.rand(2, 3, 32, 32))
-    head = ExcelHead(layers=2, width=64, classes=3, dim=16, heads=2)
-    logits = head.decode(head(blocks), grid=grid)
+    adapter, decoder = ExcelAdapter(layers=2, width=64, dim=16), ExcelDecoder(classes=3, dim=16, heads=2)
+    logits = decoder(adapter(blocks), grid=grid)
     labels = torch.randint(0, 3, (2, 4, 4))
     loss = halved_cross_entropy(logits, labels)
     loss.backward()
-    assert all(parameter.grad is not None for parameter in head.parameters())
+    learnt = [*adapter.parameters(), *decoder.parameters()]
+    assert all(parameter.grad is not None for parameter in learnt)
     assert all(parameter.grad is None for parameter in model.parameters())
     with pytest.raises(InputError, match="blocks: expected the patches of 2 blocks, got 1"):
-        head(blocks[:1])
+        adapter(blocks[:1])
     with pytest.raises(InputError, match="heads: expected a divisor"):
-        ExcelHead(layers=1, width=4, classes=2, dim=6, heads=4)
+        ExcelDecoder(classes=2, dim=6, heads=4)
 
 
 def test_attention_spreads_from_inside_the_boxes() -> None:

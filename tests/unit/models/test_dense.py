@@ -12,7 +12,7 @@ from tether.core.types import Batch
 from tether.losses import LocalAlignmentLoss
 from tether.models import create
 from tether.models.anatomy.exceptions import EXCEPTIONS
-from tether.models.dense import DensePath, dense_image, dense_layers, dense_text, word_mask
+from tether.models.dense import DensePath, dense_image, dense_layers, dense_text, dense_tokens, word_mask
 from tether.train.steps.module import StepModule
 from tether.train.steps.presets import ContrastiveStep
 
@@ -185,6 +185,7 @@ def test_a_changed_path_is_what_its_paper_writes(deep, kind, options):
     found = dense_image(deep, pixels(), path=DensePath(kind=kind, **options))
     torch.testing.assert_close(found.tokens, by_hand(deep, letters=letters, **named, **more), rtol=0, atol=1e-9)
     torch.testing.assert_close(found.pooled, deep.encode_image(pixels()).pooled)
+    assert torch.equal(dense_tokens(deep, pixels(), path=DensePath(kind=kind, **options)), found.tokens)
     likeness = torch.rand(3, 16, 16, dtype=torch.float64)
     found = dense_image(deep, pixels(), path=DensePath(kind=kind, **options), affinity=likeness)
     expected = by_hand(deep, letters=letters, affinity=likeness, **named, **more)

@@ -9,8 +9,8 @@ import torch
 from families import FAMILIES
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.models import create
+from tether.models.map_refinement import pseudo_labels
 from tether.tasks.segment import ExcelSegmenter
-from tether.tasks.segment.excel import pseudo_labels
 
 CLASSES = ["road", "car", "sky"]
 SAID = {"road": ["grey", "flat", "long"], "car": ["with wheels"]}

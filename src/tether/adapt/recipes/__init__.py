@@ -31,6 +31,7 @@ from tether.adapt.recipes.probe import LinearProbe
 from tether.adapt.recipes.recipe import Case, FitRecipe, Recipe, TuneRecipe
 from tether.adapt.recipes.region_teacher import RegionTeacher
 from tether.adapt.recipes.regions import RegionsRecipe
+from tether.adapt.recipes.relation import RelationRecipe
 from tether.adapt.recipes.svd import SvdRecipe
 from tether.adapt.recipes.swap_text import SwapText
 from tether.adapt.recipes.tip_adapter import TipAdapterRecipe
@@ -69,6 +70,7 @@ RECIPES: Mapping[str, type[Recipe]] = {
     "grouping": GroupingRecipe,
     "mask_text": MaskText,
     "mask_aware": MaskAware,
+    "relation": RelationRecipe,
 }
 """Every recipe by the name that ``--recipe`` takes."""
 
@@ -111,6 +113,7 @@ __all__ = [
     "Recipe",
     "RegionTeacher",
     "RegionsRecipe",
+    "RelationRecipe",
     "ReplayedBatches",
     "SvdRecipe",
     "SwapText",

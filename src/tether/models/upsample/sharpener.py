@@ -16,7 +16,7 @@ from tether.core.ranges import Count, checked
 from tether.core.state_file import check_encoder, read_state, wide_array, write_state
 from tether.models.anatomy.find import tower_of
 from tether.models.cached import side_digest
-from tether.models.dense import DensePath, dense_image
+from tether.models.dense import DensePath, dense_tokens
 from tether.models.upsample.fuse import FusionBlock, Input
 from tether.models.upsample.tiles import BiasBuffer, create_tiles
 
@@ -152,15 +152,14 @@ def patch_maps(model: DualEncoder, image: Tensor, *, patches: Patches = "values"
     """The patches of images of the model's size as a map in the joint space, not normalised.
 
     Args:
-        model: any that ``models.dense.dense_image`` takes; a network of convolutions has ``tokens`` alone, and gives
+        model: any that ``models.dense.dense_tokens`` takes; a network of convolutions has ``tokens`` alone, and gives
             them for either.
         image: (b, 3, h, w) uint8 pixels or normalised floats.
         patches: see ``Patches``.
     """
     tower = tower_of(model)
     path = DensePath() if patches == "values" and tower.sealed is None else None
-    tokens = dense_image(model, image.to(model.logit_scale.device), path=path).tokens
-    assert tokens is not None  # dense_image gives them
+    tokens = dense_tokens(model, image.to(model.logit_scale.device), path=path)
     count, (height, width) = tokens.shape[1], model.image_spec.size
     rows = max(1, round((count * height / width) ** 0.5)) if tower.sealed is not None else tower.grid(image)[0]
     return tokens.transpose(1, 2).unflatten(2, (rows, count // rows))

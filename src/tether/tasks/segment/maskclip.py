@@ -6,7 +6,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from tether.core.protocols import DualEncoder
-from tether.models.dense import DensePath, dense_image
+from tether.models.dense import DensePath, dense_tokens
 from tether.tasks.segment.segmenter import DenseSegmenter
 
 
@@ -28,9 +28,7 @@ class TokenSegmenter(DenseSegmenter):
 
     def patches(self, model: DualEncoder, image: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         """See ``DenseSegmenter``."""
-        tokens = dense_image(model, image).tokens
-        assert tokens is not None  # dense_image gives them
-        return tokens
+        return dense_tokens(model, image)
 
 
 class ValueSegmenter(DenseSegmenter):
@@ -43,6 +41,4 @@ class ValueSegmenter(DenseSegmenter):
 
     def patches(self, model: DualEncoder, image: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         """See ``DenseSegmenter``."""
-        tokens = dense_image(model, image, path=self.path).tokens
-        assert tokens is not None  # dense_image gives them
-        return tokens
+        return dense_tokens(model, image, path=self.path)
