@@ -49,13 +49,12 @@ class MaskRecipe(TuneRecipe):
     """What both recipes of masks share: their columns, classes and mask head."""
 
     takes = "pairs"
-    aims = ("masks",)
     used_by = "segment"
     cost = 250.0
 
     def __init__(self, columns: dict[str, Any], *, classes: Sequence[str] | None, rest: str | None) -> None:
         """Take the settings of the data."""
-        self.columns = columns
+        self.regions = columns
         self.given_classes, self.rest = classes, rest
 
     def check(self, model: DualEncoder) -> None:
@@ -71,7 +70,7 @@ class MaskRecipe(TuneRecipe):
         """
         names = set(self.given_classes or ())
         if self.given_classes is None:
-            columns = RegionColumns(**self.columns)
+            columns = RegionColumns(**self.regions)
             for block in source.blocks():
                 for row in source.read(block):
                     if row.image is not None:
@@ -83,7 +82,7 @@ class MaskRecipe(TuneRecipe):
 
     def batches(self, model: DualEncoder, given: Given, *, batch_size: int) -> Any:
         """Images with the regions of the columns."""
-        contents = BatchContents(regions=dict(self.columns))
+        contents = BatchContents(regions=self.regions)
         return given.loader(model, batch_size=batch_size, contents=contents, image_spec=model.image_spec.fixed())
 
 
