@@ -79,7 +79,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "grouping": {"steps": 20, "batch_size": 4},
         "mask_text": {"steps": 60, "batch_size": 8},
         "mask_aware": {"steps": 30, "batch_size": 4, "learning_rate": 1e-3},
-        "masked_crops": {"moves": "image", "steps": 20, "batch_size": 8, "learning_rate": 1e-4},
+        "masked_crops": {"moves": "image", "steps": 10, "batch_size": 8, "learning_rate": 1e-4},
     },
 }
 QUICK = {"steps": 1, "batch_size": 2}
