@@ -1,4 +1,4 @@
-"""Every step a recipe can name keeps what ``CurateStep``, ``RewriteStep`` or ``FlagStep`` promise."""
+"""Every step a recipe can name keeps what ``CurateStep``, ``RewriteStep``, ``FlagStep`` or ``ColumnStep`` promise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image
 from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.protocols import Curator
-from tether.data.curate import CURATORS, CurateStep, FlagStep, RewriteStep
+from tether.data.curate import CURATORS, ColumnStep, CurateStep, FlagStep, RewriteStep
 from tether.data.curate.engine.step import FLAG_SCHEMA, PAIR_SCHEMA
 from tether.models import create
 from tether.models.save import save
@@ -48,6 +48,7 @@ SPECS = {
     "parrot": {"name": "parrot", "drop": "text", "words": "language"},
     "clip_score": {"name": "clip_score", "model": MODEL, "text_transform": ["mask_numbers"]},
     "safety": {"name": "safety", "model": MODEL, "threshold": 0.5},
+    "mask_pairs": {"name": "mask_pairs", "model": MODEL, "proposals": "language"},
     "rewrite_captions": {"name": "rewrite_captions", "count": 2},
 }
 
@@ -96,7 +97,7 @@ def fresh(model_folder):
 
 
 def members(method: str) -> list[str]:
-    """Steps that have a method, which tells the three kinds apart."""
+    """Steps that have a method, which tells the kinds apart."""
     return sorted(name for name, part in CURATE_STEPS.items() if hasattr(part, method))
 
 
@@ -107,6 +108,11 @@ def name(request) -> str:
 
 @pytest.fixture(params=members("map"))
 def rewriter(request) -> str:
+    return request.param
+
+
+@pytest.fixture(params=members("columns_of"))
+def adder(request) -> str:
     return request.param
 
 
@@ -122,7 +128,7 @@ def checked(name: str, check: str) -> None:
 
 
 def test_every_step_is_of_one_kind():
-    kinds = [members("keep"), members("map"), members("flag")]
+    kinds = [members("keep"), members("map"), members("flag"), members("columns_of")]
     assert sorted(itertools.chain(*kinds)) == sorted(CURATE_STEPS)
     assert CURATORS.items() <= CURATE_STEPS.items()
 
@@ -302,3 +308,20 @@ def test_pool_without_any_match_is_refused():
     step = build({"name": "metaclip", "entries": ["zebra"], "t": 1}, CURATORS, where="test").partial_fit(pool())
     with pytest.raises(InputError, match="none of the 300 captions holds any of the 1 entries"):
         step.keep(pool())
+
+
+def test_added_columns_are_a_function_of_the_row(adder, fresh):
+    step, rows = fresh(adder), pool(60)
+    assert isinstance(step, ColumnStep)
+    json.dumps(step.settings)
+    read = rows.select(list(step.columns))
+    texts = pa.array(
+        [[] if text is None else [text] for text in rows.column("text").to_pylist()], pa.list_(pa.string())
+    )
+    whole = step.columns_of(read, texts)
+    assert whole.schema == step.adds
+    assert whole.num_rows == rows.num_rows
+    for other in (step, pickle.loads(pickle.dumps(step))):
+        some = other.columns_of(read.slice(20, 11), texts.slice(20, 11))
+        assert some.to_pylist() == whole.slice(20, 11).to_pylist()
+    assert step.columns_of(read.slice(0, 0), texts.slice(0, 0)).num_rows == 0

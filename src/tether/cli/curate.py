@@ -270,8 +270,10 @@ def summary(manifest: dict[str, Any], *, examples: bool = False) -> list[str]:
             "curator": "{refused:,} refused ({refusal}), {thinned_out:,} thinned out, {kept:,} kept",
             "rewriter": "{rewritten:,} rewritten, {kept:,} captions",
             "flag": "{flagged:,} flagged",
+            "columns": "{added} added to their rows",
         }[step["kind"]]
-        lines.append(f"{step['name']}: {step['in']:,} in, {said.format(**step)}")
+        values = step | {"added": ", ".join(step.get("added", ()))}
+        lines.append(f"{step['name']}: {step['in']:,} in, {said.format(**values)}")
         lines += [f"  {key}: {report[key]:,.6g}" for key in ("t", "tail_share", "entries_hit") if key in report]
         for what, shown in step["examples"].items() if examples else ():
             for each in shown[:3]:

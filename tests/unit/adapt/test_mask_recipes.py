@@ -129,3 +129,27 @@ def test_data_without_two_classes_are_refused() -> None:
     rows = [replace(row, meta={"boxes": [], "phrases": []}) for row in squares(12).rows]
     with pytest.raises(InputError, match="expected 2 to 255 classes among the phrases, got 1"):
         tether.adapt(create("tiny").eval(), MemoryRows(rows), recipe={"name": "mask_text", "steps": 2})
+
+
+class TestReportedMasks:
+    def test_the_head_is_measured_beside_the_texts_alone(self) -> None:
+        model = create("tiny", seed=0).eval()
+        recipe = {"name": "mask_text", "masks": "masks", "context": 2, "prompts": 2, "steps": 60, **SMALL}
+        done = tether.adapt(model, halves(), recipe=recipe | {"learning_rate": 5e-3})
+        (found,) = [one for one in done.report.own if one.name.startswith("mean IoU of masks")]
+        assert found.after.value > 0.8 > found.before.value
+        assert found.verdict == "better"
+        assert found.chance == pytest.approx(0.25)  # half of the pixels, of one of two classes
+        assert found.n == 8
+
+    def test_the_tuned_encoder_is_the_heads(self) -> None:
+        recipe = {"name": "mask_aware", "masks": "masks", "rest": "wall", "steps": 2, **SMALL}
+        done = tether.adapt(create("tiny", seed=0).eval(), halves(), recipe=recipe, keep=squares(12))
+        (found,) = [one for one in done.report.own if one.name.startswith("mean IoU of masks")]
+        assert 0 <= found.after.value <= 1
+        assert found.chance == 1.0  # what no mask covers is not looked at under another name than background
+
+    def test_boxes_alone_are_no_truth(self) -> None:
+        recipe = {"name": "mask_text", "context": 2, "prompts": 2, "steps": 1, **SMALL}
+        done = tether.adapt(create("tiny", seed=0).eval(), boxed(16), recipe=recipe)
+        assert not [one for one in done.report.own if one.name.startswith("mean IoU of masks")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tether.data.curate.engine.step import CurateStep, FlagStep, RecipeStep, RewriteStep
+from tether.data.curate.engine.step import ColumnStep, CurateStep, FlagStep, RecipeStep, RewriteStep
 from tether.data.curate.metaclip.balance import Balancer, entry_counts, tail_share, threshold_for_share
 from tether.data.curate.metaclip.matcher import SubstringMatcher
 from tether.data.curate.metaclip.metaclip import MetaClipCurator
@@ -43,6 +43,7 @@ CURATORS: Mapping[str, type[RecipeStep]] = {
 __all__ = [
     "CURATORS",
     "Balancer",
+    "ColumnStep",
     "CurateStep",
     "Decodes",
     "ExactDuplicates",

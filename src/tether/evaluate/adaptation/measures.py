@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from tether.adapt.heads import Head
+from tether.adapt.heads.masks import MasksHead
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder, Source
 from tether.data.labelled import label_of
@@ -24,6 +26,7 @@ from tether.evaluate.embeddings import Embedded
 from tether.evaluate.geometry import modality_gap
 from tether.evaluate.groups import worst_group_accuracy
 from tether.evaluate.image_retrieval import image_retrieval
+from tether.evaluate.mask_questions import ask_masks
 from tether.evaluate.masked_questions import masked_hits
 from tether.evaluate.order import LEAST, order_correlation
 from tether.evaluate.region_questions import ask_regions
@@ -34,6 +37,8 @@ ATTACKED = 100
 """Texts that are attacked, at most."""
 MASKED = 500
 """Images whose regions are cut out, at most."""
+RESAMPLES = 1000
+"""Draws of the images of masks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,7 @@ class Pictured:
         columns: of the rows: ``value``, that of a measure, ``text``, which of ``texts`` an image is ordered by, or the
             settings of ``data.regions.RegionColumns``.
         texts: what a head orders images by.
+        head: what came of the base beside a model, or in its place; or None.
     """
 
     source: Source
@@ -61,6 +67,7 @@ class Pictured:
     said: tuple[Float[Tensor, "n c"], Float[Tensor, "n c"]] | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
     texts: Sequence[str] = ()
+    head: Head | None = None
 
     def values(self, name: str = "value") -> list[str | None]:
         """What stands in the column of this name in each row that was embedded; None where there is nothing."""
@@ -257,6 +264,28 @@ def masked_crops(seen: Pictured) -> list[Compared]:
     return [hits_figure("region named by its masked crop", hits[0], hits[1], chance=1 / len(found.phrases))]
 
 
+def masks(seen: Pictured) -> list[Compared]:
+    """Mean IoU of the masks of patches named by texts, as without a head, and of those that the head finds."""
+    if not isinstance(seen.head, MasksHead):
+        return []
+    columns = RegionColumns(**seen.columns)
+    asked = ask_masks(seen.source, before=seen.before, after=seen.after, head=seen.head, columns=columns)
+    if asked is None:
+        return []
+    images, rng = asked.both.shape[1], np.random.default_rng(0)
+    drawn = [asked.miou(np.bincount(rng.integers(0, images, images), minlength=images)) for _ in range(RESAMPLES)]
+    ends = np.quantile(np.array(drawn) @ [[1, 0, -1], [0, 1, 1], [0, 0, 0]], [0.025, 0.975], axis=0)
+    first, last, chance = asked.miou(np.ones(images)).tolist()
+    before, after, change = (
+        Interval(value, float(low), float(high))
+        for value, low, high in zip((first, last, last - first), *ends, strict=True)
+    )
+    about = "mean over classes of the pixels that masks and truth share, of those that either has"
+    name = "mean IoU of masks (patches named by texts; the head)"
+    chance_is = "the most frequent class everywhere"
+    return [Compared(name, before, after, change, images, chance=chance, about=about, chance_is=chance_is)]
+
+
 MEASURES: Mapping[str, Measure] = {
     "boxes": boxes,
     "gap": gap,
@@ -267,5 +296,6 @@ MEASURES: Mapping[str, Measure] = {
     "order": order,
     "regions": regions,
     "masked crops": masked_crops,
+    "masks": masks,
 }
 """What ``Recipe.aims`` may name."""

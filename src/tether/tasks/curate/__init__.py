@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from tether.data.curate import CURATORS, RecipeStep
 from tether.tasks.curate.clip_score import ClipScore
 from tether.tasks.curate.embedding_duplicates import EmbeddingDuplicates
+from tether.tasks.curate.mask_columns import MaskPairs
 from tether.tasks.curate.safety import SafetyFlag
 from tether.tasks.curate.text_spotting import Parrot
 
@@ -14,6 +15,7 @@ CURATE_STEPS: Mapping[str, type[RecipeStep]] = {
     **CURATORS,
     "clip_score": ClipScore,
     "embedding_duplicates": EmbeddingDuplicates,
+    "mask_pairs": MaskPairs,
     "parrot": Parrot,
     "safety": SafetyFlag,
 }

@@ -118,6 +118,7 @@ class Measurer:
             said=said,
             columns=columns,
             texts=head.classes if isinstance(head, OrderHead) else (),
+            head=head,
         )
         return found + [figure for name in aims for figure in MEASURES[name](seen)]
 

@@ -18,7 +18,7 @@ from tether.core.shape import MAYBE_NUMBER, check
 from tether.data.curate.engine.batch import Example
 from tether.data.curate.engine.partition_state import load_state
 from tether.data.curate.engine.plan import Plan
-from tether.data.curate.engine.step import CurateStep, FlagStep, RecipeStep
+from tether.data.curate.engine.step import ColumnStep, CurateStep, FlagStep, RecipeStep
 
 BAD_ROWS = "bad_rows.jsonl"
 _EXAMPLES = 8
@@ -50,6 +50,7 @@ _KINDS = {
     "curator": {"refused": int, "thinned_out": int, "refusal": str},
     "flag": {"flagged": int, "labels": {"*": int}},
     "rewriter": {"rewritten": int},
+    "columns": {"added": [str]},
 }
 
 
@@ -122,6 +123,8 @@ def _of_step(
     elif isinstance(step, FlagStep):
         found = {"kind": "flag", "in": asked, "flagged": first, "kept": asked}
         found |= {"labels": dict(sorted(labels.items(), key=lambda each: (-each[1], each[0]))), "report": {}}
+    elif isinstance(step, ColumnStep):
+        found = {"kind": "columns", "in": asked, "kept": asked, "added": step.adds.names, "report": {}}
     else:
         found = {"kind": "rewriter", "in": asked, "rewritten": first, "kept": second, "report": {}}
     return {"name": name, **found}

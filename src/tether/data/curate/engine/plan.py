@@ -16,7 +16,7 @@ from tether.data.curate.engine.batch import ALIVE, DUPLICATE, Example, PairBatch
 from tether.data.curate.engine.hashing import hashed
 from tether.data.curate.engine.partition_state import Left, PieceState, collected, left_of, load_state, save_state
 from tether.data.curate.engine.shard_writer import STATE, Format, Shard
-from tether.data.curate.engine.step import IMAGE, CurateStep, FlagStep, RecipeStep, RewriteStep
+from tether.data.curate.engine.step import IMAGE, ColumnStep, CurateStep, FlagStep, RecipeStep, RewriteStep
 from tether.data.curate.pools.pool import Pool, Rows, explode
 
 Tally = tuple[tuple[int, int, int, int], ...]
@@ -139,6 +139,7 @@ class Plan:
             written_as=self.written_as,
             several=any(isinstance(step, RewriteStep) and step.gives == "several" for _, step in self.steps),
             names={number: name for number, (name, step) in enumerate(self.steps) if isinstance(step, FlagStep)},
+            columns=[(name, step) for name, step in self.steps if isinstance(step, ColumnStep)],
             reason=self.reason,
             licence=self.licence,
             raw_csv=self.raw_csv,

@@ -22,7 +22,7 @@ from tether.data.curate.engine.manifest import read_manifest, summary
 from tether.data.curate.engine.partition_state import load_state
 from tether.data.curate.engine.plan import Plan, Tally, asked
 from tether.data.curate.engine.shard_writer import STATE, Format
-from tether.data.curate.engine.step import CurateStep, FlagStep, RecipeStep, RewriteStep
+from tether.data.curate.engine.step import ColumnStep, CurateStep, FlagStep, RecipeStep, RewriteStep
 from tether.data.curate.pools.pool import Pool, check_columns, licence_column
 
 MANIFEST = "manifest.json"
@@ -84,7 +84,7 @@ def curate(
     if not steps:
         raise InputError("steps: expected at least one")
     steps = [(name, step.empty() if isinstance(step, CurateStep) else step) for name, step in steps]
-    check(pool, steps)
+    check(pool, steps, written_as=written_as)
     listed = [{"name": name, **step.settings} for name, step in steps]
     identity = {
         "format": 2,
@@ -183,17 +183,28 @@ class _Passes:
                 self._on_counts(name, *counts)
 
 
-def check(pool: Pool, steps: Sequence[tuple[str, RecipeStep]]) -> None:
-    """Refuse steps that this pool cannot serve, and a curator after a rewriter that gives several texts."""
-    several = ""
+def check(pool: Pool, steps: Sequence[tuple[str, RecipeStep]], *, written_as: Format = "parquet") -> None:
+    """Refuse steps that this pool or this form cannot serve, or that cannot stand where they do."""
+    several = adding = ""
+    taken = set(pool.column_names())
     for name, step in steps:
-        if not isinstance(step, (CurateStep, RewriteStep, FlagStep)):
-            raise InputError(f"{name}: expected a step that keeps, maps or flags, got {type(step).__name__}")
+        if not isinstance(step, (CurateStep, RewriteStep, FlagStep, ColumnStep)):
+            kinds = "keeps, maps, flags or adds columns"
+            raise InputError(f"{name}: expected a step that {kinds}, got {type(step).__name__}")
         if isinstance(step, CurateStep) and several:
             raise InputError(f"{name}: cannot follow {several}, which gives several captions; put it before")
+        if isinstance(step, (CurateStep, RewriteStep)) and adding:
+            raise InputError(f"{name}: cannot follow {adding}, which adds columns to what is left; put it before")
         if isinstance(step, RewriteStep) and step.gives == "several":
             several = name
         check_columns(pool, [column for column in step.columns if column not in ("key", "text")], where=name)
+        if isinstance(step, ColumnStep):
+            adding = name
+            if written_as != "parquet":
+                raise InputError(f"{name}: adds columns, which --format parquet takes; got {written_as}")
+            if twice := [column for column in step.adds.names if column in taken]:
+                raise InputError(f"{name}: {pool.name} has a column {twice[0]!r} already; name the new one otherwise")
+            taken.update(step.adds.names)
 
 
 def _digest(value: object) -> str:

@@ -9,7 +9,7 @@ import json
 import os
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 from uuid import uuid4
@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
-from tether.core.errors import WriteError
+from tether.core.errors import InputError, WriteError
 from tether.core.printable import csv_cell
 from tether.data.curate.engine.batch import ALIVE, PairBatch
-from tether.data.curate.engine.step import IMAGE
+from tether.data.curate.engine.step import IMAGE, ColumnStep
 from tether.data.curate.pools.pool import Pool, Rows
 
 Format = Literal["parquet", "webdataset"]
@@ -49,6 +49,7 @@ class Shard:
         written_as: Format,
         several: bool,
         names: Mapping[int, str],
+        columns: Sequence[tuple[str, ColumnStep]],
         reason: Callable[[int], tuple[str, str]],
         licence: str | None,
         raw_csv: bool,
@@ -62,12 +63,14 @@ class Shard:
             written_as: form of the result.
             several: whether a caption may have become several, so that a column of texts becomes one of lists.
             names: of the flag steps by number.
+            columns: names and steps that add columns.
             reason: step and reason of a fate.
             licence: column whose values are counted.
             raw_csv: lists hold texts as they are, formulas included.
         """
         self._out, self._stem, self._pool = out, f"part-{piece:06d}", pool
         self._several, self._names, self._reason, self._licence = several, names, reason, licence
+        self._columns = columns
         kind = {"parquet": _Parquet, "webdataset": _Tar}[written_as]
         (out / STATE).mkdir(parents=True, exist_ok=True)
         self._buffer = out / STATE / f"writing-{self._stem}-{uuid4().hex}"
@@ -138,6 +141,15 @@ class Shard:
         lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), texts)
         chosen = self._with_captions(table.take(pa.array(kept)), lists, sizes)
         keys = rows.keys.take(pa.array(kept)).to_pylist()
+        for name, step in self._columns:
+            read = {column: rows.extra[column].take(pa.array(kept)) for column in step.columns}
+            made = step.columns_of(pa.record_batch(read), lists)
+            if made.num_rows != len(kept) or made.schema != step.adds:
+                raise InputError(
+                    f"{name}: expected {len(kept)} rows of {step.adds}, got {made.num_rows} of {made.schema}"
+                )
+            for field, column in zip(made.schema, made.columns, strict=True):
+                chosen = chosen.append_column(field, column)
         image = rows.extra[IMAGE].take(pa.array(kept)) if IMAGE in rows.extra else None
         self._writer.add(chosen, keys=keys, lists=lists, images=image)
         # Row by row, so that the digest does not depend on how many rows are read at once.

@@ -1,4 +1,4 @@
-"""The three kinds of step of a recipe (they drop pairs, rewrite captions, flag pairs), and what steps share."""
+"""The four kinds of step of a recipe (they drop, rewrite or flag pairs, or add columns), and what steps share."""
 
 from __future__ import annotations
 
@@ -136,6 +136,29 @@ class FlagStep(RecipeStep, Protocol):
 
     def flag(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         """(n,) labels, null for a pair without one, and scores: ``FLAG_SCHEMA``. Asked exactly once for each pair."""
+        ...
+
+
+@runtime_checkable
+class ColumnStep(RecipeStep, Protocol):
+    """Writes columns beside the rows that are kept; it follows all curators and rewriters, and Parquet alone takes it.
+
+    Attributes:
+        adds: the fields of the columns; the engine refuses a pool that has one of these names.
+    """
+
+    @property
+    def adds(self) -> pa.Schema:
+        """Names and types; an attribute will do."""
+        ...
+
+    def columns_of(self, rows: pa.RecordBatch, texts: pa.ListArray) -> pa.RecordBatch:
+        """(n,) values for n rows, with the schema ``adds``. Asked exactly once for each row.
+
+        Args:
+            rows: the columns that it reads.
+            texts: the kept captions of each row, as they are written.
+        """
         ...
 
 
