@@ -30,7 +30,9 @@ CARD = Card(
         "tether.evaluate.box_questions.ask_boxes",
     ),
     needs=("a trained encoder", "images"),
-    gives="A model of unchanged cost and use whose patches say what stands in a box, learnt from images alone.",
+    gives="A model of unchanged cost and use whose patches say better what stands in a box, learnt from images alone. "
+    "Here they named 31 % of the boxes, before 16, and crops 46. Whole images paid for it: of single things 47 % were "
+    "named, before 58, and captions and scenes found each other in 42 %, before in 59.",
     claim=Claim(
         says="The patches inside a box name the thing there more often after the image tower learnt from crops that "
         "the model read itself, without words, labels or boxes.",
@@ -83,7 +85,7 @@ CARD = Card(
             "condition on captions, which is ours, was kept although pilots did not meet it.",
         ),
     ),
-    minutes=3.0,
+    minutes=6.0,
     guide="adaptation.md",
 )
 
