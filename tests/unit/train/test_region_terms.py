@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import tether
 from contents import rows
@@ -15,9 +16,10 @@ from tether.core.gather import LOCAL
 from tether.core.recipes import find
 from tether.data.contents import BatchContents
 from tether.data.loader import Loader
-from tether.losses import ClipLoss
+from tether.losses import ClipLoss, concept_distill_loss, concept_labels
 from tether.models import create
 from tether.models.composed.prompted import locate, region_embeddings
+from tether.models.dense_regions import encode_boxes
 from tether.train import load_config, train
 from tether.train.steps import ComposedStep
 from tether.train.steps.module import StepModule
@@ -41,6 +43,12 @@ CONCEPTS = {
     "terms": ["objective", {"name": "concepts", "random": 2, "threshold": 0.3, "temperature": None}],
     "teacher": "start",
 }
+CUT_OUT = {
+    "views": {name: one for name, one in CONCEPTS["views"].items() if name != "teacher_image"},
+    "terms": ["objective", {**CONCEPTS["terms"][1], "teacher": None}],
+    "teacher": "start",
+}
+"""The teacher looks at the boxes cut out."""
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +79,7 @@ def made(settings, model) -> tuple[ComposedStep, StepModule]:
         (PROMPTED, {"regions", "boxes", "iou"}),
         (POOLED, {"regions"}),
         (CONCEPTS, {"distill", "concepts", "sure"}),
+        (CUT_OUT, {"distill", "concepts", "sure"}),
     ],
 )
 def test_each_has_a_finite_loss_with_gradient(settings, told, batch):
@@ -89,6 +98,26 @@ def test_a_student_that_is_its_teacher_has_nothing_to_distil(batch):
     step, module = made(CONCEPTS, create("tiny", seed=0).eval())
     found = step(module, batch, step=0, gather=LOCAL)
     assert found.terms["distill"].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_teacher_of_boxes_cut_out_reads_crops(batch):
+    """One box that is all of the image: the crop is the image, and the teacher says what it says of that."""
+    regions = batch.extra["regions"]
+    all_of_it, first = torch.tensor([0.0, 0.0, 1.0, 1.0]), torch.zeros_like(regions.valid)
+    first[:, 0] = True
+    one = replace(regions, boxes=all_of_it * first[..., None], valid=first)
+    term = {**CUT_OUT["terms"][1], "random": 0, "jitter": 0.0, "threshold": 0.0}
+    model = create("tiny", seed=0).eval()
+    step, module = made({**CUT_OUT, "terms": ["objective", term]}, model)
+    found = step(module, replace(batch, extra={**batch.extra, "regions": one}), step=0, gather=LOCAL)
+    concepts = model.encode_text(model.tokenizer(["a left.", "left", "a right.", "right", "a above.", "above"])).pooled
+    pool = F.normalize(F.normalize(concepts, dim=1).unflatten(0, (3, 2)).mean(dim=1), dim=1)
+    labels = concept_labels(
+        model.encode_image(batch.image).pooled, pool, temperature=1 / model.logit_scale, threshold=0.0
+    )
+    said = encode_boxes(model, batch.image, one.boxes[:, :1])[:, 0]
+    expected = concept_distill_loss(said, pool, labels, temperature=1 / model.logit_scale)
+    assert found.terms["distill"].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_the_prompter_is_saved_with_the_model(batch, tmp_path):
@@ -111,6 +140,8 @@ def test_no_region_in_the_batch_adds_nothing(batch):
         found = step(module, none, step=0, gather=LOCAL)
         assert found.terms["regions"] == 0
         found.total.backward()
+    step, module = made({**CUT_OUT, "terms": ["objective", {**CUT_OUT["terms"][1], "random": 0}]}, create("tiny"))
+    assert step(module, none, step=0, gather=LOCAL).terms["distill"] == 0
 
 
 @pytest.mark.parametrize(
@@ -132,6 +163,11 @@ def test_no_region_in_the_batch_adds_nothing(batch):
         (
             {**CONCEPTS, "views": {**CONCEPTS["views"], "text": {"prompts": ["a {}"]}}},
             "prompts: expected sentences",
+        ),
+        (
+            {"views": {"image": {"want": "dense"}, "text": {}, "concepts_text": {"texts": ["one", "two"]}}}
+            | {"terms": CUT_OUT["terms"]},
+            "and there is none: teacher: start",
         ),
         ({**PROMPTED, "heads": {"prompter": {"name": "prompter", "heads": 7}}}, "divisor of the width"),
     ],

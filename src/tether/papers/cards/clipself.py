@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab
 
 RATE = 1e-4
+SPLIT, ALPHA = 3, 0.7
+"""Rows and columns of the grid, at most, of images of six patches a side; share of the way."""
 
 CARD = Card(
     slug="clipself",
@@ -28,7 +30,9 @@ CARD = Card(
         "tether.evaluate.box_questions.ask_boxes",
     ),
     needs=("a trained encoder", "images"),
-    gives="A model of unchanged cost and use whose patches say what stands in a box, learnt from images alone.",
+    gives="A model of unchanged cost and use whose patches say better what stands in a box, learnt from images alone. "
+    "Here they named 31 % of the boxes, before 16, and crops 46. Whole images paid for it: of single things 47 % were "
+    "named, before 58, and captions and scenes found each other in 42 %, before in 59.",
     claim=Claim(
         says="The patches inside a box name the thing there more often after the image tower learnt from crops that "
         "the model read itself, without words, labels or boxes.",
@@ -37,8 +41,8 @@ CARD = Card(
         margin=10.0,
         baseline="the same patches before, each with its own value in the last block",
         scale="a tiny CLIP of scenes of one to four large things and of close-ups, 48 px, patches of 8, 1,000 steps of "
-        "64; then 2,000 scenes of two to four things, 150 steps of 64 images; boxes of 300 held-out scenes, 300 single "
-        "things, 400 scenes to be found by their captions",
+        "64; then 2,000 scenes of two to four things, 150 steps of 64 images; boxes of 300 held-out scenes, 1,500 "
+        "single things, 400 scenes to be found by their captions",
         equal="one set of weights is asked before and after; learning rates were tried in a pilot",
         conditions=(
             Condition(
@@ -72,24 +76,28 @@ CARD = Card(
     ),
     tried=(
         Tried(
-            bed="this bed at 0.00003, 0.0001 and 0.0003 on one pilot seed; the rule: of the rates that lose at "
-            "most 2 points of whole images the one that names most boxes",
-            outcome="Patches named 29.6, 38.8 and 39.4 % of the boxes, 23.9 before, and 9.7 before where the last "
-            "block mixes them; crops 50.3. Whole images were named in 51.3, 52.7 and 42.0 %, 54.7 before; "
-            "captions found 47.9, 43.6 and 29.9 %, 52.9 before.",
+            bed="this bed on two pilot seeds at 0.00005, 0.0001 and 0.0002, each with 0.5, 0.7, 0.85 and 1 of the way; "
+            "the rule was the setting that names most boxes among those that lose at most 2 points of whole images",
+            outcome="None lost so little on both, so the paper's 0.7 of the way and 0.0001 stayed. Patches named 38.8 "
+            "and 31.9 % of the boxes, 23.9 and 17.7 before, 9.7 and 11.4 where the last block mixes them; crops 50.3 "
+            "and 48.1. Whole images were named in 51.7 and 47.1 %, 53.6 and 55.7 before; captions found 43.6 and 39.0 "
+            "%, 52.9 and 46.6 before. With half of the way it was 34.7 and 25.8, 52.6 and 49.8, 48.8 and 43.2 %. The "
+            "condition on captions, which is ours, was kept although pilots did not meet it.",
         ),
     ),
-    minutes=3.0,
+    minutes=6.0,
     guide="adaptation.md",
 )
 
 
 def reproduce(lab: Lab) -> Trial:
     """One seed: what patches, crops and whole images say before and after."""
+    from tether.adapt.recipes.dense import DenseRecipe
     from tether.papers.testbeds import asked_boxes
 
     bed = asked_boxes.prepare(lab)
-    found = {"start": bed.start, "self": asked_boxes.taught(lab, bed, "self", rate=RATE)}
+    recipe = DenseRecipe(max_split=SPLIT, most=SPLIT**2, alpha=ALPHA, **asked_boxes.settings(lab, rate=RATE))
+    found = {"start": bed.start, "self": asked_boxes.taught(lab, bed, recipe)}
     notes: dict[str, float] = {}
     for name, model in found.items():
         notes |= {

@@ -10,11 +10,9 @@ from tether.core.card import Card, Claim, Condition, Trial, Tried
 if TYPE_CHECKING:
     from tether.models.composed.encoder import ComposedEncoder
     from tether.papers.reproduction.lab import Lab
-    from tether.papers.testbeds.asked_boxes import Arm
 
-PROMPTER, POOLED, CAPTIONS = 1e-3, 1e-3, 1e-3
-ARMS: dict[str, tuple[Arm, float]] = {"captions": ("captions", CAPTIONS), "pooled": ("pooled", POOLED)}
-"""What is learnt without a prompter, and the learning rate."""
+PROMPTER, POOLED, CAPTIONS, STEPS = 1e-3, 1e-3, 1e-3, 150
+"""Learning rates of what is learnt, and the optimiser's steps."""
 
 CARD = Card(
     slug="cloc",
@@ -106,19 +104,24 @@ CARD = Card(
 
 def reproduce(lab: Lab) -> Trial:
     """One seed: a CLIP, and what it says of boxes after it learnt captions, or boxes in two ways besides."""
-    from tether.papers.testbeds import asked_boxes
+    from tether.papers.testbeds import asked_boxes, prompted_boxes, region_steps
 
     bed = asked_boxes.prepare(lab)
-    models = {"start": bed.start}
-    models |= {name: asked_boxes.taught(lab, bed, arm, rate=rate) for name, (arm, rate) in ARMS.items()}
+    models = {
+        "start": bed.start,
+        "captions": region_steps.taught_by(lab, bed, {}, rate=CAPTIONS, steps=STEPS),
+        "pooled": region_steps.taught_by(lab, bed, prompted_boxes.POOLED, rate=POOLED, steps=STEPS),
+    }
     notes: dict[str, float] = {}
     for name, model in models.items():
         notes |= {
             f"named_{name}": asked_boxes.boxes_named(model, bed),
             f"recall_{name}": asked_boxes.recall(model, bed),
         }
-    prompted = cast("ComposedEncoder", asked_boxes.taught(lab, bed, "prompter", rate=PROMPTER))
-    found = asdict(asked_boxes.prompted_answers(prompted, bed))
+    prompted = cast(
+        "ComposedEncoder", region_steps.taught_by(lab, bed, prompted_boxes.PROMPTER, rate=PROMPTER, steps=STEPS)
+    )
+    found = asdict(prompted_boxes.prompted_answers(prompted, bed))
     named = found.pop("named")
     notes |= found | {"recall_prompter": asked_boxes.recall(prompted, bed)}
     return Trial(notes["named_pooled"], named, notes)

@@ -8,16 +8,15 @@ from tether.core.card import Card, Claim, Condition, Trial, Tried
 
 if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab
-    from tether.papers.testbeds.asked_boxes import Arm
 
 CAPTIONS, CLS, PATCH = 1e-3, 1e-3, 1e-3
-ARMS: dict[str, tuple[Arm, float]] = {
-    "captions": ("local_captions", CAPTIONS),
-    "cls": ("local_cls", CLS),
-    "patch": ("local_patch", PATCH),
-    "objects": ("local_objects", PATCH),
+ARMS: dict[str, tuple[float, dict[str, Any]]] = {
+    "captions": (CAPTIONS, {"distill": 0.0}),
+    "cls": (CLS, {"target": "cls"}),
+    "patch": (PATCH, {}),
+    "objects": (PATCH, {"regions": 1.0}),
 }
-"""What is learnt, and the learning rate."""
+"""Learning rate, and what is other than in the method's first stage."""
 READ: dict[str, Any] = {"last": "self_correlation", "rows": "raw", "bins": "grid"}
 """How the paper reads boxes."""
 
@@ -97,11 +96,14 @@ CARD = Card(
 
 def reproduce(lab: Lab) -> Trial:
     """One seed: a CLIP, and what it learns in four ways."""
+    from tether.adapt.recipes.local_global import LocalGlobal
     from tether.papers.testbeds import asked_boxes
 
     bed = asked_boxes.prepare(lab)
     models = {"start": bed.start}
-    models |= {name: asked_boxes.taught(lab, bed, arm, rate=rate) for name, (arm, rate) in ARMS.items()}
+    for name, (rate, more) in ARMS.items():
+        given = asked_boxes.settings(lab, rate=rate) | asked_boxes.COLUMNS | {"boxes": "boxes"} | more
+        models[name] = asked_boxes.taught(lab, bed, LocalGlobal(**given))
     notes: dict[str, float] = {}
     for name, model in models.items():
         notes |= {

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tether.core.card import Card, Claim, Condition, Trial, Tried
 
 if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab
-    from tether.papers.testbeds.asked_boxes import Arm
 
 RATE, CAPTIONS_RATE = 1e-3, 1e-3
-ARMS: dict[str, tuple[Arm, float]] = {
-    "concepts": ("concepts", RATE),
-    "no_distill": ("no_distill", RATE),
-    "no_contrast": ("no_contrast", RATE),
-    "captions": ("image_captions", CAPTIONS_RATE),
+WEIGHTS: dict[str, dict[str, Any]] = {
+    "concepts": {},
+    "no_distill": {"distill": 0.0},
+    "no_contrast": {"contrast": 0.0},
 }
-"""What is learnt, and the learning rate."""
+"""Arms that learn from boxes, and what is other than in the first."""
 
 CARD = Card(
     slug="regionclip",
@@ -88,11 +86,13 @@ CARD = Card(
 
 def reproduce(lab: Lab) -> Trial:
     """One seed: a CLIP, and what its image tower learns in four ways."""
-    from tether.papers.testbeds import asked_boxes
+    from tether.papers.testbeds import asked_boxes, concept_regions, region_steps
 
     bed = asked_boxes.prepare(lab)
+    arms = {name: concept_regions.parts(bed, **weights) for name, weights in WEIGHTS.items()}
     models = {"start": bed.start}
-    models |= {name: asked_boxes.taught(lab, bed, arm, rate=rate) for name, (arm, rate) in ARMS.items()}
+    models |= {n: region_steps.taught_by(lab, bed, arm, rate=RATE, moves="image") for n, arm in arms.items()}
+    models["captions"] = region_steps.taught_by(lab, bed, {}, rate=CAPTIONS_RATE, moves="image")
     notes = {"crops_start": asked_boxes.crops_named(bed.start, bed)}
     for name, model in models.items():
         notes |= {

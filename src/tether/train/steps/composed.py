@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -313,7 +314,14 @@ class ComposedStep:
         model = module.model
         heads = dict(module.heads.items())
         geometry, trailing = geometry_of(model), {name: copied for name, (_, copied) in self._trailing.items()}
-        return TermInputs(batch, views, extra, heads, model.logit_scale, model.logit_bias, geometry, trailing)
+        read = None if self._teachers.teacher is None else partial(self._read, batch=batch, module=module)
+        return TermInputs(batch, views, extra, heads, model.logit_scale, model.logit_bias, geometry, trailing, read)
+
+    def _read(self, images: Tensor, *, batch: Batch, module: StepModule) -> Tensor:
+        """Embeddings of other images by the step's teacher."""
+        rows = ViewRows("image", images, fixed=False)
+        self._teachers.check(TEACHER, rows, where="step: teacher")
+        return self._teachers.read(TEACHER, rows, batch, micro_batch=module.micro_batch).pooled
 
     def _guide(self, module: StepModule, rows: dict[str, ViewRows], *, step: int) -> dict[str, Features]:
         """Choose the patches of guided views, in place; what the teacher made of the views it looked at for that."""

@@ -15,7 +15,7 @@ from tether.core.gather import Gather
 from tether.core.hash_rng import hash_int
 from tether.core.ranges import NonNegative, Positive, Share, Whole, checked
 from tether.core.types import Loss
-from tether.data.region_proposals import jittered, random_boxes
+from tether.data.region_proposals import cut_regions, jittered, random_boxes
 from tether.losses.region_contrast import region_contrast_loss
 from tether.losses.region_distill import concept_distill_loss, concept_labels
 from tether.train.terms.region_batch import pooled, regions_of
@@ -26,7 +26,8 @@ class ConceptTerm(Term):
     """RegionCLIP's losses on boxes (arXiv 2112.09106): a teacher says which concept each shows, the student learns it.
 
     Boxes need no labels: those of the run's ``contents``, moved a little, and random ones, the same for all images of a
-    batch. The student learns the teacher's whole distribution (``concept_distill_loss``) and, by contrast, the
+    batch. The teacher looks at its own patches there, or at the boxes cut out, which is better where its patches say
+    little. The student learns the teacher's whole distribution (``concept_distill_loss``) and, by contrast, the
     likeliest concept among those of the batch's regions; texts get no gradient. CLIP's own loss is another term.
     """
 
@@ -35,7 +36,7 @@ class ConceptTerm(Term):
         self,
         *,
         image: str = "image",
-        teacher: str = "teacher_image",
+        teacher: str | None = "teacher_image",
         concepts: str = "concepts_text",
         teacher_concepts: str | None = None,
         regions: str | None = "regions",
@@ -50,7 +51,8 @@ class ConceptTerm(Term):
 
         Args:
             image: view of the images by the model, with ``want: dense`` or ``tokens``.
-            teacher: the same by a frozen encoder, likewise.
+            teacher: the same by a frozen encoder, likewise; None has the step's teacher read each box cut out of the
+                images of the view ``image`` and shown alone.
             concepts: view with the ``texts`` of the pool, at least 2, in the student's space.
             teacher_concepts: the same in the teacher's space; None where the spaces are one, as of the teacher
                 ``start``.
@@ -67,7 +69,9 @@ class ConceptTerm(Term):
         """
         if regions is None and not random:
             raise InputError("concepts: expected regions of the batch, or random above 0")
-        self.views = {"image": image, "teacher": teacher, "concepts": concepts}
+        self.views = {"image": image, "concepts": concepts}
+        if teacher is not None:
+            self.views = {**self.views, "teacher": teacher}
         if teacher_concepts is not None:
             self.views = {**self.views, "teacher_concepts": teacher_concepts}
         self._regions, self.jitter, self.random, self.temperature = regions, jitter, random, temperature
@@ -77,24 +81,24 @@ class ConceptTerm(Term):
         """See Term; it logs both losses, and the share of the regions that the teacher is sure of.
 
         Raises:
-            InputError: no regions in the batch, views that do not want patches or are of other images, spaces of
-                other widths, or another geometry than the cosine.
+            InputError: no regions in the batch, no teacher, views that do not want patches or are of other images,
+                spaces of other widths, or another geometry than the cosine.
         """
-        image, teacher = (seen.views[self.views[name]] for name in ("image", "teacher"))
+        image = seen.views[self.views["image"]]
         if seen.geometry.name != "clip":
             raise InputError(f"concepts: compares by cosine, the model's geometry is {seen.geometry.name!r}")
-        if len(image.rows) != len(teacher.rows):
-            raise InputError(f"concepts: expected the teacher to read the same images, got {len(teacher.rows)} rows")
         boxes, valid = self._boxes(seen, image, step=step, gather=gather)
         own = seen.views[self.views["concepts"]]
-        pool, asked = _pool(own), _pool(seen.views[self.views.get("teacher_concepts", self.views["concepts"])])
+        theirs = seen.views[self.views.get("teacher_concepts", self.views["concepts"])]
+        pool, asked = _pool(own), _pool(theirs)
         flat = valid.flatten()
         student = pooled(image, boxes, valid=valid, name=self.views["image"]).flatten(0, 1)
-        told = pooled(teacher, boxes, valid=valid, name=self.views["teacher"]).flatten(0, 1).detach()
+        told = self._told(seen, image, boxes, valid, width=asked.shape[1])
         for name, rows, texts in (("the model", student, pool), ("the teacher", told, asked)):
             if rows.shape[1] != texts.shape[1]:
                 raise InputError(f"concepts: {name} has {rows.shape[1]} dimensions, the texts have {texts.shape[1]}")
-        scale = teacher.about.get(LOGIT_SCALE, seen.logit_scale).detach()
+        by = seen.views[self.views["teacher"]] if "teacher" in self.views else theirs
+        scale = by.about.get(LOGIT_SCALE, seen.logit_scale).detach()
         labels = concept_labels(
             told,
             asked,
@@ -117,6 +121,21 @@ class ConceptTerm(Term):
         total = self.weights[0] * distill + self.weights[1] * contrast + 0.0 * image.features.pooled.sum()
         sure = labels.confident.sum() / flat.sum().clamp(min=1)
         return (Loss(total, {"distill": distill.detach(), "concepts": contrast.detach(), "sure": sure}),)
+
+    def _told(self, seen: TermInputs, image: SeenView, boxes: Tensor, valid: Tensor, *, width: int) -> Tensor:
+        """(n, d) what the teacher says of each box, without gradient; zeros where there is none."""
+        if "teacher" in self.views:
+            teacher = seen.views[self.views["teacher"]]
+            if len(image.rows) != len(teacher.rows):
+                raise InputError(
+                    f"concepts: expected the teacher to read the same images, got {len(teacher.rows)} rows"
+                )
+            return pooled(teacher, boxes, valid=valid, name=self.views["teacher"]).flatten(0, 1).detach()
+        if seen.read is None:
+            raise InputError("concepts: boxes are cut out for the step's teacher, and there is none: teacher: start")
+        crops = cut_regions(image.rows, boxes, valid=valid, size=(image.rows.shape[2], image.rows.shape[3]))
+        rows = seen.read(crops) if len(crops) else image.features.pooled.new_zeros(0, width)
+        return rows.new_zeros(valid.numel(), rows.shape[1]).masked_scatter(valid.flatten()[:, None], rows)
 
     def _boxes(self, seen: TermInputs, image: SeenView, *, step: int, gather: Gather) -> tuple[Tensor, Tensor]:
         """(b, r, 4) and (b, r): the batch's boxes, moved, then random ones."""

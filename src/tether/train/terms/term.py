@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -50,6 +50,7 @@ class TermInputs:
         geometry: what the model compares embeddings with.
         trailing: copies that trail some of the heads, by the same names: those of ``Term.trailed``, and of heads with a
             ``momentum`` of their own.
+        read: embeddings by the step's teacher of other images of its size, without gradient; None without a teacher.
     """
 
     batch: Batch
@@ -60,6 +61,7 @@ class TermInputs:
     logit_bias: Tensor | None
     geometry: Geometry
     trailing: Mapping[str, nn.Module] = field(default_factory=dict)
+    read: Callable[[Tensor], Tensor] | None = None
 
 
 class Term(abc.ABC):
