@@ -22,13 +22,15 @@ def command(
         str | None,
         typer.Option(
             "--with",
-            help="tokens, values, dinoiser, excel or ovseg, with settings as values:least=0.3; mta:head=FOLDER or "
-            "maft:head=FOLDER, made by tether adapt; default: values where the image tower is a transformer.",
+            help="tokens, values, dinoiser, excel or ovseg, with settings as values:least=0.3; mta, maft with --head; "
+            "default: what --head is for, else values where the image tower is a transformer.",
         ),
     ] = None,
     head: Annotated[
         Path | None,
-        typer.Option(help="A head that tether adapt made: --recipe grouping for dinoiser, relation for excel."),
+        typer.Option(
+            help="Folder of a head that tether adapt made on this model by grouping, relation, mask-text or mask-aware."
+        ),
     ] = None,
     sharpen: Annotated[
         Path | None, typer.Option(help="A sharpener of the model's: finer maps, at five times the cost.")

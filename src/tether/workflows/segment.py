@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from tether.adapt.heads import GroupingHead, Head, RelationHead, load_head
+from tether.adapt.heads import GroupingHead, Head, MasksHead, RelationHead, load_head
 from tether.core.atomic_io import csv_file, local
 from tether.core.component import build
 from tether.core.errors import InputError, UnsupportedModelError
@@ -30,10 +30,12 @@ from tether.data.opening import keywords
 from tether.data.originals import originals
 from tether.evaluate.dense import DenseReport, MaskScores
 from tether.models.anatomy.find import anatomy_of
+from tether.models.mask_models import NamedMasks, PromptMasks, TrainedMasks
 from tether.models.windows import Windows
 from tether.tasks.classify.prompts import classes_of, templates_of
 from tether.tasks.segment import SEGMENTERS, Segmenter, SharpSegmenter
 from tether.tasks.segment.gallery import ShownMasks, gallery, shown_masks
+from tether.tasks.segment.mask_heads import MaskSegmenter
 from tether.workflows.mask_outputs import MaskOutputs, blank
 from tether.workflows.models import Data, Model, Progress, opened, with_total
 
@@ -175,11 +177,12 @@ def segment(
         out: folder for a palette PNG of each image, ``masks.json`` (COCO), ``areas.csv`` and, if wanted, ``boxes.csv``;
             a second call keeps masks of the same images, model and settings. None keeps masks in memory.
         using: a name of ``tasks.segment.SEGMENTERS``, with settings as ``values:least=0.3`` or a mapping, or a
-            segmenter; None takes ``values`` where the image tower is a transformer, else ``tokens``.
+            segmenter; None takes the one that ``head`` is for, else ``values`` where the image tower is a transformer,
+            else ``tokens``.
         sharpen: file of a sharpener of this model (``models.upsample.Sharpener``), which says itself what a patch is;
             in place of ``using``.
-        head: what ``tether adapt --recipe grouping`` made of this very model, or its folder, for ``dinoiser``; or what
-            ``--recipe relation`` made, for ``excel``.
+        head: what ``tether adapt`` made of this very model, or its folder: by the recipe ``grouping`` for ``dinoiser``,
+            by ``relation`` for ``excel``, by ``mask-text`` for ``mta``, by ``mask-aware`` for ``maft``.
         background: words for what is none of the classes; adds the class ``background``.
         templates: sentences with ``{}``, a name of a built-in set, or a file; None takes the model's own.
         windows: how images are looked at, or some settings of it; None takes the method's own way.
@@ -289,50 +292,73 @@ def _segmenter(
 ) -> tuple[Segmenter, str]:
     """The segmenter, and what it is called."""
     extra: dict[str, Any] = {}
-    if head is not None:
-        extra["head"] = _trained(head, model)
-        using = _method_of(extra["head"]) if using is None else using
     if background is not None:
         extra["background"] = classes_of(background)
     if templates is not None:
         extra["templates"] = templates_of(templates)
     if isinstance(using, Segmenter):
-        if extra:
-            raise InputError(f"{next(iter(extra))}: the segmenter that is given has its own; leave it out")
+        if own := [*(["head"] if head is not None else []), *extra]:
+            raise InputError(f"{own[0]}: the segmenter that is given has its own; leave it out")
         return using, type(using).__name__
+    trained = None if head is None else _trained(head, model)
     if using is None:
-        given: Mapping[str, Any] = {"name": default_method(model)}
+        given: Mapping[str, Any] = {"name": default_method(model) if trained is None else trained.method}
     elif isinstance(using, str):
         name, _, rest = using.partition(":")
         given = {"name": name, **keywords(rest, where="--with")}
     else:
         given = using
+    if "head" in given:
+        raise InputError("--with: head: is given as --head FOLDER; leave it out")
     if twice := [name for name in extra if name in given]:
         raise InputError(f"{twice[0]}: is given twice, once in --with; leave one out")
-    parts = {**SEGMENTERS, SHARP: SharpSegmenter} if given.get("name") == SHARP else SEGMENTERS
-    trained = extra.pop("head", None)
+    brought: Mapping[str, Any] = {}
     if trained is not None:
-        if given.get("name") != (method := _method_of(trained)):
-            raise InputError(f"--head: is for --with {method}, got {given.get('name')}")
-        if isinstance(trained, GroupingHead):
-            given = {"gamma": trained.gamma, **given, "layer": trained.layer}
-        else:
-            given = {"blocks": trained.blocks, **given}
-    brought = {} if trained is None else {"head": trained.inner}
+        if given.get("name") != trained.method:
+            raise InputError(f"--head: {trained.where} is for --with {trained.method}, got {given.get('name')}")
+        given, brought = {**trained.defaults, **given, **trained.fixed}, trained.brought
+    parts = {**SEGMENTERS, SHARP: SharpSegmenter} if given.get("name") == SHARP else SEGMENTERS
     made = build({**given, **extra}, parts, where="--with", finite=True, **brought)
+    if isinstance(made, MaskSegmenter) and made.head is None:
+        raise InputError(f"--with {given['name']}: needs --head FOLDER, from tether adapt --recipe {made.recipe}")
     return cast(Segmenter, made), str(given.get("name"))
 
 
-def _trained(head: str | Path | Head, model: DualEncoder) -> GroupingHead | RelationHead:
-    found = load_head(head) if isinstance(head, (str, Path)) else head
-    if not isinstance(found, (GroupingHead, RelationHead)):
-        raise InputError("--head: expected one that tether adapt --recipe grouping or --recipe relation made")
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    """What ``--head`` brings.
+
+    Attributes:
+        where: it lies.
+        method: that takes it.
+        brought: the trained part, by the method's name for it.
+        defaults: of its other settings.
+        fixed: settings that the head decides.
+    """
+
+    where: str
+    method: str
+    brought: Mapping[str, Any]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _trained(given: str | Path | Head, model: DualEncoder) -> _Trained:
+    found = load_head(given) if isinstance(given, (str, Path)) else given
+    if isinstance(found, GroupingHead):
+        made = _Trained(found.where, "dinoiser", {"head": found.inner}, {"gamma": found.gamma}, {"layer": found.layer})
+    elif isinstance(found, RelationHead):
+        made = _Trained(found.where, "excel", {"head": found.inner}, {"blocks": found.blocks})
+    elif isinstance(found, MasksHead):
+        method = {PromptMasks.kind: "mta", NamedMasks.kind: "maft"}[found.masks.kind]
+        made = _Trained(found.where, method, {"head": TrainedMasks(found.masks, found.classes)})
+    else:
+        raise InputError(
+            f"--head: {found.where}: expected one that tether adapt made by grouping, relation, mask-text or mask-aware, got "
+            f"one of kind {found.kind}"
+        )
     found.check(model)
-    return found
-
-
-def _method_of(head: GroupingHead | RelationHead) -> str:
-    return "dinoiser" if isinstance(head, GroupingHead) else "excel"
+    return made
 
 
 def default_method(model: DualEncoder) -> str:

@@ -82,10 +82,9 @@ def test_a_head_learns_halves_and_segments_them(tmp_path: Path) -> None:
     model = create("tiny", seed=0).eval()
     recipe = {"name": "mask_text", "masks": "masks", "context": 2, "prompts": 2, "steps": 60, **SMALL}
     done = tether.adapt(model, halves(), recipe=recipe | {"learning_rate": 5e-3}, out=tmp_path / "head")
-    assert any("--with mta:head=" in line for line in done.report.next)
-    found = tether.segment(
-        halves(4), "white,background", model=model, using=f"mta:head={tmp_path / 'head'}", random_weights=True
-    )
+    assert any(f"tether segment PHOTOS --model {done.report.base} --head" in line for line in done.report.next)
+    found = tether.segment(halves(4), "white,background", model=model, head=tmp_path / "head")
+    assert found.method == "mta"
     for number, key in enumerate(found.keys):
         white = found.masks[key].mask("white")
         truth = np.zeros((32, 32), bool)
@@ -93,6 +92,12 @@ def test_a_head_learns_halves_and_segments_them(tmp_path: Path) -> None:
         assert (white == truth).mean() > 0.9
     windows = MtaSegmenter(head=tmp_path / "head").prepare(model, found.classes, windows=Windows(size=48))
     assert windows.predict([torch.zeros(3, 40, 90, dtype=torch.uint8)])[0].size == (40, 90)
+    with pytest.raises(InputError, match=r"--with: head: is given as --head FOLDER"):
+        tether.segment(halves(4), "white,background", model=model, using=f"mta:head={tmp_path / 'head'}")
+    with pytest.raises(InputError, match="--with mta: needs --head FOLDER, from tether adapt --recipe mask-text"):
+        tether.segment(halves(4), "white,background", model=model, using="mta")
+    with pytest.raises(InputError, match="is for --with mta, got maft"):
+        tether.segment(halves(4), "white,background", model=model, using="maft", head=tmp_path / "head")
     with pytest.raises(InputError, match="expected those of the head, white, background; got white, sky"):
         MtaSegmenter(head=tmp_path / "head").prepare(model, ["white", "sky"])
     with pytest.raises(InputError, match="was fitted on an encoder with digest"):
@@ -108,6 +113,7 @@ def test_a_tuned_encoder_names_masks_of_other_classes(tmp_path: Path) -> None:
     recipe = {"name": "mask_aware", "masks": "masks", "rest": "wall", "steps": 4, **SMALL}
     done = tether.adapt(model, halves(), recipe=recipe, out=tmp_path / "both", keep=squares(12))
     assert done.model is not None
+    assert tether.segment(halves(2), "car,sky", model=done.model, head=tmp_path / "both").method == "maft"
     maft = MaftSegmenter(head=tmp_path / "both", background=["wall", "floor"], synonyms={"car": ["truck"]})
     found = maft.prepare(done.model, ["car", "sky", "road"]).predict([torch.zeros(3, 40, 60, dtype=torch.uint8)])[0]
     assert found.classes == ("car", "sky", "road", "background")

@@ -90,11 +90,11 @@ class MaskText(MaskRecipe):
     """A mask head learns to find the classes of the data; the encoder rests, and class prompts are learnt.
 
     Source: MTA-CLIP (arXiv 2407.21654). There the backbone is tuned, too. Use what comes of it with ``tether segment
-    --with mta:head=FOLDER``.
+    --head FOLDER``.
     """
 
     gives = "head"
-    used_as = "--with mta:head={folder} --classes NAMES --out masks"
+    used_as = "--head {folder} --classes NAMES --out masks"
 
     @checked
     def __init__(
@@ -203,11 +203,11 @@ class MaskAware(MaskRecipe):
     """The image tower learns how well a mask fits a class, and a mask head beside it to find masks of any classes.
 
     Source: MAFT+ (arXiv 2408.00744). Of the image tower all but its last norm and projection moves, a tenth as fast as
-    the rest. Use what comes of it with ``tether segment --with maft:head=FOLDER``, for these classes and for others.
+    the rest. Use what comes of it with ``tether segment --head FOLDER``, for these classes and for others.
     """
 
     gives = "both"
-    used_as = "--with maft:head={folder} --classes NAMES --out masks"
+    used_as = "--head {folder} --classes NAMES --out masks"
 
     @checked
     def __init__(
