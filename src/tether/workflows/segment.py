@@ -17,7 +17,7 @@ from tether.adapt.heads import GroupingHead, Head, load_head
 from tether.core.atomic_io import csv_file, local
 from tether.core.component import build
 from tether.core.errors import InputError, UnsupportedModelError
-from tether.core.masks import Masks
+from tether.core.masks import NO_CLASS, Masks
 from tether.core.model_digest import model_digest
 from tether.core.palette import palette_of
 from tether.core.protocols import DualEncoder
@@ -29,6 +29,7 @@ from tether.data.mask_files import LabelFolder
 from tether.data.opening import keywords
 from tether.data.originals import originals
 from tether.evaluate.dense import DenseReport, MaskScores
+from tether.evaluate.one_class import OneClass
 from tether.models.anatomy.find import anatomy_of
 from tether.models.windows import Windows
 from tether.tasks.classify.prompts import classes_of, templates_of
@@ -43,6 +44,8 @@ IN_NOTEBOOK = 6
 """Images that a notebook shows, at most."""
 SHARP = "sharp"
 """Name of the method of ``sharpen``."""
+LOOKS_INSIDE = ("values", "excel")
+"""Methods for the blocks of vision transformers alone."""
 BATCH = 32
 """Images that are looked at together, at most."""
 
@@ -58,6 +61,7 @@ class SegmentedImages:
         like: masks of one pixel, which hold the classes and their colours.
         method: name of the segmenter.
         report: agreement with the labels, or None without them.
+        one_class: what one class at every pixel would have, likewise.
         bad: images that could not be read or looked at.
         kept: masks that were in the folder already.
         unlabelled: images without a label; 0 without labels.
@@ -70,6 +74,7 @@ class SegmentedImages:
     like: Masks
     method: str
     report: DenseReport | None = None
+    one_class: OneClass | None = None
     bad: int = 0
     kept: int = 0
     unlabelled: int = 0
@@ -85,12 +90,12 @@ class SegmentedImages:
         return dict(zip(self.classes, self.areas.mean(axis=0).tolist(), strict=True))
 
     def remarks(self) -> list[str]:
-        """How well it agrees with the labels, or that nobody measured it."""
-        if self.report is None:
+        """How well it agrees with the labels, and one class everywhere would, or that nobody measured it."""
+        if self.report is None or self.one_class is None:
             return ["unmeasured: give --labels with the true classes of some images to see how good the masks are"]
         without = f"; {self.unlabelled:,} images have no label" if self.unlabelled else ""
         first, *lines = self.report.lines()
-        return [f"{first}{without}", *lines]
+        return [f"{first}{without}", *lines, self.one_class.verdict(self.report)]
 
     def save_areas(self, path: str | Path, *, raw_csv: bool = False) -> None:
         """Write a CSV file of ``key`` and the share of the image, 0 to 1, for each class."""
@@ -101,7 +106,7 @@ class SegmentedImages:
     def page(self, path: str | Path) -> Path:
         """Write the first images under their masks as one HTML file, with a legend."""
         report = self.report
-        figures, bars = [], []
+        figures, bars, verdict = [], [], ""
         if report is not None:
             named = {"Mean IoU": report.miou, "Pixel accuracy": report.accuracy}
             if report.boundary_f1 is not None:
@@ -112,6 +117,7 @@ class SegmentedImages:
                 for what, one in named.items()
             ]
             bars = [(name, one.value, one.interval) for name, one in report.iou.items()]
+            verdict = self.remarks()[-1]
         few = f"the first {len(self.shown):,} of " if len(self.shown) < len(self.keys) else ""
         return gallery(
             self.shown,
@@ -120,6 +126,7 @@ class SegmentedImages:
             areas=self.mean_areas(),
             note=f"{few}{len(self.keys):,} images, {len(self.classes)} classes, by {self.method}",
             remarks=self.remarks()[:1],
+            verdict=verdict,
             figures=figures,
             bars=bars,
         )
@@ -222,7 +229,14 @@ def segment(
             raise InputError("--sharpen: the sharpener says what a patch is; leave --with out")
         using = {"name": SHARP, "sharpener": str(sharpen)}
     segmenter, method = _segmenter(using, encoder, head=head, background=background, templates=templates)
-    segmenter.prepare(encoder, names, windows=_windows(windows, segmenter.own_windows))
+    try:
+        segmenter.prepare(encoder, names, windows=_windows(windows, segmenter.own_windows))
+    except UnsupportedModelError as error:
+        if method not in LOOKS_INSIDE:
+            raise
+        raise UnsupportedModelError(
+            f"--with {method}: {error}; leave --with out to use what this tower shows"
+        ) from error
     classes = segmenter.classes
     like = blank(classes, None if palette is None else palette_of(palette, count=len(classes)))
     truths = None if labels is None else LabelFolder(labels, classes)
@@ -242,6 +256,7 @@ def segment(
     areas: list[list[float]] = []
     small: list[ShownMasks] = []
     unlabelled = 0
+    pixels = np.zeros(len(classes), dtype=np.int64)
     with outputs:
         for some, images in originals(rows, bad=bad, batch_size=batch_size, workers=workers):
             for key, image, masks, old in _masks_of(some, images, segmenter, outputs, bad):
@@ -253,6 +268,7 @@ def segment(
                 unlabelled += truths is not None and truth is None
                 if truth is not None:
                     scores.add(masks.labels, truth=truth)
+                    pixels += np.bincount(truth.ravel(), minlength=NO_CLASS + 1)[: len(classes)]
                 if len(small) < shown:
                     small.append(shown_masks(key, image, masks, truth=truth))
             if progress is not None:
@@ -262,8 +278,19 @@ def segment(
         if truths is not None and unlabelled == len(keys):
             raise truths.nothing_for(keys)
     report = None if truths is None else scores.report()
+    one_class = None if truths is None else OneClass.of(dict(zip(classes, pixels.tolist(), strict=True)))
     found = SegmentedImages(
-        keys, outputs.masks, np.array(areas), like, method, report, bad.count, outputs.kept, unlabelled, small
+        keys,
+        outputs.masks,
+        np.array(areas),
+        like,
+        method,
+        report,
+        one_class,
+        bad.count,
+        outputs.kept,
+        unlabelled,
+        small,
     )
     if outputs.folder is not None:
         found.save_areas(outputs.folder / "areas.csv", raw_csv=raw_csv)
