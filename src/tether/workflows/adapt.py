@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from tether.adapt.heads import Head
+from tether.adapt.heads import Head, MasksHead
 from tether.adapt.recipes import RECIPES, Case, Recipe
 from tether.core.component import build, closest
 from tether.core.errors import InputError
@@ -263,7 +263,10 @@ def adapt(
             assert adapted is not None
             assert parts.given.validation is not None
             curve, adapted, chosen = along(base, adapted, validation=parts.given.validation, measurer=measurer)
-        own = measurer.own(adapted, done.outcome.head, aims=made.aims, columns=made.columns)
+        of_pixels = made.used_by == "segment"
+        own = []
+        if not of_pixels or adapted is not None:  # a head of pixels names whole images as the base does
+            own = measurer.own(adapted, done.outcome.head, aims=made.aims, columns=made.columns)
         keeps = measurer.kept(adapted)
         report = AdaptReport(
             recipe=name,
@@ -282,6 +285,7 @@ def adapt(
             costs=Costs(done.seconds, done.cpu_seconds, done.moved, count_of(base)),
             curve=curve,
             chosen=chosen,
+            measured_by="tether segment --labels" if of_pixels else "",
             next=list(
                 next_steps(
                     made,
@@ -296,6 +300,7 @@ def adapt(
                     interpolated=interpolate,
                     base=title,
                     folder="FOLDER" if out is None else str(out),
+                    classes=done.outcome.head.classes if isinstance(done.outcome.head, MasksHead) else (),
                 )
             ),
         )
