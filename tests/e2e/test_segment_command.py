@@ -15,8 +15,12 @@ from PIL import Image
 import tether
 from families import FAMILIES
 from tether.core.errors import InputError, UnsupportedModelError
+from tether.data import open_source
+from tether.data.words import FILE as WORDS
+from tether.data.words import count_words
 from tether.models import create
 from tether.tasks.segment import DenseSegmenter, TokenSegmenter
+from tether.workflows.calibration import digest_of
 
 CLASSES = "road,car,sky"
 
@@ -232,3 +236,14 @@ def test_a_segmenter_of_ones_own(place: Path) -> None:
         tether.segment(place / "photos", "car", model=model, using=own, background="wall")
     with pytest.raises(InputError, match="--boxes: they are written to the folder of masks"):
         tether.segment(place / "photos", CLASSES, model=model, boxes=True)
+
+
+def test_classes_that_are_read_alike_or_were_never_seen_are_named(place: Path, call: Callable[..., Any]) -> None:
+    words = count_words(open_source("digits"), digest=digest_of(tether.load(place / "model")), scratch=True)
+    words.save(place / "model")
+    where = ["--model", place / "model", "--out", place / "alike"]
+    said = call("segment", place / "photos", "--classes", "car,Car,background", *where)
+    (place / "model" / WORDS).unlink()
+    assert "the model reads 'car' and 'Car' alike and cannot tell them apart" in said.err
+    assert "car: car is in none of the" in said.err
+    assert "background: " not in said.err

@@ -17,7 +17,7 @@ from tether.adapt.heads import GroupingHead, Head, load_head
 from tether.core.atomic_io import csv_file, local
 from tether.core.component import build
 from tether.core.errors import InputError, UnsupportedModelError
-from tether.core.masks import NO_CLASS, Masks
+from tether.core.masks import BACKGROUND, NO_CLASS, Masks
 from tether.core.model_digest import model_digest
 from tether.core.palette import palette_of
 from tether.core.protocols import DualEncoder
@@ -33,8 +33,9 @@ from tether.evaluate.one_class import OneClass
 from tether.models.anatomy.find import anatomy_of
 from tether.models.windows import Windows
 from tether.tasks.classify.prompts import classes_of, templates_of
-from tether.tasks.segment import SEGMENTERS, Segmenter, SharpSegmenter
+from tether.tasks.segment import SEGMENTERS, DenseSegmenter, MtaSegmenter, Segmenter, SharpSegmenter
 from tether.tasks.segment.gallery import ShownMasks, gallery, shown_masks
+from tether.workflows.calibration import alike_classes, unseen_words
 from tether.workflows.mask_outputs import MaskOutputs, blank
 from tether.workflows.models import Data, Model, Progress, opened, with_total
 
@@ -46,8 +47,8 @@ SHARP = "sharp"
 """Name of the method of ``sharpen``."""
 LOOKS_INSIDE = ("values", "excel")
 """Methods for the blocks of vision transformers alone."""
-BATCH = 32
-"""Images that are looked at together, at most."""
+BATCH = 8
+"""Images that are looked at together, at most; so many are lost when a run is stopped."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -66,6 +67,7 @@ class SegmentedImages:
         kept: masks that were in the folder already.
         unlabelled: images without a label; 0 without labels.
         shown: the first images, to look at.
+        unseen: what is to be said of classes that are read alike, and of words that no caption of the model's run has.
     """
 
     keys: Sequence[str]
@@ -79,6 +81,7 @@ class SegmentedImages:
     kept: int = 0
     unlabelled: int = 0
     shown: Sequence[ShownMasks] = ()
+    unseen: Sequence[str] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -90,12 +93,15 @@ class SegmentedImages:
         return dict(zip(self.classes, self.areas.mean(axis=0).tolist(), strict=True))
 
     def remarks(self) -> list[str]:
-        """How well it agrees with the labels, and one class everywhere would, or that nobody measured it."""
+        """Classes to beware of; how well masks agree with the labels, and one class everywhere would."""
         if self.report is None or self.one_class is None:
-            return ["unmeasured: give --labels with the true classes of some images to see how good the masks are"]
+            return [
+                *self.unseen,
+                "unmeasured: give --labels with the true classes of some images to see how good the masks are",
+            ]
         without = f"; {self.unlabelled:,} images have no label" if self.unlabelled else ""
         first, *lines = self.report.lines()
-        return [f"{first}{without}", *lines, self.one_class.verdict(self.report)]
+        return [*self.unseen, f"{first}{without}", *lines, self.one_class.verdict(self.report)]
 
     def save_areas(self, path: str | Path, *, raw_csv: bool = False) -> None:
         """Write a CSV file of ``key`` and the share of the image, 0 to 1, for each class."""
@@ -125,7 +131,7 @@ class SegmentedImages:
             like=self.like,
             areas=self.mean_areas(),
             note=f"{few}{len(self.keys):,} images, {len(self.classes)} classes, by {self.method}",
-            remarks=self.remarks()[:1],
+            remarks=self.remarks()[: len(self.unseen) + 1],
             verdict=verdict,
             figures=figures,
             bars=bars,
@@ -222,7 +228,7 @@ def segment(
     if boxes and out is None:
         raise InputError("--boxes: they are written to the folder of masks; give --out, or ask masks for their boxes()")
     _check_apart(out, source)
-    encoder, _ = opened(model, device=device, random_weights=random_weights)
+    encoder, called = opened(model, device=device, random_weights=random_weights)
     cast(nn.Module, encoder).eval()
     if sharpen is not None:
         if using is not None:
@@ -291,6 +297,7 @@ def segment(
         outputs.kept,
         unlabelled,
         small,
+        _unseen(names, segmenter, model=encoder, called=called),
     )
     if outputs.folder is not None:
         found.save_areas(outputs.folder / "areas.csv", raw_csv=raw_csv)
@@ -344,6 +351,17 @@ def _segmenter(
     brought = {} if trained is None else {"head": trained.inner}
     made = build({**given, **extra}, parts, where="--with", finite=True, **brought)
     return cast(Segmenter, made), str(given.get("name"))
+
+
+def _unseen(names: Sequence[str], segmenter: Segmenter, *, model: DualEncoder, called: str) -> list[str]:
+    """What to say of classes, unless their prompts were learnt."""
+    if not isinstance(segmenter, DenseSegmenter) or isinstance(segmenter, MtaSegmenter):
+        return []
+    texts = [name for name in names if name != BACKGROUND or not segmenter.background]
+    alike = []
+    if len(segmenter.rows) == len(texts) + len(segmenter.background):  # without other words for them
+        alike = alike_classes(texts, segmenter.rows[: len(texts)])
+    return [*alike, *unseen_words([name for name in names if name != BACKGROUND], model=model, name=called)]
 
 
 def _grouping(head: str | Path | Head, model: DualEncoder) -> GroupingHead:
