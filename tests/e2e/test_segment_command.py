@@ -15,8 +15,12 @@ from PIL import Image
 import tether
 from families import FAMILIES
 from tether.core.errors import InputError, UnsupportedModelError
+from tether.data import open_source
+from tether.data.words import FILE as WORDS
+from tether.data.words import count_words
 from tether.models import create
 from tether.tasks.segment import DenseSegmenter, TokenSegmenter
+from tether.workflows.calibration import digest_of
 
 CLASSES = "road,car,sky"
 
@@ -78,7 +82,10 @@ def test_masks_tables_boxes_and_a_page(segment: Callable[..., Any], place: Path,
     assert low <= report["miou"]["value"] <= high
     assert report["images"] == 2
     text = page.read_text()
-    for part in ("3 images, 3 classes, by values", "Mean IoU", "sub/c.jpg", 'data-view="truths"', "sky"):
+    share = json.loads(told.read_text())["one_class"]["accuracy"]
+    verdict = f"{json.loads(told.read_text())['one_class']['name']} at every pixel would have mIoU {share / 3:.1%}"
+    assert "pixel accuracy not shown to be better than that\n" in said.err
+    for part in ("3 images, 3 classes, by values", "Mean IoU", "sub/c.jpg", 'data-view="truths"', "sky", verdict):
         assert part in text
 
 
@@ -106,10 +113,15 @@ def test_other_settings_are_refused_or_replace_the_masks(segment: Callable[..., 
     segment("--size", 40)
     said = segment("--size", 48, code=2)
     assert (
-        "a.png: was made with other settings, classes, model or image; give another folder, or replace it" in said.err
+        "a.png: was made with other settings, classes, model or image; give another folder, or --existing" in said.err
     )
     segment("--size", 48, "--existing", "replace")
     assert segment("--size", 48).out.endswith("3 kept from before\n")
+
+
+def test_a_file_in_place_of_the_folder_is_refused(segment: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "masks").write_text("mine")
+    assert f"--out: {tmp_path / 'masks'} is a file; expected a folder for the masks" in segment(code=2).err
 
 
 def test_a_folder_of_photos_is_never_written_over(place: Path, call: Callable[..., Any]) -> None:
@@ -178,8 +190,13 @@ def test_labels_of_other_images_are_refused(segment: Callable[..., Any], tmp_pat
 
 
 def test_an_encoder_without_patches_is_refused(place: Path, tmp_path: Path) -> None:
+    model = FAMILIES["ALIGN"](tmp_path)
     with pytest.raises(UnsupportedModelError, match="its convolutions give a map of places"):
-        tether.segment(place / "photos", CLASSES, model=FAMILIES["ALIGN"](tmp_path), templates="name")
+        tether.segment(place / "photos", CLASSES, model=model, templates="name")
+    with pytest.raises(
+        UnsupportedModelError, match=r"--with values: .*; leave --with out to use what this tower shows"
+    ):
+        tether.segment(place / "photos", CLASSES, model=model, using="values", templates="name")
 
 
 def test_an_image_too_long_to_be_looked_at_is_a_bad_row(place: Path, tmp_path: Path) -> None:
@@ -219,3 +236,14 @@ def test_a_segmenter_of_ones_own(place: Path) -> None:
         tether.segment(place / "photos", "car", model=model, using=own, background="wall")
     with pytest.raises(InputError, match="--boxes: they are written to the folder of masks"):
         tether.segment(place / "photos", CLASSES, model=model, boxes=True)
+
+
+def test_classes_that_are_read_alike_or_were_never_seen_are_named(place: Path, call: Callable[..., Any]) -> None:
+    words = count_words(open_source("digits"), digest=digest_of(tether.load(place / "model")), scratch=True)
+    words.save(place / "model")
+    where = ["--model", place / "model", "--out", place / "alike"]
+    said = call("segment", place / "photos", "--classes", "car,Car,background", *where)
+    (place / "model" / WORDS).unlink()
+    assert "the model reads 'car' and 'Car' alike and cannot tell them apart" in said.err
+    assert "car: car is in none of the" in said.err
+    assert "background: " not in said.err

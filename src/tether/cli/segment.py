@@ -124,7 +124,11 @@ def command(
         )
     if json is not None:
         told = {"path": out, "images": len(found.keys), "kept": found.kept, "bad": found.bad, "method": found.method}
-        put_json(told | {"areas": found.mean_areas(), "report": found.report and asdict(found.report)}, to=json)
+        measured = {
+            "report": found.report and asdict(found.report),
+            "one_class": found.one_class and asdict(found.one_class),
+        }
+        put_json(told | {"areas": found.mean_areas()} | measured, to=json)
     if json != STDOUT:
         kept = f", {found.kept} kept from before" if found.kept else ""
         say(f"{out}: masks of {len(found.keys)} images by {found.method}{kept}")

@@ -46,8 +46,13 @@ class MaskStore:
         Args:
             folder: where the files are.
             replace: whether masks that were made of something else are written anew, or refused.
+
+        Raises:
+            InputError: a file is there.
         """
         self.folder, self.replace = local(folder), replace
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"--out: {folder} is a file; expected a folder for the masks")
         self._owner: dict[str, str] = {}
 
     def name(self, key: str) -> str:
@@ -88,7 +93,8 @@ class MaskStore:
             raise InputError(f"{path}: is there already and is no mask of Tether's; give another folder")
         if not self.replace:
             raise InputError(
-                f"{path}: was made with other settings, classes, model or image; give another folder, or replace it"
+                f"{path}: was made with other settings, classes, model or image; give another folder, or "
+                "--existing replace (replace_masks=True)"
             )
         return None
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from tether.adapt.heads import Head
+from tether.adapt.heads import Head, MasksHead
 from tether.adapt.recipes import RECIPES, Case, Recipe
 from tether.adapt.recipes.masks import MaskRecipe
 from tether.core.component import build, closest
@@ -267,13 +267,15 @@ def adapt(
             assert adapted is not None
             assert parts.given.validation is not None
             curve, adapted, chosen = along(base, adapted, validation=parts.given.validation, measurer=measurer)
-        masks = isinstance(made, MaskRecipe)
-        own = measurer.own(
-            adapted,
-            done.outcome.head,
-            aims=MASK_AIMS if masks else made.aims,
-            columns=made.regions if masks else made.columns,
-        )
+        masks, of_pixels = isinstance(made, MaskRecipe), made.used_by == "segment"
+        own = []
+        if masks or not of_pixels or adapted is not None:  # another head of pixels names whole images as the base does
+            own = measurer.own(
+                adapted,
+                done.outcome.head,
+                aims=MASK_AIMS if masks else made.aims,
+                columns=made.regions if masks else made.columns,
+            )
         keeps = measurer.kept(adapted)
         report = AdaptReport(
             recipe=name,
@@ -292,6 +294,7 @@ def adapt(
             costs=Costs(done.seconds, done.cpu_seconds, done.moved, count_of(base)),
             curve=curve,
             chosen=chosen,
+            measured_by="tether segment --labels" if of_pixels and not masks else "",
             next=list(
                 next_steps(
                     made,
@@ -306,6 +309,7 @@ def adapt(
                     interpolated=interpolate,
                     base=title,
                     folder="FOLDER" if out is None else str(out),
+                    classes=done.outcome.head.classes if isinstance(done.outcome.head, MasksHead) else (),
                 )
             ),
         )

@@ -17,7 +17,7 @@ from tether.adapt.heads import GroupingHead, Head, MasksHead, RelationHead, load
 from tether.core.atomic_io import csv_file, local
 from tether.core.component import build
 from tether.core.errors import InputError, UnsupportedModelError
-from tether.core.masks import Masks
+from tether.core.masks import BACKGROUND, NO_CLASS, Masks
 from tether.core.model_digest import model_digest
 from tether.core.palette import palette_of
 from tether.core.protocols import DualEncoder
@@ -29,13 +29,15 @@ from tether.data.mask_files import LabelFolder
 from tether.data.opening import keywords
 from tether.data.originals import originals
 from tether.evaluate.dense import DenseReport, MaskScores
+from tether.evaluate.one_class import OneClass
 from tether.models.anatomy.find import anatomy_of
 from tether.models.mask_models import NamedMasks, PromptMasks, TrainedMasks
 from tether.models.windows import Windows
 from tether.tasks.classify.prompts import classes_of, templates_of
-from tether.tasks.segment import SEGMENTERS, Segmenter, SharpSegmenter
+from tether.tasks.segment import SEGMENTERS, DenseSegmenter, MtaSegmenter, Segmenter, SharpSegmenter
 from tether.tasks.segment.gallery import ShownMasks, gallery, shown_masks
 from tether.tasks.segment.mask_heads import MaskSegmenter
+from tether.workflows.calibration import alike_classes, unseen_words
 from tether.workflows.mask_outputs import MaskOutputs, blank
 from tether.workflows.models import Data, Model, Progress, opened, with_total
 
@@ -45,8 +47,10 @@ IN_NOTEBOOK = 6
 """Images that a notebook shows, at most."""
 SHARP = "sharp"
 """Name of the method of ``sharpen``."""
-BATCH = 32
-"""Images that are looked at together, at most."""
+LOOKS_INSIDE = ("values", "excel")
+"""Methods for the blocks of vision transformers alone."""
+BATCH = 8
+"""Images that are looked at together, at most; so many are lost when a run is stopped."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -60,10 +64,12 @@ class SegmentedImages:
         like: masks of one pixel, which hold the classes and their colours.
         method: name of the segmenter.
         report: agreement with the labels, or None without them.
+        one_class: what one class at every pixel would have, likewise.
         bad: images that could not be read or looked at.
         kept: masks that were in the folder already.
         unlabelled: images without a label; 0 without labels.
         shown: the first images, to look at.
+        unseen: what is to be said of classes that are read alike, and of words that no caption of the model's run has.
     """
 
     keys: Sequence[str]
@@ -72,10 +78,12 @@ class SegmentedImages:
     like: Masks
     method: str
     report: DenseReport | None = None
+    one_class: OneClass | None = None
     bad: int = 0
     kept: int = 0
     unlabelled: int = 0
     shown: Sequence[ShownMasks] = ()
+    unseen: Sequence[str] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -87,12 +95,15 @@ class SegmentedImages:
         return dict(zip(self.classes, self.areas.mean(axis=0).tolist(), strict=True))
 
     def remarks(self) -> list[str]:
-        """How well it agrees with the labels, or that nobody measured it."""
-        if self.report is None:
-            return ["unmeasured: give --labels with the true classes of some images to see how good the masks are"]
+        """Classes to beware of; how well masks agree with the labels, and one class everywhere would."""
+        if self.report is None or self.one_class is None:
+            return [
+                *self.unseen,
+                "unmeasured: give --labels with the true classes of some images to see how good the masks are",
+            ]
         without = f"; {self.unlabelled:,} images have no label" if self.unlabelled else ""
         first, *lines = self.report.lines()
-        return [f"{first}{without}", *lines]
+        return [*self.unseen, f"{first}{without}", *lines, self.one_class.verdict(self.report)]
 
     def save_areas(self, path: str | Path, *, raw_csv: bool = False) -> None:
         """Write a CSV file of ``key`` and the share of the image, 0 to 1, for each class."""
@@ -103,7 +114,7 @@ class SegmentedImages:
     def page(self, path: str | Path) -> Path:
         """Write the first images under their masks as one HTML file, with a legend."""
         report = self.report
-        figures, bars = [], []
+        figures, bars, verdict = [], [], ""
         if report is not None:
             named = {"Mean IoU": report.miou, "Pixel accuracy": report.accuracy}
             if report.boundary_f1 is not None:
@@ -114,6 +125,7 @@ class SegmentedImages:
                 for what, one in named.items()
             ]
             bars = [(name, one.value, one.interval) for name, one in report.iou.items()]
+            verdict = self.remarks()[-1]
         few = f"the first {len(self.shown):,} of " if len(self.shown) < len(self.keys) else ""
         return gallery(
             self.shown,
@@ -121,7 +133,8 @@ class SegmentedImages:
             like=self.like,
             areas=self.mean_areas(),
             note=f"{few}{len(self.keys):,} images, {len(self.classes)} classes, by {self.method}",
-            remarks=self.remarks()[:1],
+            remarks=self.remarks()[: len(self.unseen) + 1],
+            verdict=verdict,
             figures=figures,
             bars=bars,
         )
@@ -219,14 +232,21 @@ def segment(
     if boxes and out is None:
         raise InputError("--boxes: they are written to the folder of masks; give --out, or ask masks for their boxes()")
     _check_apart(out, source)
-    encoder, _ = opened(model, device=device, random_weights=random_weights)
+    encoder, called = opened(model, device=device, random_weights=random_weights)
     cast(nn.Module, encoder).eval()
     if sharpen is not None:
         if using is not None:
             raise InputError("--sharpen: the sharpener says what a patch is; leave --with out")
         using = {"name": SHARP, "sharpener": str(sharpen)}
     segmenter, method = _segmenter(using, encoder, head=head, background=background, templates=templates)
-    segmenter.prepare(encoder, names, windows=_windows(windows, segmenter.own_windows))
+    try:
+        segmenter.prepare(encoder, names, windows=_windows(windows, segmenter.own_windows))
+    except UnsupportedModelError as error:
+        if method not in LOOKS_INSIDE:
+            raise
+        raise UnsupportedModelError(
+            f"--with {method}: {error}; leave --with out to use what this tower shows"
+        ) from error
     classes = segmenter.classes
     like = blank(classes, None if palette is None else palette_of(palette, count=len(classes)))
     truths = None if labels is None else LabelFolder(labels, classes)
@@ -246,6 +266,7 @@ def segment(
     areas: list[list[float]] = []
     small: list[ShownMasks] = []
     unlabelled = 0
+    pixels = np.zeros(len(classes), dtype=np.int64)
     with outputs:
         for some, images in originals(rows, bad=bad, batch_size=batch_size, workers=workers):
             for key, image, masks, old in _masks_of(some, images, segmenter, outputs, bad):
@@ -257,6 +278,7 @@ def segment(
                 unlabelled += truths is not None and truth is None
                 if truth is not None:
                     scores.add(masks.labels, truth=truth)
+                    pixels += np.bincount(truth.ravel(), minlength=NO_CLASS + 1)[: len(classes)]
                 if len(small) < shown:
                     small.append(shown_masks(key, image, masks, truth=truth))
             if progress is not None:
@@ -266,8 +288,20 @@ def segment(
         if truths is not None and unlabelled == len(keys):
             raise truths.nothing_for(keys)
     report = None if truths is None else scores.report()
+    one_class = None if truths is None else OneClass.of(dict(zip(classes, pixels.tolist(), strict=True)))
     found = SegmentedImages(
-        keys, outputs.masks, np.array(areas), like, method, report, bad.count, outputs.kept, unlabelled, small
+        keys,
+        outputs.masks,
+        np.array(areas),
+        like,
+        method,
+        report,
+        one_class,
+        bad.count,
+        outputs.kept,
+        unlabelled,
+        small,
+        _unseen(names, segmenter, model=encoder, called=called),
     )
     if outputs.folder is not None:
         found.save_areas(outputs.folder / "areas.csv", raw_csv=raw_csv)
@@ -324,6 +358,17 @@ def _segmenter(
     return cast(Segmenter, made), str(given.get("name"))
 
 
+def _unseen(names: Sequence[str], segmenter: Segmenter, *, model: DualEncoder, called: str) -> list[str]:
+    """What to say of classes, unless their prompts were learnt."""
+    if not isinstance(segmenter, DenseSegmenter) or isinstance(segmenter, MtaSegmenter):
+        return []
+    texts = [name for name in names if name != BACKGROUND or not segmenter.background]
+    alike = []
+    if len(segmenter.rows) == len(texts) + len(segmenter.background):  # without other words for them
+        alike = alike_classes(texts, segmenter.rows[: len(texts)])
+    return [*alike, *unseen_words([name for name in names if name != BACKGROUND], model=model, name=called)]
+
+
 @dataclass(frozen=True, slots=True)
 class _Trained:
     """What ``--head`` brings.
@@ -354,8 +399,8 @@ def _trained(given: str | Path | Head, model: DualEncoder) -> _Trained:
         made = _Trained(found.where, method, {"head": TrainedMasks(found.masks, found.classes)})
     else:
         raise InputError(
-            f"--head: {found.where}: expected one that tether adapt made by grouping, relation, mask-text or mask-aware, got "
-            f"one of kind {found.kind}"
+            f"--head: {found.where}: expected one that tether adapt made by grouping, relation, mask-text or "
+            f"mask-aware, got one of kind {found.kind}"
         )
     found.check(model)
     return made

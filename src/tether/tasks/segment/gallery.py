@@ -114,6 +114,7 @@ def gallery(
     remarks: Sequence[str] = (),
     figures: Sequence[tuple[str, str, str]] = (),
     bars: Sequence[tuple[str, float, tuple[float, float]]] = (),
+    verdict: str = "",
 ) -> Path:
     """Write the page.
 
@@ -126,6 +127,7 @@ def gallery(
         remarks: lines at the end.
         figures: measured numbers: what, the number, and its interval, as text.
         bars: classes with their IoU and its interval, 0 to 1.
+        verdict: a line below the figures.
 
     Returns:
         The path.
@@ -141,6 +143,7 @@ def gallery(
         note=note,
         remarks=remarks,
         figures=figures,
+        verdict=verdict,
         bars=[{"name": name, "value": value, "low": low, "high": high} for name, value, (low, high) in bars],
         colours=colours,
         legend=[{"name": name, "share": areas[name]} for name in shown],

@@ -101,7 +101,8 @@ class Measurer:
             said = first, last
             found += class_figures(first, last, labels=labels)
         elif self.kind == "pairs":
-            found.append(recall_figure(before_seen, after_seen))
+            if model is not None:  # the base finds what it found
+                found.append(recall_figure(before_seen, after_seen))
         elif isinstance(head, OrderHead):
             geometry = geometry_of(self.base).detached()
             text = geometry.points(encode_texts(CachedEncoder(self.base), head.classes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 
 from tether.adapt.recipes import Case, Recipe
@@ -18,6 +19,7 @@ def next_steps(
     interpolated: bool,
     base: str,
     folder: str,
+    classes: Sequence[str] = (),
 ) -> Iterator[str]:
     """Commands and advice, one a line; the most useful first.
 
@@ -30,9 +32,10 @@ def next_steps(
         interpolated: whether weights between base and tuned model were looked at.
         base: the model's name.
         folder: of the result.
+        classes: that the result asks to be named, if it does.
     """
     better = bool(own) and own[0].verdict == "better"
-    if own and not better:
+    if own and not better and made.used_by != "segment":  # recall says nothing of masks
         tries = made.simpler or " or ".join(others[:2]) or "more data"
         yield f"it is not shown to be better than the base: keep the base, or try {tries}"
         if own[0].n < 200:
@@ -42,6 +45,8 @@ def next_steps(
     if made.gives in ("head", "both"):
         model = base if made.gives == "head" else folder
         told = made.used_as.format(folder=folder) or f"--head {folder} --out {made.used_by}.csv"
+        if classes:
+            told = told.replace("NAMES", shlex.quote(",".join(classes)))
         yield f"tether {made.used_by} PHOTOS --model {model} {told}"
         if made.gives == "head" and made.takes == "labels" and case.least < 8:
             yield "more images a class are the surest way to a better head"

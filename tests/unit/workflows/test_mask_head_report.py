@@ -1,0 +1,36 @@
+"""What ``tether adapt`` says of a head that names pixels: not measured here, and the command with its classes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import tether
+from memory_rows import MemoryRows
+from tether.core.types import Row
+from tether.models import create
+
+
+@pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
+@pytest.mark.parametrize("name", ["mask_text", "mask_aware"])
+def test_a_head_of_masks_is_not_judged_by_recall(name, tmp_path) -> None:
+    meta = {"boxes": [[0.0, 0.0, 0.5, 1.0]], "phrases": ["white cat"]}  # and what is left
+    rows = [Row(str(n), np.full((32, 32, 3), n, np.uint8), (f"number {n}",), meta) for n in range(16)]
+    recipe = {
+        "name": name,
+        "rest": "background",
+        "steps": 1,
+        "dim": 16,
+        "queries": 2,
+        "layers": 1,
+        "doublings": 1,
+        "batch_size": 8,
+    }
+    report = tether.adapt(
+        create("tiny", seed=0).eval(), MemoryRows(rows), recipe=recipe, out=tmp_path / "head", keep=MemoryRows(rows)
+    ).report
+    assert len(report.own) == (name == "mask_aware")  # whole images are named as before where the encoder rests
+    assert report.verdict().startswith("Not measured here: tether segment --labels says how good it is.")
+    assert len(report.next) == 1
+    assert "--classes 'white cat" in report.next[0]
+    assert "Not measured here" in report.html()
