@@ -15,6 +15,7 @@ from PIL import Image
 import tether
 from families import FAMILIES
 from tether.core.errors import InputError, UnsupportedModelError
+from tether.core.locks import LOCK
 from tether.models import create
 from tether.tasks.segment import DenseSegmenter, TokenSegmenter
 
@@ -61,7 +62,7 @@ def test_masks_tables_boxes_and_a_page(segment: Callable[..., Any], place: Path,
     assert "2 labelled images, 95 % intervals over images; 1 images have no label\nmIoU " in said.err
     assert "1 bad rows were skipped" in said.err
     found = {one.relative_to(out).as_posix() for one in out.rglob("*") if one.is_file()}
-    assert found == {"a.png", "b.png", "sub/c.png", "masks.json", "areas.csv", "boxes.csv"}
+    assert found == {"a.png", "b.png", "sub/c.png", "masks.json", "areas.csv", "boxes.csv", LOCK}
     mask = Image.open(out / "sub" / "c.png")
     assert (mask.mode, mask.size) == ("P", (50, 90))
     head, *areas = rows(out / "areas.csv")
@@ -120,6 +121,32 @@ def test_a_folder_of_photos_is_never_written_over(place: Path, call: Callable[..
     more = ["--model", place / "model", "--out", place / "labels", "--existing", "replace"]
     said = call("segment", place / "photos", "--classes", CLASSES, *more, code=2)
     assert "a.png: is there already and is no mask of Tether's; give another folder" in said.err
+
+
+def test_masks_in_the_working_folder(
+    place: Path, call: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    call("segment", place / "photos", "--classes", CLASSES, "--model", place / "model", "--out", ".")
+    assert {"a.png", "masks.json", "..bad_rows.jsonl"} <= {one.name for one in tmp_path.iterdir()}
+
+
+def test_masks_never_lie_among_labels(segment: Callable[..., Any], place: Path, tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "a.png").write_bytes((place / "labels" / "a.png").read_bytes())
+    said = segment("--labels", tmp_path / "masks", code=2)
+    assert "masks is in the folder of the labels; give another" in said.err
+    assert [one.name for one in (tmp_path / "masks").iterdir()] == ["a.png"]
+
+
+def test_a_folder_that_another_process_writes_to_is_refused(
+    segment: Callable[..., Any], holder: Callable[..., Any], tmp_path: Path
+) -> None:
+    with holder(tmp_path / "masks", "tether segment") as number:
+        assert f"process {number} on " in segment(code=2).err
+    assert not list(tmp_path.rglob("*.png"))
+    (tmp_path / "masks" / "sub").symlink_to(tmp_path)
+    assert "sub: a link, a pipe or a device in a folder that tether segment writes to" in segment(code=2).err
 
 
 @pytest.mark.parametrize(

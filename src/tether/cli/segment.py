@@ -85,13 +85,14 @@ def command(
     from dataclasses import asdict
 
     from tether.cli.screen import bar
+    from tether.core.atomic_io import local
     from tether.workflows.segment import segment
 
     check_new(html, existing=existing, where="--html")
     check_new(json, existing=existing, where="--json")
     given: dict[str, object] = {"size": size, "window": window, "stride": stride, "flip": flip, "fit": fit}
     given["scales"] = None if scales is None else [part.strip() for part in scales.split(",")]
-    bad_rows = out.with_name(f"{out.name}.bad_rows.jsonl")
+    bad_rows = Path(f"{local(out)}.bad_rows.jsonl")
     with bar("segment") as on_progress:
         found = segment(
             images,

@@ -214,7 +214,8 @@ def segment(
     rows = open_source(source, where="IMAGES")
     if boxes and out is None:
         raise InputError("--boxes: they are written to the folder of masks; give --out, or ask masks for their boxes()")
-    _check_apart(out, source)
+    _check_apart(out, source, holds="images")
+    _check_apart(out, labels, holds="labels")
     encoder, _ = opened(model, device=device, random_weights=random_weights)
     cast(nn.Module, encoder).eval()
     if sharpen is not None:
@@ -261,21 +262,21 @@ def segment(
             raise InputError(f"{rows.name}: {bad.nothing_good()}")
         if truths is not None and unlabelled == len(keys):
             raise truths.nothing_for(keys)
-    report = None if truths is None else scores.report()
-    found = SegmentedImages(
-        keys, outputs.masks, np.array(areas), like, method, report, bad.count, outputs.kept, unlabelled, small
-    )
-    if outputs.folder is not None:
-        found.save_areas(outputs.folder / "areas.csv", raw_csv=raw_csv)
+        report = None if truths is None else scores.report()
+        found = SegmentedImages(
+            keys, outputs.masks, np.array(areas), like, method, report, bad.count, outputs.kept, unlabelled, small
+        )
+        if outputs.folder is not None:
+            found.save_areas(outputs.folder / "areas.csv", raw_csv=raw_csv)
     return found
 
 
-def _check_apart(out: str | Path | None, source: Data) -> None:
-    """Refuse a folder of masks among the images, where the next run would read masks as images."""
+def _check_apart(out: str | Path | None, source: Data | None, *, holds: str) -> None:
+    """Refuse a folder of masks among images or labels, where the next run would read masks as such."""
     if out is None or not isinstance(source, (str, Path)) or not local(source).is_dir():
         return
     if local(out).resolve().is_relative_to(local(source).resolve()):
-        raise InputError(f"--out: {out} is in the folder of the images; give another")
+        raise InputError(f"--out: {out} is in the folder of the {holds}; give another")
 
 
 def _segmenter(
