@@ -84,7 +84,7 @@ class GroupingHead(Head):
             with torch.device("meta"):  # nothing is allocated for what a file merely says
                 inner = DinoiserHead(**settings["inner"])
             inner.load_state_dict({name: torch.from_numpy(np.array(one)) for name, one in arrays.items()}, assign=True)
-        except RuntimeError as error:
+            rows, columns = (int(side) for side in settings["grid"])
+        except (RuntimeError, ValueError, OverflowError) as error:
             raise InputError(f"grouping head: {error!s:.300}") from error
-        rows, columns = (int(side) for side in settings["grid"])
         return cls(inner, grid=(rows, columns), layer=settings["layer"], gamma=settings["gamma"])
