@@ -173,6 +173,8 @@ def forged(folder, kind, values):
         ("linear", {"encoder": None}, "encoder: expected a digest, got None"),
         ("grouping", {"grid": ["a", 2]}, "invalid literal for int"),
         ("grouping", {"grid": [np.inf, 2]}, "cannot convert float infinity to integer"),
+        ("grouping", {"inner": {"features": 10**7, "dim": 2, "kernel": 3}}, "inner: expected the shape of its arrays"),
+        ("grouping", {"inner": {"features": 4}}, "'dim' is missing"),
         ("grouping", {"grid": [2]}, "not enough values to unpack"),
         ("linear", {"kind": ["linear"]}, r"unknown kind of head \['linear'\]"),
     ],
