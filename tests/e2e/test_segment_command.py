@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import tether
@@ -103,6 +104,19 @@ def test_a_second_run_keeps_what_is_there(
     assert {name for name in after if after[name] != before[name]} == {"b.png"}
 
 
+def test_a_second_run_writes_its_page_again_but_no_page_of_others(segment: Callable[..., Any], tmp_path: Path) -> None:
+    more = ["--html", tmp_path / "seg.html", "--json", tmp_path / "told.json"]
+    (tmp_path / "seg.html").write_text("another's")
+    assert "seg.html is there already; give another name" in segment(*more, code=2).err
+    (tmp_path / "seg.html").unlink()
+    segment(*more)
+    page = (tmp_path / "seg.html").read_bytes()
+    segment(*more)
+    assert (tmp_path / "seg.html").read_bytes() == page
+    assert "was made with other settings" in segment(*more, "--size", 48, code=2).err
+    assert (tmp_path / "seg.html").read_bytes() == page
+
+
 def test_other_settings_are_refused_or_replace_the_masks(segment: Callable[..., Any], tmp_path: Path) -> None:
     segment("--size", 40)
     said = segment("--size", 48, code=2)
@@ -142,9 +156,11 @@ def test_masks_never_lie_among_labels(segment: Callable[..., Any], place: Path, 
 def test_a_folder_that_another_process_writes_to_is_refused(
     segment: Callable[..., Any], holder: Callable[..., Any], tmp_path: Path
 ) -> None:
+    (tmp_path / "masks.bad_rows.jsonl").write_text("of the other process")
     with holder(tmp_path / "masks", "tether segment") as number:
         assert f"process {number} on " in segment(code=2).err
     assert not list(tmp_path.rglob("*.png"))
+    assert (tmp_path / "masks.bad_rows.jsonl").read_text() == "of the other process"
     (tmp_path / "masks" / "sub").symlink_to(tmp_path)
     assert "sub: a link, a pipe or a device in a folder that tether segment writes to" in segment(code=2).err
 
@@ -207,6 +223,16 @@ def test_labels_of_other_images_are_refused(segment: Callable[..., Any], tmp_pat
 def test_an_encoder_without_patches_is_refused(place: Path, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match="its convolutions give a map of places"):
         tether.segment(place / "photos", CLASSES, model=FAMILIES["ALIGN"](tmp_path), templates="name")
+
+
+def test_scores_that_are_no_numbers_make_no_masks(
+    segment: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        TokenSegmenter, "patches", lambda self, model, image: torch.full((len(image), 16, 64), torch.nan)
+    )
+    assert "the latest: scores of classes are not finite" in segment("--with", "tokens", code=2).err
+    assert not list(tmp_path.rglob("*.png"))
 
 
 def test_an_image_too_long_to_be_looked_at_is_a_bad_row(place: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from tether.core.masks import NO_CLASS, ClassBox, Masks
 from tether.core.printable import is_text, quoted
 from tether.data.dense_labels import read_png
 
+COCO_FILE = "masks.json"
 MARK = "tether masks"
 """Name of the text in a PNG that says what the mask was made of."""
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jp2", ".avif", ".dcm")

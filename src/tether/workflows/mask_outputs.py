@@ -17,7 +17,7 @@ from torch import Tensor
 from tether.core.atomic_io import csv_file
 from tether.core.locks import locked
 from tether.core.masks import Masks
-from tether.data.mask_files import BOX_COLUMNS, CocoFile, MaskStore, box_cells, coco_file
+from tether.data.mask_files import BOX_COLUMNS, COCO_FILE, CocoFile, MaskStore, box_cells, coco_file
 
 
 class StoredMasks(Mapping[str, Masks]):
@@ -98,7 +98,7 @@ class MaskOutputs:
         if self.folder is not None:
             with ExitStack() as files:
                 files.enter_context(locked(self.folder, purpose="tether segment"))
-                coco = coco_file(self.folder / "masks.json", self._like.categories())
+                coco = coco_file(self.folder / COCO_FILE, self._like.categories())
                 self._coco = files.enter_context(coco)
                 if self._boxes:
                     table = csv_file(self.folder / "boxes.csv", BOX_COLUMNS, raw_csv=self._raw_csv)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tether.adapt.heads import GroupingHead, Head, load_head
 from tether.core.atomic_io import csv_file, local
 from tether.core.component import build
-from tether.core.errors import InputError, UnsupportedModelError
+from tether.core.errors import InputError, NotFiniteError, UnsupportedModelError
 from tether.core.masks import Masks
 from tether.core.model_digest import model_digest
 from tether.core.palette import palette_of
@@ -237,13 +237,13 @@ def segment(
         replace_masks=replace_masks,
         raw_csv=raw_csv,
     )
-    bad = BadRows.anew(rows.name, path=bad_rows, strict=strict)
     progress = with_total(on_progress, rows)
     keys: list[str] = []
     areas: list[list[float]] = []
     small: list[ShownMasks] = []
     unlabelled = 0
     with outputs:
+        bad = BadRows.anew(rows.name, path=bad_rows, strict=strict)
         for some, images in originals(rows, bad=bad, batch_size=batch_size, workers=workers):
             for key, image, masks, old in _masks_of(some, images, segmenter, outputs, bad):
                 masks = replace(masks, palette=like.palette)
@@ -352,15 +352,27 @@ def _masks_of(
     there = [outputs.find(row.key, image) for row, image in zip(rows, images, strict=True)]
     new = [number for number, masks in enumerate(there) if masks is None]
     try:
-        made = dict(zip(new, segmenter.predict([images[number] for number in new]), strict=True))
+        made = dict(zip(new, _looked_at(segmenter, [images[number] for number in new]), strict=True))
     except InputError:  # one of them is the reason
         made = {}
         for number in new:
             try:
-                (made[number],) = segmenter.predict([images[number]])
+                (made[number],) = _looked_at(segmenter, [images[number]])
             except InputError as error:
                 bad.add(rows[number].key, str(error))
     for number, (row, image) in enumerate(zip(rows, images, strict=True)):
         masks = there[number]
         if masks is not None or number in made:
             yield row.key, image, made[number] if masks is None else masks, masks is not None
+
+
+def _looked_at(segmenter: Segmenter, images: Sequence[UInt8[Tensor, "3 h w"]]) -> list[Masks]:
+    """The masks of images, whose scores are numbers.
+
+    Raises:
+        NotFiniteError: some are not, and no class is the best of them.
+    """
+    found = segmenter.predict(images)
+    if any(one.scores is not None and not np.isfinite(one.scores).all() for one in found):
+        raise NotFiniteError("scores of classes are not finite: a model or a head with numbers that are too large")
+    return found
