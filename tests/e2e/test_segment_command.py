@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import tether
 from families import FAMILIES
 from tether.core.errors import InputError, UnsupportedModelError
+from tether.core.locks import LOCK
 from tether.data import open_source
 from tether.data.words import FILE as WORDS
 from tether.data.words import count_words
@@ -65,7 +67,7 @@ def test_masks_tables_boxes_and_a_page(segment: Callable[..., Any], place: Path,
     assert "2 labelled images, 95 % intervals over images; 1 images have no label\nmIoU " in said.err
     assert "1 bad rows were skipped" in said.err
     found = {one.relative_to(out).as_posix() for one in out.rglob("*") if one.is_file()}
-    assert found == {"a.png", "b.png", "sub/c.png", "masks.json", "areas.csv", "boxes.csv"}
+    assert found == {"a.png", "b.png", "sub/c.png", "masks.json", "areas.csv", "boxes.csv", LOCK}
     mask = Image.open(out / "sub" / "c.png")
     assert (mask.mode, mask.size) == ("P", (50, 90))
     head, *areas = rows(out / "areas.csv")
@@ -109,6 +111,19 @@ def test_a_second_run_keeps_what_is_there(
     assert {name for name in after if after[name] != before[name]} == {"b.png"}
 
 
+def test_a_second_run_writes_its_page_again_but_no_page_of_others(segment: Callable[..., Any], tmp_path: Path) -> None:
+    more = ["--html", tmp_path / "seg.html", "--json", tmp_path / "told.json"]
+    (tmp_path / "seg.html").write_text("another's")
+    assert "seg.html is there already; give another name" in segment(*more, code=2).err
+    (tmp_path / "seg.html").unlink()
+    segment(*more)
+    page = (tmp_path / "seg.html").read_bytes()
+    segment(*more)
+    assert (tmp_path / "seg.html").read_bytes() == page
+    assert "was made with other settings" in segment(*more, "--size", 48, code=2).err
+    assert (tmp_path / "seg.html").read_bytes() == page
+
+
 def test_other_settings_are_refused_or_replace_the_masks(segment: Callable[..., Any], tmp_path: Path) -> None:
     segment("--size", 40)
     said = segment("--size", 48, code=2)
@@ -132,6 +147,34 @@ def test_a_folder_of_photos_is_never_written_over(place: Path, call: Callable[..
     more = ["--model", place / "model", "--out", place / "labels", "--existing", "replace"]
     said = call("segment", place / "photos", "--classes", CLASSES, *more, code=2)
     assert "a.png: is there already and is no mask of Tether's; give another folder" in said.err
+
+
+def test_masks_in_the_working_folder(
+    place: Path, call: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    call("segment", place / "photos", "--classes", CLASSES, "--model", place / "model", "--out", ".")
+    assert {"a.png", "masks.json", "..bad_rows.jsonl"} <= {one.name for one in tmp_path.iterdir()}
+
+
+def test_masks_never_lie_among_labels(segment: Callable[..., Any], place: Path, tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "a.png").write_bytes((place / "labels" / "a.png").read_bytes())
+    said = segment("--labels", tmp_path / "masks", code=2)
+    assert "masks is in the folder of the labels; give another" in said.err
+    assert [one.name for one in (tmp_path / "masks").iterdir()] == ["a.png"]
+
+
+def test_a_folder_that_another_process_writes_to_is_refused(
+    segment: Callable[..., Any], holder: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "masks.bad_rows.jsonl").write_text("of the other process")
+    with holder(tmp_path / "masks", "tether segment") as number:
+        assert f"process {number} on " in segment(code=2).err
+    assert not list(tmp_path.rglob("*.png"))
+    assert (tmp_path / "masks.bad_rows.jsonl").read_text() == "of the other process"
+    (tmp_path / "masks" / "sub").symlink_to(tmp_path)
+    assert "sub: a link, a pipe or a device in a folder that tether segment writes to" in segment(code=2).err
 
 
 @pytest.mark.parametrize(
@@ -197,6 +240,16 @@ def test_an_encoder_without_patches_is_refused(place: Path, tmp_path: Path) -> N
         UnsupportedModelError, match=r"--with values: .*; leave --with out to use what this tower shows"
     ):
         tether.segment(place / "photos", CLASSES, model=model, using="values", templates="name")
+
+
+def test_scores_that_are_no_numbers_make_no_masks(
+    segment: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        TokenSegmenter, "patches", lambda self, model, image: torch.full((len(image), 16, 64), torch.nan)
+    )
+    assert "the latest: scores of classes are not finite" in segment("--with", "tokens", code=2).err
+    assert not list(tmp_path.rglob("*.png"))
 
 
 def test_an_image_too_long_to_be_looked_at_is_a_bad_row(place: Path, tmp_path: Path) -> None:

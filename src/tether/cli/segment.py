@@ -79,7 +79,7 @@ def command(
 ) -> None:
     """Find the class of each pixel from class names: masks, areas, boxes, a page.
 
-    A second run of the same command resumes the first.
+    A second run of the same command resumes the first, and writes its page and JSON again.
 
     Examples:
       tether segment photos/ --model starter --classes "road,car,sky" --out masks --html seg.html
@@ -88,13 +88,16 @@ def command(
     from dataclasses import asdict
 
     from tether.cli.screen import bar
+    from tether.core.atomic_io import local
+    from tether.data.mask_files import COCO_FILE
     from tether.workflows.segment import segment
 
-    check_new(html, existing=existing, where="--html")
-    check_new(json, existing=existing, where="--json")
+    again = (local(out) / COCO_FILE).is_file()  # masks of other settings are refused before a page is replaced
+    for path, where in ((html, "--html"), (json, "--json")):
+        check_new(path, existing="replace" if again else existing, where=where)
     given: dict[str, object] = {"size": size, "window": window, "stride": stride, "flip": flip, "fit": fit}
     given["scales"] = None if scales is None else [part.strip() for part in scales.split(",")]
-    bad_rows = out.with_name(f"{out.name}.bad_rows.jsonl")
+    bad_rows = Path(f"{local(out)}.bad_rows.jsonl")
     with bar("segment") as on_progress:
         found = segment(
             images,

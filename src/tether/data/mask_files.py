@@ -20,11 +20,14 @@ from tether.core.masks import NO_CLASS, Masks
 from tether.core.printable import is_text, quoted
 from tether.data.dense_labels import read_png
 
+COCO_FILE = "masks.json"
 MARK = "tether masks"
 """Name of the text in a PNG that says what the mask was made of."""
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jp2", ".avif", ".dcm")
 _SAFE = re.compile(r"[^\x00-\x1f<>:\"|?*\\]{1,180}")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+_LONGEST = 240
+"""Bytes of a file's name: systems take 255, and an unfinished file has a longer name."""
 
 
 def stem_of(key: str) -> str:
@@ -36,8 +39,9 @@ def stem_of(key: str) -> str:
 class MaskStore:
     """The masks of a source's images: ``KEY.png``, where the key has lost the ending of an image file.
 
-    Of two keys that would have one file the second keeps its ending; a key that no file can have is hashed. Each file
-    says what it was made of, so that a second run keeps it and nothing else is ever written over.
+    Of two keys that would have one file the second keeps its ending; a key that no file can have is hashed, and so is
+    one below a folder that would have the name of another key's file. Each file says what it was made of, so that a
+    second run keeps it and nothing else is ever written over.
     """
 
     def __init__(self, folder: Path | str, *, replace: bool = False) -> None:
@@ -53,7 +57,7 @@ class MaskStore:
         self.folder, self.replace = local(folder), replace
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"--out: {folder} is a file; expected a folder for the masks")
-        self._owner: dict[str, str] = {}
+        self._owner: dict[str, str | None] = {}  # of names in lower case; None owns folders
 
     def name(self, key: str) -> str:
         """Name of a key's file below the folder, with ``/`` between its parts."""
@@ -63,9 +67,17 @@ class MaskStore:
             hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=16).hexdigest(),
         ):
             name = f"{stem}.png"
-            if _is_name(name) and self._owner.setdefault(name.casefold(), key) == key:
+            if _is_name(name) and self._is_free(name.casefold(), key):
                 return name
         raise InputError(f"{quoted(key)}: comes twice")
+
+    def _is_free(self, name: str, key: str) -> bool:
+        """Whether a file may have the name; from then on it is the key's."""
+        folders = [str(folder) for folder in PurePosixPath(name).parents][:-1]
+        if any(self._owner.get(folder) is not None for folder in folders) or self._owner.setdefault(name, key) != key:
+            return False
+        self._owner.update(dict.fromkeys(folders))
+        return True
 
     def read(self, key: str, classes: Sequence[str], *, made_of: str, size: tuple[int, int]) -> Masks | None:
         """The masks of an image, if they are there and were made of just this.
@@ -82,7 +94,7 @@ class MaskStore:
         path = self.folder / self.name(key)
         if not path.exists():
             return None
-        said = _mark_of(path)
+        said = _mark_of(path) if path.is_file() else None
         if said == made_of:
             with contextlib.suppress(InputError):
                 labels = read_png(path)
@@ -116,7 +128,7 @@ def _is_name(name: str) -> bool:
 
 def _is_part(part: str) -> bool:
     usual = _SAFE.fullmatch(part) and not _RESERVED.fullmatch(part)
-    return bool(usual) and part != ".png" and not part.endswith((".", " "))
+    return bool(usual) and part != ".png" and not part.endswith((".", " ")) and len(part.encode()) <= _LONGEST
 
 
 def _mark_of(path: Path) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Int, UInt8
@@ -14,7 +14,7 @@ from tether.core.ranges import Count, checked
 from tether.data.boxes import window_of
 from tether.data.images import decode
 from tether.data.masked_crops import Fill, masked_crop
-from tether.data.regions import RegionColumns
+from tether.data.regions import MOST_MASK_PIXELS, RegionColumns
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +85,13 @@ def masked_regions(
             pixels = decode(row.image, name=row.key)
             height, width = int(pixels.shape[1]), int(pixels.shape[2])
             found = columns.read(row, size=(height, width))
-            for number in [at for at, phrase in enumerate(found.phrases) if phrase.strip()][: columns.most]:
+            wanted = [at for at, phrase in enumerate(found.phrases) if phrase.strip()][: columns.most]
+            if len(wanted) * height * width > MOST_MASK_PIXELS:
+                need = f"{len(wanted)} regions of {height} x {width} pixels"
+                raise InputError(f"{row.key}: {need}; at most {MOST_MASK_PIXELS:,} pixels are read; lower `most`")
+            if isinstance(found.masks, bytes):  # one file for all regions, which is decoded once
+                found = replace(found, masks=decode(found.masks, name=row.key)[0].numpy())
+            for number in wanted:
                 if found.masks is None:
                     x0, y0, x1, y1 = found.boxes[number].tolist()
                     box = [x0 * width, y0 * height, x1 * width, y1 * height]

@@ -15,6 +15,8 @@ from tether.core.ranges import Count, checked
 from tether.core.types import MaskPrediction
 from tether.models.positions import sine_grid
 
+Layers = Annotated[int, Ge(1), Le(64)]
+"""Of a mask decoder; each is made one by one, also for a file that merely says how many it has."""
 GROUPS = 8
 """Of the group norms of a pixel decoder, or the greatest divisor of its width below."""
 
@@ -101,7 +103,7 @@ class MaskTextDecoder(nn.Module):
         dim: Count,
         *,
         heads: Count = 8,
-        layers: Count = 3,
+        layers: Layers = 3,
         queries: Count = 32,
         inner: Count | None = None,
         classes: Count | None = None,
@@ -224,7 +226,7 @@ class MaskHead(nn.Module):
         *,
         dim: Count = 64,
         heads: Count = 4,
-        layers: Count = 3,
+        layers: Layers = 3,
         queries: Count = 32,
         classes: Count | None = None,
         text_dim: Count | None = None,

@@ -15,6 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
+from tether.core.masks import check_names
+from tether.core.printable import is_line, quoted
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import PositiveSingle, checked
 from tether.core.state_file import check_encoder, read_state
@@ -219,9 +221,12 @@ def restore_masks(settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray])
         arrays: of it, under names that begin with ``PREFIX``, beside others.
 
     Raises:
-        InputError: others.
+        InputError: others, or numbers that are not finite.
     """
     own = {name.removeprefix(PREFIX): one for name, one in arrays.items() if name.startswith(PREFIX)}
+    for name, one in own.items():
+        if one.dtype.kind != "f" or not np.isfinite(one).all():
+            raise InputError(f"mask head: {name!r:.100}: expected finite floats")
     kind = MASK_MODELS.get(str(settings.get("masks")))
     if kind is None:
         raise InputError(f"masks: expected one of {', '.join(MASK_MODELS)}, got {settings.get('masks')!r:.100}")
@@ -231,7 +236,7 @@ def restore_masks(settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray])
         found.load_state_dict({name: torch.from_numpy(np.array(one)) for name, one in own.items()}, assign=True)
     except (KeyError, TypeError, RuntimeError) as error:
         raise InputError(f"mask head: {error!s:.300}") from error
-    return found.eval().requires_grad_(False)
+    return found.float().eval().requires_grad_(False)
 
 
 def load_masks(folder: Path | str, *, model: DualEncoder) -> TrainedMasks:
@@ -249,4 +254,10 @@ def load_masks(folder: Path | str, *, model: DualEncoder) -> TrainedMasks:
     if settings.get("kind") != "masks":
         raise InputError(f"{path}: expected a head of masks, got one of kind {settings.get('kind')!r:.100}")
     check_encoder(path, recorded=str(settings.get("encoder")), encoder=None, digest=image_digest(model))
-    return TrainedMasks(restore_masks(settings, arrays), tuple(settings["classes"]))
+    masks, classes = restore_masks(settings, arrays), settings.get("classes")
+    if not isinstance(classes, list) or not all(map(is_line, classes)):
+        raise InputError(f"{path}: classes: expected names, got {quoted(classes)}")
+    check_names(classes)
+    if isinstance(masks, PromptMasks) and len(masks.texts) != len(classes):
+        raise InputError(f"{path}: classes: expected the {len(masks.texts)} of its prompts, got {len(classes)}")
+    return TrainedMasks(masks, tuple(classes))

@@ -267,15 +267,12 @@ def adapt(
             assert adapted is not None
             assert parts.given.validation is not None
             curve, adapted, chosen = along(base, adapted, validation=parts.given.validation, measurer=measurer)
-        masks, of_pixels = isinstance(made, MaskRecipe), made.used_by == "segment"
+        of_pixels, aims, columns = made.used_by == "segment", made.aims, made.columns
+        if isinstance(made, MaskRecipe):
+            aims, columns = MASK_AIMS, made.regions
         own = []
-        if masks or not of_pixels or adapted is not None:  # another head of pixels names whole images as the base does
-            own = measurer.own(
-                adapted,
-                done.outcome.head,
-                aims=MASK_AIMS if masks else made.aims,
-                columns=made.regions if masks else made.columns,
-            )
+        if aims or not of_pixels or adapted is not None:  # another head of pixels names whole images as the base does
+            own = measurer.own(adapted, done.outcome.head, aims=aims, columns=columns)
         keeps = measurer.kept(adapted)
         report = AdaptReport(
             recipe=name,
@@ -294,7 +291,7 @@ def adapt(
             costs=Costs(done.seconds, done.cpu_seconds, done.moved, count_of(base)),
             curve=curve,
             chosen=chosen,
-            measured_by="tether segment --labels" if of_pixels and not masks else "",
+            measured_by="tether segment --labels" if of_pixels and not aims else "",
             next=list(
                 next_steps(
                     made,

@@ -15,8 +15,9 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from tether.core.atomic_io import csv_file
+from tether.core.locks import locked
 from tether.core.masks import Masks
-from tether.data.mask_files import CocoFile, MaskStore, coco_file
+from tether.data.mask_files import COCO_FILE, CocoFile, MaskStore, coco_file
 
 BOX_COLUMNS = ("key", "class", "x0", "y0", "x1", "y1", "area")
 """Corners in pixels, the area as a count of them."""
@@ -92,13 +93,20 @@ class MaskOutputs:
         self._table: Any = None
 
     def __enter__(self) -> MaskOutputs:
-        """Begin the files that all images share."""
+        """Begin the files that all images share.
+
+        Raises:
+            LockedError: another process writes to the folder.
+        """
         if self.folder is not None:
-            coco = coco_file(self.folder / "masks.json", self._like.categories())
-            self._coco = self._files.enter_context(coco)
-            if self._boxes:
-                table = csv_file(self.folder / "boxes.csv", BOX_COLUMNS, raw_csv=self._raw_csv)
-                self._table = self._files.enter_context(table)
+            with ExitStack() as files:
+                files.enter_context(locked(self.folder, purpose="tether segment"))
+                coco = coco_file(self.folder / COCO_FILE, self._like.categories())
+                self._coco = files.enter_context(coco)
+                if self._boxes:
+                    table = csv_file(self.folder / "boxes.csv", BOX_COLUMNS, raw_csv=self._raw_csv)
+                    self._table = files.enter_context(table)
+                self._files = files.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> bool | None:

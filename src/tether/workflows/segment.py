@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tether.adapt.heads import GroupingHead, Head, MasksHead, RelationHead, load_head
 from tether.core.atomic_io import csv_file, local
 from tether.core.component import build
-from tether.core.errors import InputError, UnsupportedModelError
+from tether.core.errors import InputError, NotFiniteError, UnsupportedModelError
 from tether.core.masks import BACKGROUND, NO_CLASS, Masks
 from tether.core.model_digest import model_digest
 from tether.core.palette import palette_of
@@ -231,7 +231,8 @@ def segment(
     rows = open_source(source, where="IMAGES")
     if boxes and out is None:
         raise InputError("--boxes: they are written to the folder of masks; give --out, or ask masks for their boxes()")
-    _check_apart(out, source)
+    _check_apart(out, source, holds="images")
+    _check_apart(out, labels, holds="labels")
     encoder, called = opened(model, device=device, random_weights=random_weights)
     cast(nn.Module, encoder).eval()
     if sharpen is not None:
@@ -260,7 +261,6 @@ def segment(
         replace_masks=replace_masks,
         raw_csv=raw_csv,
     )
-    bad = BadRows.anew(rows.name, path=bad_rows, strict=strict)
     progress = with_total(on_progress, rows)
     keys: list[str] = []
     areas: list[list[float]] = []
@@ -268,6 +268,7 @@ def segment(
     unlabelled = 0
     pixels = np.zeros(len(classes), dtype=np.int64)
     with outputs:
+        bad = BadRows.anew(rows.name, path=bad_rows, strict=strict)
         for some, images in originals(rows, bad=bad, batch_size=batch_size, workers=workers):
             for key, image, masks, old in _masks_of(some, images, segmenter, outputs, bad):
                 masks = replace(masks, palette=like.palette)
@@ -287,33 +288,33 @@ def segment(
             raise InputError(f"{rows.name}: {bad.nothing_good()}")
         if truths is not None and unlabelled == len(keys):
             raise truths.nothing_for(keys)
-    report = None if truths is None else scores.report()
-    one_class = None if truths is None else OneClass.of(dict(zip(classes, pixels.tolist(), strict=True)))
-    found = SegmentedImages(
-        keys,
-        outputs.masks,
-        np.array(areas),
-        like,
-        method,
-        report,
-        one_class,
-        bad.count,
-        outputs.kept,
-        unlabelled,
-        small,
-        _unseen(names, segmenter, model=encoder, called=called),
-    )
-    if outputs.folder is not None:
-        found.save_areas(outputs.folder / "areas.csv", raw_csv=raw_csv)
+        report = None if truths is None else scores.report()
+        one_class = None if truths is None else OneClass.of(dict(zip(classes, pixels.tolist(), strict=True)))
+        found = SegmentedImages(
+            keys,
+            outputs.masks,
+            np.array(areas),
+            like,
+            method,
+            report,
+            one_class,
+            bad.count,
+            outputs.kept,
+            unlabelled,
+            small,
+            _unseen(names, segmenter, model=encoder, called=called),
+        )
+        if outputs.folder is not None:
+            found.save_areas(outputs.folder / "areas.csv", raw_csv=raw_csv)
     return found
 
 
-def _check_apart(out: str | Path | None, source: Data) -> None:
-    """Refuse a folder of masks among the images, where the next run would read masks as images."""
+def _check_apart(out: str | Path | None, source: Data | None, *, holds: str) -> None:
+    """Refuse a folder of masks among images or labels, where the next run would read masks as such."""
     if out is None or not isinstance(source, (str, Path)) or not local(source).is_dir():
         return
     if local(out).resolve().is_relative_to(local(source).resolve()):
-        raise InputError(f"--out: {out} is in the folder of the images; give another")
+        raise InputError(f"--out: {out} is in the folder of the {holds}; give another")
 
 
 def _segmenter(
@@ -430,15 +431,27 @@ def _masks_of(
     there = [outputs.find(row.key, image) for row, image in zip(rows, images, strict=True)]
     new = [number for number, masks in enumerate(there) if masks is None]
     try:
-        made = dict(zip(new, segmenter.predict([images[number] for number in new]), strict=True))
+        made = dict(zip(new, _looked_at(segmenter, [images[number] for number in new]), strict=True))
     except InputError:  # one of them is the reason
         made = {}
         for number in new:
             try:
-                (made[number],) = segmenter.predict([images[number]])
+                (made[number],) = _looked_at(segmenter, [images[number]])
             except InputError as error:
                 bad.add(rows[number].key, str(error))
     for number, (row, image) in enumerate(zip(rows, images, strict=True)):
         masks = there[number]
         if masks is not None or number in made:
             yield row.key, image, made[number] if masks is None else masks, masks is not None
+
+
+def _looked_at(segmenter: Segmenter, images: Sequence[UInt8[Tensor, "3 h w"]]) -> list[Masks]:
+    """The masks of images, whose scores are numbers.
+
+    Raises:
+        NotFiniteError: some are not, and no class is the best of them.
+    """
+    found = segmenter.predict(images)
+    if any(one.scores is not None and not np.isfinite(one.scores).all() for one in found):
+        raise NotFiniteError("scores of classes are not finite: a model or a head with numbers that are too large")
+    return found

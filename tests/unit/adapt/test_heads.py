@@ -8,12 +8,22 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 
 from families import FAMILIES
-from tether.adapt.heads import HEAD_FILE, HEADS, CacheHead, KernelHead, LinearHead, image_digest, load_head
+from tether.adapt.heads import (
+    HEAD_FILE,
+    HEADS,
+    CacheHead,
+    GroupingHead,
+    KernelHead,
+    LinearHead,
+    image_digest,
+    load_head,
+)
 from tether.core.errors import InputError
 from tether.core.state_file import write_state
 from tether.models import create
 from tether.models.cached import CachedEncoder
 from tether.models.load import load
+from tether.models.patch_grouping import DinoiserHead
 from tether.models.save import save
 
 ROWS = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
@@ -132,6 +142,7 @@ KINDS = {
         torch.eye(2), offsets=torch.zeros(2), image_map=torch.eye(2), centre=torch.zeros(2), codes=torch.eye(2),
         classes=("a", "b"), scale=1.0,
     ),
+    "grouping": GroupingHead(DinoiserHead(features=4, dim=2), grid=(2, 2)),
 }  # fmt: skip
 
 
@@ -160,6 +171,11 @@ def forged(folder, kind, values):
         ("linear", {"classes": "missing"}, "'classes' is missing"),
         ("linear", {"reads": "missing"}, "'reads' is missing"),
         ("linear", {"encoder": None}, "encoder: expected a digest, got None"),
+        ("grouping", {"grid": ["a", 2]}, "invalid literal for int"),
+        ("grouping", {"grid": [np.inf, 2]}, "cannot convert float infinity to integer"),
+        ("grouping", {"inner": {"features": 10**7, "dim": 2, "kernel": 3}}, "inner: expected the shape of its arrays"),
+        ("grouping", {"inner": {"features": 4}}, "'dim' is missing"),
+        ("grouping", {"grid": [2]}, "not enough values to unpack"),
         ("linear", {"kind": ["linear"]}, r"unknown kind of head \['linear'\]"),
     ],
 )

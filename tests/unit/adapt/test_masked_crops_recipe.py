@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import tether
 from memory_rows import MemoryRows, boxed, squares
 from tether.adapt.recipes import MaskedCropsRecipe
 from tether.core.errors import InputError
+from tether.core.types import ImageLike
+from tether.data.images import decode
 from tether.data.masked_regions import masked_regions
 from tether.data.regions import RegionColumns
 from tether.evaluate.masked_questions import masked_hits
@@ -65,6 +69,32 @@ def test_the_image_tower_moves_and_learns() -> None:
     found = masked_regions(corners(), columns=MASKED, size=(32, 32))
     assert not found.masks.all()
     assert masked_hits(done.model, found).float().mean() > masked_hits(model, found).float().mean()
+
+
+def test_a_mask_file_of_all_regions_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = boxed(1).rows[0]
+    height, width = np.shape(row.image)[:2]
+    values, file = (np.arange(height * width).reshape(height, width) % 50 + 1).astype(np.uint8), io.BytesIO()
+    Image.fromarray(values).save(file, format="PNG")
+    meta = {"boxes": [[0.0, 0.0, 1.0, 1.0]] * 50, "phrases": ["some"] * 50, "masks": file.getvalue()}
+    rows = MemoryRows([replace(row, meta=meta)], name="one")
+    columns = RegionColumns(most=50, phrases="phrases", masks="masks")
+    plain = MemoryRows([replace(row, meta={**meta, "masks": values})], name="plain")
+    wanted = masked_regions(plain, columns=columns, size=(16, 16))
+    decoded: list[str] = []
+
+    def counted(image: ImageLike, *, name: str) -> torch.Tensor:
+        decoded.append(name)
+        return decode(image, name=name)
+
+    monkeypatch.setattr("tether.data.masked_regions.decode", counted)
+    found = masked_regions(rows, columns=columns, size=(16, 16))
+    assert torch.equal(found.crops, wanted.crops)
+    assert len(found.crops) == 50
+    assert decoded == [row.key] * 2  # the image and the masks
+    monkeypatch.setattr("tether.data.masked_regions.MOST_MASK_PIXELS", 49 * height * width)
+    with pytest.raises(InputError, match=r"50 regions of .* pixels are read; lower `most`"):
+        masked_regions(rows, columns=columns, size=(16, 16))
 
 
 def test_regions_are_read_and_bad_ones_left_out() -> None:

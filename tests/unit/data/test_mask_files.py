@@ -1,6 +1,7 @@
 """Masks and labels in folders: names of files, what is kept, what is refused; and the COCO file."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -39,7 +40,21 @@ def test_a_key_names_its_file(key, name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "key", ["../up.jpg", "/etc/passwd", "a//b.jpg", "a/../b", "con.jpg", "a:b", "x\0y", "\ud800", "k" * 500, "", "a./b"]
+    "key",
+    [
+        "../up.jpg",
+        "/etc/passwd",
+        "a//b.jpg",
+        "a/../b",
+        "con.jpg",
+        "a:b",
+        "x\0y",
+        "\ud800",
+        "k" * 500,
+        "",
+        "a./b",
+        "図" * 81,
+    ],
 )
 def test_a_key_that_no_file_can_have_is_hashed(key, tmp_path):
     name = MaskStore(tmp_path).name(key)
@@ -55,6 +70,20 @@ def test_keys_that_would_share_a_file_do_not(tmp_path):
         "A.jpg.png",
         "a.png",
     ]
+
+
+@pytest.mark.parametrize("keys", [("a.jpg", "a.png/b.jpg"), ("a.PNG/b.jpg", "a.jpg")])
+def test_a_file_and_a_folder_never_share_a_name(keys, tmp_path):
+    folder = MaskStore(tmp_path)
+    paths = [folder.write(key, masks(), made_of="x") for key in keys]
+    assert [path.relative_to(tmp_path).as_posix() for path in paths] == [folder.name(key) for key in keys]
+    assert all(path.is_file() for path in paths)
+
+
+def test_a_pipe_in_the_place_of_a_mask_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"a\.png: is there already and is no mask of Tether's"):
+        MaskStore(tmp_path, replace=True).read("a.jpg", CLASSES, made_of="x", size=(4, 6))
 
 
 def test_masks_of_the_same_are_kept_and_of_something_else_refused(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -125,6 +126,25 @@ def test_any_encoder(kind: str, tmp_path: Path) -> None:
         Sharpener.load(path, model=create("tiny", seed=9))
     with pytest.raises(InputError, match="no such file"):
         Sharpener.load(tmp_path / "none", model=model)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"channels": 10**7}, "size mismatch"),
+        ({"window": 10**6 + 1}, "window: expected"),
+        ({"grid": [4]}, "grid"),
+        ({"alpha": float("nan")}, "'alpha': expected finite floats"),
+    ],
+)
+def test_a_forged_file_is_refused(settings: dict[str, Any], said: str, tmp_path: Path) -> None:
+    model = create("tiny").eval()
+    sharpener, path = Sharpener(model.dim, grid=(4, 4)), tmp_path / "sharp.safetensors"
+    sharpener.alpha.fill_(settings.pop("alpha", 1.0))
+    sharpener.settings |= settings
+    sharpener.save(path, model=model)
+    with pytest.raises(InputError, match=said):
+        Sharpener.load(path, model=model)
 
 
 def test_standardised_and_restored() -> None:

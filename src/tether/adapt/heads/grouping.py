@@ -80,11 +80,14 @@ class GroupingHead(Head):
         cls, arrays: Mapping[str, np.ndarray], *, classes: Sequence[str], settings: Mapping[str, Any]
     ) -> GroupingHead:
         """See Head."""
+        said = settings["inner"]
+        shape = (said["dim"], said["features"], said["kernel"], said["kernel"])
+        if arrays["obj_proj.weight"].shape != shape:  # before memory is set aside for what a file merely says
+            raise InputError(f"inner: expected the shape of its arrays, {arrays['obj_proj.weight'].shape}, got {shape}")
         try:
-            with torch.device("meta"):  # nothing is allocated for what a file merely says
-                inner = DinoiserHead(**settings["inner"])
-            inner.load_state_dict({name: torch.from_numpy(np.array(one)) for name, one in arrays.items()}, assign=True)
-        except RuntimeError as error:
+            inner = DinoiserHead(**said)
+            inner.load_state_dict({name: torch.from_numpy(np.array(one)) for name, one in arrays.items()})
+            rows, columns = (int(side) for side in settings["grid"])
+        except (RuntimeError, ValueError, OverflowError) as error:
             raise InputError(f"grouping head: {error!s:.300}") from error
-        rows, columns = (int(side) for side in settings["grid"])
         return cls(inner, grid=(rows, columns), layer=settings["layer"], gamma=settings["gamma"])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
+import numpy as np
 import torch
+from annotated_types import Ge, Le
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -22,6 +24,8 @@ from tether.models.upsample.tiles import BiasBuffer, create_tiles
 
 Patches = Literal["values", "tokens"]
 """Patches that keep their own value in the last block (MaskCLIP), or as they leave the tower."""
+WindowSide = Annotated[int, Ge(1), Le(63)]
+"""Of a window, in places; memory grows with its square."""
 _FORMAT = "tether-sharpener-1"
 
 
@@ -53,7 +57,7 @@ class Sharpener(nn.Module):
         factor: Count = 2,
         inputs: Sequence[Input] = ("bilinear", "tiles"),
         heads: Count = 16,
-        window: Count = 7,
+        window: WindowSide = 7,
         patches: Patches = "values",
         generator: torch.Generator | None = None,
     ) -> None:
@@ -141,11 +145,14 @@ class Sharpener(nn.Module):
         try:
             settings: dict[str, Any] = dict(written["settings"])
             settings["grid"] = tuple(settings["grid"])
-            made = cls(**settings)
-            made.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
+            if strange := [name for name, one in arrays.items() if one.dtype.kind != "f" or not np.isfinite(one).all()]:
+                raise ValueError(f"{strange[0]!r:.100}: expected finite floats")
+            with torch.device("meta"):  # nothing is allocated for what a file merely says
+                made = cls(**settings)
+            made.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()}, assign=True)
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise InputError(f"{path}: expected the settings and weights of a {cls.__name__}: {error}") from error
-        return made.to(model.logit_scale.device).eval()
+        return made.float().to(model.logit_scale.device).eval()
 
 
 def patch_maps(model: DualEncoder, image: Tensor, *, patches: Patches = "values") -> Float[Tensor, "b c r s"]:
