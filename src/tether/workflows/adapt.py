@@ -263,10 +263,7 @@ def adapt(
             assert adapted is not None
             assert parts.given.validation is not None
             curve, adapted, chosen = along(base, adapted, validation=parts.given.validation, measurer=measurer)
-        of_pixels = made.used_by == "segment"
-        own = []
-        if not of_pixels or adapted is not None:  # a head of pixels names whole images as the base does
-            own = measurer.own(adapted, done.outcome.head, aims=made.aims, columns=made.columns)
+        own = measurer.own(adapted, done.outcome.head, aims=made.aims, columns=made.columns)
         keeps = measurer.kept(adapted)
         report = AdaptReport(
             recipe=name,
@@ -285,7 +282,6 @@ def adapt(
             costs=Costs(done.seconds, done.cpu_seconds, done.moved, count_of(base)),
             curve=curve,
             chosen=chosen,
-            measured_by="tether segment --labels" if of_pixels else "",
             next=list(
                 next_steps(
                     made,
