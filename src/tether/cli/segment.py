@@ -85,8 +85,11 @@ def command(
     from dataclasses import asdict
 
     from tether.cli.screen import bar
+    from tether.core.errors import InputError
     from tether.workflows.segment import segment
 
+    if html is not None and html.resolve() == out.resolve():
+        raise InputError(f"--html: {html} is the folder of the masks; give the page another name")
     check_new(html, existing=existing, where="--html")
     check_new(json, existing=existing, where="--json")
     given: dict[str, object] = {"size": size, "window": window, "stride": stride, "flip": flip, "fit": fit}
