@@ -136,6 +136,8 @@ def test_other_settings_are_refused_or_replace_the_masks(segment: Callable[..., 
 
 def test_a_file_in_place_of_the_folder_is_refused(segment: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "masks").write_text("mine")
+    same = segment("--html", tmp_path / "masks", "--existing", "replace", code=2).err
+    assert f"--html: {tmp_path / 'masks'} is the folder of the masks; give the page another name" in same
     assert f"--out: {tmp_path / 'masks'} is a file; expected a folder for the masks" in segment(code=2).err
 
 
@@ -181,6 +183,7 @@ def test_a_folder_that_another_process_writes_to_is_refused(
     ("classes", "more", "said"),
     [
         ("car", [], "classes: 'car' alone would be everywhere; name what else there is"),
+        ("car;sky", [], "classes: 'car;sky' is one name; expected commas between names"),
         ("car,sky,car", [], "class 'car' comes twice (numbers 1 and 3)"),
         ("", [], "expected at least one class, got none"),
         (

@@ -89,9 +89,12 @@ def command(
 
     from tether.cli.screen import bar
     from tether.core.atomic_io import local
+    from tether.core.errors import InputError
     from tether.data.mask_files import COCO_FILE
     from tether.workflows.segment import segment
 
+    if html is not None and html.resolve() == out.resolve():
+        raise InputError(f"--html: {html} is the folder of the masks; give the page another name")
     again = (local(out) / COCO_FILE).is_file()  # masks of other settings are refused before a page is replaced
     for path, where in ((html, "--html"), (json, "--json")):
         check_new(path, existing="replace" if again else existing, where=where)

@@ -267,12 +267,10 @@ def adapt(
             assert adapted is not None
             assert parts.given.validation is not None
             curve, adapted, chosen = along(base, adapted, validation=parts.given.validation, measurer=measurer)
-        of_pixels, aims, columns = made.used_by == "segment", made.aims, made.columns
+        aims, columns = made.aims, made.columns
         if isinstance(made, MaskRecipe):
             aims, columns = MASK_AIMS, made.regions
-        own = []
-        if aims or not of_pixels or adapted is not None:  # another head of pixels names whole images as the base does
-            own = measurer.own(adapted, done.outcome.head, aims=aims, columns=columns)
+        own = measurer.own(adapted, done.outcome.head, aims=aims, columns=columns)
         keeps = measurer.kept(adapted)
         report = AdaptReport(
             recipe=name,
@@ -291,7 +289,6 @@ def adapt(
             costs=Costs(done.seconds, done.cpu_seconds, done.moved, count_of(base)),
             curve=curve,
             chosen=chosen,
-            measured_by="tether segment --labels" if of_pixels and not aims else "",
             next=list(
                 next_steps(
                     made,

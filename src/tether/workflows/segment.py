@@ -228,6 +228,8 @@ def segment(
         ((64, 64), (3, 3))
     """
     names = classes_of(classes)
+    if len(names) == 1 and ";" in names[0]:
+        raise InputError(f"classes: {names[0]!r} is one name; expected commas between names")
     rows = open_source(source, where="IMAGES")
     if boxes and out is None:
         raise InputError("--boxes: they are written to the folder of masks; give --out, or ask masks for their boxes()")

@@ -109,7 +109,6 @@ class AdaptReport:
         curve: of weight interpolation; empty without.
         chosen: the share of the way that was taken, or None.
         next: what to try next.
-        measured_by: what says how good it is where held-out rows cannot; empty where they do.
     """
 
     recipe: str
@@ -129,7 +128,6 @@ class AdaptReport:
     curve: Sequence[CurvePoint] = ()
     chosen: float | None = None
     next: Sequence[str] = field(default_factory=list)
-    measured_by: str = ""
 
     @property
     def same(self) -> bool:
@@ -144,9 +142,6 @@ class AdaptReport:
 
     def verdict(self) -> str:
         """The first sentence: whether it is better than the base on its own data."""
-        if self.measured_by:
-            numbers = f" Whole images, held out: {self.own[0].sentence()}." if self.own else ""
-            return f"Not measured here: {self.measured_by} says how good it is.{numbers}"
         if self.same:
             numbers = f" On held-out data: {self.own[0].sentence()}." if self.own else ""
             if self.gives == "model":

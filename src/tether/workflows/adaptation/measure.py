@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tether.adapt.heads import Head, OrderHead, image_digest
+from tether.adapt.heads import Head, MasksHead, OrderHead, image_digest
 from tether.adapt.recipes import Given, Kind
 from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder, Source
@@ -89,8 +89,11 @@ class Measurer:
         after = self.base if model is None else model
         before_seen, after_seen = self._embedded(self.base, self.test), self._embedded(after, self.test)
         found: list[Compared] = []
+        of_masks = isinstance(head, MasksHead)
         said: tuple[Tensor, Tensor] | None = None
-        if self.kind == "labels":
+        if of_masks and model is None:
+            pass  # whole images are named as by the base
+        elif self.kind == "labels":
             labels = torch.tensor([int(name) for name in before_seen.labels])
             first = self._probability(self.base, before_seen.image, self.given.class_text)
             text = self.given.class_text if model is None else self._class_text(after)
@@ -101,8 +104,7 @@ class Measurer:
             said = first, last
             found += class_figures(first, last, labels=labels)
         elif self.kind == "pairs":
-            if model is not None:  # the base finds what it found
-                found.append(recall_figure(before_seen, after_seen))
+            found.append(recall_figure(before_seen, after_seen))
         elif isinstance(head, OrderHead):
             geometry = geometry_of(self.base).detached()
             text = geometry.points(encode_texts(CachedEncoder(self.base), head.classes))
@@ -121,7 +123,8 @@ class Measurer:
             texts=head.classes if isinstance(head, OrderHead) else (),
             head=head,
         )
-        return found + [figure for name in aims for figure in MEASURES[name](seen)]
+        asked = [figure for name in aims for figure in MEASURES[name](seen)]
+        return asked + found if of_masks else found + asked
 
     def kept(self, model: DualEncoder | None) -> list[Compared]:
         """Figures of the data that must not be forgotten; none for a model that has not changed."""

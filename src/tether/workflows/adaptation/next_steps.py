@@ -35,7 +35,7 @@ def next_steps(
         classes: that the result asks to be named, if it does.
     """
     better = bool(own) and own[0].verdict == "better"
-    if own and not better and made.used_by != "segment":  # recall says nothing of masks
+    if own and not better:
         tries = made.simpler or " or ".join(others[:2]) or "more data"
         yield f"it is not shown to be better than the base: keep the base, or try {tries}"
         if own[0].n < 200:
