@@ -11,6 +11,7 @@ import torch
 
 import tether
 from memory_rows import MemoryRows, boxed, squares
+from tether.adapt.recipes import MaskText
 from tether.adapt.recipes.class_masks import box_masks, class_masks, perturbed
 from tether.core.errors import InputError
 from tether.core.types import Batch, Regions, Row
@@ -129,3 +130,13 @@ def test_data_without_two_classes_are_refused() -> None:
     rows = [replace(row, meta={"boxes": [], "phrases": []}) for row in squares(12).rows]
     with pytest.raises(InputError, match="expected 2 to 255 classes among the phrases, got 1"):
         tether.adapt(create("tiny").eval(), MemoryRows(rows), recipe={"name": "mask_text", "steps": 2})
+
+
+def test_bad_phrases_name_no_class() -> None:
+    rows = boxed(6).rows
+    wanted = MaskText().classes_of(MemoryRows(rows, name="good"))
+    for number, phrases in enumerate(("[", [3, 3], ["\x1b[31mred", "two\nlines"]), start=6):
+        rows.append(replace(boxed(7 + number).rows[-1], meta={**rows[0].meta, "phrases": phrases}))
+    assert MaskText().classes_of(MemoryRows(rows, name="some")) == wanted
+    with pytest.raises(InputError, match="classes: expected text without control characters, got 'a"):
+        MaskText(classes=["a\n", "b"]).classes_of(MemoryRows(rows, name="some"))
