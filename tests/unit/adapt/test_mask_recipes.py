@@ -11,6 +11,7 @@ import torch
 
 import tether
 from memory_rows import MemoryRows, boxed, squares
+from tether.adapt.recipes import MaskText
 from tether.adapt.recipes.class_masks import box_masks, class_masks, perturbed
 from tether.core.errors import InputError
 from tether.core.types import Batch, Regions, Row
@@ -159,3 +160,13 @@ class TestReportedMasks:
         recipe = {"name": "mask_text", "context": 2, "prompts": 2, "steps": 1, **SMALL}
         done = tether.adapt(create("tiny", seed=0).eval(), boxed(16), recipe=recipe)
         assert not [one for one in done.report.own if one.name.startswith("mean IoU of masks")]
+
+
+def test_bad_phrases_name_no_class() -> None:
+    rows = boxed(6).rows
+    wanted = MaskText().classes_of(MemoryRows(rows, name="good"))
+    for number, phrases in enumerate(("[", [3, 3], ["\x1b[31mred", "two\nlines"]), start=6):
+        rows.append(replace(boxed(7 + number).rows[-1], meta={**rows[0].meta, "phrases": phrases}))
+    assert MaskText().classes_of(MemoryRows(rows, name="some")) == wanted
+    with pytest.raises(InputError, match="classes: expected text without control characters, got 'a"):
+        MaskText(classes=["a\n", "b"]).classes_of(MemoryRows(rows, name="some"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, cast
 
@@ -22,6 +23,7 @@ from tether.adapt.recipes.tuning import Outcome, Tuning
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.gather import Gather
 from tether.core.hash_rng import hash_int
+from tether.core.printable import is_line, quoted
 from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import Count, NonNegative, PositiveRate, PositiveSingle, Rate, checked
 from tether.core.types import Batch, Loss
@@ -65,8 +67,10 @@ class MaskRecipe(TuneRecipe):
     def classes_of(self, source: Source) -> tuple[str, ...]:
         """The names of the classes, sorted, the rest last.
 
+        Rows that cannot be read and phrases with control characters name none.
+
         Raises:
-            InputError: fewer than two, or more than 255.
+            InputError: fewer than two, more than 255, or one given with control characters.
         """
         names = set(self.given_classes or ())
         if self.given_classes is None:
@@ -74,7 +78,10 @@ class MaskRecipe(TuneRecipe):
             for block in source.blocks():
                 for row in source.read(block):
                     if row.image is not None:
-                        names.update(text for text in columns.phrases_of(row) if text.strip())
+                        with contextlib.suppress(InputError):  # a bad row, which the loader names
+                            names.update(text for text in columns.phrases_of(row) if text.strip() and is_line(text))
+        if strange := [name for name in names if not is_line(name)]:
+            raise InputError(f"classes: expected text without control characters, got {quoted(strange[0])}")
         found = [*sorted(names - {self.rest}), *([self.rest] if self.rest else [])]
         if not 2 <= len(found) <= MOST_CLASSES:
             raise InputError(f"{source.name}: expected 2 to {MOST_CLASSES} classes among the phrases, got {len(found)}")
