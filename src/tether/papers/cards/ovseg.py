@@ -33,7 +33,10 @@ CARD = Card(
         "tether.evaluate.masked_questions.masked_hits",
     ),
     needs=("a trained CLIP", "images with captions", "masks without names"),
-    gives="A CLIP that names things cut out of their images, learnt from captions and masks without names.",
+    gives="A CLIP that names things cut out of their images, learnt from captions and masks without names. It named "
+    "97 % of masked things, before 49 in the best of three ways; vectors for blank patches alone, all else at rest, "
+    "brought 79. Tuned as long on the boxes of the same pairs it named 96 % of boxes; five seeds do not tell the two "
+    "apart.",
     claim=Claim(
         says="A CLIP whose image tower learnt from masked crops and nouns, which it paired itself, names masked crops "
         "better than one that learnt as long from the boxes of the same pairs names boxes.",
