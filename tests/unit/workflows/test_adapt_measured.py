@@ -1,4 +1,4 @@
-"""What ``tether adapt`` says of a head that names pixels: no recall of the base alone, and a command with classes."""
+"""What ``tether adapt`` measures of heads that name pixels, of a few pairs, and the command that it tells."""
 
 from __future__ import annotations
 
@@ -33,3 +33,11 @@ def test_a_head_of_masks_is_not_judged_by_recall(name, tmp_path) -> None:
     assert len(recall) == (name == "mask_aware")  # whole images are named as before where the encoder rests
     assert "tether segment" in report.next[-1]
     assert "--classes 'white cat" in report.next[-1]
+
+
+@pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
+def test_ten_pairs_hold_out_one_image_which_measures_nothing(tmp_path) -> None:
+    rows = [Row(str(n), np.full((32, 32, 3), n, np.uint8), (f"number {n}",)) for n in range(10)]
+    recipe = {"name": "pairs", "steps": 1, "batch_size": 4}
+    done = tether.adapt(create("tiny", seed=0).eval(), MemoryRows(rows), recipe=recipe, keep=MemoryRows(rows))
+    assert done.report.verdict() == "Nothing was held out that says whether it became better."
