@@ -58,6 +58,9 @@ def command(
     labels: Annotated[
         Path | None, typer.Option(help="A folder of PNGs with true class numbers: report mIoU and boundary F1.")
     ] = None,
+    no_class: Annotated[
+        int, typer.Option(min=0, max=255, help="The value in labels that is no class; classes are counted without it.")
+    ] = 255,
     tolerance: Annotated[int, typer.Option(min=0, max=50, help="Pixels that a boundary may be off.")] = 2,
     boxes: Annotated[bool, typer.Option("--boxes", help="Also write boxes.csv.")] = False,
     min_area: Annotated[
@@ -114,6 +117,7 @@ def command(
             templates=templates,
             windows={name: value for name, value in given.items() if value is not None},
             labels=labels,
+            no_class=no_class,
             tolerance=tolerance,
             boxes=boxes,
             min_area=min_area,

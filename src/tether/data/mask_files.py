@@ -145,16 +145,23 @@ def _mark_of(path: Path) -> str | None:
 class LabelFolder:
     """A folder with the true classes of images: ``KEY.png``, KEY with or without its ending, grey or with a palette.
 
-    The value of a pixel is the number of its class, counted from 0; 255 is none.
+    The value of a pixel is the number of its class, counted from 0 over all numbers but ``no_class``.
     """
 
-    def __init__(self, folder: Path | str, classes: Sequence[str]) -> None:
+    def __init__(self, folder: Path | str, classes: Sequence[str], *, no_class: int = NO_CLASS) -> None:
         """List the files.
 
+        Args:
+            folder: with the files.
+            classes: their names, in the order of their numbers.
+            no_class: the value of pixels that have no class, 0 to 255; 255 is none beside it, too.
+
         Raises:
-            InputError: no such folder, or no PNG in it.
+            InputError: no such folder, no PNG in it, or ``no_class`` is out of its range.
         """
-        self.folder, self.classes = local(folder), tuple(classes)
+        if not 0 <= no_class <= NO_CLASS:
+            raise InputError(f"no_class: expected a value of pixels, 0 to {NO_CLASS}, got {no_class}")
+        self.folder, self.classes, self.no_class = local(folder), tuple(classes), no_class
         if not self.folder.is_dir():
             raise InputError(f"labels: {folder}: no such folder; expected one with KEY.png for each image")
         self._files = {one.relative_to(self.folder).as_posix()[:-4]: one for one in sorted(self.folder.rglob("*.png"))}
@@ -181,14 +188,15 @@ class LabelFolder:
         if values.shape != size:
             got = f"{values.shape[1]} x {values.shape[0]}"
             raise InputError(f"{path}: expected the {size[1]} x {size[0]} pixels of its image {quoted(key)}, got {got}")
-        strange = values[(values >= len(self.classes)) & (values != NO_CLASS)]
-        if strange.size:
-            last = len(self.classes) - 1
+        numbers = [value for value in range(len(self.classes) + 1) if value != self.no_class][: len(self.classes)]
+        if (strange := values[~np.isin(values, [*numbers, self.no_class, NO_CLASS])]).size:
             raise InputError(
-                f"{path}: class {int(strange[0])} is unknown; expected 0 ({self.classes[0]}) to {last} "
-                f"({self.classes[-1]}), or {NO_CLASS} for none"
+                f"{path}: class {int(strange[0])} is unknown; expected {numbers[0]} ({self.classes[0]}) to {numbers[-1]} "
+                f"({self.classes[-1]}), or {self.no_class} for none"
             )
-        return values.astype(np.uint8)
+        order = np.full(NO_CLASS + 1, NO_CLASS, dtype=np.uint8)
+        order[numbers] = np.arange(len(numbers))
+        return order[values.astype(np.uint8)]
 
     def nothing_for(self, keys: Sequence[str]) -> InputError:
         """The error of a folder that has no file for any of these images."""

@@ -11,6 +11,7 @@ import pyarrow as pa
 from jaxtyping import UInt8
 
 from tether.core.errors import InputError
+from tether.core.masks import NO_CLASS
 from tether.core.ranges import Count, checked
 from tether.core.types import Row
 from tether.data import open_source
@@ -37,7 +38,13 @@ SCHEMA = pa.schema(
 
 @checked
 def mask_regions(
-    source: Data, *, labels: str | Path, classes: str | Path | Sequence[str], out: str | Path, least: Count = 16
+    source: Data,
+    *,
+    labels: str | Path,
+    classes: str | Path | Sequence[str],
+    out: str | Path,
+    least: Count = 16,
+    no_class: int = NO_CLASS,
 ) -> int:
     """Write a Parquet file in which each class of an image is a region, with a box and a mask.
 
@@ -47,6 +54,7 @@ def mask_regions(
         classes: their names in the order of the numbers: with commas between them, a text file, or a list.
         out: the file, with the columns of ``SCHEMA``. Images that have no caption get the names of their classes.
         least: pixels of a class below which it is no region of an image.
+        no_class: the value of labels' pixels that have no class; classes are counted without it.
 
     Returns:
         How many images were written.
@@ -63,7 +71,7 @@ def mask_regions(
         3
     """
     rows, names = open_source(source, where="source"), classes_of(classes)
-    folder, keys, written = LabelFolder(labels, names), list[str](), 0
+    folder, keys, written = LabelFolder(labels, names, no_class=no_class), list[str](), 0
     bad = BadRows.anew(rows.name, path=None, strict=False)
 
     def tables() -> Iterator[pa.Table]:

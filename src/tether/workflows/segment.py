@@ -165,6 +165,7 @@ def segment(
     templates: str | Path | Sequence[str] | None = None,
     windows: Windows | Mapping[str, Any] | None = None,
     labels: str | Path | None = None,
+    no_class: int = NO_CLASS,
     tolerance: Whole = 2,
     boxes: bool = False,
     min_area: Share = 0.001,
@@ -200,6 +201,7 @@ def segment(
         templates: sentences with ``{}``, a name of a built-in set, or a file; None takes the model's own.
         windows: how images are looked at, or some settings of it; None takes the method's own way.
         labels: folder of PNG files with the true class numbers of images, in the order of ``classes``.
+        no_class: the value of their pixels that have no class; classes are counted without it.
         tolerance: pixels that a boundary may be off.
         boxes: also write ``boxes.csv``, a box for each connected piece of a class.
         min_area: share of the image from which on a piece gets a box.
@@ -252,7 +254,7 @@ def segment(
         ) from error
     classes = segmenter.classes
     like = blank(classes, None if palette is None else palette_of(palette, count=len(classes)))
-    truths = None if labels is None else LabelFolder(labels, classes)
+    truths = None if labels is None else LabelFolder(labels, classes, no_class=no_class)
     scores = MaskScores(classes, tolerance=tolerance)
     outputs = MaskOutputs(
         out,

@@ -137,6 +137,18 @@ def test_labels_that_do_not_fit_are_refused(values, said, tmp_path):
         LabelFolder(tmp_path, CLASSES).read("a", size=(2, 3))
 
 
+@pytest.mark.parametrize(("no_class", "told"), [(0, [255, 0, 1, 2]), (1, [0, 255, 1, 2]), (3, [0, 1, 2, 255])])
+def test_classes_are_counted_without_the_value_of_none(tmp_path, no_class, told):
+    png(tmp_path / "a.png", np.array([[0, 1, 2, 3, 255]], dtype=np.uint8))
+    labels = LabelFolder(tmp_path, CLASSES, no_class=no_class)
+    assert labels.read("a", size=(1, 5)).tolist() == [[*told, 255]]
+    png(tmp_path / "a.png", np.array([[0, 4]], dtype=np.uint8))
+    with pytest.raises(InputError, match=f"class 4 is unknown; .* or {no_class} for none"):
+        labels.read("a", size=(1, 2))
+    with pytest.raises(InputError, match="no_class: expected a value of pixels, 0 to 255, got 256"):
+        LabelFolder(tmp_path, CLASSES, no_class=256)
+
+
 def test_a_folder_without_labels(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         LabelFolder(tmp_path / "none", CLASSES)
