@@ -191,8 +191,8 @@ class LabelFolder:
         numbers = [value for value in range(len(self.classes) + 1) if value != self.no_class][: len(self.classes)]
         if (strange := values[~np.isin(values, [*numbers, self.no_class, NO_CLASS])]).size:
             raise InputError(
-                f"{path}: class {int(strange[0])} is unknown; expected {numbers[0]} ({self.classes[0]}) to {numbers[-1]} "
-                f"({self.classes[-1]}), or {self.no_class} for none"
+                f"{path}: class {int(strange[0])} is unknown; expected {numbers[0]} ({self.classes[0]}) to "
+                f"{numbers[-1]} ({self.classes[-1]}), or {self.no_class} for none"
             )
         order = np.full(NO_CLASS + 1, NO_CLASS, dtype=np.uint8)
         order[numbers] = np.arange(len(numbers))
