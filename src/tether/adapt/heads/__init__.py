@@ -12,6 +12,7 @@ from tether.adapt.heads.kernel import KernelHead
 from tether.adapt.heads.linear import LinearHead
 from tether.adapt.heads.masks import MasksHead
 from tether.adapt.heads.order import OrderHead
+from tether.adapt.heads.sharpener import SharpenerHead
 from tether.core.protocols import DualEncoder
 from tether.models.image_digest import image_digest
 
@@ -22,6 +23,7 @@ HEADS: Mapping[str, type[Head]] = {
     "order": OrderHead,
     "grouping": GroupingHead,
     "masks": MasksHead,
+    "sharpener": SharpenerHead,
 }
 """Every kind of head by the name that its file has."""
 
@@ -59,6 +61,7 @@ __all__ = [
     "LinearHead",
     "MasksHead",
     "OrderHead",
+    "SharpenerHead",
     "image_digest",
     "load_head",
 ]

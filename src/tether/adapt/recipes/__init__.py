@@ -31,6 +31,7 @@ from tether.adapt.recipes.probe import LinearProbe
 from tether.adapt.recipes.recipe import Case, FitRecipe, Recipe, TuneRecipe
 from tether.adapt.recipes.region_teacher import RegionTeacher
 from tether.adapt.recipes.regions import RegionsRecipe
+from tether.adapt.recipes.sharpen import SharpenRecipe
 from tether.adapt.recipes.svd import SvdRecipe
 from tether.adapt.recipes.swap_text import SwapText
 from tether.adapt.recipes.tip_adapter import TipAdapterRecipe
@@ -67,6 +68,7 @@ RECIPES: Mapping[str, type[Recipe]] = {
     "local_global": LocalGlobal,
     "masked_crops": MaskedCropsRecipe,
     "grouping": GroupingRecipe,
+    "sharpen": SharpenRecipe,
     "mask_text": MaskText,
     "mask_aware": MaskAware,
 }
@@ -112,6 +114,7 @@ __all__ = [
     "RegionTeacher",
     "RegionsRecipe",
     "ReplayedBatches",
+    "SharpenRecipe",
     "SvdRecipe",
     "SwapText",
     "TensorBatches",
