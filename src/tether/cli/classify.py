@@ -57,7 +57,7 @@ def command(
         str | None, typer.Option(help="Name regions instead: a CSV of boxes, or a folder of masks.")
     ] = None,
     region_as: Annotated[
-        str | None, typer.Option(help="How: alpha, crop, blur, attention, or several with commas.")
+        str | None, typer.Option(help="How: alpha, crop, blur, attention, patches, prompter, or several with commas.")
     ] = None,
     region_unit: Annotated[
         str | None, typer.Option(help="Of the boxes: pixel or share (default: by their column unit, or the numbers).")

@@ -33,7 +33,10 @@ def command(
         ),
     ] = None,
     sharpen: Annotated[
-        Path | None, typer.Option(help="A sharpener of the model's: finer maps, at five times the cost.")
+        Path | None,
+        typer.Option(
+            help="Folder of a sharpener that tether adapt --recipe sharpen made: finer maps, at five times the cost."
+        ),
     ] = None,
     background: Annotated[
         str | None, typer.Option(help='Words for all else, as "wall,ground": adds the class background.')

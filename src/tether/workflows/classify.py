@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from tether.adapt.heads import GroupingHead, Head, OrderHead, load_head
+from tether.adapt.heads import GroupingHead, Head, OrderHead, SharpenerHead, load_head
 from tether.core.component import build
 from tether.core.errors import InputError
 from tether.data import open_source
@@ -234,6 +234,8 @@ def _names(
         raise InputError(f"--head: orders images by {', '.join(head.classes)} and names none; use tether rank --head")
     if isinstance(head, GroupingHead):
         raise InputError("--head: says which patches belong together and names none; use tether segment --head")
+    if isinstance(head, SharpenerHead):
+        raise InputError("--head: makes maps of patches finer and names none; use tether segment --sharpen")
     return head.classes
 
 

@@ -105,7 +105,7 @@ def classify_regions(
 
     Raises:
         InputError: no such model or source, a region that is none or that no image has, or not one region.
-        UnsupportedModelError: ``attention`` of a model without patches.
+        UnsupportedModelError: ``attention`` or ``patches`` of a model without patches.
 
     Example:
         >>> import tempfile

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from tether.adapt.heads import GroupingHead, Head, MasksHead, RelationHead, load_head
+from tether.adapt.heads import GroupingHead, Head, MasksHead, RelationHead, SharpenerHead, load_head
 from tether.core.atomic_io import csv_file, local
 from tether.core.component import build
 from tether.core.errors import InputError, NotFiniteError, UnsupportedModelError
@@ -160,7 +160,7 @@ def segment(
     out: str | Path | None = None,
     using: str | Mapping[str, Any] | Segmenter | None = None,
     head: str | Path | Head | None = None,
-    sharpen: str | Path | None = None,
+    sharpen: str | Path | Head | None = None,
     background: str | Sequence[str] | None = None,
     templates: str | Path | Sequence[str] | None = None,
     windows: Windows | Mapping[str, Any] | None = None,
@@ -193,8 +193,8 @@ def segment(
         using: a name of ``tasks.segment.SEGMENTERS``, with settings as ``values:least=0.3`` or a mapping, or a
             segmenter; None takes the one that ``head`` is for, else ``values`` where the image tower is a transformer,
             else ``tokens``.
-        sharpen: file of a sharpener of this model (``models.upsample.Sharpener``), which says itself what a patch is;
-            in place of ``using``.
+        sharpen: what ``tether adapt --recipe sharpen`` made of this very model, or its folder; it says itself what a
+            patch is, so it stands in place of ``using`` and ``head``.
         head: what ``tether adapt`` made of this very model, or its folder: by the recipe ``grouping`` for ``dinoiser``,
             by ``relation`` for ``excel``, by ``mask-text`` for ``mta``, by ``mask-aware`` for ``maft``.
         background: words for what is none of the classes; adds the class ``background``.
@@ -239,11 +239,11 @@ def segment(
     _check_apart(out, labels, holds="labels")
     encoder, called = opened(model, device=device, random_weights=random_weights)
     cast(nn.Module, encoder).eval()
-    if sharpen is not None:
-        if using is not None:
-            raise InputError("--sharpen: the sharpener says what a patch is; leave --with out")
-        using = {"name": SHARP, "sharpener": str(sharpen)}
-    segmenter, method = _segmenter(using, encoder, head=head, background=background, templates=templates)
+    if sharpen is not None and (using is not None or head is not None):
+        raise InputError("--sharpen: the sharpener says what a patch is; leave --with and --head out")
+    segmenter, method = _segmenter(
+        using, encoder, head=head, sharpen=sharpen, background=background, templates=templates
+    )
     try:
         segmenter.prepare(encoder, names, windows=_windows(windows, segmenter.own_windows))
     except UnsupportedModelError as error:
@@ -326,6 +326,7 @@ def _segmenter(
     model: DualEncoder,
     *,
     head: str | Path | Head | None,
+    sharpen: str | Path | Head | None,
     background: str | Sequence[str] | None,
     templates: str | Path | Sequence[str] | None,
 ) -> tuple[Segmenter, str]:
@@ -340,6 +341,8 @@ def _segmenter(
             raise InputError(f"{own[0]}: the segmenter that is given has its own; leave it out")
         return using, type(using).__name__
     trained = None if head is None else _trained(head, model)
+    if sharpen is not None:
+        trained = _sharpener(sharpen, model)
     if using is None:
         given: Mapping[str, Any] = {"name": default_method(model) if trained is None else trained.method}
     elif isinstance(using, str):
@@ -356,7 +359,7 @@ def _segmenter(
         if given.get("name") != trained.method:
             raise InputError(f"--head: {trained.where} is for --with {trained.method}, got {given.get('name')}")
         given, brought = {**trained.defaults, **given, **trained.fixed}, trained.brought
-    parts = {**SEGMENTERS, SHARP: SharpSegmenter} if given.get("name") == SHARP else SEGMENTERS
+    parts = SEGMENTERS if sharpen is None else {SHARP: SharpSegmenter}
     made = build({**given, **extra}, parts, where="--with", finite=True, **brought)
     if isinstance(made, MaskSegmenter) and made.head is None:
         raise InputError(f"--with {given['name']}: needs --head FOLDER, from tether adapt --recipe {made.recipe}")
@@ -376,7 +379,7 @@ def _unseen(names: Sequence[str], segmenter: Segmenter, *, model: DualEncoder, c
 
 @dataclass(frozen=True, slots=True)
 class _Trained:
-    """What ``--head`` brings.
+    """What ``--head`` or ``--sharpen`` brings.
 
     Attributes:
         where: it lies.
@@ -409,6 +412,17 @@ def _trained(given: str | Path | Head, model: DualEncoder) -> _Trained:
         )
     found.check(model)
     return made
+
+
+def _sharpener(given: str | Path | Head, model: DualEncoder) -> _Trained:
+    found = load_head(given) if isinstance(given, (str, Path)) else given
+    if not isinstance(found, SharpenerHead):
+        raise InputError(
+            f"--sharpen: {found.where}: expected a head that tether adapt --recipe sharpen made, got one of kind "
+            f"{found.kind}"
+        )
+    found.check(model)
+    return _Trained(found.where, SHARP, {"sharpener": found.sharpener})
 
 
 def default_method(model: DualEncoder) -> str:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from families import FAMILIES
+from tether.adapt.heads import SharpenerHead, load_head
 from tether.core.errors import InputError
 from tether.models import create
 from tether.models.upsample import (
@@ -43,10 +44,12 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     return (scores.softmax(dim=3) @ flat[2]).transpose(2, 3).unflatten(3, (rows, columns))
 
 
-@pytest.mark.parametrize(("window", "most"), [(7, 2**24), (3, 1), (1, 2000)])
-def test_unfolding_is_masked_attention(window: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("window", "most", "size"), [(7, 2**24, 1), (3, 1, 1), (1, 2000, 3), (7, 2**24, 3)])
+def test_local_attention_is_masked_attention(
+    window: int, most: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tether.models.upsample.fuse.MOST", most)
-    q, k, v = drawn(3, 2, 4, 3, 6, 9)
+    q, k, v = drawn(3, 2, 4, size, 12, 19)  # the last case has all scores, the others unfold
     torch.testing.assert_close(local_attention(q, k, v, window=window), masked_attention(q, k, v, window))
     assert head_slopes(4).tolist() == [0.5, 0.5, 0.25, 0.25]
 
@@ -118,14 +121,10 @@ def test_any_encoder(kind: str, tmp_path: Path) -> None:
     low, high = sharpener(model, image)
     assert (low.shape, high.shape[2:]) == ((1, *maps.shape[1:]), (2 * maps.shape[2], 2 * maps.shape[3]))
     torch.testing.assert_close(sharpener(model, at_size)[0], maps, atol=1e-5, rtol=1e-4)
-    path = tmp_path / "sharp.safetensors"
     torch.nn.init.normal_(sharpener.bias.bias)
-    sharpener.save(path, model=model)
-    torch.testing.assert_close(Sharpener.load(path, model=model)(model, image)[1], sharpener(model, image)[1])
-    with pytest.raises(InputError, match="was fitted on an image tower"):
-        Sharpener.load(path, model=create("tiny", seed=9))
-    with pytest.raises(InputError, match="no such file"):
-        Sharpener.load(tmp_path / "none", model=model)
+    kept = load_head(SharpenerHead(sharpener).bind_(model).save(tmp_path / "head"), model=model)
+    assert isinstance(kept, SharpenerHead)
+    torch.testing.assert_close(kept.sharpener(model, image)[1], sharpener(model, image)[1])
 
 
 @pytest.mark.parametrize(
@@ -134,17 +133,19 @@ def test_any_encoder(kind: str, tmp_path: Path) -> None:
         ({"channels": 10**7}, "size mismatch"),
         ({"window": 10**6 + 1}, "window: expected"),
         ({"grid": [4]}, "grid"),
-        ({"alpha": float("nan")}, "'alpha': expected finite floats"),
+        ({"alpha": float("nan")}, "'alpha': expected finite numbers"),
     ],
 )
 def test_a_forged_file_is_refused(settings: dict[str, Any], said: str, tmp_path: Path) -> None:
     model = create("tiny").eval()
-    sharpener, path = Sharpener(model.dim, grid=(4, 4)), tmp_path / "sharp.safetensors"
-    sharpener.alpha.fill_(settings.pop("alpha", 1.0))
+    sharpener, path = Sharpener(model.dim, grid=(4, 4)), tmp_path / "head"
+    alpha = settings.pop("alpha", 1.0)
     sharpener.settings |= settings
-    sharpener.save(path, model=model)
+    head = SharpenerHead(sharpener)
+    sharpener.alpha.fill_(alpha)
+    head.bind_(model).save(path)
     with pytest.raises(InputError, match=said):
-        Sharpener.load(path, model=model)
+        load_head(path, model=model)
 
 
 def test_standardised_and_restored() -> None:

@@ -1,4 +1,4 @@
-"""Regions of images: read from files, refused with their place, and named in four ways."""
+"""Regions of images: read from files, refused with their place, and named in every way."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from tether.core.types import Row
 from tether.data.boxes import Unit
 from tether.data.region_files import BoxTable, MaskFolder, NamedRegion, open_regions
 from tether.models import create
+from tether.models.composed.prompted import prompted
+from tether.models.prompter import Prompter
 from tether.models.vision.alpha_stem import add_alpha_
 from tether.tasks.classify.regions import REGION_WAYS, check_ways, region_rows
 from tether.workflows.classify_regions import classify_regions
@@ -178,7 +180,7 @@ def test_masks_of_classes_are_told_from_masks_of_a_region(tmp_path: Path) -> Non
                 MaskFolder(tmp_path / "masks").of("a", size=(40, 60))
 
 
-def test_four_ways_see_the_region() -> None:
+def test_every_way_sees_the_region() -> None:
     model = create("tiny", seed=2).eval()
     stem = add_alpha_(model)
     torch.nn.init.normal_(stem.alpha, generator=torch.Generator().manual_seed(0))
@@ -187,6 +189,8 @@ def test_four_ways_see_the_region() -> None:
     other = pixels.clone()
     other[:, :, 40:] = 0  # outside of the left region
     for way in REGION_WAYS:
+        if way == "prompter":
+            model = prompted(create("tiny", seed=2).eval(), Prompter(64, state=64))
         rows = region_rows(model, pixels, regions=regions, region_as=way)
         assert rows.shape == (2, 64)
         assert not torch.allclose(rows[0], rows[1])
@@ -201,11 +205,13 @@ def test_ways_that_a_model_has_not(tmp_path: Path) -> None:
     check_ways(plain, ["crop", "blur", "attention"])
     with pytest.raises(InputError, match="takes no alpha"):
         check_ways(plain, ["alpha"])
+    with pytest.raises(InputError, match="expected a model with a prompter"):
+        check_ways(plain, ["prompter"])
     with pytest.raises(InputError, match="expected different ones"):
         check_ways(plain, ["crop", "crop"])
     with pytest.raises(UnsupportedModelError, match="vision transformer"):
         check_ways(network, ["attention"])
-    check_ways(network, ["crop", "blur"])
+    check_ways(network, ["crop", "blur", "patches"])
 
 
 def test_bad_images_and_strange_keys(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import tether
+from tether.adapt.heads import LinearHead, SharpenerHead
 from tether.core.errors import InputError
 from tether.models import create
 from tether.models.upsample import Sharpener
@@ -44,12 +45,12 @@ def test_alone_it_is_the_map_enlarged() -> None:
 
 def test_from_a_file(tmp_path: Path) -> None:
     model = create("tiny", seed=1).eval()
-    Sharpener(64, grid=(4, 4)).save(tmp_path / "one", model=model)
+    SharpenerHead(Sharpener(64, grid=(4, 4))).bind_(model).save(tmp_path / "one")
     found = tether.segment("scenes:rows=2,size=64", "circle,star", model=model, sharpen=tmp_path / "one")
     assert found.method == "sharp"
-    with pytest.raises(InputError, match="leave --with out"):
+    with pytest.raises(InputError, match="leave --with and --head out"):
         tether.segment("scenes:rows=2,size=64", CLASSES, model=model, sharpen=tmp_path / "one", using="values")
-    with pytest.raises(InputError, match="was fitted on an image tower"):
+    with pytest.raises(InputError, match="was fitted on an image side with digest"):
         tether.segment("scenes:rows=2,size=64", CLASSES, model=create("tiny", seed=2), sharpen=tmp_path / "one")
 
 
@@ -60,7 +61,11 @@ def test_bad_input() -> None:
     segmenter = SharpSegmenter(sharpener=Sharpener(64, grid=(4, 4)))
     with pytest.raises(InputError, match="scales"):
         segmenter.prepare(model, CLASSES, windows=Windows(fit="whole", scales=(1.0, 2.0)))
-    with pytest.raises(InputError, match="reads the sharpener"):
-        SharpSegmenter(sharpener="no file").settings()
-    with pytest.raises(InputError, match="no such file"):
-        SharpSegmenter(sharpener="no file").prepare(model, CLASSES)
+    probe = LinearHead(torch.eye(2, 64), classes=("road", "car"))
+    with pytest.raises(InputError, match="--recipe sharpen made, got one of kind linear"):
+        tether.segment("scenes:rows=2,size=64", CLASSES, model=model, sharpen=probe)
+    head = SharpenerHead(Sharpener(64, grid=(4, 4))).bind_(model)
+    with pytest.raises(InputError, match="grouping, mask-text or mask-aware, got one of kind sharpener"):
+        tether.segment("scenes:rows=2,size=64", CLASSES, model=model, head=head)
+    with pytest.raises(InputError, match="use tether segment --sharpen"):
+        tether.classify("scenes:rows=2,size=64", model=model, head=head)

@@ -3,13 +3,7 @@
 from tether.adapt.distill.clipself import NoRegionWarning, SelfDistillStep
 from tether.adapt.distill.dclip import DclipStep
 from tether.adapt.distill.farslip import LocalGlobalStep
-from tether.adapt.distill.featsharp import (
-    Views,
-    consistency,
-    draw_views,
-    fit_statistics_,
-    train_sharpener_,
-)
+from tether.adapt.distill.featsharp import SharpenStep, Views, consistency, draw_views, fit_statistics_
 from tether.adapt.distill.region_teacher import (
     RegionPairs,
     RegionTargets,
@@ -29,6 +23,7 @@ __all__ = [
     "RegionPairs",
     "RegionTargets",
     "SelfDistillStep",
+    "SharpenStep",
     "Views",
     "consistency",
     "distil_text",
@@ -38,5 +33,4 @@ __all__ = [
     "region_pairs",
     "region_targets",
     "swap_text",
-    "train_sharpener_",
 ]

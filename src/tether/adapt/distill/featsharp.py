@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -11,14 +12,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.gather import Gather
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import DualEncoder
-from tether.core.ranges import Count, NonNegative, PositiveRate, checked
+from tether.core.ranges import Count, NonNegative, checked
+from tether.core.types import Batch, Loss
 from tether.core.warps import homography_grid, inside, random_homographies, warped
 from tether.losses.map_consistency import map_error, seam_weights, total_variation
 from tether.models.upsample import AttentionDownsampler, Sharpener, SimpleDownsampler, patch_maps
 from tether.space.phi_s import PhiS
+from tether.train.steps.module import InsideStep, StepModule
 
+SHARPENER, DOWNSAMPLER = "sharpener", "downsampler"
 Downsampler = AttentionDownsampler | SimpleDownsampler
 
 
@@ -113,81 +118,41 @@ def consistency(
     return map_error(predicted, views.target, valid=views.valid, weights=weights)
 
 
-@checked
-def train_sharpener_(
-    sharpener: Sharpener,
-    model: DualEncoder,
-    batches: Iterator[Tensor],
-    *,
-    steps: Count,
-    views: Count = 5,
-    downsampler: Downsampler | None = None,
-    learning_rate: PositiveRate = 5e-4,
-    warmup: Count = 100,
-    variation: NonNegative = 0.0,
-    seed: int = 0,
-    on_step: Callable[[int, float], None] | None = None,
-    **settings: float,
-) -> Downsampler:
-    """Train a sharpener and its downsampler; the encoder rests.
+class SharpenStep(InsideStep):
+    """FeatSharp's loss of a sharpener and its downsampler, modules beside a frozen encoder; a ``core.protocols.Step``.
 
-    Source: FeatSharp (arXiv 2502.16025), section 3: five views of each image, Adam at 5e-4, 100 steps of warm-up. The
-    terms MMD and CRF, whose weights are 0 in its configuration, and the spectral reparametrisation are left out.
-
-    Args:
-        sharpener: with the statistics of the encoder's patches, see ``fit_statistics_``; trained in place.
-        model: any that it can read.
-        batches: (b, 3, h, w) floats normalised for the model, without end; of ``factor`` times its size, best.
-        steps: of training.
-        views: of each image in a step.
-        downsampler: trained, too; None is a new ``AttentionDownsampler``.
-        learning_rate: after the warm-up.
-        warmup: steps; at most a quarter of all.
-        variation: weight of ``losses.map_consistency.total_variation``.
-        seed: of the draws.
-        on_step: told the step and its loss.
-        settings: of ``core.warps.random_homographies``.
-
-    Returns:
-        The downsampler.
-
-    Raises:
-        InputError: batches that end.
+    Source: arXiv 2502.16025, section 3: five views of each image. The terms MMD and CRF, whose weights are 0 in the
+    released configuration, and the spectral reparametrisation are left out.
     """
-    generator = torch.Generator().manual_seed(hash_int("views", seed=seed, salt="sharpener") >> 1)
-    device = model.logit_scale.device
-    channels = sharpener.settings["channels"]
-    assert isinstance(channels, int)
-    kept = downsampler or AttentionDownsampler(channels, generator=generator)
-    sharpener.to(device).train()
-    kept.to(device).train()
-    moving = [*sharpener.parameters(), *kept.parameters()]
-    optimizer = torch.optim.Adam(moving, lr=learning_rate)
-    least = max(1, min(warmup, steps // 4))
-    for step in range(steps):
-        images = next(batches, None)
-        if images is None:
-            raise InputError(f"batches: expected some for {steps} steps, got {step}")
-        images = images.to(device)
+
+    @checked
+    def __init__(self, *, views: Count = 5, variation: NonNegative = 0.0, seed: int = 0, **settings: float) -> None:
+        """Take the settings.
+
+        Args:
+            views: of each image in a step.
+            variation: weight of ``losses.map_consistency.total_variation``.
+            seed: of the draws.
+            settings: of ``core.warps.random_homographies``.
+        """
+        self.views, self.variation, self.seed, self.settings = views, variation, seed, settings
+
+    def loss_of(self, module: StepModule, batch: Batch, *, step: int, gather: Gather) -> Loss:
+        """See InsideStep; images are best of ``factor`` times the encoder's size."""
+        model = cast(DualEncoder, module.model)
+        sharpener, downsampler = cast(Sharpener, module.heads[SHARPENER]), cast(Downsampler, module.heads[DOWNSAMPLER])
+        generator = torch.Generator().manual_seed(hash_int(str(step), seed=self.seed, salt="sharpener") >> 1)
+        images = model.image_spec.normalise(batch.image)
         low, tiles = sharpener.standardised(model, images)
         high = sharpener.block(low, tiles)
-        total = high.new_zeros(())
-        for _ in range(views):
-            seen = draw_views(sharpener, model, images, generator=generator, **settings)
-            uniform = _uniform(kept, seen.target, generator)
-            total = total + consistency(high, seen, downsampler=kept, factor=sharpener.factor, uniform=uniform) / views
-        if variation:
-            total = total + variation * total_variation(high)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * min(1.0, (step + 1) / least)
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        optimizer.step()
-        if on_step is not None:
-            on_step(step, float(total.detach()))
-    sharpener.eval()
-    kept.eval()
-    return kept
+        found = high.new_zeros(())
+        for _ in range(self.views):
+            seen = draw_views(sharpener, model, images, generator=generator, **self.settings)
+            uniform = _uniform(downsampler, seen.target, generator)
+            found = found + consistency(high, seen, downsampler=downsampler, factor=sharpener.factor, uniform=uniform)
+        loss = found / self.views
+        rough = total_variation(high) if self.variation else high.new_zeros(())
+        return Loss(loss + self.variation * rough, {"consistency": loss.detach(), "variation": rough.detach()})
 
 
 def _uniform(downsampler: Downsampler, target: Tensor, generator: torch.Generator) -> Tensor | None:

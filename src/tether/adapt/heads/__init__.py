@@ -13,6 +13,7 @@ from tether.adapt.heads.linear import LinearHead
 from tether.adapt.heads.masks import MasksHead
 from tether.adapt.heads.order import OrderHead
 from tether.adapt.heads.relation import RelationHead
+from tether.adapt.heads.sharpener import SharpenerHead
 from tether.core.protocols import DualEncoder
 from tether.models.image_digest import image_digest
 
@@ -24,6 +25,7 @@ HEADS: Mapping[str, type[Head]] = {
     "grouping": GroupingHead,
     "masks": MasksHead,
     "relation": RelationHead,
+    "sharpener": SharpenerHead,
 }
 """Every kind of head by the name that its file has."""
 
@@ -62,6 +64,7 @@ __all__ = [
     "MasksHead",
     "OrderHead",
     "RelationHead",
+    "SharpenerHead",
     "image_digest",
     "load_head",
 ]

@@ -32,6 +32,7 @@ from tether.adapt.recipes.recipe import Case, FitRecipe, Recipe, TuneRecipe
 from tether.adapt.recipes.region_teacher import RegionTeacher
 from tether.adapt.recipes.regions import RegionsRecipe
 from tether.adapt.recipes.relation import RelationRecipe
+from tether.adapt.recipes.sharpen import SharpenRecipe
 from tether.adapt.recipes.svd import SvdRecipe
 from tether.adapt.recipes.swap_text import SwapText
 from tether.adapt.recipes.tip_adapter import TipAdapterRecipe
@@ -68,6 +69,7 @@ RECIPES: Mapping[str, type[Recipe]] = {
     "local_global": LocalGlobal,
     "masked_crops": MaskedCropsRecipe,
     "grouping": GroupingRecipe,
+    "sharpen": SharpenRecipe,
     "mask_text": MaskText,
     "mask_aware": MaskAware,
     "relation": RelationRecipe,
@@ -115,6 +117,7 @@ __all__ = [
     "RegionsRecipe",
     "RelationRecipe",
     "ReplayedBatches",
+    "SharpenRecipe",
     "SvdRecipe",
     "SwapText",
     "TensorBatches",

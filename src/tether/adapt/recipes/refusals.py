@@ -17,6 +17,7 @@ REASONS: Mapping[str, str] = {
     "shared towers": "one side must rest, and the towers share parameters, among them {found}",
     "padding": "more positions must not change short texts, and this text tower reads the padding behind them: {found}",
     "text projection": "it folds a matrix into the text projection, and this model's cannot be changed alone: {found}",
+    "hadamard": "it turns maps by a Hadamard matrix: {found}",
     "text tower": "it puts vectors among a text's tokens, and this text tower cannot be looked into: {found}",
 }
 """Reasons by a short name; ``{found}`` is what was found in the model."""

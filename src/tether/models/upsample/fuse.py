@@ -34,9 +34,9 @@ def local_attention(
 ) -> Float[Tensor, "b h e R S"]:
     """Attention within a window around each place; even heads count rows away, odd ones columns.
 
-    Scores are scaled by the root of e, and distances times ``head_slopes`` are taken off. It equals attention over the
-    whole map in which all else is hidden, at a cost that grows with the map and not with its square; keys are unfolded
-    a few rows of places at a time.
+    Scores are scaled by the root of e, and distances times ``head_slopes`` are taken off. On a small map all scores are
+    computed, and those outside of the window hidden. On a large one keys and values are unfolded, a few rows of places
+    at a time, so that the cost grows with the map and not with its square. Both give the same.
 
     Args:
         queries: e numbers of each head and place.
@@ -48,6 +48,11 @@ def local_attention(
         raise InputError(f"window: expected an odd side, got {window}")
     batch, heads, size, rows, columns = queries.shape
     reach = window // 2
+    if rows * columns <= 2 * size * window**2:  # all scores are fewer numbers than unfolded keys and values
+        flat = [one.flatten(3).transpose(2, 3) for one in (queries, keys, values)]
+        bias = _window_bias(heads, (rows, columns), reach=reach).to(queries)
+        found = F.scaled_dot_product_attention(*flat, attn_mask=bias)
+        return found.transpose(2, 3).unflatten(3, (rows, columns))
     near = torch.arange(-reach, reach + 1, device=queries.device).abs().to(queries.dtype)
     slopes = head_slopes(heads).to(queries)[:, None, None]
     even = (torch.arange(heads, device=queries.device) % 2 == 0)[:, None, None]
@@ -68,6 +73,15 @@ def local_attention(
         scores = (scores - cost[..., None, None]).masked_fill(hidden, -math.inf)
         found.append(torch.einsum("bhkxy,bhekxy->bhexy", scores.softmax(dim=2), v))
     return torch.cat(found, dim=3)
+
+
+def _window_bias(heads: int, size: tuple[int, int], *, reach: int) -> Float[Tensor, "h n n"]:
+    """What is added to scores of all pairs of places: minus their cost, and minus infinity out of reach."""
+    y, x = (one.flatten() for one in torch.meshgrid(*map(torch.arange, size), indexing="ij"))
+    down, across = ((one[:, None] - one).abs() for one in (y, x))
+    even = (torch.arange(heads) % 2 == 0)[:, None, None]
+    cost = head_slopes(heads)[:, None, None] * torch.where(even, down, across)
+    return (-cost).masked_fill((down > reach) | (across > reach), -math.inf)
 
 
 class FusionBlock(nn.Module):

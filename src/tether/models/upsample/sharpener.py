@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Literal
 
-import numpy as np
 import torch
 from annotated_types import Ge, Le
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, checked
-from tether.core.state_file import check_encoder, read_state, wide_array, write_state
 from tether.models.anatomy.find import tower_of
-from tether.models.cached import side_digest
 from tether.models.dense import DensePath, dense_tokens
 from tether.models.upsample.fuse import FusionBlock, Input
 from tether.models.upsample.tiles import BiasBuffer, create_tiles
@@ -26,7 +21,6 @@ Patches = Literal["values", "tokens"]
 """Patches that keep their own value in the last block (MaskCLIP), or as they leave the tower."""
 WindowSide = Annotated[int, Ge(1), Le(63)]
 """Of a window, in places; memory grows with its square."""
-_FORMAT = "tether-sharpener-1"
 
 
 class Sharpener(nn.Module):
@@ -101,15 +95,21 @@ class Sharpener(nn.Module):
         """Standardised maps in the encoder's space, where texts are; the bias stays away."""
         return torch.einsum("dc,bdrs->bcrs", self.rotation, maps) / self.alpha + self.mean[:, None, None]
 
-    def standardised(self, model: DualEncoder, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The low map and that of the tiles, see ``create_tiles``; with gradient to the bias, the model rests."""
+    def standardised(self, model: DualEncoder, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The low map and that of the tiles, see ``create_tiles``; with gradient to the bias, the model rests.
+
+        The tiles are not looked at, and their map is None, where the block has no use for them.
+        """
 
         def encode(image: Tensor) -> Tensor:
             with torch.no_grad():
                 maps = patch_maps(model, image, patches=self.patches)
             return self.standardise(maps)
 
-        return create_tiles(images, encode, size=model.image_spec.size, factor=self.factor)
+        size = model.image_spec.size
+        if "tiles" not in self.block.inputs:
+            return create_tiles(images, encode, size=size, factor=1)[0], None
+        return create_tiles(images, encode, size=size, factor=self.factor)
 
     def forward(
         self, model: DualEncoder, images: Tensor, *, denormalize: bool = True
@@ -125,34 +125,6 @@ class Sharpener(nn.Module):
         low, tiles = self.standardised(model, images)
         high = self.block(low, tiles)
         return (self.restore(low), self.restore(high)) if denormalize else (low, high)
-
-    def save(self, path: Path | str, *, model: DualEncoder) -> None:
-        """Write it and the digest of the encoder's image side to one safetensors file, atomically."""
-        arrays = {name: wide_array(value) for name, value in self.state_dict().items()}
-        settings = {"encoder": side_digest(cast(nn.Module, model), "image"), "settings": self.settings}
-        write_state(path, format=_FORMAT, settings=settings, arrays=arrays)
-
-    @classmethod
-    def load(cls, path: Path | str, *, model: DualEncoder) -> Sharpener:
-        """Read what ``save`` wrote, with nothing unpickled.
-
-        Raises:
-            InputError: a file of another kind, or of another image side.
-        """
-        written, arrays = read_state(path, what=cls.__name__, format=_FORMAT)
-        digest = side_digest(cast(nn.Module, model), "image")
-        check_encoder(path, recorded=str(written.get("encoder")), encoder=None, digest=digest, name="an image tower")
-        try:
-            settings: dict[str, Any] = dict(written["settings"])
-            settings["grid"] = tuple(settings["grid"])
-            if strange := [name for name, one in arrays.items() if one.dtype.kind != "f" or not np.isfinite(one).all()]:
-                raise ValueError(f"{strange[0]!r:.100}: expected finite floats")
-            with torch.device("meta"):  # nothing is allocated for what a file merely says
-                made = cls(**settings)
-            made.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()}, assign=True)
-        except (KeyError, TypeError, RuntimeError, ValueError) as error:
-            raise InputError(f"{path}: expected the settings and weights of a {cls.__name__}: {error}") from error
-        return made.float().to(model.logit_scale.device).eval()
 
 
 def patch_maps(model: DualEncoder, image: Tensor, *, patches: Patches = "values") -> Float[Tensor, "b c r s"]:

@@ -1,4 +1,4 @@
-"""Regions of images named from a list of classes: by alpha, or in three plain ways that any CLIP has."""
+"""Regions of images named from a list of classes: by what a model has learnt for it, or in plain ways."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ from tether.data.images import resize_and_crop
 from tether.data.originals import originals
 from tether.data.region_files import NamedRegion, RegionFiles
 from tether.data.region_views import RegionView, region_view
+from tether.models.composed.prompted import region_embeddings
+from tether.models.dense_regions import encode_boxes
 from tether.models.kept_patches import encode_patches
 from tether.models.vision.alpha_stem import stem_of
 from tether.models.vision.region_tower import alpha_from_mask, encode_regions
 from tether.tasks.classify.classify import RankedClass, named, ranked_cells, ranked_columns
 from tether.tasks.classify.zero_shot import ZeroShotClassifier
 
-RegionAs = Literal["alpha", "crop", "blur", "attention"]
+RegionAs = Literal["alpha", "crop", "blur", "attention", "patches", "prompter"]
 Progress = Callable[[int, int | None], None]
 _BLUR = 1 / 16
 """Standard deviation of the blur, as a share of the view's longer side."""
@@ -94,22 +96,37 @@ def _by_attention(model: DualEncoder, view: RegionView, crops: Tensor) -> Tensor
     return torch.cat(found)
 
 
+def _by_patches(model: DualEncoder, view: RegionView, crops: Tensor) -> Tensor:
+    del crops
+    device = model.logit_scale.device
+    return encode_boxes(model, view.pixels[None].to(device), view.boxes[None].to(device))[0]
+
+
+def _by_prompter(model: DualEncoder, view: RegionView, crops: Tensor) -> Tensor:
+    del crops
+    device = model.logit_scale.device
+    return region_embeddings(model, view.pixels[None].to(device), view.boxes[None].to(device))[0]
+
+
 REGION_WAYS: Mapping[str, Callable[[DualEncoder, RegionView, Tensor], Tensor]] = {
     "alpha": _by_alpha,
     "crop": _by_crop,
     "blur": _by_blur,
     "attention": _by_attention,
+    "patches": _by_patches,
+    "prompter": _by_prompter,
 }
 """How a region is asked about: the whole image with the region as ``alpha``; its ``crop`` alone; the whole image,
-outside of it a ``blur``; or the patches that it touches, which alone are attended to (``attention``)."""
+outside of it a ``blur``; the patches that it touches, which alone are attended to (``attention``); the mean of the
+``patches`` in its box, each by its own value in the last block; or its box, by a trained ``prompter``."""
 
 
 def check_ways(model: DualEncoder, ways: Sequence[RegionAs]) -> None:
     """Refuse ways that a model does not have.
 
     Raises:
-        InputError: no such way, one twice, or ``alpha`` of a model that takes none.
-        UnsupportedModelError: ``attention`` of a tower without patches; it says why.
+        InputError: no such way, one twice, or ``alpha`` or ``prompter`` of a model that has none.
+        UnsupportedModelError: ``attention`` or ``patches`` of a tower without patches; it says why.
     """
     for number, way in enumerate(ways):
         if way not in REGION_WAYS or way in ways[:number]:
@@ -119,12 +136,13 @@ def check_ways(model: DualEncoder, ways: Sequence[RegionAs]) -> None:
             "region_as alpha: the model takes no alpha; expected one of tether adapt --recipe regions, or take crop, "
             "blur or attention"
         )
-    if "attention" in ways:
-        size = model.image_spec.fixed().size
-        everything = torch.ones(1, *size, dtype=torch.bool)
-        blank = RegionView(torch.zeros(3, *size, dtype=torch.uint8), everything, torch.tensor([[0.0, 0.0, 1.0, 1.0]]))
-        with torch.no_grad():
-            _by_attention(model, blank, blank.pixels[None])
+    size = model.image_spec.fixed().size
+    everything = torch.ones(1, *size, dtype=torch.bool)
+    blank = RegionView(torch.zeros(3, *size, dtype=torch.uint8), everything, torch.tensor([[0.0, 0.0, 1.0, 1.0]]))
+    for way in ("attention", "patches", "prompter"):
+        if way in ways:
+            with torch.no_grad():
+                REGION_WAYS[way](model, blank, blank.pixels[None])
 
 
 def region_rows(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float, UInt8
@@ -26,10 +25,10 @@ class SharpSegmenter(DenseSegmenter):
     A window shows ``factor`` times the pixels of the model's size, so it sees as much of the image as the model does.
     It costs ``factor ** 2 + 1`` times as much.
 
-    Source: arXiv 2502.16025; ``adapt.distill.train_sharpener_`` trains sharpeners.
+    Source: arXiv 2502.16025; the recipe ``sharpen`` of ``tether adapt`` trains sharpeners.
 
     Attributes:
-        sharpener: once prepared.
+        sharpener: what makes maps fine.
 
     Example:
         >>> import torch
@@ -47,14 +46,14 @@ class SharpSegmenter(DenseSegmenter):
     def __init__(
         self,
         *,
-        sharpener: Sharpener | Path | str,
+        sharpener: Sharpener,
         templates: Sequence[str] | None = None,
         temperature: Positive | None = None,
         background: Sequence[str] = (),
         least: Share = 0.0,
         batch_size: Count = 256,
     ) -> None:
-        """Take a sharpener, or the file of one; the other settings are those of ``DenseSegmenter``.
+        """Take a sharpener; the other settings are those of ``DenseSegmenter``.
 
         Args:
             sharpener: of the model's patches.
@@ -67,18 +66,7 @@ class SharpSegmenter(DenseSegmenter):
         super().__init__(
             templates=templates, temperature=temperature, background=background, least=least, batch_size=batch_size
         )
-        self._given = sharpener
-
-    @property
-    def sharpener(self) -> Sharpener:
-        """What makes maps fine.
-
-        Raises:
-            InputError: it is a file that ``prepare`` has not read yet.
-        """
-        if not isinstance(self._given, Sharpener):
-            raise InputError("SharpSegmenter: prepare(model, classes) reads the sharpener")
-        return self._given
+        self.sharpener = sharpener
 
     def prepare(
         self,
@@ -91,16 +79,15 @@ class SharpSegmenter(DenseSegmenter):
         """See ``DenseSegmenter``.
 
         Raises:
-            InputError: also a sharpener of another model, or other scales of whole images than 1.
+            InputError: also a sharpener of another width, or other scales of whole images than 1.
         """
         looked = self.own_windows if windows is None else windows
         if looked.fit == "whole" and tuple(looked.scales) != (1.0,):
             raise InputError("scales: a sharpener looks at whole images at one scale; expected 1, or windows")
-        if not isinstance(self._given, Sharpener):
-            self._given = Sharpener.load(self._given, model=model)
-        if self._given.settings["channels"] != model.dim:
-            raise InputError(f"sharpener: expected one of {model.dim} channels, got {self._given.settings['channels']}")
-        self._given.to(model.logit_scale.device).eval()
+        channels = self.sharpener.settings["channels"]
+        if channels != model.dim:
+            raise InputError(f"sharpener: expected one of {model.dim} channels, got {channels}")
+        self.sharpener.to(model.logit_scale.device).eval()
         super().prepare(model, prompts, windows=windows, support=support)
         return self
 
