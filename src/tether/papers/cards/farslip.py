@@ -36,10 +36,10 @@ CARD = Card(
         "tether.data.region_proposals.random_crops",
     ),
     needs=("a trained encoder", "images with captions", "boxes with phrases for the second stage"),
-    gives="A model that learnt your pairs, of unchanged cost, whose patches agree with those of crops. That did not teach "
-    "them what stands in a box: they named 18.5 % of the boxes, 20.1 after captions alone, 24.4 where they were held to "
-    "the crops' own embeddings, and 17.9 before. Captions and scenes found each other in 69 % in all three. Crops of "
-    "objects and their phrases besides brought 12.5 and 60 %.",
+    gives="A model that learnt your pairs, of unchanged cost, whose patches agree with those of crops. That did not "
+    "teach them what stands in a box: they named 18.5 % of the boxes, 20.1 after captions alone, 24.4 where they were "
+    "held to the crops' own embeddings, and 17.9 before. Captions and scenes found each other in 69 % in all three. "
+    "Crops of objects and their phrases besides brought 12.5 and 60 %.",
     claim=Claim(
         says="A CLIP that learns captions and holds the patches inside of random crops to the crops' own patches names "
         "more boxes by its patches than one that learns captions alone.",
