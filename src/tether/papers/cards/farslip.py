@@ -36,7 +36,10 @@ CARD = Card(
         "tether.data.region_proposals.random_crops",
     ),
     needs=("a trained encoder", "images with captions", "boxes with phrases for the second stage"),
-    gives="A model that learnt your pairs and whose patches agree with what crops say, at unchanged cost.",
+    gives="A model that learnt your pairs, of unchanged cost, whose patches agree with those of crops. That did not "
+    "teach them what stands in a box: they named 18.5 % of the boxes, 20.1 after captions alone, 24.4 where they were "
+    "held to the crops' own embeddings, and 17.9 before. Captions and scenes found each other in 69 % in all three. "
+    "Crops of objects and their phrases besides brought 12.5 and 60 %.",
     claim=Claim(
         says="A CLIP that learns captions and holds the patches inside of random crops to the crops' own patches names "
         "more boxes by its patches than one that learns captions alone.",
@@ -86,10 +89,11 @@ CARD = Card(
             outcome="Captions alone named 19.8, 20.1 and 22.5 % of the boxes and found 59.8, 63.5 and 65.6 %; with "
             "crops' patches 19.4, 19.0 and 20.5 % and 59.5, 64.0 and 65.4 %; with crops' own embeddings at "
             "the last two 25.1 and 28.5 % and 62.9 and 65.1 %. Before it was 19.5 and 52.9 %. A step with "
-            "crops cost 4.5 times as much.",
+            "crops cost 4.5 times as much. Neither lower nor higher rates than these nor more steps were tried, so "
+            "0.001 stayed for all.",
         ),
     ),
-    minutes=9.0,
+    minutes=14.0,
     guide="adaptation.md",
 )
 

@@ -28,7 +28,7 @@ POOLED: dict[str, Any] = {
 }
 PROMPTER: dict[str, Any] = {
     "views": {"image": {"want": "states"}, "text": {}, "region_text": {}},
-    "terms": ["objective", {"name": "region_text", "head": "prompter"}],
+    "terms": ["objective", {"name": "region_text", "head": "prompter", "box_form": "absolute"}],
     "heads": {"prompter": {"name": "prompter", "heads": HEADS, "saved": "kept", "rate": FASTER}},
 }
 

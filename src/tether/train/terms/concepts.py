@@ -15,7 +15,7 @@ from tether.core.gather import Gather
 from tether.core.hash_rng import hash_int
 from tether.core.ranges import NonNegative, Positive, Share, Whole, checked
 from tether.core.types import Loss
-from tether.data.region_proposals import cut_regions, jittered, random_boxes
+from tether.data.region_proposals import cut_regions, enlarged, jittered, random_boxes
 from tether.losses.region_contrast import region_contrast_loss
 from tether.losses.region_distill import concept_distill_loss, concept_labels
 from tether.train.terms.region_batch import pooled, regions_of
@@ -42,6 +42,7 @@ class ConceptTerm(Term):
         regions: str | None = "regions",
         jitter: Share = 0.1,
         random: Whole = 0,
+        enlarge: Annotated[float, Ge(1)] = 1.5,
         temperature: Positive | None = 0.01,
         threshold: Annotated[float, Ge(0), Lt(1)] = 0.1,
         weights: tuple[NonNegative, NonNegative] = (1.0, 1.0),
@@ -59,6 +60,7 @@ class ConceptTerm(Term):
             regions: the batch's boxes, ``regions`` or ``NAME_regions``; None has random ones alone.
             jitter: how far each side of a box is moved, at most, as a share of the box.
             random: boxes besides, with corners on a grid of 8 pixels.
+            enlarge: of boxes that are cut out, how many times as wide and high the crop is, as in CLIPSelf.
             temperature: of teacher and student; None takes one over the logit scale of each, as a small CLIP needs.
             threshold: likelihood below which the teacher's likeliest concept does not count; see ``concept_labels``.
             weights: of distillation and contrast.
@@ -74,8 +76,8 @@ class ConceptTerm(Term):
             self.views = {**self.views, "teacher": teacher}
         if teacher_concepts is not None:
             self.views = {**self.views, "teacher_concepts": teacher_concepts}
-        self._regions, self.jitter, self.random, self.temperature = regions, jitter, random, temperature
-        self.threshold, self.weights, self.seed = threshold, weights, seed
+        self._regions, self.jitter, self.random, self.enlarge = regions, jitter, random, enlarge
+        self.temperature, self.threshold, self.weights, self.seed = temperature, threshold, weights, seed
 
     def __call__(self, seen: TermInputs, *, step: int, gather: Gather) -> Sequence[Loss]:
         """See Term; it logs both losses, and the share of the regions that the teacher is sure of.
@@ -133,7 +135,8 @@ class ConceptTerm(Term):
             return pooled(teacher, boxes, valid=valid, name=self.views["teacher"]).flatten(0, 1).detach()
         if seen.read is None:
             raise InputError("concepts: boxes are cut out for the step's teacher, and there is none: teacher: start")
-        crops = cut_regions(image.rows, boxes, valid=valid, size=(image.rows.shape[2], image.rows.shape[3]))
+        size = (image.rows.shape[2], image.rows.shape[3])
+        crops = cut_regions(image.rows, enlarged(boxes, factor=self.enlarge), valid=valid, size=size)
         rows = seen.read(crops) if len(crops) else image.features.pooled.new_zeros(0, width)
         return rows.new_zeros(valid.numel(), rows.shape[1]).masked_scatter(valid.flatten()[:, None], rows)
 
