@@ -73,30 +73,41 @@ CARD = Card(
     ),
     differences=(
         "A tiny CLIP and drawn scenes stand in for a ViT-B/16, PASCAL VOC and COCO.",
-        "The adapter learns from whole images in 300 steps, with a decoder of the same kind; its maps are compared, "
-        "not the decoder's own masks.",
+        "The adapter learns from whole images in 300 steps at a rate of 1e-3 (30,000 at 1e-4), with a decoder of the "
+        "same kind; its maps are compared, not the decoder's own masks.",
         "Descriptions are ours and few: a small text tower does not know words that no caption used.",
     ),
     tried=(
         Tried(
-            bed="this bed on one pilot seed, among all 24 phrases: the image at 48 px as one window, at 96 px as one "
-            "with positions resized, and at 96 px by windows of 48",
+            bed="this bed on pilot seeds 10 and 11 in each of the three ways of looking: the image at 48 px as one "
+            "window, at 96 px as one with positions resized, and at 96 px by windows of 48",
+            outcome="Seed 10: tokens had 19.6, 20.2 and 57.3 %, values 41.5, 45.4 and 60.0, the method 37.1, 40.6 and "
+            "68.3, with rows of length 1 36.7, 39.8 and 68.5, in the last block alone 37.5, 43.1 and 71.0. Seed 11: "
+            "tokens 20.4, 21.2 and 65.4, values 41.2, 43.6 and 52.4, the method 39.8, 44.3 and 71.2, with rows of "
+            "length 1 37.7, 41.4 and 71.0, in the last block alone 36.3, 40.4 and 66.5. Norms over tokens in all "
+            "blocks are the published setting and were kept.",
+        ),
+        Tried(
+            bed="the same among all 24 phrases, on pilot seed 10",
             outcome="Tokens had 5.8, 4.9 and 11.7 %, values 12.5, 10.0 and 13.4; with rows of length 1 in both blocks "
             "14.0, 11.4 and 23.3, in the last block alone 16.2, 14.0 and 30.0; with norms over tokens in the last "
-            "block alone 15.1, 13.7 and 23.3. The third way was taken, as the best for plain tokens; norms over "
-            "tokens in all blocks are the published setting.",
+            "block alone 15.1, 13.7 and 23.3.",
         ),
         Tried(
-            bed="this bed as it is, the same pilot seed",
-            outcome="Among the phrases true of an image tokens had 57.3 %, values 60.0, the method 68.3, with rows of "
-            "length 1 68.5, in the last block alone 71.0.",
-        ),
-        Tried(
-            bed="the first of these, with maps spread by attention, and with maps refined on pixels",
+            bed="the first way among all 24 phrases on pilot seed 10, with maps spread by attention, and with maps "
+            "refined on pixels",
             outcome="7.9 and 14.0 %, against 13.9 without.",
         ),
+        Tried(
+            bed="the third way on pilot seed 10, class texts that take in descriptions",
+            outcome="8.7 points less than plain ones.",
+        ),
+        Tried(
+            bed="the third way on pilot seed 10, an adapter of 100 steps at a rate of 1e-3, on the scenes to choose by",
+            outcome="68.9 %, against 69.6 without one; no other setting of it was tried.",
+        ),
     ),
-    minutes=2.0,
+    minutes=9.0,
     guide="segmentation.md",
 )
 
