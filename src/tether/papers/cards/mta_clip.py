@@ -43,7 +43,9 @@ CARD = Card(
     ),
     needs=("a trained CLIP", "images with masks of classes"),
     gives="Masks of the classes that you have labelled, from a head behind your resting CLIP: masks are found as "
-    "wholes and compared with several learnt prompts of each class.",
+    "wholes and compared with several learnt prompts of each class. Here a plainer head was better: pixels against the "
+    "same texts with cross-entropy and the dice loss had a mean IoU of 39.8 %, masks 34.0, pixels with cross-entropy "
+    "alone 29.3. Borders were met as well; comparing masks with texts added 0.3 points to a class head, within noise.",
     claim=Claim(
         says="A head that finds masks and aligns them with class texts tells the classes of pixels better than one "
         "that aligns each pixel with them.",
