@@ -29,7 +29,9 @@ CARD = Card(
         "tether.data.region_proposals.random_boxes",
     ),
     needs=("a trained CLIP", "images with captions", "boxes without labels, or none"),
-    gives="A CLIP whose patches tell which phrase fits a box, learnt from captions and boxes that nobody labelled.",
+    gives="A CLIP whose patches tell better which phrase fits a box, learnt from captions and boxes that nobody "
+    "labelled. They named 38 % of the boxes, before 16, after captions alone 18; the teacher's crops 46. Captions and "
+    "scenes found each other in 61 %, before in 59, after captions alone in 66.",
     claim=Claim(
         says="The patches inside a box name the thing there more often after they learnt what a frozen copy of the "
         "model says of boxes cut out, over concepts out of captions.",
@@ -84,7 +86,7 @@ CARD = Card(
             "that rate contrast alone came to 35.5 %, distillation alone to 22.8.",
         ),
     ),
-    minutes=5.0,
+    minutes=7.0,
     guide="objectives.md",
 )
 
