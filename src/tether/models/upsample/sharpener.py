@@ -36,6 +36,15 @@ class Sharpener(nn.Module):
         rotation: (c, c), their rotation.
         bias: of places.
         block: that fuses.
+
+    Example:
+        >>> import torch
+        >>> from tether.models import create
+        >>> from tether.models.upsample import Sharpener
+        >>> model = create("tiny").eval()  # 4 x 4 patches
+        >>> low, fine = Sharpener(model.dim, grid=(4, 4))(model, torch.rand(2, 3, 64, 64))
+        >>> low.shape, fine.shape
+        (torch.Size([2, 64, 4, 4]), torch.Size([2, 64, 8, 8]))
     """
 
     mean: Tensor
