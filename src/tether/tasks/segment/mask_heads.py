@@ -24,8 +24,6 @@ from tether.tasks.segment.segmenter import DenseSegmenter, resized
 
 Given = str | Path | TrainedMasks | None
 """A head: the folder that ``tether adapt`` made, bound to the model; or a trained part."""
-LEAST = 1e-6
-"""Below it no class is said to be at a place."""
 Ready = TypeVar("Ready", bound="MaskSegmenter")
 
 
@@ -73,8 +71,8 @@ class MaskSegmenter(DenseSegmenter):
         return see_image(model, image).places().flatten(1, 2)
 
     def refine(self, scores: Float[Tensor, "t r c"], image: UInt8[Tensor, "3 h w"]) -> Float[Tensor, "t r c"]:
-        """Logarithms of the means over windows."""
-        return scores.clamp_min(LEAST).log()
+        """Logarithms of the means over windows; where no mask is the likeliest class counts, however little."""
+        return scores.float().clamp_min(torch.finfo(torch.float32).tiny).log()
 
     def settings(self) -> dict[str, Any]:
         """See ``Segmenter``."""
