@@ -108,6 +108,8 @@ def test_where_no_mask_is_the_likeliest_class_counts() -> None:
     found = MtaSegmenter().refine(amounts, torch.zeros(3, 1, 2, dtype=torch.uint8))
     assert found.argmax(dim=0).tolist() == [[1, 1]]
     assert found.isfinite().all()
+    amounts, image = torch.tensor([[[0.9, 0.1]], [[0.3, 0.2]]]), torch.zeros(3, 1, 2, dtype=torch.uint8)
+    assert MaftSegmenter(least=0.1).refine(amounts, image).argmax(dim=0).tolist() == [[0, 2]]  # there is a background
 
 
 def test_a_tuned_encoder_names_masks_of_other_classes(tmp_path: Path) -> None:
