@@ -109,6 +109,15 @@ def test_a_head_learns_halves_and_segments_them(tmp_path: Path) -> None:
         MtaSegmenter().prepare(model, ["white", "background"])
 
 
+def test_where_no_mask_is_the_likeliest_class_counts() -> None:
+    amounts = torch.tensor([[[0.0, 1e-9]], [[1e-20, 0.5]]])
+    found = MtaSegmenter().refine(amounts, torch.zeros(3, 1, 2, dtype=torch.uint8))
+    assert found.argmax(dim=0).tolist() == [[1, 1]]
+    assert found.isfinite().all()
+    amounts, image = torch.tensor([[[0.9, 0.1]], [[0.3, 0.2]]]), torch.zeros(3, 1, 2, dtype=torch.uint8)
+    assert MaftSegmenter(least=0.1).refine(amounts, image).argmax(dim=0).tolist() == [[0, 2]]  # there is a background
+
+
 def test_a_tuned_encoder_names_masks_of_other_classes(tmp_path: Path) -> None:
     model = create("tiny", seed=0).eval()
     recipe = {"name": "mask_aware", "masks": "masks", "rest": "wall", "steps": 4, **SMALL}

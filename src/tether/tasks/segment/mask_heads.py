@@ -24,8 +24,6 @@ from tether.tasks.segment.segmenter import DenseSegmenter, resized
 
 Given = str | Path | TrainedMasks | None
 """A head: the folder that ``tether adapt`` made, bound to the model; or a trained part."""
-LEAST = 1e-6
-"""Below it no class is said to be at a place."""
 Ready = TypeVar("Ready", bound="MaskSegmenter")
 
 
@@ -73,8 +71,8 @@ class MaskSegmenter(DenseSegmenter):
         return see_image(model, image).places().flatten(1, 2)
 
     def refine(self, scores: Float[Tensor, "t r c"], image: UInt8[Tensor, "3 h w"]) -> Float[Tensor, "t r c"]:
-        """Logarithms of the means over windows."""
-        return scores.clamp_min(LEAST).log()
+        """Logarithms of the means over windows; where no mask is the likeliest class counts, however little."""
+        return scores.float().clamp_min(torch.finfo(torch.float32).tiny).log()
 
     def settings(self) -> dict[str, Any]:
         """See ``Segmenter``."""
@@ -138,6 +136,9 @@ class MtaSegmenter(MaskSegmenter):
 
 class MaftSegmenter(MaskSegmenter):
     """MAFT+: masks of any classes, each named by what the tuned encoder sees under it, with texts adapted to the image.
+
+    With words for the background, or a least probability, what no mask covers is background; without, it has the class
+    of the mask that comes nearest to it.
 
     Source: arXiv 2408.00744; ``tether adapt --recipe mask-aware`` tunes the encoder and trains the head.
     """
@@ -204,10 +205,20 @@ class MaftSegmenter(MaskSegmenter):
     ) -> MaftSegmenter:
         """See ``MaskSegmenter``."""
         super().prepare(model, prompts, windows=windows, support=support)
-        names = [name for name in self.classes if name != BACKGROUND or not (self.background or self.least)]
-        names += [BACKGROUND] * (bool(self.background) + (self.least > 0))
+        names = [name for name in self.classes if name != BACKGROUND or not self._apart()]
+        names += [BACKGROUND] * (bool(self.background) + self._apart() + (self.least > 0))
         self._owners = torch.tensor([self.classes.index(name) for name in names])
         return self
+
+    def refine(self, scores: Float[Tensor, "t r c"], image: UInt8[Tensor, "3 h w"]) -> Float[Tensor, "s r c"]:
+        """See ``MaskSegmenter``; what no mask covers is background, too, where there is such a class."""
+        if self._apart():
+            scores = torch.cat([scores, (1 - scores.sum(dim=0, keepdim=True)).clamp_min(0)])
+        return super().refine(scores, image)
+
+    def _apart(self) -> bool:
+        """Whether there is a background that is none of the names."""
+        return bool(self.background) or self.least > 0
 
     def settings(self) -> dict[str, Any]:
         """See ``Segmenter``."""
