@@ -151,27 +151,31 @@ class AnomalyScores:
         if not self._scores:
             raise InputError("labels: no image with a label")
         scores, truth = np.array(self._scores), np.array(self._defective)
-        notes, whole, parts = list[str](), (None, None), (None, None)
+        notes, found = list[str](), list[Measured | None]()
         rng = np.random.default_rng(seed)
         if truth.all() or not truth.any():
             what = "defective" if truth.all() else "normal"
             notes.append(f"every image with a label is {what}: there is no AUROC and no average precision of images")
+            found += [None, None]
         else:
             rows, draws = ranked(scores, truth=truth), _draws(len(scores), resamples, rng)
             exact = curves(rows, weights=np.ones((1, len(scores))))
-            whole = tuple(
-                _measured(float(value[0]), many) for value, many in zip(exact, curves(rows, weights=draws), strict=True)
-            )
+            for value, many in zip(exact, curves(rows, weights=draws), strict=True):
+                found.append(_measured(float(value[0]), many))
         defects = sum(one.defects for one in self._pixels)
         if not defects:
             notes.append("no mask shows a defect: there are no figures of pixels")
+            found += [None, None]
         elif not sum(len(one.normal) for one in self._pixels):
             notes.append("the masks show no normal pixel: there are no figures of pixels")
+            found += [None, None]
         else:
-            parts = self._of_pixels(_draws(len(self._pixels), resamples, rng))
+            found += self._of_pixels(_draws(len(self._pixels), resamples, rng))
             if self._without:
                 notes.append(f"{self._without:,} defective images have no mask and are not in the figures of pixels")
-        return AnomalyReport(*whole, *parts, self.limit, len(scores), int(truth.sum()), tuple(notes))
+        image_auroc, precision, pixel_auroc, aupro = found
+        counts = len(scores), int(truth.sum())
+        return AnomalyReport(image_auroc, precision, pixel_auroc, aupro, self.limit, *counts, tuple(notes))
 
     def _of_pixels(self, draws: Float[np.ndarray, "r n"]) -> tuple[Measured, Measured]:
         """Pixel AUROC and AUPRO: the values exact, the intervals from scores in bins."""

@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from tether.adapt.heads import GroupingHead, Head, load_head
-from tether.core.atomic_io import csv_file, local
+from tether.core.atomic_io import csv_file
 from tether.core.component import build
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.masks import Masks
@@ -34,6 +34,7 @@ from tether.models.windows import Windows
 from tether.tasks.classify.prompts import classes_of, templates_of
 from tether.tasks.segment import SEGMENTERS, Segmenter, SharpSegmenter
 from tether.tasks.segment.gallery import ShownMasks, gallery, shown_masks
+from tether.workflows.apart import check_apart
 from tether.workflows.mask_outputs import MaskOutputs, blank
 from tether.workflows.models import Data, Model, Progress, opened, with_total
 
@@ -214,7 +215,7 @@ def segment(
     rows = open_source(source, where="IMAGES")
     if boxes and out is None:
         raise InputError("--boxes: they are written to the folder of masks; give --out, or ask masks for their boxes()")
-    _check_apart(out, source)
+    check_apart(out, source)
     encoder, _ = opened(model, device=device, random_weights=random_weights)
     cast(nn.Module, encoder).eval()
     if sharpen is not None:
@@ -268,14 +269,6 @@ def segment(
     if outputs.folder is not None:
         found.save_areas(outputs.folder / "areas.csv", raw_csv=raw_csv)
     return found
-
-
-def _check_apart(out: str | Path | None, source: Data) -> None:
-    """Refuse a folder of masks among the images, where the next run would read masks as images."""
-    if out is None or not isinstance(source, (str, Path)) or not local(source).is_dir():
-        return
-    if local(out).resolve().is_relative_to(local(source).resolve()):
-        raise InputError(f"--out: {out} is in the folder of the images; give another")
 
 
 def _segmenter(

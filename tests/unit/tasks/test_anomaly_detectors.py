@@ -87,7 +87,7 @@ def test_no_good_image():
 def test_patches_of_larger_looks_and_other_blocks():
     model = create("tiny", seed=1).eval()
     image = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
-    fine = PatchesDetector(size=64, around=3, block=0).prepare(model, "tile")
+    fine = PatchesDetector(size=64, around=1, block=0).prepare(model, "tile")
     (look,) = fine.look([image])
     assert look.grid == (8, 12)
     assert fine.remember([look]).judge(look).score < 1e-6

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Le
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -48,7 +49,7 @@ class PatchesDetector:
         block: int | None = None,
         size: Count | None = None,
         stride: Part = 0.5,
-        around: Literal[1, 3, 5] = 1,
+        around: Annotated[int, Ge(0), Le(3)] = 0,
         memory: Count = 4000,
         batch_size: Count = 16,
     ) -> None:
@@ -60,7 +61,7 @@ class PatchesDetector:
             size: pixels of the image's short side when it is looked at; None takes the model's. A larger one finds
                 smaller defects, at the price of more windows.
             stride: from one window of the model's size to the next, as a share of it.
-            around: side of the square of patches that are averaged into each.
+            around: patches to each side of a patch that are averaged into it; PatchCore has 1.
             memory: patches that are kept, at most.
             batch_size: windows in one forward.
         """
@@ -96,9 +97,9 @@ class PatchesDetector:
         for image, patches in zip(images, maps, strict=True):
             if not patches.isfinite().all():
                 raise InputError("images: their patches are not finite; the model's weights are damaged")
-            if self.around > 1:
-                pad = self.around // 2
-                patches = F.avg_pool2d(patches, self.around, stride=1, padding=pad, count_include_pad=False)
+            if self.around:
+                side = 2 * self.around + 1
+                patches = F.avg_pool2d(patches, side, stride=1, padding=self.around, count_include_pad=False)
             grid = (patches.shape[1], patches.shape[2])
             found.append(Look((image.shape[1], image.shape[2]), grid, (patches.flatten(1).T,)))
         return found
