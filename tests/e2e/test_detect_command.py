@@ -80,7 +80,7 @@ def test_scores_decisions_maps_and_a_page(detect: Callable[..., Any], place: Pat
     found = {one.relative_to(out).as_posix() for one in out.rglob("*") if one.is_file()}
     names = ["0", "1", "2", "4", "5", "sub/3"]
     maps, heat = ({f"{kind}/{name}.{end}" for name in names} for kind, end in (("maps", "tiff"), ("heat", "png")))
-    assert found == {"scores.csv", "good.csv", "index.html"} | maps | heat
+    assert found == {"scores.csv", "good.json", "index.html"} | maps | heat
     head, *scores = rows(out / "scores.csv")
     assert head == ["key", "score", "decision", "peak_x", "peak_y", "map"]
     assert {row[0]: row[2] for row in scores} == {
@@ -91,7 +91,7 @@ def test_scores_decisions_maps_and_a_page(detect: Callable[..., Any], place: Pat
         "5.png": "defect",
         "sub/3.png": "defect",
     }
-    assert len(rows(out / "good.csv")) == 9
+    assert len(json.loads((out / "good.json").read_text())["scores"]) == 8
     with Image.open(out / "maps" / "sub" / "3.tiff") as image:
         values = np.array(image)
     assert (values.dtype, values.shape) == (np.float32, (4, 4))
@@ -124,20 +124,23 @@ def test_a_second_run_keeps_what_is_there(
     scores = (tmp_path / "report" / "scores.csv").read_text()
     (tmp_path / "report" / "maps" / "4.tiff").unlink()
     looked: list[int] = []
-    predict = PatchesDetector.predict
+    look = PatchesDetector.look
 
     def counted(self: PatchesDetector, images: Any) -> Any:
         looked.append(len(images))
-        return predict(self, images)
+        return look(self, images)
 
-    monkeypatch.setattr(PatchesDetector, "predict", counted)
+    monkeypatch.setattr(PatchesDetector, "look", counted)
     again = detect(*known)
     assert again.out.endswith(f"by patches, 5 kept from before; look at {tmp_path / 'report' / 'index.html'}\n")
     assert again.err == first.err
-    assert sum(looked) == 1
+    assert sum(looked) == 8 + 1  # the good ones, for one that is missing
     after = {one.name: one.stat().st_mtime_ns for one in (tmp_path / "report" / "maps").rglob("*.tiff")}
     assert {name for name in after if after[name] != before[name]} == {"4.tiff"}
     assert (tmp_path / "report" / "scores.csv").read_text() == scores
+    looked.clear()
+    assert "at most 50.0% false alarms" in detect(*known, "--false-alarms", 0.5).err
+    assert sum(looked) == 0  # another rate needs no second look
 
 
 def test_other_settings_are_refused_or_replace_the_maps(detect: Callable[..., Any], place: Path) -> None:

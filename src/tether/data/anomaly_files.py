@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from tether.core.anomaly_map import AnomalyMap
-from tether.core.atomic_io import atomic_path, local, parse_json
+from tether.core.atomic_io import atomic_path, local, parse_json, read_json, write_json
 from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.core.printable import quoted
@@ -21,6 +21,7 @@ from tether.data.mask_files import MaskStore, stem_of
 
 MARK = "tether anomaly"
 """Key of what a file says of itself."""
+GOOD = "good.json"
 HEAT_LONGEST = 1024
 """Pixels of the long side of a heat map."""
 _SAID = 270  # TIFF's ImageDescription
@@ -109,6 +110,32 @@ class MapStore:
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             found.to_image(span=span, longest=HEAT_LONGEST).save(file, format="PNG", pnginfo=info)
         return path
+
+    def read_good(self, keys: Sequence[str], *, made_of: str) -> list[float] | None:
+        """Scores of good images, if ``good.json`` has them and they were made of just this.
+
+        Args:
+            keys: of the images.
+            made_of: what ``write_good`` was told.
+
+        Raises:
+            InputError: a file that is none of Tether's.
+        """
+        path = self.folder / GOOD
+        if not path.exists():
+            return None
+        said = read_json(path)
+        if not isinstance(said, dict) or MARK not in said:
+            raise InputError(f"{path}: is there already and is none of Tether's; give another folder")
+        scores = said.get("scores")
+        if said[MARK] != made_of or not isinstance(scores, dict) or list(scores) != list(keys):
+            return None
+        found = list(scores.values())
+        return found if all(isinstance(one, float) and 0 <= one <= 1 for one in found) else None
+
+    def write_good(self, keys: Sequence[str], scores: Sequence[float], *, made_of: str) -> None:
+        """Write the scores of good images by their keys, whole or not at all."""
+        write_json(self.folder / GOOD, {MARK: made_of, "scores": dict(zip(keys, scores, strict=True))})
 
 
 def _read_tiff(path: Path) -> tuple[dict[str, Any] | None, np.ndarray]:

@@ -32,7 +32,7 @@ from tether.models.anatomy.find import anatomy_of
 from tether.tasks.anomaly import DETECTORS, Detector
 from tether.tasks.anomaly.gallery import ShownDefect, gallery, shown_defect
 from tether.workflows.apart import check_apart
-from tether.workflows.good_images import GoodImages, remember_good
+from tether.workflows.good_images import GoodImages, GoodSource
 from tether.workflows.map_outputs import MapOutputs
 from tether.workflows.models import Data, Model, Progress, opened, with_total
 
@@ -134,12 +134,6 @@ class DetectedDefects:
             for key, score, decision, (x, y), file in told:
                 table.write([key, f"{score:.8f}", decision, x, y, file])
 
-    def save_good(self, path: str | Path, *, raw_csv: bool = False) -> None:
-        """Write a CSV file of the good images' keys and the scores that gave the threshold."""
-        with csv_file(path, ("key", "score"), raw_csv=raw_csv) as table:
-            for key, score in zip(self.good.keys, self.good.scores, strict=False):
-                table.write([key, f"{score:.8f}"])
-
     def page(self, path: str | Path) -> Path:
         """Write the most unusual images under their maps as one HTML file, the highest score first."""
         report, threshold = self.report, self.good.threshold
@@ -197,7 +191,7 @@ def detect(
         source: what ``data.open_source`` takes.
         model: loaded, or a name that ``tether.load`` takes.
         out: folder for ``scores.csv``, ``index.html``, ``maps/KEY.tiff``, ``heat/KEY.png`` and, with good images,
-            ``good.csv``; a second call keeps maps of the same images, model, good images and settings. None keeps maps
+            ``good.json``; a second call keeps maps of the same images, model, good images and settings. None keeps maps
             in memory.
         good: images without defects, as ``source``; they are remembered, and give a threshold.
         using: a name of ``tasks.anomaly.DETECTORS``, with settings as ``patches:size=448`` or a mapping, or a detector;
@@ -242,10 +236,10 @@ def detect(
     if detector.needs_good and good is None:
         raise InputError(f"--with: {method} compares with images without defects; give --good")
     detector.prepare(encoder, name)
-    known = GoodImages()
+    support = None
     if good is not None:
-        known = remember_good(
-            good,
+        support = GoodSource(
+            open_source(good, where="--good"),
             detector,
             most=most_good,
             rate=false_alarms,
@@ -254,14 +248,23 @@ def detect(
             strict=strict,
         )
     truths = None if masks is None else DefectMasks(masks)
-    settings = {**detector.settings(), "model": model_digest(cast(nn.Module, encoder)), "good": known.digest}
+    settings = {
+        **detector.settings(),
+        "model": model_digest(cast(nn.Module, encoder)),
+        "good": support and support.digest,
+    }
     outputs = MapOutputs(out, name=detector.name, settings=settings, replace_maps=replace_maps)
+    known = GoodImages()
+    if support is not None:
+        support.scores = outputs.good_scores(support.keys)
+        known = support.images()
+        outputs.put_good(known.keys[: len(known.scores)], known.scores)
     bad = BadRows.anew(rows.name, path=bad_rows, strict=strict)
     progress = with_total(on_progress, rows)
     keys, scores, peaks, labels = list[str](), list[float](), list[tuple[int, int]](), dict[str, bool]()
     top, measured = list[ShownDefect](), AnomalyScores()
     for some, images in originals(rows, bad=bad, batch_size=batch_size, workers=workers):
-        for key, image, found, old in _maps_of(some, images, detector, outputs, bad):
+        for key, image, found, old in _maps_of(some, images, detector, outputs, bad, support):
             truth = None if truths is None else truths.read(key, size=found.size)
             outputs.put(key, found, old=old)
             keys.append(key)
@@ -298,8 +301,6 @@ def detect(
     if outputs.folder is not None:
         outputs.write_heat()
         answer.save_scores(outputs.folder / "scores.csv", raw_csv=raw_csv)
-        if known.scores:
-            answer.save_good(outputs.folder / "good.csv", raw_csv=raw_csv)
         answer.page(outputs.folder / "index.html")
     return answer
 
@@ -328,11 +329,18 @@ def default_detector(model: DualEncoder) -> str:
 
 
 def _maps_of(
-    rows: Sequence[Row], images: Sequence[Tensor], detector: Detector, outputs: MapOutputs, bad: BadRows
+    rows: Sequence[Row],
+    images: Sequence[Tensor],
+    detector: Detector,
+    outputs: MapOutputs,
+    bad: BadRows,
+    support: GoodSource | None,
 ) -> Iterator[tuple[str, UInt8[Tensor, "3 h w"], AnomalyMap, bool]]:
     """Key, pixels and map of each image, and whether it was there; what cannot be looked at is a bad row."""
     there = [outputs.find(row.key, image) for row, image in zip(rows, images, strict=True)]
     new = [number for number, found in enumerate(there) if found is None]
+    if new and support is not None:
+        support.remember()
     try:
         made = dict(zip(new, detector.predict([images[number] for number in new]), strict=True))
     except InputError:  # one of them is the reason

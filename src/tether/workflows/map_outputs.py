@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,15 @@ class MapOutputs:
         self._settings = hashlib.blake2b(said.encode(errors="replace"), digest_size=16).hexdigest()
         self._marks: dict[str, str] = {}
         self._spans: list[tuple[float, float]] = []
+
+    def good_scores(self, keys: Sequence[str]) -> Sequence[float] | None:
+        """Scores of the good images that this model and these settings gave, if they are in the folder."""
+        return None if self._store is None else self._store.read_good(keys, made_of=self._settings)
+
+    def put_good(self, keys: Sequence[str], scores: Sequence[float]) -> None:
+        """Keep the scores of the good images."""
+        if self._store is not None:
+            self._store.write_good(keys, scores, made_of=self._settings)
 
     def find(self, key: str, image: UInt8[Tensor, "3 h w"]) -> AnomalyMap | None:
         """The map of this very image, made by this model with these settings, if it is in the folder."""
