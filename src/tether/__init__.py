@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tether.models.save import save as save
     from tether.workflows.caption import caption as caption
     from tether.workflows.classify import classify as classify
+    from tether.workflows.detect import detect as detect
     from tether.workflows.embed import embed as embed
     from tether.workflows.evaluate import evaluate as eval
     from tether.workflows.rank import rank as rank
@@ -32,6 +33,7 @@ _LAZY = {
     "search": ("tether.workflows.search", "search"),
     "segment": ("tether.workflows.segment", "segment"),
     "caption": ("tether.workflows.caption", "caption"),
+    "detect": ("tether.workflows.detect", "detect"),
     "classify": ("tether.workflows.classify", "classify"),
 }
 _PACKAGES = ("adapt", "train")
@@ -42,6 +44,7 @@ __all__ = [
     "adapt",
     "caption",
     "classify",
+    "detect",
     "embed",
     "eval",
     "export",

@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from tether.adapt.heads import GroupingHead, Head, MasksHead, RelationHead, SharpenerHead, load_head
-from tether.core.atomic_io import csv_file, local
+from tether.core.atomic_io import csv_file
 from tether.core.component import build
 from tether.core.errors import InputError, NotFiniteError, UnsupportedModelError
 from tether.core.masks import BACKGROUND, NO_CLASS, Masks
@@ -37,6 +37,7 @@ from tether.tasks.classify.prompts import classes_of, templates_of
 from tether.tasks.segment import SEGMENTERS, DenseSegmenter, MtaSegmenter, Segmenter, SharpSegmenter
 from tether.tasks.segment.gallery import ShownMasks, gallery, shown_masks
 from tether.tasks.segment.mask_heads import MaskSegmenter
+from tether.workflows.apart import check_apart
 from tether.workflows.calibration import alike_classes, unseen_words
 from tether.workflows.mask_outputs import MaskOutputs, blank
 from tether.workflows.models import Data, Model, Progress, opened, with_total
@@ -235,8 +236,8 @@ def segment(
     rows = open_source(source, where="IMAGES")
     if boxes and out is None:
         raise InputError("--boxes: they are written to the folder of masks; give --out, or ask masks for their boxes()")
-    _check_apart(out, source, holds="images")
-    _check_apart(out, labels, holds="labels")
+    check_apart(out, source, holds="images")
+    check_apart(out, labels, holds="labels")
     encoder, called = opened(model, device=device, random_weights=random_weights)
     cast(nn.Module, encoder).eval()
     if sharpen is not None and (using is not None or head is not None):
@@ -311,14 +312,6 @@ def segment(
         if outputs.folder is not None:
             found.save_areas(outputs.folder / "areas.csv", raw_csv=raw_csv)
     return found
-
-
-def _check_apart(out: str | Path | None, source: Data | None, *, holds: str) -> None:
-    """Refuse a folder of masks among images or labels, where the next run would read masks as such."""
-    if out is None or not isinstance(source, (str, Path)) or not local(source).is_dir():
-        return
-    if local(out).resolve().is_relative_to(local(source).resolve()):
-        raise InputError(f"--out: {out} is in the folder of the {holds}; give another")
 
 
 def _segmenter(

@@ -147,6 +147,7 @@ LOADS = {
     "adapt",
     "caption",
     "classify",
+    "detect",
     "embed",
     "eval",
     "export",

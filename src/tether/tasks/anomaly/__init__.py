@@ -1,0 +1,14 @@
+"""Which images have a defect, and where: from words, from a few good images, or from both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tether.tasks.anomaly.detector import Detector, Look
+from tether.tasks.anomaly.patches import PatchesDetector
+from tether.tasks.anomaly.winclip import WinclipDetector
+
+DETECTORS: Mapping[str, type[Detector]] = {"winclip": WinclipDetector, "patches": PatchesDetector}
+"""Every detector of defects by name."""
+
+__all__ = ["DETECTORS", "Detector", "Look", "PatchesDetector", "WinclipDetector"]

@@ -1,0 +1,94 @@
+"""What every detector of defects does, and how images of any size are looked at by those here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from tether.core.anomaly_map import AnomalyMap
+from tether.core.errors import InputError
+from tether.core.protocols import DualEncoder
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a detector reads of one image, before it is compared with anything; float32 on the CPU.
+
+    Attributes:
+        size: height and width of the image in pixels.
+        grid: rows and columns of patches.
+        rows: tables of rows, of the image or its parts, as the detector orders them.
+    """
+
+    size: tuple[int, int]
+    grid: tuple[int, int]
+    rows: tuple[Float[Tensor, "n d"], ...]
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """Says how unusual an image is, and where, from words, from images without defects, or from both.
+
+    ``look`` is the dear part. What it gives is remembered (``remember``) or compared with what is remembered
+    (``judge``), so that a threshold can be fitted without a second look.
+
+    Attributes:
+        needs_good: whether it can do nothing without images that have no defect.
+        name: what the images show, once prepared.
+    """
+
+    needs_good: ClassVar[bool]
+    name: str
+
+    def prepare(self, model: DualEncoder, name: str) -> Detector:
+        """Get ready.
+
+        Args:
+            model: any model that ``tether.load`` gives and the method can use.
+            name: what the images show, such as ``magnetic tile``.
+
+        Returns:
+            This detector, which remembers nothing.
+        """
+        ...
+
+    def look(self, images: Sequence[UInt8[Tensor, "3 h w"]]) -> list[Look]:
+        """Read images of any size."""
+        ...
+
+    def remember(self, good: Sequence[Look]) -> Detector:
+        """Take these images, and no others, for normal; none forgets all."""
+        ...
+
+    def judge(self, look: Look) -> AnomalyMap:
+        """Score one image and its places."""
+        ...
+
+    def predict(self, images: Sequence[UInt8[Tensor, "3 h w"]]) -> list[AnomalyMap]:
+        """``judge`` what ``look`` gives."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values that decide its maps beside the model, the good images and the image, once prepared."""
+        ...
+
+
+def check_images(images: Sequence[Tensor]) -> None:
+    """Refuse what are no pixels.
+
+    Raises:
+        InputError: it names the first.
+    """
+    for number, image in enumerate(images):
+        if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
+            raise InputError(f"image {number}: expected uint8 (3, h, w), got {image.dtype} {tuple(image.shape)}")
+
+
+def unprepared(detector: object) -> InputError:
+    """The error of a detector that was not told the model."""
+    return InputError(f"{type(detector).__name__}: prepare(model, name) comes before anything else")

@@ -1,0 +1,238 @@
+"""tether detect: scores, decisions, maps and a page; going on; masks; and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tether
+from tether.core.errors import InputError
+from tether.models import create
+from tether.tasks.anomaly import PatchesDetector
+
+
+def tile(rng: np.random.Generator, *size: int, spot: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Grey with a little noise, and where it has a white spot."""
+    pixels = 120 + rng.integers(0, 8, (*size, 3))
+    mask = np.zeros(size, dtype=np.uint8)
+    if spot:
+        y, x = rng.integers(0, np.array(size) - 14)
+        mask[y : y + 12, x : x + 12] = 255
+        pixels[mask > 0] = rng.integers(180, 255, 3)
+    return pixels.astype(np.uint8), mask
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six images of several sizes, three of them with a spot, one broken; eight good ones; masks; a model."""
+    folder = tmp_path_factory.mktemp("detect")
+    tether.save(create("tiny", seed=1), folder / "model")
+    rng = np.random.default_rng(0)
+    for name in ("photos/sub", "good", "masks/sub"):
+        (folder / name).mkdir(parents=True)
+    sizes = [(40, 70), (32, 32), (90, 50), (64, 64), (48, 48), (33, 61)]
+    for number, size in enumerate(sizes):
+        pixels, mask = tile(rng, *size, spot=number % 2 == 1)
+        key = f"sub/{number}" if number == 3 else str(number)
+        Image.fromarray(pixels).save(folder / "photos" / f"{key}.png")
+        Image.fromarray(mask).save(folder / "masks" / f"{key}.png")
+    (folder / "photos" / "broken.jpg").write_bytes(b"\xff\xd8\xff no image")
+    for number in range(8):
+        Image.fromarray(tile(rng, *sizes[(number + 1) % 6])[0]).save(folder / "good" / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def detect(place: Path, call: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
+    def run(*more: object, images: object = None, code: int = 0) -> Any:
+        source = place / "photos" if images is None else images
+        return call("detect", source, "--model", place / "model", "--out", tmp_path / "report", *more, code=code)
+
+    return run
+
+
+def rows(path: Path) -> list[list[str]]:
+    with path.open(encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def test_scores_decisions_maps_and_a_page(detect: Callable[..., Any], place: Path, tmp_path: Path) -> None:
+    told = tmp_path / "told.json"
+    known = ["--good", place / "good", "--masks", place / "masks", "--json", told]
+    said = detect(*known, "--with", "patches", "--object", "grey tile")
+    out = tmp_path / "report"
+    assert said.out == f"{out}: scores of 6 images by patches; look at {out / 'index.html'}\n"
+    for part in (
+        "at most 11.1% false alarms, from 8 good images; 3 of 6 images are above it",
+        "6 images with labels, 3 of them defective, 95 % intervals over images\nimage AUROC 100.0%",
+        "of 3 defective images 100% are called defective",
+        "of 3 normal images 0% are called defective",
+        "1 bad rows were skipped",
+    ):
+        assert part in said.err
+    found = {one.relative_to(out).as_posix() for one in out.rglob("*") if one.is_file()}
+    names = ["0", "1", "2", "4", "5", "sub/3"]
+    maps, heat = ({f"{kind}/{name}.{end}" for name in names} for kind, end in (("maps", "tiff"), ("heat", "png")))
+    assert found == {"scores.csv", "good.json", "index.html"} | maps | heat
+    head, *scores = rows(out / "scores.csv")
+    assert head == ["key", "score", "decision", "peak_x", "peak_y", "map"]
+    assert {row[0]: row[2] for row in scores} == {
+        "0.png": "good",
+        "1.png": "defect",
+        "2.png": "good",
+        "4.png": "good",
+        "5.png": "defect",
+        "sub/3.png": "defect",
+    }
+    assert len(json.loads((out / "good.json").read_text())["scores"]) == 8
+    with Image.open(out / "maps" / "sub" / "3.tiff") as image:
+        values = np.array(image)
+    assert (values.dtype, values.shape) == (np.float32, (4, 4))
+    assert values.max() == pytest.approx(float({row[0]: row[1] for row in scores}["sub/3.png"]), abs=1e-7)
+    with Image.open(out / "heat" / "5.png") as image:
+        assert (image.mode, image.size) == ("RGBA", (61, 33))
+    report = json.loads(told.read_text())
+    assert report["threshold"]["normals"] == 8
+    assert report["report"]["aupro"]["value"] > 0.5
+    text = (out / "index.html").read_text()
+    assert text.index("sub/3.png: larger") < text.index("2.png: larger")
+    for part in ("Defects: grey tile", "6 images, by patches", "Image AUROC", "mask: defect", 'class="alarm"'):
+        assert part in text
+
+
+def test_words_alone(detect: Callable[..., Any], tmp_path: Path) -> None:
+    said = detect("--object", "magnetic tile")
+    assert "scores of 6 images by winclip" in said.out
+    assert "no decisions: give --good with images without defects, 19 or more for 5 % false alarms" in said.err
+    assert "unmeasured: give --masks" in said.err
+    assert [row[2] for row in rows(tmp_path / "report" / "scores.csv")[1:]] == [""] * 6
+
+
+def test_a_second_run_keeps_what_is_there(
+    detect: Callable[..., Any], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = ["--good", place / "good", "--with", "patches", "--masks", place / "masks"]
+    first = detect(*known)
+    before = {one.name: one.stat().st_mtime_ns for one in (tmp_path / "report" / "maps").rglob("*.tiff")}
+    scores = (tmp_path / "report" / "scores.csv").read_text()
+    (tmp_path / "report" / "maps" / "4.tiff").unlink()
+    looked: list[int] = []
+    look = PatchesDetector.look
+
+    def counted(self: PatchesDetector, images: Any) -> Any:
+        looked.append(len(images))
+        return look(self, images)
+
+    monkeypatch.setattr(PatchesDetector, "look", counted)
+    again = detect(*known)
+    assert again.out.endswith(f"by patches, 5 kept from before; look at {tmp_path / 'report' / 'index.html'}\n")
+    assert again.err == first.err
+    assert sum(looked) == 8 + 1  # the good ones, for one that is missing
+    after = {one.name: one.stat().st_mtime_ns for one in (tmp_path / "report" / "maps").rglob("*.tiff")}
+    assert {name for name in after if after[name] != before[name]} == {"4.tiff"}
+    assert (tmp_path / "report" / "scores.csv").read_text() == scores
+    looked.clear()
+    assert "at most 50.0% false alarms" in detect(*known, "--false-alarms", 0.5).err
+    assert sum(looked) == 0  # another rate needs no second look
+
+
+def test_other_settings_are_refused_or_replace_the_maps(detect: Callable[..., Any], place: Path) -> None:
+    known = ["--good", place / "good", "--with"]
+    detect(*known, "patches")
+    said = detect(*known, "patches:around=1", code=2)
+    assert "0.tiff: was made with other settings, good images, model or image; give another folder" in said.err
+    detect(*known, "patches:around=1", "--existing", "replace")
+    assert "6 kept from before" in detect(*known, "patches:around=1").out
+
+
+def test_nothing_else_is_written_over(detect: Callable[..., Any], place: Path, tmp_path: Path) -> None:
+    said = detect("--out", place / "photos" / "report", code=2)
+    assert f"--out: {place / 'photos' / 'report'} is in the folder of the images; give another" in said.err
+    for name, what in (("maps/0.tiff", "map"), ("heat/0.png", "heat map")):
+        path = tmp_path / "report" / name
+        path.parent.mkdir(parents=True)
+        Image.fromarray(np.zeros((4, 4), dtype=np.uint8)).save(path)
+        assert f"is there already and is no {what} of Tether's" in detect("--existing", "replace", code=2).err
+        path.unlink()
+        assert not list(tmp_path.rglob("scores.csv"))
+
+
+def test_good_images_of_every_kind(place: Path, tmp_path: Path) -> None:
+    model = tether.load(place / "model", random_weights=True)
+    deep = np.linspace(0, 65535, 40 * 40).reshape(40, 40).astype(np.uint16)
+    (tmp_path / "deep").mkdir()
+    for number in range(3):
+        Image.fromarray(np.roll(deep, number)).save(tmp_path / "deep" / f"{number}.png")
+    (tmp_path / "deep" / "broken.png").write_bytes(b"no image")
+    found = tether.detect(tmp_path / "deep", model=model, good=tmp_path / "deep", using="patches")  # 16-bit grey
+    assert found.scores.max() < 1e-6
+    assert (found.bad, found.good.bad) == (1, 1)
+    (tmp_path / "same").mkdir()
+    for number in range(4):
+        Image.fromarray(np.full((40, 40, 3), 90, dtype=np.uint8)).save(tmp_path / "same" / f"{number}.png")
+    same = tether.detect(tmp_path / "same", model=model, good=tmp_path / "same", out=tmp_path / "out")
+    assert same.scores.max() - same.scores.min() < 1e-6
+    assert same.decisions() == ["good"] * 4
+    one = tether.detect(place / "photos", model=model, good=place / "photos" / "sub", using="patches")
+    assert one.remarks()[0] == "no decisions: 1 good image gives no threshold; give --good with 2 or more"
+    few = tether.detect(place / "photos", model=model, good=place / "good", using="patches", most_good=3)
+    assert "of the good images the first 3 were taken" in few.remarks()
+    assert few.good.threshold.rate == 0.25
+
+
+def test_a_folder_of_normals_and_images_without_masks(place: Path, tmp_path: Path) -> None:
+    model = tether.load(place / "model", random_weights=True)
+    (tmp_path / "masks").mkdir()
+    for name in ("0", "2"):
+        Image.open(place / "masks" / f"{name}.png").save(tmp_path / "masks" / f"{name}.png")
+    found = tether.detect(place / "photos", model=model, masks=tmp_path / "masks")
+    assert found.report.image_auroc is None
+    assert "2 images with labels, 0 of them defective, 95 % intervals over images; 4 images have no mask" in (
+        found.remarks()
+    )
+    assert found.remarks()[-1] == "no mask shows a defect: there are no figures of pixels"
+    assert "data:image/jpeg" in found._repr_html_()
+    assert repr(found).startswith("DetectedDefects(6 images of object by winclip: ")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--with", "patches"], "--with: patches compares with images without defects; give --good"),
+        (["--false-alarms", "0.1"], "--false-alarms: is promised by images without defects; give --good"),
+        (["--good", "GOOD", "--false-alarms", "0.05"], "8 good images cannot promise 0.05; give 19 or more"),
+        (["--good", "GOOD", "--false-alarms", "2"], "false_alarms: expected a number in (0, 1)"),
+        (["--good", "nowhere"], "nowhere"),
+        (["--with", "patch"], "--with: unknown part 'patch'; did you mean 'patches'?"),
+        (["--with", "winclip:scales=[5]"], "windows: expected a grid of 5 x 5 patches at least, got 4 x 4"),
+        (["--object", " "], "object: expected the name of what the images show"),
+        (["--masks", "nowhere"], "masks: nowhere: no such folder"),
+        (["--masks", "GOOD"], "0.png: expected the 70 x 40 pixels of its image '0.png', got 32 x 32"),
+    ],
+)
+def test_bad_options_are_refused(
+    detect: Callable[..., Any], more: list[str], said: str, place: Path, tmp_path: Path
+) -> None:
+    told = detect(*(place / "good" if one == "GOOD" else one for one in more), code=2)
+    assert said in told.err
+    assert not list(tmp_path.rglob("scores.csv"))
+
+
+def test_an_empty_support_and_unreadable_images(place: Path, tmp_path: Path) -> None:
+    model = tether.load(place / "model", random_weights=True)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"--good: .*not an image"):
+        tether.detect(place / "photos", model=model, good=tmp_path / "broken")
+    with pytest.raises(InputError, match="not an image"):
+        tether.detect(tmp_path / "broken", model=model)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="empty"):
+        tether.detect(place / "photos", model=model, good=tmp_path / "empty")
