@@ -30,7 +30,10 @@ CARD = Card(
         "tether.data.captions.phrase_regions.phrase_regions",
     ),
     needs=("images with captions", "boxes with phrases"),
-    gives="A CLIP that embeds any box of an image after one look at it, and tells where a phrase is.",
+    gives="A CLIP that embeds any box of an image after one look at it. Through the prompter it named 55 % of the "
+    "boxes, by the patches inside 97 % where the same was learnt of them, and 18 after captions alone; captions and "
+    "scenes found each other in 71, 75 and 77 %. Where a phrase is was not learnt in 300 steps: its boxes had an IoU "
+    "of 0.08 with the true ones, a box at the centre 0.07.",
     claim=Claim(
         says="Asked through a prompter, a CLIP that learnt boxes and phrases names more boxes than one that learnt the "
         "same of the patches inside.",
@@ -104,7 +107,7 @@ CARD = Card(
             "named. So the distance is absolute.",
         ),
     ),
-    minutes=4.0,
+    minutes=7.0,
     guide="objectives.md",
 )
 
