@@ -33,7 +33,9 @@ CARD = Card(
         "tether.adapt.recipes.masks.MaskAware",
     ),
     needs=("a trained CLIP", "images with masks of some classes"),
-    gives="Masks of any classes from an encoder that was tuned on masks of a few, and stays near what it was.",
+    gives="Masks of any classes from an encoder that was tuned on masks of a few, and stays near what it was. Here it "
+    "named no more: of phrases without masks 10 %, before 12 by MaskCLIP's values and 5 by last tokens; of those with "
+    "masks 17, before 15 and 8. What holds it near its start cost more than it kept: without it 15 and 33 %.",
     claim=Claim(
         says="An encoder tuned on masks of some classes names masks of classes that had none better than before.",
         metric="masks of eight phrases without masks in training that get their phrase among 24, each counted by its "
@@ -81,7 +83,7 @@ CARD = Card(
             "17.8 and 34.0 % at 0.016. Settings and margins stayed as they were.",
         ),
     ),
-    minutes=12.0,
+    minutes=7.0,
     guide="segmentation.md",
 )
 
