@@ -37,7 +37,9 @@ CARD = Card(
     ),
     needs=("a trained CLIP with a vision transformer", "for the adapter: which classes each image shows"),
     gives="Where the classes of an image are, from a frozen CLIP, labels of pixels to learn from, and an adapter that "
-    "learns from them how patches relate.",
+    "learns from them how patches relate. On a tiny CLIP, among the phrases true of an image, a mean IoU of 78.3 % "
+    "where tokens had 40.1 and values 53.0; the adapter took 0.4 points away where 3 more were asked, and "
+    "descriptions 2.7.",
     claim=Claim(
         says="Of classes that an image is known to show, a CLIP tells where they are better by patches that took "
         "values from those like them than by patches that leave the tower.",
@@ -107,7 +109,7 @@ CARD = Card(
             outcome="68.9 %, against 69.6 without one; no other setting of it was tried.",
         ),
     ),
-    minutes=9.0,
+    minutes=5.0,
     guide="segmentation.md",
 )
 
