@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from tether.core.anomaly_map import AnomalyMap
 from tether.core.masks import Masks
 from tether.core.types import Block, Features, ImageSpec, Row
 from tether.evaluate import report
 from tether.evaluate.inspect import PROBES
 from tether.evaluate.inspect.runner import inspect_model
+from tether.tasks.anomaly.gallery import gallery as defect_gallery
+from tether.tasks.anomaly.gallery import shown_defect
 from tether.tasks.retrieve.gallery import gallery
 from tether.tasks.retrieve.search import Hit
 from tether.tasks.segment.gallery import gallery as mask_gallery
@@ -224,3 +227,23 @@ def test_masks_run_in_a_browser(tmp_path):
     dom = opened(page, tmp_path / "profile", actions=actions)
     expected = "86.180.233.255,0.0.0.0,230.159.0.255,255.255.255.255,0.0.0.0,230.159.0.255,1,solo truths,road"
     assert f'id="probe">{expected} fits<' in dom
+
+
+def test_defects_under_their_maps(tmp_path):
+    image = torch.from_numpy(pictures(1)[0]).permute(2, 0, 1).repeat(1, 2, 2)[:, :20, :30]
+    values = np.array([[0.1, 0.1], [0.1, 0.6]], dtype=np.float32)
+    shown = [
+        shown_defect(f"<{score}>.jpg", image, AnomalyMap(score, values, (20, 30)), truth=np.eye(20, 30) > 0)
+        for score in (0.6, 0.2)
+    ]
+    page = defect_gallery(shown, tmp_path / "index.html", span=(0.1, 0.6), threshold=0.3, title="Defects: <tile>")
+    actions = """
+    document.querySelector(".frame").click();
+    document.getElementById("truth").click();
+    const said = [document.querySelectorAll("figure.alarm").length, document.querySelectorAll("figure.wide").length,
+      document.body.className, getComputedStyle(document.querySelector(".truth")).opacity,
+      [...document.querySelectorAll(".said")].map(one => one.textContent).join("+"),
+      document.querySelector("figcaption b").textContent, document.querySelector(".bar u").style.left].join();
+    """
+    dom = opened(page, tmp_path / "profile", actions=actions)
+    assert 'id="probe">1,1,bare,0,defect+good,&lt;0.6&gt;.jpg,50% fits<' in dom

@@ -14,8 +14,8 @@ from tether.core.ranges import Count, Part, checked
 from tether.evaluate.dense import Measured
 from tether.evaluate.medical.report import curves, ranked
 
-MOST_PIXELS = 2**28
-"""Pixels whose scores are held to be sorted, 1 GB."""
+MOST_PIXELS = 2**27
+"""Pixels whose scores are held to be sorted, 0.5 GB; images beyond are not in the figures of pixels."""
 _BINS = 1024  # of scores, from which the intervals of pixel figures are drawn
 
 
@@ -103,7 +103,7 @@ class AnomalyScores:
         self._scores: list[float] = []
         self._defective: list[bool] = []
         self._pixels: list[_Pixels] = []
-        self._without = self._held = 0
+        self._without = self._beyond = self._held = 0
 
     def add(
         self, found: AnomalyMap, *, mask: Bool[np.ndarray, "h w"] | None = None, defective: bool | None = None
@@ -117,7 +117,7 @@ class AnomalyScores:
                 figures of images alone.
 
         Raises:
-            InputError: neither of both, both that disagree, a mask of another size, or more than ``MOST_PIXELS``.
+            InputError: neither of both, both that disagree, or a mask of another size.
         """
         if mask is None and defective is None:
             raise InputError("mask: expected one, or defective, got neither")
@@ -132,9 +132,10 @@ class AnomalyScores:
         if mask is None and bad:
             self._without += 1
             return
+        if self._held + found.size[0] * found.size[1] > MOST_PIXELS:
+            self._beyond += 1
+            return
         self._held += found.size[0] * found.size[1]
-        if self._held > MOST_PIXELS:
-            raise InputError(f"masks: more than {MOST_PIXELS:,} pixels in all; measure fewer or smaller images")
         self._pixels.append(_pixels_of(found.pixels(), mask))
 
     @checked
@@ -171,8 +172,11 @@ class AnomalyScores:
             found += [None, None]
         else:
             found += self._of_pixels(_draws(len(self._pixels), resamples, rng))
-            if self._without:
-                notes.append(f"{self._without:,} defective images have no mask and are not in the figures of pixels")
+        if self._without:
+            notes.append(f"{self._without:,} defective images have no mask and are not in the figures of pixels")
+        if self._beyond:
+            told = f"of more than {MOST_PIXELS:,} pixels"
+            notes.append(f"{told} the last {self._beyond:,} images are not in the figures of pixels")
         image_auroc, precision, pixel_auroc, aupro = found
         counts = len(scores), int(truth.sum())
         return AnomalyReport(image_auroc, precision, pixel_auroc, aupro, self.limit, *counts, tuple(notes))

@@ -16,7 +16,6 @@ from tether.models.anatomy.parts import Layout, TokenStream
 from tether.models.anatomy.pooling import TokenPooling
 from tether.models.anatomy.tower import TowerAnatomy
 from tether.models.blocks.grid import Grid
-from tether.models.tokens import take_tokens
 
 
 @checked
@@ -47,7 +46,7 @@ def window_masks(grid: tuple[int, int], *, side: Count, stride: Count = 1) -> In
 
 @checked
 def window_embeddings(
-    tower: TowerAnatomy, stream: TokenStream, *, masks: Int[Tensor, "k n"], batch_size: Count = 512
+    tower: TowerAnatomy, stream: TokenStream, *, masks: Int[Tensor, "k n"], batch_size: Count = 128
 ) -> Float[Tensor, "b n d"]:
     """Embed each window of images: no token sees beyond its window, and each keeps its position in the image.
 
@@ -82,7 +81,8 @@ def window_embeddings(
     found = []
     for some in rows.split(batch_size):
         image, window = some // windows, keep[some % windows]
-        x = take_tokens(stream.x[image], window, prefix=tower.prefix)
+        x = stream.x[image[:, None], F.pad(window + tower.prefix, (tower.prefix, 0))]
+        x[:, : tower.prefix] = stream.x[image, : tower.prefix]
         found.append(tower.read_out(tower.run(replace(stream, x=x, layout=_layout(tower, stream, image, window)))))
     return torch.cat(found).unflatten(0, (images, windows))
 

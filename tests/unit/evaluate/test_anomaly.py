@@ -94,6 +94,20 @@ def test_what_is_not_defined_is_said():
     assert report.aupro is not None
 
 
+def test_more_pixels_than_are_held(monkeypatch):
+    monkeypatch.setattr("tether.evaluate.anomaly.MOST_PIXELS", 10 * 20 * 24)
+    scores = AnomalyScores()
+    for one, mask in images(12):
+        scores.add(one, mask=mask)
+    report = scores.report(resamples=10)
+    assert report.images == 12
+    assert report.notes == ("of more than 4,800 pixels the last 2 images are not in the figures of pixels",)
+    first = AnomalyScores()
+    for one, mask in list(images(12))[:10]:
+        first.add(one, mask=mask)
+    assert first.report(resamples=10).aupro.value == report.aupro.value
+
+
 def test_bad_input_is_refused():
     scores, (found, mask) = AnomalyScores(), next(iter(images()))
     with pytest.raises(InputError, match="no image with a label"):

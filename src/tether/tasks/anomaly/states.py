@@ -33,7 +33,7 @@ TEMPLATES = tuple(
     )
     for article in ("a", "the")
 ) + tuple(f"a photo of {article} {size} {{}}." for size in ("small", "large") for article in ("a", "the"))
-"""22 sentences; anomalib has 21 of them, one twice."""
+"""22 sentences; anomalib has 20 of them, one twice."""
 
 
 def prompt_ensemble(name: str, *, templates: Sequence[str] | None = None) -> tuple[list[str], list[str]]:
