@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tether.data.degrade import DEGRADATIONS, degrade
 from tether.losses import quality_ranking_loss
+from tether.models.prompt_quality import prompt_quality
 
 V = load("qualiclip")
 TOLERANCE = V.meta["tolerance"]
@@ -34,6 +35,10 @@ def test_loss_and_gradient(case: str) -> None:
     loss.total.backward()
     assert feat.grad is not None
     np.testing.assert_allclose(feat.grad, V[f"{case}_grad_feat"], **CLOSE)
+
+
+def test_score() -> None:
+    np.testing.assert_allclose(prompt_quality(given("score_img"), given("score_prompts")), V["score"], **CLOSE)
 
 
 @pytest.mark.parametrize("name", sorted(IMAGES))
