@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -13,6 +14,7 @@ from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Positive, checked
 from tether.models.prompt_quality import PROMPTS, SCALE, checked_prompts, prompt_quality, prompt_rows
 from tether.tasks.classify.views import Images, encode_windows, originals_of, view_spec
+from tether.tasks.quality.kept import read_prompts
 from tether.tasks.quality.windows import native_windows
 
 
@@ -73,11 +75,22 @@ class QualityScorer:
                 f"text: expected ({len(self.prompts)}, {encoder.dim}) embeddings, got {tuple(self.text.shape)}"
             )
 
+    @classmethod
+    def load(cls, folder: str | Path, encoder: DualEncoder, *, grid: int = 2, batch_size: int = 64) -> QualityScorer:
+        """With the prompts of a head that ``tether adapt --recipe quality`` wrote.
+
+        Raises:
+            InputError: no such head, or one of another model.
+        """
+        kept = read_prompts(folder)
+        kept.check(encoder)
+        return cls(encoder, kept.prompts, scale=kept.scale, text=kept.text, grid=grid, batch_size=batch_size)
+
     def score(self, images: Images) -> Float[Tensor, " n"]:
         """(n,) scores of photos in their own pixels, uint8 of any sizes."""
         photos = originals_of(images)
         spec = view_spec(self.encoder)
-        windows = [native_windows(tuple(one.shape[1:]), of=spec.size, grid=self.grid) for one in photos]
+        windows = [native_windows((one.shape[1], one.shape[2]), of=spec.size, grid=self.grid) for one in photos]
         rows = encode_windows(self.encoder, photos, windows, spec=spec, batch_size=self.batch_size)
         return torch.stack([self.scores(some).mean() for some in rows])
 
