@@ -155,6 +155,7 @@ LOADS = {
     "mine",
     "report",
     "reproduce",
+    "quality",
     "rank",
     "search",
     "segment",
