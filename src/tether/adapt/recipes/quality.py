@@ -28,6 +28,7 @@ from tether.data.degrade import DEGRADATIONS, LADDERS, LEVELS, degrade
 from tether.losses.quality_ranking import Pairs, quality_ranking_loss
 from tether.models.prompt_quality import PROMPTS, SCALE, checked_prompts, prompt_rows
 from tether.train.steps.module import InsideStep, StepModule
+from tether.train.tensor_batches import Batches
 
 
 class QualityRecipe(TuneRecipe):
@@ -109,13 +110,18 @@ class QualityRecipe(TuneRecipe):
 
     def tuning(self, model: DualEncoder, given: Given) -> Tuning:
         """See TuneRecipe."""
-        text = prompt_rows(model, self.prompts)
-        move_(model, "image")
         spec = model.image_spec.fixed()
         large = replace(spec, size=(spec.size[0] * self.detail, spec.size[1] * self.detail), resized=None)
+        batches = given.loader(model, batch_size=self.batch_size, image_spec=large)
+        return self.describe(model, batches, seed=given.seed)
+
+    def describe(self, model: DualEncoder, batches: Batches, *, seed: int) -> Tuning:
+        """The tuning on batches of images that are at least as large as the model reads them."""
+        text = prompt_rows(model, self.prompts)
+        move_(model, "image")
         return Tuning(
-            step=QualityStep(self, text, seed=given.seed),
-            batches=given.loader(model, batch_size=self.batch_size, image_spec=large),
+            step=QualityStep(self, text, seed=seed),
+            batches=batches,
             steps=self.steps,
             optimizer={"name": "adamw", "lr": self.learning_rate},
             weight_decay=self.weight_decay,
