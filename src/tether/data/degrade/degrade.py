@@ -99,7 +99,7 @@ def degrade(
         generator: of noise, places and motion's angle; None takes one of seed 0.
         angle: of motion in degrees, against the clock from the horizontal; None draws it.
         sized_for: shorter side in pixels of the images that lengths of the table (blur, patches) are meant for; they
-            are scaled by the image's own. None takes them as they are. The tables are for photos of about 400; on 64
+            are scaled by the image's own. None takes them as they are. The tables are for some hundred pixels; on 64
             pixels they wipe all out.
         match_official: see above.
 
