@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tether.workflows.detect import detect as detect
     from tether.workflows.embed import embed as embed
     from tether.workflows.evaluate import evaluate as eval
+    from tether.workflows.quality import quality as quality
     from tether.workflows.rank import rank as rank
     from tether.workflows.search import search as search
     from tether.workflows.segment import segment as segment
@@ -29,6 +30,7 @@ _LAZY = {
     "export": ("tether.models.export", "export"),
     "eval": ("tether.workflows.evaluate", "evaluate"),
     "embed": ("tether.workflows.embed", "embed"),
+    "quality": ("tether.workflows.quality", "quality"),
     "rank": ("tether.workflows.rank", "rank"),
     "search": ("tether.workflows.search", "search"),
     "segment": ("tether.workflows.segment", "segment"),
@@ -49,6 +51,7 @@ __all__ = [
     "eval",
     "export",
     "load",
+    "quality",
     "rank",
     "save",
     "search",

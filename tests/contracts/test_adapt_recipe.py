@@ -67,6 +67,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-4,
         "least_gain": -1,
     },
+    "quality": {"steps": 3, "batch_size": 2, "kinds": ["gaublur", "whitenoise", "motionblur"], "learning_rate": 1e-4},
     "sharpen": SHORT | {"views": 1, "kernel": 3, "window": 3, "statistics": 6},
     "mask_text": SHORT | {"context": 2, "prompts": 2, "dim": 16, "queries": 4, "layers": 1, "doublings": 1},
     "mask_aware": SHORT | {"dim": 16, "queries": 4, "layers": 1, "doublings": 1},

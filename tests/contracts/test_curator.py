@@ -47,6 +47,7 @@ SPECS = {
     "embedding_duplicates": {"name": "embedding_duplicates", "model": MODEL, "threshold": 0.99},
     "parrot": {"name": "parrot", "drop": "text", "words": "language"},
     "clip_score": {"name": "clip_score", "model": MODEL, "text_transform": ["mask_numbers"]},
+    "quality": {"name": "quality", "model": MODEL, "fraction": 0.5, "grid": 1},
     "safety": {"name": "safety", "model": MODEL, "threshold": 0.5},
     "mask_pairs": {"name": "mask_pairs", "model": MODEL, "proposals": "language"},
     "rewrite_captions": {"name": "rewrite_captions", "count": 2},

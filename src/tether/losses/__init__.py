@@ -45,6 +45,7 @@ from tether.losses.paraclip import ParaclipTerms, paraclip_loss
 from tether.losses.patch_affinity import DinoiserTerms, affinity_loss, dinoiser_loss, label_affinity
 from tether.losses.proclip import ProclipTerms, proclip_loss
 from tether.losses.pseudo_labels import PseudoLabelLoss, depth_loss, normal_loss, segmentation_loss
+from tether.losses.quality_ranking import quality_ranking_loss
 from tether.losses.ranking import OneImageWarning, ranking_loss
 from tether.losses.region_contrast import box_distance_loss, region_contrast_loss
 from tether.losses.region_distill import (
@@ -221,6 +222,7 @@ __all__ = [
     "proclip_loss",
     "project_kl",
     "prototype_swapped_loss",
+    "quality_ranking_loss",
     "ranking_loss",
     "region_contrast_loss",
     "region_cosine_loss",

@@ -156,6 +156,7 @@ LOADS = {
     "mine",
     "report",
     "reproduce",
+    "quality",
     "rank",
     "search",
     "segment",

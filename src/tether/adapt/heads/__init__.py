@@ -12,6 +12,7 @@ from tether.adapt.heads.kernel import KernelHead
 from tether.adapt.heads.linear import LinearHead
 from tether.adapt.heads.masks import MasksHead
 from tether.adapt.heads.order import OrderHead
+from tether.adapt.heads.quality import QualityHead
 from tether.adapt.heads.relation import RelationHead
 from tether.adapt.heads.sharpener import SharpenerHead
 from tether.core.protocols import DualEncoder
@@ -24,6 +25,7 @@ HEADS: Mapping[str, type[Head]] = {
     "order": OrderHead,
     "grouping": GroupingHead,
     "masks": MasksHead,
+    "quality": QualityHead,
     "relation": RelationHead,
     "sharpener": SharpenerHead,
 }
@@ -63,6 +65,7 @@ __all__ = [
     "LinearHead",
     "MasksHead",
     "OrderHead",
+    "QualityHead",
     "RelationHead",
     "SharpenerHead",
     "image_digest",

@@ -28,6 +28,7 @@ from tether.adapt.recipes.order import OrderRecipe, OrderRows
 from tether.adapt.recipes.pairs import PairTuning
 from tether.adapt.recipes.paraphrases import Paraphrases
 from tether.adapt.recipes.probe import LinearProbe
+from tether.adapt.recipes.quality import QualityRecipe
 from tether.adapt.recipes.recipe import Case, FitRecipe, Recipe, TuneRecipe
 from tether.adapt.recipes.region_teacher import RegionTeacher
 from tether.adapt.recipes.regions import RegionsRecipe
@@ -73,6 +74,7 @@ RECIPES: Mapping[str, type[Recipe]] = {
     "mask_text": MaskText,
     "mask_aware": MaskAware,
     "relation": RelationRecipe,
+    "quality": QualityRecipe,
 }
 """Every recipe by the name that ``--recipe`` takes."""
 
@@ -112,6 +114,7 @@ __all__ = [
     "PairTuning",
     "Paraphrases",
     "Played",
+    "QualityRecipe",
     "Recipe",
     "RegionTeacher",
     "RegionsRecipe",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,13 @@ from torch import Tensor
 
 from tether.adapt.heads import Head
 from tether.adapt.heads.masks import MasksHead
+from tether.adapt.heads.quality import QualityHead
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder, Source
+from tether.data.bad_rows import BadRows
+from tether.data.degrade import LADDERS
 from tether.data.labelled import label_of
+from tether.data.loader import ordered
 from tether.data.masked_regions import masked_regions
 from tether.data.regions import RegionColumns
 from tether.evaluate.adaptation.figures import Compared, Interval, hits_figure, plain_figure, shares_figure
@@ -29,14 +33,18 @@ from tether.evaluate.image_retrieval import image_retrieval
 from tether.evaluate.mask_questions import ask_masks
 from tether.evaluate.masked_questions import masked_hits
 from tether.evaluate.order import LEAST, order_correlation
+from tether.evaluate.quality_ladder import SIZED_FOR, ladder_correlations, level_order
 from tether.evaluate.region_questions import ask_regions
 from tether.evaluate.robustness.typos import typo_robustness
 from tether.models.embed import encode_texts
+from tether.tasks.quality import QualityScorer
 
 ATTACKED = 100
 """Texts that are attacked, at most."""
 MASKED = 500
 """Images whose regions are cut out, at most."""
+PHOTOS = 60
+"""Images that are degraded, at most."""
 RESAMPLES = 1000
 """Draws of the images of masks."""
 
@@ -286,6 +294,36 @@ def masks(seen: Pictured) -> list[Compared]:
     return [Compared(name, before, after, change, images, chance=chance, about=about, chance_is=chance_is)]
 
 
+def quality(seen: Pictured) -> list[Compared]:
+    """Spearman's correlation of score and level, of images degraded step by step in the ways that were trained."""
+    head = seen.head
+    if not isinstance(head, QualityHead):
+        return []
+    spec = seen.before.image_spec.fixed()
+    twice = replace(spec, size=(2 * spec.size[0], 2 * spec.size[1]), resized=None)  # as the recipe reads them
+    read = ordered(seen.source, image_spec=twice, batch_size=1, on_bad=BadRows(seen.source.name), limit=PHOTOS)
+    photos = [pixels[0] for _, pixels in read]
+    if not photos:
+        return []
+    kinds = seen.columns.get("kinds", LADDERS)
+    before = QualityScorer(seen.before, head.prompts, scale=head.scale, grid=1)
+    after = QualityScorer(seen.after, head.prompts, scale=head.scale, text=head.text, grid=1)
+    ways = [kinds[row % len(kinds)] for row in range(len(photos))]
+    found = [
+        ladder_correlations(level_order(one.score, photos, kinds=ways, sized_for=2 * SIZED_FOR))
+        for one in (before, after)
+    ]
+    table = np.stack([*found, found[1] - found[0]], axis=1)
+    ends = interval(table, counts=np.ones_like(table))
+    first, last, change = (
+        Interval(float(mean), float(low), float(high))
+        for mean, (low, high) in zip(table.mean(axis=0), ends, strict=True)
+    )
+    about = "mean over images of Spearman's correlation of the score with the level of degradation; -1 is best"
+    name = "quality score against level of degradation (by the prompts alone; trained)"
+    return [Compared(name, first, last, change, len(table), better="lower", unit="number", about=about)]
+
+
 MEASURES: Mapping[str, Measure] = {
     "boxes": boxes,
     "gap": gap,
@@ -297,5 +335,6 @@ MEASURES: Mapping[str, Measure] = {
     "regions": regions,
     "masked crops": masked_crops,
     "masks": masks,
+    "quality": quality,
 }
 """What ``Recipe.aims`` may name."""
