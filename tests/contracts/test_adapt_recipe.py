@@ -12,7 +12,7 @@ import torch
 
 import tether
 from families import FAMILIES, hugging_face
-from memory_rows import boxed, captions, squares, without_words
+from memory_rows import boxed, captions, masked, squares, without_words
 from tether.adapt.heads import load_head
 from tether.adapt.recipes import RECIPES, Recipe, TuneRecipe
 from tether.core.component import build
@@ -69,7 +69,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "quality": {"steps": 3, "batch_size": 2, "kinds": ["gaublur", "whitenoise", "motionblur"], "learning_rate": 1e-4},
     "sharpen": SHORT | {"views": 1, "kernel": 3, "window": 3, "statistics": 6},
-    "mask_text": SHORT | {"context": 2, "prompts": 2, "dim": 16, "queries": 4, "layers": 1, "doublings": 1},
+    "mask_text": SHORT
+    | {"masks": "masks", "context": 2, "prompts": 2, "dim": 16, "queries": 4, "layers": 1, "doublings": 1},
     "mask_aware": SHORT | {"dim": 16, "queries": 4, "layers": 1, "doublings": 1},
     "typo_proof": {"steps": 4, "batch_size": 6, "rho": 3, "learning_rate": 1e-3},
 }
@@ -91,8 +92,8 @@ DATA = {
     "dense": boxed,
     "local_global": boxed,
     "masked_crops": boxed,
-    "mask_text": boxed,
-    "mask_aware": boxed,
+    "mask_text": masked,
+    "mask_aware": masked,
     "relation": boxed,
 }
 """By the kind of data, or by the recipe that needs data of its own."""

@@ -47,6 +47,16 @@ def boxed(count: int = 36) -> MemoryRows:
     return MemoryRows([replace(row, meta={**row.meta, **extra}) for row, extra in given], name="boxed")
 
 
+def masked(count: int = 36) -> MemoryRows:
+    """The same with a mask of each region."""
+    rows = boxed(count).rows
+    masks = [np.full(row.image.shape[:2], 2, np.uint8) for row in rows]
+    for mask in masks:
+        mask[:, : mask.shape[1] // 2] = 1
+    given = zip(rows, masks, strict=True)
+    return MemoryRows([replace(row, meta={**row.meta, "masks": mask}) for row, mask in given], name="masked")
+
+
 def captions(count: int = 36) -> MemoryRows:
     """The captions of squares, without images."""
     rows = [
