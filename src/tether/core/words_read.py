@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,3 +46,9 @@ class Texts:
     def surer_than(self, least: float) -> list[str | None]:
         """The words, None for those of a lower confidence."""
         return [word if sure >= least else None for word, sure in zip(self.words, self.confidence, strict=True)]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Texts]) -> Texts:
+        """What was read in parts, at least one of them."""
+        words = tuple(word for part in parts for word in part.words)
+        return cls(words, np.concatenate([part.confidence for part in parts]))

@@ -39,6 +39,8 @@ class PermutedDecoder(nn.Module):
         torch.Size([2, 4, 4])
     """
 
+    undecayed = ("positions", "characters")
+
     @checked
     def __init__(
         self,
