@@ -20,6 +20,7 @@ _WHERE = {
     "figures": "tether.data.sources.figures:FiguresSource",
     "hf": "tether.data.sources.hf:HuggingFaceSource",
     "images": "tether.data.sources.images:ImageFolderSource",
+    "lettering": "tether.data.sets.lettering:LetteringSet",
     "mixture": "tether.data.sources.mixture:MixtureSource",
     "parquet": "tether.data.sources.parquet:ParquetSource",
     "scene_twins": "tether.data.sets.scenes.twins:SceneTwins",

@@ -18,13 +18,13 @@ from tether.core.errors import InputError
 from tether.core.finding import Bar, Bars, Cloud, Curve, Figure, Finding, Gallery, Item
 from tether.core.types import Block, Features, ImageSpec, Row
 from tether.data import open_source
+from tether.data.lettering.on_images import STYLES, write
 from tether.evaluate.inspect import PROBES
 from tether.evaluate.inspect.above_chance import Recall, recalls
 from tether.evaluate.inspect.intervals import share
 from tether.evaluate.inspect.page import steps
 from tether.evaluate.inspect.pairing import pair_up
 from tether.evaluate.inspect.runner import inspect_model
-from tether.evaluate.inspect.writing import STYLES, write
 
 from encoders import ENCODERS  # isort: skip - a neighbour
 from families import FAMILIES

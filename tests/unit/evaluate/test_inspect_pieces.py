@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from tether.core.finding import Bar, Bars
+from tether.data.lettering.on_images import STYLES, write
 from tether.evaluate.inspect.binding import swapped
 from tether.evaluate.inspect.caption_robustness import CHANGES
 from tether.evaluate.inspect.intervals import mean, share
 from tether.evaluate.inspect.page import draw_bars
 from tether.evaluate.inspect.vocabulary import heads
-from tether.evaluate.inspect.writing import STYLES, write
 
 
 @pytest.mark.parametrize(

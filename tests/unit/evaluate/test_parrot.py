@@ -281,9 +281,9 @@ def test_rapid_reader_reads_and_places_words():
 
 
 def test_a_line_of_more_letters_than_pixels_is_refused_unmeasured(monkeypatch):
-    from tether.evaluate.parrot import rendering
+    from tether.data.lettering import square
 
-    monkeypatch.setattr(rendering, "_face", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(square, "_face", lambda *_: pytest.fail("measured"))
     with pytest.raises(InputError, match="does not fit 224 pixels, with 99000 characters"):
         render_text("i" * 99_000)
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.finding import Bar, Bars, Finding, Gallery, Item
 from tether.core.ranges import Inner, checked
+from tether.data.lettering.on_images import STYLES, Style, write
 from tether.evaluate.html.sprite import thumbnail_uri
 from tether.evaluate.inspect.context import Subject
 from tether.evaluate.inspect.intervals import bar_of, mean, points, share, shown, surely_above
 from tether.evaluate.inspect.vocabulary import Vocabulary, vocabulary
-from tether.evaluate.inspect.writing import STYLES, Style, write
 
 LEAST = 20
 ALARM = 0.1

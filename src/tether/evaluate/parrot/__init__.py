@@ -1,8 +1,8 @@
 """Does a model read instead of see: rendered words, text taken away, and clusters of images with text."""
 
+from tether.data.lettering.square import STYLES, render_text
 from tether.evaluate.parrot.clusters import ClusterOverlap, cluster_overlap
 from tether.evaluate.parrot.removal import RemovalEffect, control_boxes, text_removal_effect
-from tether.evaluate.parrot.rendering import STYLES, render_text
 from tether.evaluate.parrot.spotting import SpottingScore, StyleScore, spotting_score
 
 __all__ = [

@@ -18,7 +18,7 @@ from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import checked
 from tether.data.images import resize_and_crop
-from tether.evaluate.parrot.rendering import POINTS, SIZE, Points, Size, Style, render_text
+from tether.data.lettering.square import POINTS, SIZE, Points, Size, Style, render_text
 from tether.models.embed import encode_images, encode_texts
 
 _BATCH = 64

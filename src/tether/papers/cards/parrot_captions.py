@@ -28,7 +28,7 @@ CARD = Card(
         "tether.tasks.curate.text_reader.RapidReader",
         "tether.tasks.curate.text_spotting.Parrot",
         "tether.tasks.curate.embedding_duplicates.EmbeddingDuplicates",
-        "tether.evaluate.parrot.rendering.render_text",
+        "tether.data.lettering.square.render_text",
         "tether.evaluate.parrot.spotting.spotting_score",
         "tether.evaluate.parrot.removal.text_removal_effect",
         "tether.evaluate.parrot.clusters.cluster_overlap",

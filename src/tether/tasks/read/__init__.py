@@ -1,0 +1,27 @@
+"""What stands in an image: words of labels and signs."""
+
+from tether.core.words_read import Texts
+from tether.tasks.read.charset import Charset
+from tether.tasks.read.dual_decoder import DualDecoder, DualLogits
+from tether.tasks.read.orders import OrderMasks, cloze_mask, permutation_masks, permutations
+from tether.tasks.read.permuted_decoder import PermutedDecoder
+from tether.tasks.read.reader import DualReader
+from tether.tasks.read.scene_attention import GatedSceneAttention, SceneContext
+from tether.tasks.read.scene_reader import SceneReader, WordReader
+
+__all__ = [
+    "Charset",
+    "DualDecoder",
+    "DualLogits",
+    "DualReader",
+    "GatedSceneAttention",
+    "OrderMasks",
+    "PermutedDecoder",
+    "SceneContext",
+    "SceneReader",
+    "Texts",
+    "WordReader",
+    "cloze_mask",
+    "permutation_masks",
+    "permutations",
+]
