@@ -35,7 +35,8 @@ CARD = Card(
         "tether.tasks.segment.SharpSegmenter",
     ),
     needs=("a trained encoder that shows patches", "images"),
-    gives="Maps of patches with twice the rows and columns, from the whole image and its tiles, learnt without labels.",
+    gives="Maps of patches with twice the rows and columns, from the whole image and its tiles, learnt without labels. "
+    "They tell views of an image better; in the check they named no more pixels than enlarged maps.",
     claim=Claim(
         says="A fine map that is fused from an image and its tiles foretells, seen in perspective and made coarse "
         "again, what the encoder says of that view better than simple fine maps do.",
@@ -96,7 +97,7 @@ CARD = Card(
             "is measured with the first, which the other two have, too.",
         ),
     ),
-    minutes=15.0,
+    minutes=12.0,
     guide="segmentation.md",
 )
 
