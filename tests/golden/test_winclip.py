@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tether.models.token_windows import window_masks
 from tether.tasks.anomaly import WinclipDetector
-from tether.tasks.anomaly.detector import Look
+from tether.tasks.anomaly.detector import ImageFeatures
 from tether.tasks.anomaly.harmonic import harmonic_map, harmonic_mean
 from tether.tasks.anomaly.memory import association
 from tether.tasks.anomaly.winclip import few_shot_map, zero_shot_map
@@ -74,13 +74,14 @@ def test_the_detector_puts_them_together() -> None:
     found._model, found._masks, found.grid = object(), tuple(MASKS), GRID  # rows in the place of a model's
     names = ["image_embeddings", "patch_embeddings", *(f"window_embeddings_{side}" for side in SCALES)]
     looks = [
-        Look((8, 8), GRID, tuple(array(name)[one].reshape(-1, V[name].shape[-1]) for name in names)) for one in range(2)
+        ImageFeatures((8, 8), GRID, tuple(array(name)[one].reshape(-1, V[name].shape[-1]) for name in names))
+        for one in range(2)
     ]
     plain = [found.judge(look) for look in looks]
     np.testing.assert_allclose([one.score for one in plain], V["image_scores"], rtol=RTOL)
     np.testing.assert_allclose([one.values for one in plain], V["zero_shot_map"], rtol=1e-6)
     good = [
-        Look((8, 8), GRID, (array("image_embeddings")[:1], *(array(f"ref_{name}")[one] for name in names[1:])))
+        ImageFeatures((8, 8), GRID, (array("image_embeddings")[:1], *(array(f"ref_{name}")[one] for name in names[1:])))
         for one in range(HYPER["K"])
     ]
     both = [found.remember(good).judge(look) for look in looks]

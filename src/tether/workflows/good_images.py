@@ -14,7 +14,7 @@ from tether.core.protocols import Source
 from tether.data.bad_rows import BadRows
 from tether.data.originals import originals
 from tether.evaluate.false_alarms import AlarmThreshold, alarm_threshold
-from tether.tasks.anomaly import Detector, Look
+from tether.tasks.anomaly import Detector, ImageFeatures
 
 FOLDS = 5
 """Parts of the good images of which each is scored by what remembers the others."""
@@ -105,7 +105,7 @@ class GoodSource:
         if self._ready:
             return
         self._ready = True
-        looks, count = list[Look](), len(self.keys)
+        looks, count = list[ImageFeatures](), len(self.keys)
         for _, images in originals(self._rows, bad=BadRows(self._rows.name), **self._settings):
             looks += self._detector.look(images[: count - len(looks)])
             if len(looks) == count:
@@ -114,7 +114,7 @@ class GoodSource:
             self.scores = self._held_out(looks) if count > 1 else ()
         self._detector.remember(looks)
 
-    def _held_out(self, looks: Sequence[Look]) -> list[float]:
+    def _held_out(self, looks: Sequence[ImageFeatures]) -> list[float]:
         scores, folds = [0.0] * len(looks), min(FOLDS, len(looks))
         for fold in range(folds):
             self._detector.remember([look for number, look in enumerate(looks) if number % folds != fold])

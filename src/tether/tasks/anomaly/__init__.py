@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tether.tasks.anomaly.detector import Detector, Look
+from tether.tasks.anomaly.detector import Detector, ImageFeatures
 from tether.tasks.anomaly.patches import PatchesDetector
 from tether.tasks.anomaly.winclip import WinclipDetector
 
 DETECTORS: Mapping[str, type[Detector]] = {"winclip": WinclipDetector, "patches": PatchesDetector}
 """Every detector of defects by name."""
 
-__all__ = ["DETECTORS", "Detector", "Look", "PatchesDetector", "WinclipDetector"]
+__all__ = ["DETECTORS", "Detector", "ImageFeatures", "PatchesDetector", "WinclipDetector"]

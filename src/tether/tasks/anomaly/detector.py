@@ -16,7 +16,7 @@ from tether.core.protocols import DualEncoder
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ImageFeatures:
     """What a detector reads of one image, before it is compared with anything; float32 on the CPU.
 
     Attributes:
@@ -57,15 +57,15 @@ class Detector(Protocol):
         """
         ...
 
-    def look(self, images: Sequence[UInt8[Tensor, "3 h w"]]) -> list[Look]:
+    def look(self, images: Sequence[UInt8[Tensor, "3 h w"]]) -> list[ImageFeatures]:
         """Read images of any size."""
         ...
 
-    def remember(self, good: Sequence[Look]) -> Detector:
+    def remember(self, good: Sequence[ImageFeatures]) -> Detector:
         """Take these images, and no others, for normal; none forgets all."""
         ...
 
-    def judge(self, look: Look) -> AnomalyMap:
+    def judge(self, look: ImageFeatures) -> AnomalyMap:
         """Score one image and its places."""
         ...
 

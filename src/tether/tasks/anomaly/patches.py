@@ -19,7 +19,7 @@ from tether.core.ranges import Count, Part, checked
 from tether.models.anatomy.find import tower_of
 from tether.models.tower_state import patch_grid
 from tether.models.windows import Windows, window_maps
-from tether.tasks.anomaly.detector import Look, check_images, unprepared
+from tether.tasks.anomaly.detector import ImageFeatures, check_images, unprepared
 from tether.tasks.anomaly.memory import association, memory_of
 
 
@@ -86,7 +86,7 @@ class PatchesDetector:
         self.rows = torch.empty(0, 0)
         return self
 
-    def look(self, images: Sequence[UInt8[Tensor, "3 h w"]]) -> list[Look]:
+    def look(self, images: Sequence[UInt8[Tensor, "3 h w"]]) -> list[ImageFeatures]:
         """See ``Detector``; the rows are the image's patches."""
         model = self._model
         if model is None:
@@ -101,17 +101,17 @@ class PatchesDetector:
                 side = 2 * self.around + 1
                 patches = F.avg_pool2d(patches, side, stride=1, padding=self.around, count_include_pad=False)
             grid = (patches.shape[1], patches.shape[2])
-            found.append(Look((image.shape[1], image.shape[2]), grid, (patches.flatten(1).T,)))
+            found.append(ImageFeatures((image.shape[1], image.shape[2]), grid, (patches.flatten(1).T,)))
         return found
 
-    def remember(self, good: Sequence[Look]) -> PatchesDetector:
+    def remember(self, good: Sequence[ImageFeatures]) -> PatchesDetector:
         """See ``Detector``."""
         if self._model is None:
             raise unprepared(self)
         self.rows = memory_of((look.rows[0] for look in good), size=self.memory) if good else torch.empty(0, 0)
         return self
 
-    def judge(self, look: Look) -> AnomalyMap:
+    def judge(self, look: ImageFeatures) -> AnomalyMap:
         """See ``Detector``.
 
         Raises:

@@ -20,7 +20,7 @@ from tether.models.anatomy.find import anatomy_of
 from tether.models.embed import encode_texts
 from tether.models.token_windows import window_embeddings, window_masks
 from tether.models.tower_state import grid_of, read_each
-from tether.tasks.anomaly.detector import Look, check_images, unprepared
+from tether.tasks.anomaly.detector import ImageFeatures, check_images, unprepared
 from tether.tasks.anomaly.harmonic import harmonic_map, harmonic_mean
 from tether.tasks.anomaly.memory import association
 from tether.tasks.anomaly.states import prompt_ensemble
@@ -104,23 +104,23 @@ class WinclipDetector:
         self._read(model, blank)  # a tower that cannot be asked so says it now
         return self
 
-    def look(self, images: Sequence[UInt8[Tensor, "3 h w"]]) -> list[Look]:
+    def look(self, images: Sequence[UInt8[Tensor, "3 h w"]]) -> list[ImageFeatures]:
         """See ``Detector``; the rows are the whole image, its patches, and its windows by scale."""
         model = self._model
         if model is None:
             raise unprepared(self)
         check_images(images)
-        spec, found = model.image_spec, list[Look]()
+        spec, found = model.image_spec, list[ImageFeatures]()
         for start in range(0, len(images), self.batch_size):
             some = images[start : start + self.batch_size]
             pixels = torch.stack([resize(one, *spec.size, spec.interpolation) for one in some])
             tables = self._read(model, pixels.to(model.logit_scale.device))
             for number, image in enumerate(some):
                 size = (image.shape[1], image.shape[2])
-                found.append(Look(size, self.grid, tuple(table[number] for table in tables)))
+                found.append(ImageFeatures(size, self.grid, tuple(table[number] for table in tables)))
         return found
 
-    def remember(self, good: Sequence[Look]) -> WinclipDetector:
+    def remember(self, good: Sequence[ImageFeatures]) -> WinclipDetector:
         """See ``Detector``."""
         if self._model is None:
             raise unprepared(self)
@@ -128,7 +128,7 @@ class WinclipDetector:
         self._memory = tuple(torch.cat(table) for table in tables)
         return self
 
-    def judge(self, look: Look) -> AnomalyMap:
+    def judge(self, look: ImageFeatures) -> AnomalyMap:
         """See ``Detector``."""
         if self._model is None:
             raise unprepared(self)

@@ -142,7 +142,7 @@ def test_missing_columns_are_named_at_the_door(tmp_path):
     rows = [Row("a", b"x", ("a",), {"source": "web"})]
     with pytest.raises(InputError, match="needs a column 'origin'"):
         curate(SourcePool(Listed(rows)), steps=recipe(Shorter(1, "web")), out=tmp_path / "out")
-    with pytest.raises(InputError, match="int: expected a step that keeps, maps or flags"):
+    with pytest.raises(InputError, match="int: expected a step that keeps, maps, flags or adds columns"):
         curate(open_pool(str(tmp_path / "pool.parquet")), steps=[("int", 3)], out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
