@@ -15,7 +15,7 @@ from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Number, checked
 from tether.data.degrade import kinds
-from tether.data.degrade.kinds import Draw, Pixels
+from tether.data.degrade.kinds import Pixels, RandomDraw
 
 Group = Literal["blur", "colour", "jpeg", "noise", "brightness", "spatial", "contrast"]
 LEVELS = 5
@@ -35,7 +35,7 @@ class Degradation:
 
     group: Group
     strengths: tuple[float, float, float, float, float]
-    apply: Callable[[Pixels, float, Draw], Pixels]
+    apply: Callable[[Pixels, float, RandomDraw], Pixels]
     ladder: bool = True
 
 
@@ -127,7 +127,9 @@ def degrade(
     if not (image.min() >= 0 and image.max() <= 1):  # also refuses NaN
         raise InputError(f"image: expected values in [0, 1], got {image.min():.4g} to {image.max():.4g}")
     scale = 1.0 if sized_for is None else min(image.shape[1:]) / sized_for
-    draw = Draw(torch.Generator().manual_seed(0) if generator is None else generator, angle, scale, match_official)
+    draw = RandomDraw(
+        torch.Generator().manual_seed(0) if generator is None else generator, angle, scale, match_official
+    )
     found = image.clone()
     for name in names:
         one = DEGRADATIONS[name]

@@ -20,7 +20,7 @@ Pixels = Float[Tensor, "3 h w"]
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
+class RandomDraw:
     """What a degradation hangs on beside the image and the strength.
 
     Attributes:
@@ -57,30 +57,30 @@ class Draw:
         return lab_to_rgb(lab).flip(0) if self.official else lab_to_rgb(lab)
 
 
-def gaussian_blur(image: Pixels, sigma: float, draw: Draw) -> Pixels:
+def gaussian_blur(image: Pixels, sigma: float, draw: RandomDraw) -> Pixels:
     """A Gaussian of so many pixels."""
     return blurred(image, gaussian(sigma * draw.scale))
 
 
-def lens_blur(image: Pixels, radius: float, draw: Draw) -> Pixels:
+def lens_blur(image: Pixels, radius: float, draw: RandomDraw) -> Pixels:
     """A disk of so many pixels: out of focus."""
     return filtered(image, (official_disk if draw.official else disk)(radius * draw.scale))
 
 
-def motion_blur(image: Pixels, length: float, draw: Draw) -> Pixels:
+def motion_blur(image: Pixels, length: float, draw: RandomDraw) -> Pixels:
     """A line of so many pixels."""
     angle = 180 * float(draw.uniform()) if draw.angle is None else draw.angle
     return filtered(image, motion(length * draw.scale, angle))
 
 
-def colour_diffusion(image: Pixels, amount: float, draw: Draw) -> Pixels:
+def colour_diffusion(image: Pixels, amount: float, draw: RandomDraw) -> Pixels:
     """Colours run into each other, lightness stays."""
     lab = draw.lab(image)
     lab[1:] = amount * blurred(lab[1:], gaussian((1.5 * amount + 2) * draw.scale))
     return _whole(draw.rgb(lab))
 
 
-def colour_shift(image: Pixels, amount: float, draw: Draw) -> Pixels:
+def colour_shift(image: Pixels, amount: float, draw: RandomDraw) -> Pixels:
     """Green moves by so many pixels where there are edges."""
     grey = image.new_tensor([0.299, 0.587, 0.114]) @ image.flatten(1)
     padded = F.pad(grey.view(1, 1, *image.shape[1:]), (1, 1, 1, 1), mode="replicate")[0, 0]
@@ -96,43 +96,43 @@ def colour_shift(image: Pixels, amount: float, draw: Draw) -> Pixels:
     return torch.stack([image[0], torch.lerp(image[1], moved, share), image[2]])
 
 
-def hsv_saturation(image: Pixels, factor: float, draw: Draw) -> Pixels:
+def hsv_saturation(image: Pixels, factor: float, draw: RandomDraw) -> Pixels:
     """The saturation of hue, saturation and value times a factor."""
     value = image.amax(dim=0)
     return value - factor * (value - image)
 
 
-def lab_saturation(image: Pixels, factor: float, draw: Draw) -> Pixels:
+def lab_saturation(image: Pixels, factor: float, draw: RandomDraw) -> Pixels:
     """The colour of CIE L*a*b* times a factor."""
     lab = draw.lab(image)
     lab[1:] *= factor
     return _whole(draw.rgb(lab))
 
 
-def jpeg(image: Pixels, quality: float, draw: Draw) -> Pixels:
+def jpeg(image: Pixels, quality: float, draw: RandomDraw) -> Pixels:
     """Saved as JPEG of a quality and opened again."""
     return _saved(image, "JPEG", quality=round(quality))
 
 
-def jpeg_2000(image: Pixels, ratio: float, draw: Draw) -> Pixels:
+def jpeg_2000(image: Pixels, ratio: float, draw: RandomDraw) -> Pixels:
     """Saved as JPEG 2000 with so many times fewer bytes and opened again."""
     steps = min(6, int(math.log2(min(image.shape[1:]))) + 1)
     options = {"quality_mode": "rates", "quality_layers": [ratio], "num_resolutions": steps}
     return _saved(image, "JPEG2000", **options)
 
 
-def white_noise(image: Pixels, variance: float, draw: Draw) -> Pixels:
+def white_noise(image: Pixels, variance: float, draw: RandomDraw) -> Pixels:
     """Gaussian noise in each colour."""
     return image + draw.normal(image, variance=variance)
 
 
-def white_noise_ycbcr(image: Pixels, variance: float, draw: Draw) -> Pixels:
+def white_noise_ycbcr(image: Pixels, variance: float, draw: RandomDraw) -> Pixels:
     """Gaussian noise in luma and both chromas."""
     luma, blue, red = draw.normal(image, variance=variance)
     return image + torch.stack([luma + 1.403 * red, luma - 0.714 * red - 0.344 * blue, luma + 1.773 * blue])
 
 
-def impulse_noise(image: Pixels, share: float, draw: Draw) -> Pixels:
+def impulse_noise(image: Pixels, share: float, draw: RandomDraw) -> Pixels:
     """A share of all values is 1 or 0."""
     found = image.flatten().clone()
     places = torch.randint(len(found), (int(share * len(found)),), generator=draw.generator)
@@ -141,29 +141,29 @@ def impulse_noise(image: Pixels, share: float, draw: Draw) -> Pixels:
     return found.view_as(image)
 
 
-def multiplicative_noise(image: Pixels, variance: float, draw: Draw) -> Pixels:
+def multiplicative_noise(image: Pixels, variance: float, draw: RandomDraw) -> Pixels:
     """Noise in proportion to the value."""
     return image * (1 + draw.normal(image, variance=variance))
 
 
-def brighten(image: Pixels, amount: float, draw: Draw) -> Pixels:
+def brighten(image: Pixels, amount: float, draw: RandomDraw) -> Pixels:
     """A curve that lifts the middle, of colours and, at a third, of lightness."""
     lab = draw.lab(image)
     lab[0] = 100 * _curve(lab[0] / 100, middle=0.5 + amount / 2)
     return (2 * _curve(image, middle=0.5 + amount / 2) + draw.rgb(lab)) / 3
 
 
-def darken(image: Pixels, amount: float, draw: Draw) -> Pixels:
+def darken(image: Pixels, amount: float, draw: RandomDraw) -> Pixels:
     """A curve that lowers the middle."""
     return _curve(image, middle=0.5 - amount / 2)
 
 
-def mean_shift(image: Pixels, amount: float, draw: Draw) -> Pixels:
+def mean_shift(image: Pixels, amount: float, draw: RandomDraw) -> Pixels:
     """All values more, or fewer."""
     return image + amount
 
 
-def jitter(image: Pixels, amount: float, draw: Draw) -> Pixels:
+def jitter(image: Pixels, amount: float, draw: RandomDraw) -> Pixels:
     """Five times each pixel is taken from about so many pixels away."""
     height, width = image.shape[1:]
     down, across = torch.arange(height).double()[:, None], torch.arange(width).double()
@@ -175,7 +175,7 @@ def jitter(image: Pixels, amount: float, draw: Draw) -> Pixels:
     return image
 
 
-def moved_patches(image: Pixels, count: float, draw: Draw) -> Pixels:
+def moved_patches(image: Pixels, count: float, draw: RandomDraw) -> Pixels:
     """So many small patches are copied to a place nearby."""
     found, (height, width) = image.clone(), image.shape[1:]
     side = min(max(1, round(16 * draw.scale)), height, width)
@@ -188,14 +188,14 @@ def moved_patches(image: Pixels, count: float, draw: Draw) -> Pixels:
     return found
 
 
-def pixelate(image: Pixels, strength: float, draw: Draw) -> Pixels:
+def pixelate(image: Pixels, strength: float, draw: RandomDraw) -> Pixels:
     """Fewer and larger pixels."""
     height, width = image.shape[1:]
     small = [max(1, int(side * (0.95 - strength**0.6))) for side in (height, width)]
     return F.interpolate(F.interpolate(image[None], small, mode="nearest"), (height, width), mode="nearest")[0]
 
 
-def quantise(image: Pixels, count: float, draw: Draw) -> Pixels:
+def quantise(image: Pixels, count: float, draw: RandomDraw) -> Pixels:
     """So many values, from the darkest at 0 to the lightest at 1."""
     if image.min() == image.max():
         return image
@@ -205,7 +205,7 @@ def quantise(image: Pixels, count: float, draw: Draw) -> Pixels:
     return (step - low) / (high - low) if low < high else image
 
 
-def colour_blocks(image: Pixels, count: float, draw: Draw) -> Pixels:
+def colour_blocks(image: Pixels, count: float, draw: RandomDraw) -> Pixels:
     """So many squares of one colour."""
     found, (height, width) = image.clone(), image.shape[1:]
     side = min(max(1, round(32 * draw.scale)), height, width)
@@ -215,14 +215,14 @@ def colour_blocks(image: Pixels, count: float, draw: Draw) -> Pixels:
     return found
 
 
-def sharpen(image: Pixels, amount: float, draw: Draw) -> Pixels:
+def sharpen(image: Pixels, amount: float, draw: RandomDraw) -> Pixels:
     """Edges of lightness too strong."""
     lab, reach = draw.lab(image), max(1, math.ceil(6 * draw.scale))
     lab[:1] += amount * (lab[:1] - blurred(lab[:1], gaussian_of(reach, sigma=reach)))
     return draw.rgb(lab)
 
 
-def linear_contrast(image: Pixels, amount: float, draw: Draw) -> Pixels:
+def linear_contrast(image: Pixels, amount: float, draw: RandomDraw) -> Pixels:
     """A cubic curve whose quarters move apart, or together."""
     from scipy.interpolate import CubicSpline
 
@@ -230,7 +230,7 @@ def linear_contrast(image: Pixels, amount: float, draw: Draw) -> Pixels:
     return torch.from_numpy(curve(image.double().cpu().numpy())).to(image)
 
 
-def squeezed_contrast(image: Pixels, amount: float, draw: Draw) -> Pixels:
+def squeezed_contrast(image: Pixels, amount: float, draw: RandomDraw) -> Pixels:
     """All values within so much of the middle."""
     return 0.5 + amount * (2 * image - 1)
 
