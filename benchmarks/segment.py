@@ -11,8 +11,8 @@ ViT-B/16 with random weights, 20 classes, one thread, the ways by turns, ratios 
   and of 750 pixels: the most it held, libraries and weights (0.34 GB) included; Linux alone.
 
 Last measured on one core of an Intel Xeon beside other work, least and most of the rounds in brackets: over *encode*,
-three rounds, tokens 1.06 and values 1.11 (``dense_image`` alone 1.04 and 1.12); over *CLIPSeg*, five rounds, 0.28
-[0.27..0.28], as documented 0.02; memory 0.90 GB in 2 CPU seconds and 0.92 GB in 9.
+seven rounds, tokens 1.09 [1.09..1.10] and values 1.08 [1.06..1.12]; over *CLIPSeg*, five rounds, 0.24 [0.24..0.24], as
+documented 0.02; memory 0.99 GB in 2 CPU seconds and 1.00 GB in 8.
 """
 
 from __future__ import annotations
