@@ -13,8 +13,8 @@ it has seen the labels, too. Heads are trained with the masks, but for *grouping
 has the masks, no weights to begin with, and the CPU seconds of the head that took longest, and then those with the
 CLIP's own training. Two rows know nothing: the most frequent class everywhere, and patches compared with random rows in
 the place of texts. No rate was searched for any way, the U-Net included; the size of the crops, the number of steps and
-the size that ``starter`` sees were changed once after a look at the first fold. About 20 CPU minutes, one thread; ``--quick`` draws rectangles where no FOLDER is given, and its
-figures mean nothing.
+the size that ``starter`` sees were changed once after a look at the first fold. About 20 CPU minutes, one thread;
+``--quick`` draws rectangles where no FOLDER is given, and its figures mean nothing.
 """
 
 from __future__ import annotations
