@@ -26,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,7 +53,7 @@ from tether.data.images import decode
 from tether.evaluate.dense import DenseReport, MaskScores
 from tether.models.mask_models import TrainedMasks
 from tether.models.windows import Windows
-from tether.tasks.segment import SEGMENTERS, DenseSegmenter, TokenSegmenter
+from tether.tasks.segment import SEGMENTERS, DenseSegmenter, Segmenter, TokenSegmenter
 from tether.workflows.adaptation.run import run
 
 SIZE = (96, 128)
@@ -384,7 +385,7 @@ def fold(train: Streets, test: Streets, table: Table, *, seed: int, quick: bool)
                 table.refused[told] = str(error)
                 continue
             longest = max(longest, cost)
-            table.add(told, test, lambda images: [m.labels for m in one.predict(images)], cost=cost)  # noqa: B023
+            table.add(told, test, partial(labels_by, one), cost=cost)
     try:
         unet = UNet(train, seed=seed)
     except ImportError:
@@ -394,6 +395,11 @@ def fold(train: Streets, test: Streets, table: Table, *, seed: int, quick: bool)
         unet.learn(seconds)
         table.add(name, test, unet.predict, cost=unet.seconds)
     print(f"U-Net: {unet.steps} steps", flush=True)
+
+
+def labels_by(segmenter: Segmenter, images: list[Tensor]) -> list[np.ndarray]:
+    """The class numbers of images' pixels."""
+    return [masks.labels for masks in segmenter.predict(images)]
 
 
 def main() -> None:

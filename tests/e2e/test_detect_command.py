@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import pytest
 from PIL import Image
 
 import tether
-from tether.core.errors import InputError
+from tether.core.errors import InputError, LockedError
+from tether.core.locks import LOCK, locked
 from tether.models import create
 from tether.tasks.anomaly import PatchesDetector
 
@@ -80,7 +82,7 @@ def test_scores_decisions_maps_and_a_page(detect: Callable[..., Any], place: Pat
     found = {one.relative_to(out).as_posix() for one in out.rglob("*") if one.is_file()}
     names = ["0", "1", "2", "4", "5", "sub/3"]
     maps, heat = ({f"{kind}/{name}.{end}" for name in names} for kind, end in (("maps", "tiff"), ("heat", "png")))
-    assert found == {"scores.csv", "good.json", "index.html"} | maps | heat
+    assert found == {"scores.csv", "good.json", "index.html", LOCK} | maps | heat
     head, *scores = rows(out / "scores.csv")
     assert head == ["key", "score", "decision", "peak_x", "peak_y", "map"]
     assert {row[0]: row[2] for row in scores} == {
@@ -162,6 +164,16 @@ def test_nothing_else_is_written_over(detect: Callable[..., Any], place: Path, t
         assert f"is there already and is no {what} of Tether's" in detect("--existing", "replace", code=2).err
         path.unlink()
         assert not list(tmp_path.rglob("scores.csv"))
+
+
+def test_two_at_once_and_a_pipe_among_the_maps(place: Path, tmp_path: Path) -> None:
+    asked = {"model": place / "model", "good": place / "good", "using": "patches", "out": tmp_path / "report"}
+    with locked(tmp_path / "report", purpose="a test"), pytest.raises(LockedError, match="a test"):
+        tether.detect(place / "photos", **asked)
+    (tmp_path / "report" / "maps").mkdir(parents=True)
+    os.mkfifo(tmp_path / "report" / "maps" / "0.tiff")
+    with pytest.raises(InputError, match=r"0\.tiff: is there already and is no map of Tether's"):
+        tether.detect(place / "photos", **asked)
 
 
 def test_good_images_of_every_kind(place: Path, tmp_path: Path) -> None:

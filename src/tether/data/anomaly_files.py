@@ -13,11 +13,9 @@ from jaxtyping import Bool
 
 from tether.core.anomaly_map import AnomalyMap
 from tether.core.atomic_io import atomic_path, local, parse_json, read_json, write_json
-from tether.core.component import closest
 from tether.core.errors import InputError
-from tether.core.printable import quoted
 from tether.data.dense_labels import read_png
-from tether.data.mask_files import MaskStore, stem_of
+from tether.data.mask_files import MaskStore, PngFolder, check_size
 
 MARK = "tether anomaly"
 """Key of what a file says of itself."""
@@ -67,7 +65,7 @@ class MapStore:
         path = self.folder / self.name(key)
         if not path.exists():
             return None
-        said, values = _read_tiff(path)
+        said, values = _read_tiff(path) if path.is_file() else (None, np.zeros((0, 0)))  # a pipe would wait
         if said is None:
             raise InputError(f"{path}: is there already and is no map of Tether's; give another folder")
         if said.get(MARK) == made_of:
@@ -153,8 +151,8 @@ def _read_tiff(path: Path) -> tuple[dict[str, Any] | None, np.ndarray]:
         return None, nothing
 
 
-class DefectMasks:
-    """A folder with the defects of images: ``KEY.png``, KEY with or without its ending, black where there is none.
+class DefectMasks(PngFolder):
+    """A folder with the defects of images, black where there is none.
 
     An image whose mask is all black is a normal one. An image without a mask is not measured, as it may be either.
     """
@@ -165,12 +163,7 @@ class DefectMasks:
         Raises:
             InputError: no such folder, or no PNG in it.
         """
-        self.folder = local(folder)
-        if not self.folder.is_dir():
-            raise InputError(f"masks: {folder}: no such folder; expected one with KEY.png for each image")
-        self._files = {one.relative_to(self.folder).as_posix()[:-4]: one for one in sorted(self.folder.rglob("*.png"))}
-        if not self._files:
-            raise InputError(f"masks: {folder}: holds no PNG; expected KEY.png for each image")
+        super().__init__(folder, where="masks")
 
     def read(self, key: str, *, size: tuple[int, int]) -> Bool[np.ndarray, "h w"] | None:
         """True where an image is defective; None where it has no file.
@@ -182,16 +175,9 @@ class DefectMasks:
         Raises:
             InputError: another size; it names the file.
         """
-        path = next((self._files[stem] for stem in (key, stem_of(key)) if stem in self._files), None)
+        path = self.path(key)
         if path is None:
             return None
         values = read_png(path)
-        if values.shape[:2] != size:
-            got = f"{values.shape[1]} x {values.shape[0]}"
-            raise InputError(f"{path}: expected the {size[1]} x {size[0]} pixels of its image {quoted(key)}, got {got}")
+        check_size(path, values, key=key, size=size)
         return values != 0 if values.ndim == 2 else (values != 0).any(axis=2)
-
-    def nothing_for(self, keys: Sequence[str]) -> InputError:
-        """The error of a folder that has no file for any of these images."""
-        known = closest(stem_of(keys[0]), self._files)
-        return InputError(f"masks: {self.folder}: no file for any of {len(keys)} images, such as {keys[0]!r}; {known}")

@@ -142,8 +142,47 @@ def _mark_of(path: Path) -> str | None:
         return None
 
 
-class LabelFolder:
-    """A folder with the true classes of images: ``KEY.png``, KEY with or without its ending, grey or with a palette.
+class PngFolder:
+    """A folder with a PNG for some images: ``KEY.png``, KEY with or without the ending of an image file."""
+
+    def __init__(self, folder: Path | str, *, where: str) -> None:
+        """List the files.
+
+        Args:
+            folder: with the files.
+            where: what the folder is called in errors.
+
+        Raises:
+            InputError: no such folder, or no PNG in it.
+        """
+        self.folder, self._where = local(folder), where
+        if not self.folder.is_dir():
+            raise InputError(f"{where}: {folder}: no such folder; expected one with KEY.png for each image")
+        self._files = {one.relative_to(self.folder).as_posix()[:-4]: one for one in sorted(self.folder.rglob("*.png"))}
+        if not self._files:
+            raise InputError(f"{where}: {folder}: holds no PNG; expected KEY.png for each image")
+
+    def path(self, key: str) -> Path | None:
+        """The file of an image, or None."""
+        return next((self._files[stem] for stem in (key, stem_of(key)) if stem in self._files), None)
+
+    def nothing_for(self, keys: Sequence[str]) -> InputError:
+        """The error of a folder that has no file for any of these images."""
+        known = closest(stem_of(keys[0]), self._files)
+        return InputError(
+            f"{self._where}: {self.folder}: no file for any of {len(keys)} images, such as {keys[0]!r}; {known}"
+        )
+
+
+def check_size(path: Path, values: np.ndarray, *, key: str, size: tuple[int, int]) -> None:
+    """Refuse the values of a file that are not those of its image's height and width."""
+    if values.shape[:2] != size:
+        got = f"{values.shape[1]} x {values.shape[0]}"
+        raise InputError(f"{path}: expected the {size[1]} x {size[0]} pixels of its image {quoted(key)}, got {got}")
+
+
+class LabelFolder(PngFolder):
+    """A folder with the true classes of images, grey or with a palette.
 
     The value of a pixel is the number of its class, counted from 0 over all numbers but ``no_class``.
     """
@@ -161,12 +200,8 @@ class LabelFolder:
         """
         if not 0 <= no_class <= NO_CLASS:
             raise InputError(f"no_class: expected a value of pixels, 0 to {NO_CLASS}, got {no_class}")
-        self.folder, self.classes, self.no_class = local(folder), tuple(classes), no_class
-        if not self.folder.is_dir():
-            raise InputError(f"labels: {folder}: no such folder; expected one with KEY.png for each image")
-        self._files = {one.relative_to(self.folder).as_posix()[:-4]: one for one in sorted(self.folder.rglob("*.png"))}
-        if not self._files:
-            raise InputError(f"labels: {folder}: holds no PNG; expected KEY.png for each image")
+        super().__init__(folder, where="labels")
+        self.classes, self.no_class = tuple(classes), no_class
 
     def read(self, key: str, *, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"] | None:
         """The classes of an image's pixels; None where it has no file.
@@ -179,15 +214,13 @@ class LabelFolder:
             InputError: another size, colours in place of class numbers, or a number that no class has; it names the
                 file.
         """
-        path = next((self._files[stem] for stem in (key, stem_of(key)) if stem in self._files), None)
+        path = self.path(key)
         if path is None:
             return None
         values = read_png(path)
         if values.ndim != 2 or values.dtype.kind not in "uib":
             raise InputError(f"{path}: expected class numbers, as a grey or palette PNG, got colours {values.shape}")
-        if values.shape != size:
-            got = f"{values.shape[1]} x {values.shape[0]}"
-            raise InputError(f"{path}: expected the {size[1]} x {size[0]} pixels of its image {quoted(key)}, got {got}")
+        check_size(path, values, key=key, size=size)
         numbers = [value for value in range(len(self.classes) + 1) if value != self.no_class][: len(self.classes)]
         if (strange := values[~np.isin(values, [*numbers, self.no_class, NO_CLASS])]).size:
             raise InputError(
@@ -197,11 +230,6 @@ class LabelFolder:
         order = np.full(NO_CLASS + 1, NO_CLASS, dtype=np.uint8)
         order[numbers] = np.arange(len(numbers))
         return order[values.astype(np.uint8)]
-
-    def nothing_for(self, keys: Sequence[str]) -> InputError:
-        """The error of a folder that has no file for any of these images."""
-        known = closest(stem_of(keys[0]), self._files)
-        return InputError(f"labels: {self.folder}: no file for any of {len(keys)} images, such as {keys[0]!r}; {known}")
 
 
 class CocoFile:

@@ -3,37 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from jaxtyping import Float, UInt8
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import nn
 
 from tether.core.anomaly_map import AnomalyMap
 from tether.core.atomic_io import csv_file
 from tether.core.component import build
-from tether.core.errors import InputError, UnsupportedModelError
+from tether.core.errors import InputError
+from tether.core.locks import locked
 from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Inner, Whole, checked
-from tether.core.types import Row
 from tether.data import open_source
 from tether.data.anomaly_files import DefectMasks
 from tether.data.bad_rows import BadRows
-from tether.data.opening import keywords
 from tether.data.originals import originals
 from tether.evaluate.anomaly import AnomalyReport, AnomalyScores
 from tether.evaluate.dense import Measured
 from tether.evaluate.groups import Share, wilson
-from tether.models.anatomy.find import anatomy_of
 from tether.tasks.anomaly import DETECTORS, Detector
 from tether.tasks.anomaly.gallery import ShownDefect, gallery, shown_defect
 from tether.workflows.apart import check_apart
 from tether.workflows.good_images import GoodImages, GoodSource
 from tether.workflows.map_outputs import MapOutputs
+from tether.workflows.methods import by_tower, looked_at, named
 from tether.workflows.models import Data, Model, Progress, opened, with_total
 
 SHOWN = 60
@@ -216,6 +216,7 @@ def detect(
     Raises:
         InputError: no good images for a method that needs some, too few for ``false_alarms``, masks that do not fit, a
             folder with other maps, or not one good row.
+        LockedError: another process writes to ``out``.
         UnsupportedModelError: an encoder that the method cannot use.
 
     Example:
@@ -254,54 +255,58 @@ def detect(
         "good": support and support.digest,
     }
     outputs = MapOutputs(out, name=detector.name, settings=settings, replace_maps=replace_maps)
-    known = GoodImages()
-    if support is not None:
-        support.scores = outputs.good_scores(support.keys)
-        known = support.images()
-        outputs.put_good(known.keys[: len(known.scores)], known.scores)
-    bad = BadRows.anew(rows.name, path=bad_rows, strict=strict)
-    progress = with_total(on_progress, rows)
-    keys, scores, peaks, labels = list[str](), list[float](), list[tuple[int, int]](), dict[str, bool]()
-    top, measured = list[ShownDefect](), AnomalyScores()
-    for some, images in originals(rows, bad=bad, batch_size=batch_size, workers=workers):
-        for key, image, found, old in _maps_of(some, images, detector, outputs, bad, support):
-            truth = None if truths is None else truths.read(key, size=found.size)
-            outputs.put(key, found, old=old)
-            keys.append(key)
-            scores.append(found.score)
-            peaks.append(found.peak())
-            if truth is not None:
-                labels[key] = bool(truth.any())
-                measured.add(found, mask=truth)
-            if shown and (len(top) < shown or found.score > top[-1].found.score):
-                top.append(shown_defect(key, image, found, truth=truth))
-                top = sorted(top, key=lambda one: -one.found.score)[:shown]
-        if progress is not None:
-            progress(len(keys), None)
-    if not keys:
-        raise InputError(f"{rows.name}: {bad.nothing_good()}")
-    if truths is not None and not labels:
-        raise truths.nothing_for(keys)
-    answer = DetectedDefects(
-        keys,
-        np.array(scores),
-        outputs.maps,
-        peaks,
-        [outputs.name_of(key) for key in keys],
-        detector.name,
-        method,
-        outputs.span(),
-        known,
-        labels,
-        measured.report() if labels else None,
-        bad.count,
-        outputs.kept,
-        top,
-    )
-    if outputs.folder is not None:
-        outputs.write_heat()
-        answer.save_scores(outputs.folder / "scores.csv", raw_csv=raw_csv)
-        answer.page(outputs.folder / "index.html")
+    with nullcontext() if outputs.folder is None else locked(outputs.folder, purpose="tether detect"):
+        known = GoodImages()
+        if support is not None:
+            support.scores = outputs.good_scores(support.keys)
+            known = support.images()
+            outputs.put_good(known.keys[: len(known.scores)], known.scores)
+        bad = BadRows.anew(rows.name, path=bad_rows, strict=strict)
+        progress = with_total(on_progress, rows)
+        keys, scores, peaks, labels = list[str](), list[float](), list[tuple[int, int]](), dict[str, bool]()
+        top, measured = list[ShownDefect](), AnomalyScores()
+        for some, images in originals(rows, bad=bad, batch_size=batch_size, workers=workers):
+            there = [outputs.find(row.key, image) for row, image in zip(some, images, strict=True)]
+            if support is not None and None in there:
+                support.remember()
+            for key, image, found, old in looked_at(some, images, there=there, look=detector.predict, bad=bad):
+                truth = None if truths is None else truths.read(key, size=found.size)
+                outputs.put(key, found, old=old)
+                keys.append(key)
+                scores.append(found.score)
+                peaks.append(found.peak())
+                if truth is not None:
+                    labels[key] = bool(truth.any())
+                    measured.add(found, mask=truth)
+                if shown and (len(top) < shown or found.score > top[-1].found.score):
+                    top.append(shown_defect(key, image, found, truth=truth))
+                    top = sorted(top, key=lambda one: -one.found.score)[:shown]
+            if progress is not None:
+                progress(len(keys), None)
+        if not keys:
+            raise InputError(f"{rows.name}: {bad.nothing_good()}")
+        if truths is not None and not labels:
+            raise truths.nothing_for(keys)
+        answer = DetectedDefects(
+            keys,
+            np.array(scores),
+            outputs.maps,
+            peaks,
+            [outputs.name_of(key) for key in keys],
+            detector.name,
+            method,
+            outputs.span(),
+            known,
+            labels,
+            measured.report() if labels else None,
+            bad.count,
+            outputs.kept,
+            top,
+        )
+        if outputs.folder is not None:
+            outputs.write_heat()
+            answer.save_scores(outputs.folder / "scores.csv", raw_csv=raw_csv)
+            answer.page(outputs.folder / "index.html")
     return answer
 
 
@@ -310,50 +315,10 @@ def _detector(using: str | Mapping[str, Any] | Detector | None, model: DualEncod
     if isinstance(using, Detector):
         return using, type(using).__name__
     if using is None:
-        given: Mapping[str, Any] = {"name": default_detector(model)}
-    elif isinstance(using, str):
-        name, _, rest = using.partition(":")
-        given = {"name": name, **keywords(rest, where="--with")}
+        given: Mapping[str, Any] = {"name": by_tower(model, transformer="winclip", other="patches")}
     else:
-        given = using
+        given = named(using)
     return cast(Detector, build(given, DETECTORS, where="--with", finite=True)), str(given.get("name"))
-
-
-def default_detector(model: DualEncoder) -> str:
-    """``winclip`` where the image tower has blocks that can read a window alone, else ``patches``."""
-    try:
-        anatomy_of(model)
-    except UnsupportedModelError:
-        return "patches"
-    return "winclip"
-
-
-def _maps_of(
-    rows: Sequence[Row],
-    images: Sequence[Tensor],
-    detector: Detector,
-    outputs: MapOutputs,
-    bad: BadRows,
-    support: GoodSource | None,
-) -> Iterator[tuple[str, UInt8[Tensor, "3 h w"], AnomalyMap, bool]]:
-    """Key, pixels and map of each image, and whether it was there; what cannot be looked at is a bad row."""
-    there = [outputs.find(row.key, image) for row, image in zip(rows, images, strict=True)]
-    new = [number for number, found in enumerate(there) if found is None]
-    if new and support is not None:
-        support.remember()
-    try:
-        made = dict(zip(new, detector.predict([images[number] for number in new]), strict=True))
-    except InputError:  # one of them is the reason
-        made = {}
-        for number in new:
-            try:
-                (made[number],) = detector.predict([images[number]])
-            except InputError as error:
-                bad.add(rows[number].key, str(error))
-    for number, (row, image) in enumerate(zip(rows, images, strict=True)):
-        found = there[number]
-        if found is not None or number in made:
-            yield row.key, image, made[number] if found is None else found, found is not None
 
 
 def _figures(report: AnomalyReport) -> Iterator[tuple[str, str, str]]:

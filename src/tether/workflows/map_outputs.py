@@ -1,4 +1,4 @@
-"""Where ``tether detect`` puts maps: a folder that a second run goes on with, or memory."""
+"""Where ``tether detect`` puts maps: a folder that a second run resumes, or memory."""
 
 from __future__ import annotations
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from tether.adapt.heads import GroupingHead, Head, MasksHead, RelationHead, SharpenerHead, load_head
+from tether.adapt.heads import Head
 from tether.core.atomic_io import csv_file
 from tether.core.component import build
 from tether.core.errors import InputError, NotFiniteError, UnsupportedModelError
@@ -22,32 +23,27 @@ from tether.core.model_digest import model_digest
 from tether.core.palette import palette_of
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Share, Whole, checked
-from tether.core.types import Row
 from tether.data import open_source
 from tether.data.bad_rows import BadRows
 from tether.data.mask_files import LabelFolder
-from tether.data.opening import keywords
 from tether.data.originals import originals
 from tether.evaluate.dense import DenseReport, MaskScores
 from tether.evaluate.one_class import OneClass
-from tether.models.anatomy.find import anatomy_of
-from tether.models.mask_models import NamedMasks, PromptMasks, TrainedMasks
 from tether.models.windows import Windows
-from tether.tasks.classify.prompts import classes_of, templates_of
-from tether.tasks.segment import SEGMENTERS, DenseSegmenter, MtaSegmenter, Segmenter, SharpSegmenter
+from tether.tasks.classify.prompts import classes_of
+from tether.tasks.segment import DenseSegmenter, MtaSegmenter, Segmenter
 from tether.tasks.segment.gallery import ShownMasks, gallery, shown_masks
-from tether.tasks.segment.mask_heads import MaskSegmenter
 from tether.workflows.apart import check_apart
 from tether.workflows.calibration import alike_classes, unseen_words
 from tether.workflows.mask_outputs import MaskOutputs, blank
+from tether.workflows.methods import looked_at
 from tether.workflows.models import Data, Model, Progress, opened, with_total
+from tether.workflows.segmenters import segmenter_of
 
 SHOWN = 60
 """Images of a page, at most."""
 IN_NOTEBOOK = 6
 """Images that a notebook shows, at most."""
-SHARP = "sharp"
-"""Name of the method of ``sharpen``."""
 LOOKS_INSIDE = ("values", "excel")
 """Methods for the blocks of vision transformers alone."""
 BATCH = 8
@@ -242,7 +238,7 @@ def segment(
     cast(nn.Module, encoder).eval()
     if sharpen is not None and (using is not None or head is not None):
         raise InputError("--sharpen: the sharpener says what a patch is; leave --with and --head out")
-    segmenter, method = _segmenter(
+    segmenter, method = segmenter_of(
         using, encoder, head=head, sharpen=sharpen, background=background, templates=templates
     )
     try:
@@ -275,7 +271,9 @@ def segment(
     with outputs:
         bad = BadRows.anew(rows.name, path=bad_rows, strict=strict)
         for some, images in originals(rows, bad=bad, batch_size=batch_size, workers=workers):
-            for key, image, masks, old in _masks_of(some, images, segmenter, outputs, bad):
+            there = [outputs.find(row.key, image) for row, image in zip(some, images, strict=True)]
+            look = partial(_masks_of, segmenter)
+            for key, image, masks, old in looked_at(some, images, there=there, look=look, bad=bad):
                 masks = replace(masks, palette=like.palette)
                 outputs.put(key, masks, old=old)
                 keys.append(key)
@@ -314,51 +312,6 @@ def segment(
     return found
 
 
-def _segmenter(
-    using: str | Mapping[str, Any] | Segmenter | None,
-    model: DualEncoder,
-    *,
-    head: str | Path | Head | None,
-    sharpen: str | Path | Head | None,
-    background: str | Sequence[str] | None,
-    templates: str | Path | Sequence[str] | None,
-) -> tuple[Segmenter, str]:
-    """The segmenter, and what it is called."""
-    extra: dict[str, Any] = {}
-    if background is not None:
-        extra["background"] = classes_of(background)
-    if templates is not None:
-        extra["templates"] = templates_of(templates)
-    if isinstance(using, Segmenter):
-        if own := [*(["head"] if head is not None else []), *extra]:
-            raise InputError(f"{own[0]}: the segmenter that is given has its own; leave it out")
-        return using, type(using).__name__
-    trained = None if head is None else _trained(head, model)
-    if sharpen is not None:
-        trained = _sharpener(sharpen, model)
-    if using is None:
-        given: Mapping[str, Any] = {"name": default_method(model) if trained is None else trained.method}
-    elif isinstance(using, str):
-        name, _, rest = using.partition(":")
-        given = {"name": name, **keywords(rest, where="--with")}
-    else:
-        given = using
-    if "head" in given:
-        raise InputError("--with: head: is given as --head FOLDER; leave it out")
-    if twice := [name for name in extra if name in given]:
-        raise InputError(f"{twice[0]}: is given twice, once in --with; leave one out")
-    brought: Mapping[str, Any] = {}
-    if trained is not None:
-        if given.get("name") != trained.method:
-            raise InputError(f"--head: {trained.where} is for --with {trained.method}, got {given.get('name')}")
-        given, brought = {**trained.defaults, **given, **trained.fixed}, trained.brought
-    parts = SEGMENTERS if sharpen is None else {SHARP: SharpSegmenter}
-    made = build({**given, **extra}, parts, where="--with", finite=True, **brought)
-    if isinstance(made, MaskSegmenter) and made.head is None:
-        raise InputError(f"--with {given['name']}: needs --head FOLDER, from tether adapt --recipe {made.recipe}")
-    return cast(Segmenter, made), str(given.get("name"))
-
-
 def _unseen(names: Sequence[str], segmenter: Segmenter, *, model: DualEncoder, called: str) -> list[str]:
     """What to say of classes, unless their prompts were learnt."""
     if not isinstance(segmenter, DenseSegmenter) or isinstance(segmenter, MtaSegmenter):
@@ -370,63 +323,6 @@ def _unseen(names: Sequence[str], segmenter: Segmenter, *, model: DualEncoder, c
     return [*alike, *unseen_words([name for name in names if name != BACKGROUND], model=model, name=called)]
 
 
-@dataclass(frozen=True, slots=True)
-class _Trained:
-    """What ``--head`` or ``--sharpen`` brings.
-
-    Attributes:
-        where: it lies.
-        method: that takes it.
-        brought: the trained part, by the method's name for it.
-        defaults: of its other settings.
-        fixed: settings that the head decides.
-    """
-
-    where: str
-    method: str
-    brought: Mapping[str, Any]
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    fixed: Mapping[str, Any] = field(default_factory=dict)
-
-
-def _trained(given: str | Path | Head, model: DualEncoder) -> _Trained:
-    found = load_head(given) if isinstance(given, (str, Path)) else given
-    if isinstance(found, GroupingHead):
-        made = _Trained(found.where, "dinoiser", {"head": found.inner}, {"gamma": found.gamma}, {"layer": found.layer})
-    elif isinstance(found, RelationHead):
-        made = _Trained(found.where, "excel", {"head": found.inner}, {"blocks": found.blocks})
-    elif isinstance(found, MasksHead):
-        method = {PromptMasks.kind: "mta", NamedMasks.kind: "maft"}[found.masks.kind]
-        made = _Trained(found.where, method, {"head": TrainedMasks(found.masks, found.classes)})
-    else:
-        raise InputError(
-            f"--head: {found.where}: expected one that tether adapt made by grouping, relation, mask-text or "
-            f"mask-aware, got one of kind {found.kind}"
-        )
-    found.check(model)
-    return made
-
-
-def _sharpener(given: str | Path | Head, model: DualEncoder) -> _Trained:
-    found = load_head(given) if isinstance(given, (str, Path)) else given
-    if not isinstance(found, SharpenerHead):
-        raise InputError(
-            f"--sharpen: {found.where}: expected a head that tether adapt --recipe sharpen made, got one of kind "
-            f"{found.kind}"
-        )
-    found.check(model)
-    return _Trained(found.where, SHARP, {"sharpener": found.sharpener})
-
-
-def default_method(model: DualEncoder) -> str:
-    """``values`` of a vision transformer whose blocks can be looked into, else ``tokens``."""
-    try:
-        anatomy_of(model)
-    except UnsupportedModelError:
-        return "tokens"
-    return "values"
-
-
 def _windows(given: Windows | Mapping[str, Any] | None, own: Windows) -> Windows:
     """How images are looked at: the method's own way, but for what is given."""
     if given is None or isinstance(given, Windows):
@@ -435,28 +331,7 @@ def _windows(given: Windows | Mapping[str, Any] | None, own: Windows) -> Windows
     return cast(Windows, build(wanted, {"windows": Windows}, where="windows", finite=True))
 
 
-def _masks_of(
-    rows: Sequence[Row], images: Sequence[Tensor], segmenter: Segmenter, outputs: MaskOutputs, bad: BadRows
-) -> Iterator[tuple[str, UInt8[Tensor, "3 h w"], Masks, bool]]:
-    """Key, pixels and masks of each image, and whether they were there; what cannot be looked at is a bad row."""
-    there = [outputs.find(row.key, image) for row, image in zip(rows, images, strict=True)]
-    new = [number for number, masks in enumerate(there) if masks is None]
-    try:
-        made = dict(zip(new, _looked_at(segmenter, [images[number] for number in new]), strict=True))
-    except InputError:  # one of them is the reason
-        made = {}
-        for number in new:
-            try:
-                (made[number],) = _looked_at(segmenter, [images[number]])
-            except InputError as error:
-                bad.add(rows[number].key, str(error))
-    for number, (row, image) in enumerate(zip(rows, images, strict=True)):
-        masks = there[number]
-        if masks is not None or number in made:
-            yield row.key, image, made[number] if masks is None else masks, masks is not None
-
-
-def _looked_at(segmenter: Segmenter, images: Sequence[UInt8[Tensor, "3 h w"]]) -> list[Masks]:
+def _masks_of(segmenter: Segmenter, images: Sequence[UInt8[Tensor, "3 h w"]]) -> list[Masks]:
     """The masks of images, whose scores are numbers.
 
     Raises:

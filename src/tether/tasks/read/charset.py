@@ -42,7 +42,7 @@ class Charset:
     characters: str = PRINTABLE
 
     def __post_init__(self) -> None:
-        """Refuse characters that cannot be told apart."""
+        """Refuse a character that comes twice."""
         twice = sorted({one for one in self.characters if self.characters.count(one) > 1})
         if not self.characters or twice:
             raise InputError(f"characters: expected each once, got {''.join(twice) or 'none'!r}")

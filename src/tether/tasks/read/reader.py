@@ -217,7 +217,7 @@ class DualReader(nn.Module):
             learning_rate: of the CLIP, after a warm-up of 7.5 % of the steps; it falls to 0 as a cosine.
             weight_decay: of matrices, but positions and characters.
             seed: of the order of crops, the orders of reading and dropout.
-            folder: of checkpoints, from the newest of which it goes on; None keeps none.
+            folder: of checkpoints, the newest of which is resumed; None keeps none.
             on_step: told each step.
 
         Raises:
