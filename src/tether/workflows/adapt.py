@@ -13,7 +13,6 @@ from torch import nn
 
 from tether.adapt.heads import Head, MasksHead
 from tether.adapt.recipes import RECIPES, Case, Recipe
-from tether.adapt.recipes.masks import MaskRecipe
 from tether.core.component import build, closest
 from tether.core.errors import InputError
 from tether.core.geometry import check_finite
@@ -41,9 +40,6 @@ from tether.workflows.captioning.learn import learn_captions
 from tether.workflows.captioning.reward import REWARD_RECIPE, reward_captions
 from tether.workflows.captioning.run import MADE_BY, CaptionerRun, LearntReport, check_captioner
 from tether.workflows.models import Data, Model, Progress, opened
-
-MASK_AIMS = ("masks",)
-"""What recipes of masks are measured by, on the regions of their columns."""
 
 
 @dataclass(frozen=True)
@@ -267,10 +263,7 @@ def adapt(
             assert adapted is not None
             assert parts.given.validation is not None
             curve, adapted, chosen = along(base, adapted, validation=parts.given.validation, measurer=measurer)
-        aims, columns = made.aims, made.columns
-        if isinstance(made, MaskRecipe):
-            aims, columns = MASK_AIMS, made.regions
-        own = measurer.own(adapted, done.outcome.head, aims=aims, columns=columns)
+        own = measurer.own(adapted, done.outcome.head, aims=made.aims, columns=made.columns)
         keeps = measurer.kept(adapted)
         report = AdaptReport(
             recipe=name,

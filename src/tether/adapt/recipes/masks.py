@@ -52,11 +52,12 @@ class MaskRecipe(TuneRecipe):
 
     takes = "pairs"
     used_by = "segment"
+    aims = ("masks",)
     cost = 250.0
 
     def __init__(self, columns: dict[str, Any], *, classes: Sequence[str] | None, rest: str | None) -> None:
         """Take the settings of the data."""
-        self.regions = columns
+        self.columns = columns
         self.given_classes, self.rest = classes, rest
 
     def check(self, model: DualEncoder) -> None:
@@ -74,7 +75,7 @@ class MaskRecipe(TuneRecipe):
         """
         names = set(self.given_classes or ())
         if self.given_classes is None:
-            columns = RegionColumns(**self.regions)
+            columns = RegionColumns(**self.columns)
             for block in source.blocks():
                 for row in source.read(block):
                     if row.image is not None:
@@ -89,7 +90,7 @@ class MaskRecipe(TuneRecipe):
 
     def batches(self, model: DualEncoder, given: Given, *, batch_size: int) -> Any:
         """Images with the regions of the columns."""
-        contents = BatchContents(regions=self.regions)
+        contents = BatchContents(regions=dict(self.columns))
         return given.loader(model, batch_size=batch_size, contents=contents, image_spec=model.image_spec.fixed())
 
 
