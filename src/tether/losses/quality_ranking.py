@@ -19,8 +19,8 @@ Pairs = Literal["all", "adjacent"]
 @checked
 def quality_ranking_loss(
     image: Float[Tensor, "l c n d"],
-    positive: Float[Tensor, "p d"],
-    negative: Float[Tensor, "p d"],
+    positive: Float[Tensor, "*p d"],
+    negative: Float[Tensor, "*p d"],
     *,
     m_cons: NonNegative = 2.5e-3,
     m_rank: NonNegative = 6.75e-2,

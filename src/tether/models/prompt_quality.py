@@ -39,7 +39,7 @@ def checked_prompts(prompts: Sequence[str]) -> tuple[str, ...]:
     return tuple(prompts)
 
 
-def prompt_rows(model: DualEncoder, prompts: Sequence[str] = PROMPTS) -> Float[Tensor, "2p d"]:
+def prompt_rows(model: DualEncoder, prompts: Sequence[str] = PROMPTS) -> Float[Tensor, "t d"]:
     """Embeddings of the prompts, of length 1.
 
     Raises:
@@ -55,7 +55,7 @@ def prompt_rows(model: DualEncoder, prompts: Sequence[str] = PROMPTS) -> Float[T
 
 @checked
 def prompt_quality(
-    image: Float[Tensor, "n d"], text: Float[Tensor, "2p d"], *, scale: Positive = SCALE, temperature: Positive = 1.0
+    image: Float[Tensor, "n d"], text: Float[Tensor, "t d"], *, scale: Positive = SCALE, temperature: Positive = 1.0
 ) -> Float[Tensor, " n"]:
     """The mean over pairs of the softmax of a good and a bad prompt: 0 to 1, higher where a photo is better.
 

@@ -34,7 +34,7 @@ class QualityHead(Head):
 
     @checked
     def __init__(
-        self, text: Float[Tensor, "2p d"], *, prompts: Sequence[str] = PROMPTS, scale: PositiveSingle = SCALE
+        self, text: Float[Tensor, "t d"], *, prompts: Sequence[str] = PROMPTS, scale: PositiveSingle = SCALE
     ) -> None:
         """Take what was trained by.
 

@@ -132,7 +132,7 @@ class QualityRecipe(TuneRecipe):
 class QualityStep(InsideStep):
     """The ranking loss of crops that are degraded on the spot; a ``core.protocols.Step``."""
 
-    def __init__(self, recipe: QualityRecipe, text: Float[Tensor, "2p d"], *, seed: int) -> None:
+    def __init__(self, recipe: QualityRecipe, text: Float[Tensor, "t d"], *, seed: int) -> None:
         """Args: recipe: the settings. text: rows of its prompts. seed: of all draws."""
         self.recipe, self.text, self.seed = recipe, text, seed
 

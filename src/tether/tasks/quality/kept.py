@@ -32,7 +32,7 @@ class KeptPrompts:
     """
 
     prompts: tuple[str, ...]
-    text: Float[Tensor, "2p d"]
+    text: Float[Tensor, "t d"]
     scale: float
     encoder: str
     where: str

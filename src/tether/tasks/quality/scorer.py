@@ -48,7 +48,7 @@ class QualityScorer:
         *,
         scale: Positive = SCALE,
         temperature: Positive = 1.0,
-        text: Float[Tensor, "2p d"] | None = None,
+        text: Float[Tensor, "t d"] | None = None,
         grid: Count = 2,
         batch_size: Count = 64,
     ) -> None:
