@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import cast
@@ -24,6 +24,7 @@ from tether.models.prompt_quality import PROMPTS
 from tether.tasks.quality import QualityScorer, sharpness
 from tether.tasks.retrieve.gallery import gallery
 from tether.tasks.retrieve.search import Hit
+from tether.workflows.both_ends import both_ends
 from tether.workflows.models import Data, Model, Progress, opened, with_total
 from tether.workflows.search import figure
 
@@ -157,6 +158,7 @@ def quality(
     cast(torch.nn.Module, encoder).eval()
     scorer = _scorer(encoder, head, prompts, grid=grid, batch_size=batch_size)
     bad = BadRows.anew(photos.name, path=bad_rows, strict=strict)
+    progress = with_total(on_progress, photos)
     keys: list[str] = []
     scores: list[np.ndarray] = []
     sharp: list[float] = []
@@ -164,18 +166,13 @@ def quality(
         keys += [row.key for row in rows]
         scores.append(scorer.score(images).double().cpu().numpy())
         sharp += [sharpness(image) for image in images]
-        if (told := with_total(on_progress, photos)) is not None:
-            told(len(keys), None)
+        if progress is not None:
+            progress(len(keys), None)
     if not keys:
         raise InputError(f"{photos.name}: {bad.nothing_good()}")
     found = PhotoQuality(tuple(keys), np.concatenate(scores), np.array(sharp), head is not None, bad.count)
-    ends = found.order if len(keys) <= 2 * shown else np.r_[found.order[:shown], found.order[len(keys) - shown :]]
-    if not shown:
-        return found
-    wanted = {keys[row] for row in ends}
-    read = {row.key: row for block in photos.blocks() for row in photos.read(block) if row.key in wanted}
-    hits = [Hit(keys[row], float(found.scores[row]), read[keys[row]].texts, read[keys[row]].image) for row in ends]
-    return PhotoQuality(found.keys, found.scores, found.sharpness, found.trained, found.bad, hits)
+    ranked = [(keys[row], float(found.scores[row])) for row in found.order]
+    return replace(found, hits=both_ends(photos, ranked, shown=shown))
 
 
 def _scorer(

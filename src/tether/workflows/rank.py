@@ -29,6 +29,7 @@ from tether.models.cached import CachedEncoder
 from tether.models.embed import encode_images
 from tether.tasks.retrieve.gallery import gallery
 from tether.tasks.retrieve.search import Hit
+from tether.workflows.both_ends import both_ends
 from tether.workflows.models import Data, Model, Progress, opened, with_total
 from tether.workflows.order_ways import OrderWays, Read, Way
 from tether.workflows.search import figure
@@ -234,7 +235,7 @@ def rank(
         {} if measured is None else {way: measured.interval(number) for number, way in enumerate(found.ways)},
         0 if measured is None else measured.n,
         bad.count,
-        _hits(pool, order, shown=shown),
+        both_ends(pool, order.ranked(), shown=shown),
         found.without_patches,
     )
 
@@ -267,14 +268,3 @@ def _vectors(
         source, image_spec=reader.image_spec, batch_size=batch_size, workers=workers, on_bad=bad
     ):
         yield [row.key for row in rows], encode_images(reader, [pixels])
-
-
-def _hits(source: Source, order: ImageOrder, *, shown: int) -> list[Hit]:
-    """The first and the last images, read once more."""
-    if not shown:
-        return []
-    ranked = order.ranked()
-    some = ranked if len(ranked) <= 2 * shown else [*ranked[:shown], *ranked[-shown:]]
-    wanted = {key for key, _ in some}
-    rows = {row.key: row for block in source.blocks() for row in source.read(block) if row.key in wanted}
-    return [Hit(key, score, rows[key].texts, rows[key].image) for key, score in some]

@@ -45,7 +45,7 @@ class GroupingHead(Head):
         Raises:
             InputError: numbers that are not finite.
         """
-        self.classes, self.encoder, self.where = CLASSES, None, "head"
+        super().__init__(CLASSES, least=1)
         if not all(torch.isfinite(value).all() for value in inner.state_dict().values()):
             raise InputError("grouping head: expected finite numbers, got NaN or infinity")
         self.inner = inner.float().cpu().eval().requires_grad_(False)

@@ -46,8 +46,13 @@ class Head(abc.ABC):
 
     kind: ClassVar[str]
 
-    def __init__(self, classes: Sequence[str]) -> None:
-        """Args: classes: different names, at least two, without control characters."""
+    def __init__(self, classes: Sequence[str], *, least: int = 2) -> None:
+        """Take the names.
+
+        Args:
+            classes: different ones, without control characters.
+            least: how many there must be; 1 for a head that tells something else than classes.
+        """
         self.classes, self.where = tuple(classes), "head"
         for number, name in enumerate(self.classes):
             if not is_line(name):
@@ -55,8 +60,9 @@ class Head(abc.ABC):
                     f"classes: number {number + 1} of {len(self.classes)}: expected text without control characters, "
                     f"got {quoted(name)}"
                 )
-        if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
-            raise InputError(f"classes: expected at least two different names, got {quoted(list(classes))}")
+        if len(set(self.classes)) != len(self.classes) or len(self.classes) < least:
+            count = "one name, each once" if least == 1 else "two different names"
+            raise InputError(f"classes: expected at least {count}, got {quoted(list(classes))}")
         self.encoder: str | None = None
 
     @property

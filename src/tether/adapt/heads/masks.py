@@ -7,18 +7,16 @@ from typing import Any, final
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from tether.adapt.heads.head import Head
-from tether.core.errors import InputError
+from tether.adapt.heads.text_rows import TextRowsHead
 from tether.core.ranges import PositiveSingle, checked
 from tether.models.mask_models import PREFIX, MaskModel, restore_masks
 
 
 @final
-class MasksHead(Head):
+class MasksHead(TextRowsHead):
     """A mask head for ``tether segment --with mta`` or ``maft``.
 
     Whole images are named by the texts of its classes alone, as without it; it is masks that it finds.
@@ -27,7 +25,6 @@ class MasksHead(Head):
 
     Attributes:
         masks: the trained parts.
-        rows: (c, d) rows of the classes.
     """
 
     kind = "masks"
@@ -47,21 +44,9 @@ class MasksHead(Head):
         Raises:
             InputError: a class twice or one alone, another number of rows, or numbers that are not finite.
         """
-        super().__init__(classes)
-        if rows.ndim != 2 or len(rows) != len(self.classes):
-            raise InputError(f"mask head: expected ({len(self.classes)}, d) rows, got {tuple(rows.shape)}")
+        super().__init__(rows, classes=classes, scale=scale)
         self.masks = masks.float().cpu().eval().requires_grad_(False)
-        self.rows, self.scale = rows.detach().float().cpu(), scale
         self.check_numbers()
-
-    @property
-    def dim(self) -> int:
-        """See Head."""
-        return self.rows.shape[1]
-
-    def scores(self, image: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
-        """See Head."""
-        return self.scale * F.normalize(image, dim=1) @ F.normalize(self.rows, dim=1).T
 
     def arrays(self) -> dict[str, np.ndarray]:
         """See Head."""

@@ -57,7 +57,7 @@ class OrderHead(Head):
         Raises:
             InputError: shapes that do not fit, or numbers that are not finite.
         """
-        self.classes, self.encoder = tuple(texts), None  # one text is enough, which Head's own constructor refuses
+        super().__init__(texts, least=1)
         shapes = (len(self.classes), tokens.shape[1] if tokens.ndim == 3 else 0, adapter.dim)
         if tokens.shape != shapes or mask.shape != shapes[:2] or not all(shapes) or patches < 1:
             raise InputError(f"order head: expected {shapes} tokens and their mask, got {tuple(tokens.shape)}")

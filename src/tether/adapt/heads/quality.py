@@ -46,8 +46,7 @@ class QualityHead(Head):
         Raises:
             InputError: an odd number of prompts, other rows than prompts, or numbers that are not finite.
         """
-        self.classes: tuple[str, ...] = ("quality",)  # Head's own constructor asks for two names
-        self.encoder, self.where = None, "head"
+        super().__init__(["quality"], least=1)
         self.prompts, self.scale = checked_prompts(prompts), scale
         if text.ndim != 2 or len(text) != len(self.prompts) or not text.shape[1]:
             raise InputError(f"quality head: expected ({len(self.prompts)}, d) text, got {tuple(text.shape)}")

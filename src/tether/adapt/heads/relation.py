@@ -7,11 +7,10 @@ from typing import Any, final
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from tether.adapt.heads.head import Head
+from tether.adapt.heads.text_rows import TextRowsHead
 from tether.core.errors import InputError
 from tether.core.ranges import Count, PositiveSingle, checked
 from tether.models.class_maps import BLOCKS
@@ -21,7 +20,7 @@ PREFIX = "adapter."
 
 
 @final
-class RelationHead(Head):
+class RelationHead(TextRowsHead):
     """An adapter for ``tether segment --with excel --head``, for any class names.
 
     Whole images are named by the texts of its classes alone, as without it; it is where classes are that it helps to
@@ -31,7 +30,6 @@ class RelationHead(Head):
 
     Attributes:
         inner: the adapter.
-        rows: (c, d) rows of the classes.
         blocks: that are changed, see ``models.class_maps.self_correlation_features``.
     """
 
@@ -59,21 +57,10 @@ class RelationHead(Head):
         Raises:
             InputError: a class twice or one alone, another number of rows, or numbers that are not finite.
         """
-        super().__init__(classes)
-        if rows.ndim != 2 or len(rows) != len(self.classes):
-            raise InputError(f"relation head: expected ({len(self.classes)}, d) rows, got {tuple(rows.shape)}")
+        super().__init__(rows, classes=classes, scale=scale)
         self.inner = inner.float().cpu().eval().requires_grad_(False)
-        self.rows, self.scale, self.blocks = rows.detach().float().cpu(), scale, blocks
+        self.blocks = blocks
         self.check_numbers()
-
-    @property
-    def dim(self) -> int:
-        """See Head."""
-        return self.rows.shape[1]
-
-    def scores(self, image: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
-        """See Head."""
-        return self.scale * F.normalize(image, dim=1) @ F.normalize(self.rows, dim=1).T
 
     def arrays(self) -> dict[str, np.ndarray]:
         """See Head."""

@@ -36,7 +36,7 @@ class SharpenerHead(Head):
         Raises:
             InputError: numbers that are not finite.
         """
-        self.classes, self.encoder, self.where = CLASSES, None, "head"
+        super().__init__(CLASSES, least=1)
         self.sharpener = sharpener.float().cpu().eval().requires_grad_(False)
         self.check_numbers()
 
