@@ -39,6 +39,7 @@ from tether.losses.matryoshka import (
     matryoshka_loss,
     truncate,
 )
+from tether.losses.msgms import msgms
 from tether.losses.multi_positive import MultiPositive, multi_positive_loss
 from tether.losses.neg_clip import NegClipLoss, neg_clip_accuracy, neg_clip_loss
 from tether.losses.paraclip import ParaclipTerms, paraclip_loss
@@ -208,6 +209,7 @@ __all__ = [
     "mask_text_loss",
     "match_masks",
     "matryoshka_loss",
+    "msgms",
     "mta_loss",
     "multi_caption_arc_loss",
     "multi_positive_loss",

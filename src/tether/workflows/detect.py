@@ -28,7 +28,7 @@ from tether.data.originals import originals
 from tether.evaluate.anomaly import AnomalyReport, AnomalyScores
 from tether.evaluate.dense import Measured
 from tether.evaluate.groups import Share, wilson
-from tether.tasks.anomaly import DETECTORS, Detector
+from tether.tasks.anomaly import DETECTORS, Detector, Learning
 from tether.tasks.anomaly.gallery import ShownDefect, gallery, shown_defect
 from tether.workflows.apart import check_apart
 from tether.workflows.good_images import GoodImages, GoodSource
@@ -256,6 +256,8 @@ def detect(
     }
     outputs = MapOutputs(out, name=detector.name, settings=settings, replace_maps=replace_maps)
     with nullcontext() if outputs.folder is None else locked(outputs.folder, purpose="tether detect"):
+        if isinstance(detector, Learning):
+            detector.keep_in(outputs.folder)
         known = GoodImages()
         if support is not None:
             support.scores = outputs.good_scores(support.keys)
