@@ -22,12 +22,12 @@ def command(
         str | None,
         typer.Option(
             "--with",
-            help="winclip or patches, with settings as patches:size=448; default: winclip where the image tower is a "
-            "transformer.",
+            help="winclip, patches or clap, with settings as patches:size=448; default: winclip where the image tower "
+            "is a transformer, else patches.",
         ),
     ] = None,
     object_: Annotated[
-        str, typer.Option("--object", help='What the images show, as "magnetic tile"; winclip reads it.')
+        str, typer.Option("--object", help='What the images show, as "magnetic tile"; winclip and clap read it.')
     ] = "object",
     masks: Annotated[
         Path | None,

@@ -191,12 +191,12 @@ def detect(
         source: what ``data.open_source`` takes.
         model: loaded, or a name that ``tether.load`` takes.
         out: folder for ``scores.csv``, ``index.html``, ``maps/KEY.tiff``, ``heat/KEY.png`` and, with good images,
-            ``good.json``; a second call keeps maps of the same images, model, good images and settings. None keeps maps
-            in memory.
+            ``good.json`` and what a method learnt from them; a second call keeps maps of the same images, model, good
+            images and settings. None keeps maps in memory.
         good: images without defects, as ``source``; they are remembered, and give a threshold.
         using: a name of ``tasks.anomaly.DETECTORS``, with settings as ``patches:size=448`` or a mapping, or a detector;
             None takes ``winclip`` where the image tower is a vision transformer, else ``patches``.
-        name: what the images show, such as ``magnetic tile``; ``winclip`` reads it.
+        name: what the images show, such as ``magnetic tile``; ``winclip`` and ``clap`` read it.
         masks: folder of PNG files with the defects of images, black where there is none; an image without one is not
             measured.
         false_alarms: share of normal images that may be called defective; None takes 0.05, or what so many good images
