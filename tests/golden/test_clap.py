@@ -8,8 +8,7 @@ from loading import load
 from torch import Tensor
 
 from tether.core.padding import mirrored
-from tether.losses import msgms
-from tether.losses.msgms import gradient_magnitude
+from tether.losses.msgms import gradient_magnitude, msgms
 from tether.models import create
 from tether.tasks.anomaly import ClapDetector
 from tether.tasks.anomaly.contrast import (

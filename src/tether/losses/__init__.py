@@ -39,7 +39,6 @@ from tether.losses.matryoshka import (
     matryoshka_loss,
     truncate,
 )
-from tether.losses.msgms import msgms
 from tether.losses.multi_positive import MultiPositive, multi_positive_loss
 from tether.losses.neg_clip import NegClipLoss, neg_clip_accuracy, neg_clip_loss
 from tether.losses.paraclip import ParaclipTerms, paraclip_loss
@@ -209,7 +208,6 @@ __all__ = [
     "mask_text_loss",
     "match_masks",
     "matryoshka_loss",
-    "msgms",
     "mta_loss",
     "multi_caption_arc_loss",
     "multi_positive_loss",

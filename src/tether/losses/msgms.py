@@ -68,7 +68,7 @@ def msgms(
 
     Example:
         >>> import torch
-        >>> from tether.losses import msgms
+        >>> from tether.losses.msgms import msgms
         >>> image = torch.rand(2, 3, 20, 30, generator=torch.Generator().manual_seed(0))
         >>> msgms(image, image).abs().max().item() < 1e-6, msgms(image, image.flip(3)).shape
         (True, torch.Size([2, 1, 20, 30]))

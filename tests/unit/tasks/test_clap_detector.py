@@ -10,7 +10,7 @@ import torch
 
 from tether.core.errors import InputError
 from tether.core.padding import mirrored
-from tether.losses import msgms
+from tether.losses.msgms import msgms
 from tether.models import create
 from tether.models.inpaint_net import InpaintNet
 from tether.models.unet import ResidualUNet

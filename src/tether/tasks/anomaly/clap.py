@@ -83,7 +83,8 @@ class ClapDetector:
         *,
         positive: Texts = POSITIVE,
         negative: Texts | Literal["none"] | None = NEGATIVE,
-        dense: Literal["tokens", "values"] = "tokens",
+        dense: Literal["tokens", "values", "value-attention"] = "tokens",
+        blocks: Count = 1,
         size: Count | None = None,
         stride: Part = 0.5,
         repair: bool = True,
@@ -101,7 +102,9 @@ class ClapDetector:
         Args:
             positive: texts that name defects; ``{}`` in them stands for the name of the thing.
             negative: likewise of what is as it should be; ``none`` or None leaves the positive ones alone.
-            dense: patches as they leave the tower, or their own ``values`` in the last block of a vision transformer.
+            dense: patches as they leave the tower; or, of a vision transformer, such that take their own ``values`` in
+                the last blocks, as MaskCLIP's, or that attend there by how alike values are, as AnomalyCLIP's.
+            blocks: how many blocks that are.
             size: pixels of the image's short side when its patches are read; None takes the model's.
             stride: from one window of the model's size to the next, as a share of it.
             repair: whether a network learns from good images; without one they only give a threshold.
@@ -120,7 +123,7 @@ class ClapDetector:
             for text in texts:
                 if not isinstance(text, str) or not text.strip() or not is_text(text) or "\0" in text:
                     raise InputError(f"{where}: expected texts, such as 'a photo of a scratch', got {text!r:.100}")
-        self.dense, self.repair, self.side, self.quantile = dense, repair, side, quantile
+        self.dense, self.blocks, self.repair, self.side, self.quantile = dense, blocks, repair, side, quantile
         self.block, self.weighted, self.steps, self.crop, self.seed = block, weighted, steps, crop, seed
         self.windows = Windows(size=size, stride=stride, batch_size=batch_size)
         self.name = ""
@@ -247,13 +250,15 @@ class ClapDetector:
 
     def settings(self) -> dict[str, Any]:
         """See ``Detector``."""
-        names = ("name", "positive", "negative", "dense", "repair", "side", "quantile", "block", "weighted")
+        names = ("name", "positive", "negative", "dense", "blocks", "repair", "side", "quantile", "block", "weighted")
         said = {name: getattr(self, name) for name in (*names, "steps", "crop", "seed")}
         return {"method": type(self).__name__, **said, "size": self.windows.size, "stride": self.windows.stride}
 
     @property
     def _path(self) -> DensePath | None:
-        return DensePath() if self.dense == "values" else None
+        if self.dense == "value-attention":
+            return DensePath(kind="v", start=-self.blocks, beside=True, feed_forward=False)
+        return DensePath(start=-self.blocks) if self.dense == "values" else None
 
     def _pixels(self, look: ImageFeatures) -> Float[Tensor, "3 h w"]:
         return look.rows[1].T.unflatten(1, _scaled(look.size, self.side))
