@@ -54,6 +54,7 @@ def command(
       tether detect photos/ --model starter --good good/ --out report
       tether detect photos/ --model MODEL --object "magnetic tile" --masks masks/ --out report
       tether detect photos/ --model MODEL --good good/ --with patches:size=448 --false-alarms 0.02 --out report
+      tether detect photos/ --model MODEL --object tile --with "clap:positive=[a {} with a scratch]" --out report
     """
     from dataclasses import asdict
 

@@ -1,0 +1,161 @@
+"""Flaws found by two sets of texts, one for and one against: attention alone, and with a network that repairs.
+
+The flawed things and their CLIP are those of ``flawed_things``; for the network there are photographs of cloth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from tether.data.images import decode
+from tether.data.sets.scenes.world import COLOURS, SHAPES
+from tether.data.sets.textile import Label, TextileSet
+from tether.papers.testbeds import flawed_things, in_memory
+from tether.tasks.anomaly import ClapDetector, Detector, PatchesDetector
+from tether.tasks.anomaly.contrast import contrast, unit_range
+
+if TYPE_CHECKING:
+    from tether.models.dual import Clip
+    from tether.papers.reproduction.lab import Lab
+    from tether.papers.testbeds.flawed_things import Flawed
+
+Dense = Literal["tokens", "values", "value-attention"]
+BLOCKS: dict[Dense, int] = {"tokens": 1, "values": 1, "value-attention": 2}
+"""Last blocks in which patches are read so; the first two ways have one by definition."""
+NAME = "object"
+"""What the CLIP's captions call half of their things, and so what all things are called here."""
+POSITIVE, NEGATIVE = (
+    tuple(template.format(state) for template in flawed_things.TEMPLATES for state in states)
+    for states in (flawed_things.DAMAGED, flawed_things.NORMAL)
+)
+ASKED = 300
+RECALL = 0.8
+CLOTH = 100
+"""Photographs of cloth that a network learns from, and as many that are asked about of each kind."""
+SIDE, SIZE = 64, None
+"""Pixels of the short side of a photograph when it is repaired, and when its patches are read (None: the model's)."""
+KINDS: tuple[Label, ...] = ("local", "global")
+STEPS = 300
+
+
+def asked(lab: Lab) -> Flawed:
+    """Images of all ten shapes, half of them flawed."""
+    return flawed_things.flawed(lab, "contrasted", lab.steps(ASKED, 12), SHAPES)
+
+
+def random_texts(lab: Lab) -> list[str]:
+    """As many texts as the negative ones, of drawn things that the images need not show."""
+    dice = in_memory.dice_of(lab, "texts", salt="random negatives")
+    drawn = [f"{dice.pick(tuple(COLOURS))} {dice.pick(SHAPES)}" for _ in NEGATIVE]
+    return [dice.pick(flawed_things.TEMPLATES).format(name) for name in drawn]
+
+
+def attentions(
+    lab: Lab, model: Clip, pixels: UInt8[Tensor, "n 3 h w"], *, dense: Dense, name: str = NAME
+) -> dict[str, Float[Tensor, "n r c"]]:
+    """Maps of each arm.
+
+    ``positive`` is of positive texts alone, ``contrast`` less negative ones and ``random`` less random ones, each in
+    the range of its image as the method has it; ``similar`` and ``difference`` are of the mean similarities as they
+    are, and ``softmax`` is a patch's probability of the mean positive against the mean negative text, as WinCLIP's.
+
+    Args:
+        lab: seed, of the random texts.
+        model: the CLIP.
+        pixels: of the images.
+        dense: see ``ClapDetector``.
+        name: what the texts call the things.
+    """
+    detector, other = (
+        ClapDetector(positive=POSITIVE, negative=negative, dense=dense, blocks=BLOCKS[dense]).prepare(model, name)
+        for negative in (NEGATIVE, random_texts(lab))
+    )
+    positive, negative = means_of(detector, pixels).unbind(dim=1)
+    lengths = [float(texts.mean(dim=0).norm()) for texts in detector.texts]
+    margin = positive / lengths[0] - negative / lengths[1]  # cosines to the mean texts
+    return {
+        "positive": unit_range(positive),
+        "contrast": unit_range(contrast(positive, negative)),
+        "random": unit_range(contrast(positive, means_of(other, pixels)[:, 1])),
+        "similar": positive,
+        "difference": positive - negative,
+        "softmax": (float(model.logit_scale.detach()) * margin).double().sigmoid(),
+    }
+
+
+def means_of(detector: ClapDetector, pixels: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 2 r c"]:
+    """Mean similarities of patches to both sets of texts."""
+    return torch.stack([look.rows[0].T.unflatten(1, look.grid) for look in detector.look(list(pixels))])
+
+
+def pixel_figures(maps: Float[Tensor, "n r c"], images: Flawed) -> tuple[float, float]:
+    """AUROC of pixels, and the share of good pixels at or above the threshold that finds ``RECALL``; in percent."""
+    from sklearn.metrics import roc_auc_score
+
+    scores = F.interpolate(maps[:, None], images.masks.shape[1:], mode="bilinear").flatten().numpy()
+    truth = images.masks.flatten().numpy()
+    threshold = np.quantile(scores[truth], 1 - RECALL, method="lower")
+    return 100 * float(roc_auc_score(truth, scores)), 100 * float((scores[~truth] >= threshold).mean())
+
+
+def cloth_figures(
+    lab: Lab, model: Clip, *, dense: Dense, side: int = SIDE, size: int | None = SIZE
+) -> dict[str, float]:
+    """Image AUROC on photographs of cloth, percent: blurred by both sets of texts or by the positive ones alone.
+
+    Each learns its network from the same normal photographs. Beside it is a memory of their patches.
+
+    Args:
+        lab: seed.
+        model: the CLIP.
+        dense: see ``ClapDetector``.
+        side: likewise.
+        size: likewise; the memory of patches has it, too.
+    """
+    few = lab.steps(CLOTH)
+    good, normal = cloth(lab, "normal", split="train", count=few), cloth(lab, "normal", split="test", count=few)
+    defective = {kind: cloth(lab, kind, split="test", count=few) for kind in KINDS}
+    settings: dict[str, Any] = {
+        "seed": lab.seed,
+        "positive": POSITIVE,
+        "dense": dense,
+        "blocks": BLOCKS[dense],
+        "size": size,
+        "side": side,
+        "steps": lab.steps(STEPS),
+    }
+    arms: dict[str, Detector] = {
+        "contrast": ClapDetector(negative=NEGATIVE, **settings),
+        "positive": ClapDetector(negative=None, **settings),
+        "patches": PatchesDetector(size=size),
+    }
+    found = {}
+    for name, detector in arms.items():
+        detector.prepare(model, NAME)
+        detector.remember(detector.look(good))
+        at_rest = [one.score for one in detector.predict(normal)]
+        scores = {kind: [one.score for one in detector.predict(some)] for kind, some in defective.items()}
+        found[f"cloth_{name}"] = image_auroc(at_rest, [score for some in scores.values() for score in some])
+        found |= {f"cloth_{name}_{kind}": image_auroc(at_rest, some) for kind, some in scores.items()}
+    return found
+
+
+def cloth(lab: Lab, kind: Label, *, split: Literal["train", "test"], count: int) -> list[UInt8[Tensor, "3 h w"]]:
+    """Photographs of one kind, drawn by the seed."""
+    source = TextileSet(split=split, classes=(kind,))
+    rows = torch.randperm(len(source), generator=lab.generator(f"cloth {kind} {split}"))[:count]
+    return [decode(source.paths[row]) for row in rows.tolist()]
+
+
+def image_auroc(normal: Sequence[float], defective: Sequence[float]) -> float:
+    """Chance in percent that a defective image scores above a normal one."""
+    from sklearn.metrics import roc_auc_score
+
+    return 100 * float(roc_auc_score([0] * len(normal) + [1] * len(defective), [*normal, *defective]))
