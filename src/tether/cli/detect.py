@@ -22,8 +22,8 @@ def command(
         str | None,
         typer.Option(
             "--with",
-            help="winclip, patches or clap, with settings as patches:size=448; default: winclip where the image tower "
-            "is a transformer, else patches.",
+            help="winclip, patches or clap, with settings as patches:size=448 (a wrong one is answered with all there "
+            "are); default: winclip where the image tower is a transformer, else patches.",
         ),
     ] = None,
     object_: Annotated[
