@@ -22,9 +22,13 @@ def command(
         str | None,
         typer.Option(
             "--with",
-            help="winclip, patches or clap, with settings as patches:size=448 (a wrong one is answered with all there "
-            "are); default: winclip where the image tower is a transformer, else patches.",
+            help="winclip, patches, anomalyclip or clap, with settings as patches:size=448 (a wrong one is answered with "
+            "all there are); default: what --head is for, else winclip where the image tower is a transformer, else "
+            "patches.",
         ),
+    ] = None,
+    head: Annotated[
+        Path | None, typer.Option(help="Folder of a head that tether adapt made on this model by anomaly-prompts.")
     ] = None,
     object_: Annotated[
         str, typer.Option("--object", help='What the images show, as "magnetic tile"; winclip and clap read it.')
@@ -55,6 +59,7 @@ def command(
       tether detect photos/ --model MODEL --object "magnetic tile" --masks masks/ --out report
       tether detect photos/ --model MODEL --good good/ --with patches:size=448 --false-alarms 0.02 --out report
       tether detect photos/ --model MODEL --object tile --with "clap:positive=[a {} with a scratch]" --out report
+      tether detect photos/ --model MODEL --head prompts --out report
     """
     from dataclasses import asdict
 
@@ -70,6 +75,7 @@ def command(
             out=out,
             good=good,
             using=with_,
+            head=head,
             name=object_,
             masks=masks,
             false_alarms=false_alarms,
