@@ -22,9 +22,9 @@ def command(
         str | None,
         typer.Option(
             "--with",
-            help="winclip, patches, anomalyclip or clap, with settings as patches:size=448 (a wrong one is answered with "
-            "all there are); default: what --head is for, else winclip where the image tower is a transformer, else "
-            "patches.",
+            help="winclip, patches, anomalyclip or clap, with settings as patches:size=448 (a wrong one is answered "
+            "with all there are); default: what --head is for, else winclip where the image tower is a transformer, "
+            "else patches.",
         ),
     ] = None,
     head: Annotated[
