@@ -36,8 +36,6 @@ NOISE = 12.0
 """Standard deviation of the noise of every crop, in grey levels."""
 HIDDEN = 1
 """Letters of an occluded word that a bar covers whole."""
-BLUR = {"clean": 0.0, "light": 1.5, "heavy": 3.0}
-"""Standard deviation in pixels, by grade."""
 LETTERS = Charset(string.ascii_lowercase)
 DIM, BATCH, RATE = 64, 128, 2e-3
 PERMS = 4
@@ -50,14 +48,14 @@ def generator_of(lab: Lab, name: str) -> np.random.Generator:
 
 
 def draw_words(
-    words: Sequence[str], *, rng: np.random.Generator, grade: str = "clean", hidden: int = 0
+    words: Sequence[str], *, rng: np.random.Generator, blur: float = 0.0, hidden: int = 0
 ) -> UInt8[Tensor, "n 3 8 64"]:
     """Crops of words, a word in one of two sizes, in dark letters on light paper.
 
     Args:
         words: of small letters, at most ``LONGEST``.
         rng: of all draws.
-        grade: of ``BLUR``.
+        blur: standard deviation in pixels.
         hidden: letters of each that a grey bar covers.
     """
     crops = np.empty((len(words), HEIGHT, CELL * LONGEST), np.float32)
@@ -71,7 +69,7 @@ def draw_words(
         crops[row] = paper + cover * (ink - paper)
         for place in rng.permutation(len(word))[:hidden]:
             crops[row, :, place * CELL : (place + 1) * CELL] = rng.uniform(0, 255)
-    found = blurred(torch.from_numpy(crops)[:, None], BLUR[grade])
+    found = blurred(torch.from_numpy(crops)[:, None], blur)
     found = found + torch.from_numpy(rng.normal(0, NOISE, found.shape).astype(np.float32))
     return found.clamp(0, 255).round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
 
