@@ -98,15 +98,15 @@ CARD = Card(
     guide="reading.md",
     tried=(
         Tried(
-            "two letters hidden in place of one, at training and test, one pilot on seed 10",
-            "both branches 16.8 %, the visual branch 17.6 %, the nearest known word to what the visual branch read "
-            "61.1 %; one hidden letter is asked about because there the visual branch is near the middle (44.4 % by "
-            "that pilot, 48.3 % both branches, 84.9 % the nearest known word)",
+            bed="two letters hidden in place of one, at training and test, one pilot on seed 10",
+            outcome="both branches 16.8 %, the visual branch 17.6 %, the nearest known word to what the visual branch "
+            "read 61.1 %; one hidden letter is asked about because there the visual branch is near the middle (44.4 % "
+            "by that pilot, 48.3 % both branches, 84.9 % the nearest known word)",
         ),
         Tried(
-            "2,000 words, signs of the set lettering in all grades, or crops of 16 px, pilots on seed 10",
-            "after 400 steps a reader of this size read none of the signs, and 16 % of clean crops of 16 px: too few "
-            "steps to compare branches; a letter a cell was chosen for that alone",
+            bed="2,000 words, signs of the set lettering in all grades, or crops of 16 px, pilots on seed 10",
+            outcome="after 400 steps a reader of this size read none of the signs, and 16 % of clean crops of 16 px: "
+            "too few steps to compare branches; a letter a cell was chosen for that alone",
         ),
     ),
 )
