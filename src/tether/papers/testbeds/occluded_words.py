@@ -1,0 +1,85 @@
+"""Words of a known list and others, clean or with letters hidden, and a reader of two branches that learnt the list."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from tether.core.edit_distance import KnownWords
+from tether.data.lettering.signs import lexicon
+from tether.papers.testbeds import drawn_words
+from tether.papers.testbeds.drawn_words import HIDDEN, LONGEST, right
+from tether.tasks.read import DualReader
+
+if TYPE_CHECKING:
+    from tether.papers.reproduction.lab import Lab
+
+WORDS = 400
+"""Of both halves of the list; one half is never learnt from."""
+CROPS, TEST = 6_000, 1_000
+CLIP_STEPS, STEPS, BATCH, RATE = 300, 400, 64, 4e-3
+
+
+@dataclass(frozen=True, slots=True)
+class AskedWords:
+    """Crops of a kind with their words."""
+
+    crops: UInt8[Tensor, "n 3 h w"]
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OccludedBench:
+    """What a seed has.
+
+    Attributes:
+        reader: that learnt clean and occluded crops of the known half.
+        known: the words of that half.
+        asked: by ``known`` or ``unseen`` and ``clean`` or ``occluded``.
+    """
+
+    reader: DualReader
+    known: tuple[str, ...]
+    asked: dict[tuple[str, str], AskedWords]
+
+
+def prepare(lab: Lab, *, rate: float = RATE) -> OccludedBench:
+    """Draw the words and teach CLIP and reader."""
+    both, rng = lexicon(WORDS, longest=LONGEST, seed=lab.seed), drawn_words.generator_of(lab, "occluded")
+    halves = {"known": both[: WORDS // 2], "unseen": both[WORDS // 2 :]}
+
+    def drawn(half: str, count: int, hidden: int) -> AskedWords:
+        words = tuple(halves[half][place] for place in rng.integers(0, len(halves[half]), count))
+        return AskedWords(drawn_words.draw_words(words, rng=rng, hidden=hidden), words)
+
+    parts = [drawn("known", lab.steps(CROPS // 2, 48), hidden) for hidden in (0, HIDDEN)]
+    crops, words = torch.cat([one.crops for one in parts]), [word for one in parts for word in one.words]
+    asked = {
+        (half, what): drawn(half, lab.steps(TEST, 16), hidden)
+        for half in halves
+        for what, hidden in (("clean", 0), ("occluded", HIDDEN))
+    }
+    clip = drawn_words.word_clip(lab, "occluded", crops, words, steps=CLIP_STEPS)
+    reader = drawn_words.new_reader(lab, clip)
+    reader.fit(crops, words, steps=lab.steps(STEPS), batch_size=BATCH, learning_rate=rate, seed=lab.seed)
+    return OccludedBench(reader, halves["known"], asked)
+
+
+@torch.no_grad()
+def shares(bed: OccludedBench, asked: AskedWords) -> dict[str, float]:
+    """Words read right by each branch, before and after refinement, and by the nearest known word, in percent."""
+    reader, found = bed.reader, dict[str, float]()
+    memory = torch.cat([reader.encode(some) for some in asked.crops.split(256)])
+    known = KnownWords(bed.known)
+    for refine in (0, 1):
+        logits = reader.decoder.read(memory, text_memory=reader.text_memory, refine=refine)
+        visual, dual = (reader.charset.decode(one).words for one in (logits.visual, logits.cross))
+        more = "" if refine else "_once"
+        found |= {f"visual{more}": right(visual, asked.words), f"dual{more}": right(dual, asked.words)}
+    for name, read in (("visual", visual), ("dual", dual)):
+        found[f"{name}_nearest"] = right([known.nearest(word)[0] for word in read], asked.words)
+    return found
