@@ -8,9 +8,9 @@ for 226 of the image), one thread, two images, the ways by turns, ratios within 
 - *patches*: likewise, with a memory of 4,000 patches.
 - *batch*: the largest difference of a score or a place of a map between an image alone and among others.
 
-On one core of a busy machine: winclip 11.1 (10.6 to 11.8), with two good images 11.0 (10.4 to 11.8), patches 1.1 (1.0 to
-1.2), batch 1e-7. Nearly all of it is arithmetic: windows have 11.8 times the image's tokens, of which the first block's
-queries, keys and values and all but the class token of the last block are saved.
+On one core of a busy machine: winclip 11.1 (10.6 to 11.8), with two good images 11.0 (10.4 to 11.8), patches 1.1 (1.0
+to 1.2), batch 1e-7. Nearly all of it is arithmetic: windows have 11.8 times the image's tokens, of which repeated
+queries, keys and values of the first block and all but the class token in the last are saved.
 """
 
 from __future__ import annotations
