@@ -240,9 +240,20 @@ def test_good_images_of_every_kind(place: Path, tmp_path: Path) -> None:
     for number in range(3):
         Image.fromarray(np.roll(deep, number)).save(tmp_path / "deep" / f"{number}.png")
     (tmp_path / "deep" / "broken.png").write_bytes(b"no image")
-    found = tether.detect(tmp_path / "deep", model=model, good=tmp_path / "deep", using="patches")  # 16-bit grey
+    log, told = tmp_path / "bad.jsonl", list[tuple[str, int, int | None]]()
+    log.write_text('{"source": "x", "key": "of a run before", "error": "y"}\n')
+    found = tether.detect(  # 16-bit grey
+        tmp_path / "deep",
+        model=model,
+        good=tmp_path / "deep",
+        using="patches",
+        bad_rows=log,
+        on_stage=lambda *stage: told.append(stage),
+    )
     assert found.scores.max() < 1e-6
     assert (found.bad, found.good.bad) == (1, 1)
+    assert [json.loads(line)["key"] for line in log.read_text().splitlines()] == ["broken.png"] * 2
+    assert told == [("good", 3, 3)]
     (tmp_path / "same").mkdir()
     for number in range(4):
         Image.fromarray(np.full((40, 40, 3), 90, dtype=np.uint8)).save(tmp_path / "same" / f"{number}.png")

@@ -62,13 +62,14 @@ def command(
       tether detect photos/ --model MODEL --head prompts --out report
     """
     from dataclasses import asdict
+    from functools import partial
 
-    from tether.cli.screen import bar
+    from tether.cli.screen import staged_bar
     from tether.workflows.detect import detect
 
     check_new(json, existing=existing, where="--json")
     bad_rows = out.with_name(f"{out.name}.bad_rows.jsonl")
-    with bar("detect") as on_progress:
+    with staged_bar("detect") as on_stage:
         found = detect(
             images,
             model=model,
@@ -88,7 +89,8 @@ def command(
             bad_rows=bad_rows,
             random_weights=random_weights,
             device=device,
-            on_progress=on_progress,
+            on_progress=partial(on_stage, "detect"),
+            on_stage=on_stage,
         )
     if json is not None:
         told = {"path": out, "images": len(found.keys), "kept": found.kept, "bad": found.bad, "method": found.method}
@@ -102,5 +104,5 @@ def command(
         say(f"{out}: scores of {len(found.keys)} images by {found.method}{kept}; look at {out / 'index.html'}")
     for line in found.remarks():
         say(line, err=True)
-    if found.bad:
-        say(f"{found.bad} bad rows were skipped; {bad_rows} names them", err=True)
+    if skipped := found.bad + found.good.bad:
+        say(f"{skipped} bad rows were skipped; {bad_rows} names them", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.ranges import Count, checked
 from tether.models.anatomy.exceptions import refusal
-from tether.models.anatomy.parts import Layout, TokenStream
+from tether.models.anatomy.parts import Layout, TokenStream, WholeBlock
 from tether.models.anatomy.pooling import TokenPooling
 from tether.models.anatomy.tower import TowerAnatomy
 from tether.models.blocks.grid import Grid
@@ -50,7 +51,8 @@ def window_embeddings(
 ) -> Float[Tensor, "b n d"]:
     """Embed each window of images: no token sees beyond its window, and each keeps its position in the image.
 
-    The class token goes along where the tower has one. Source: arXiv 2303.14814, section 4.2.
+    The class token goes along where the tower has one. What the first block asks of a token alone is asked once, and
+    the last block is run for the token that is read alone. Source: arXiv 2303.14814, section 4.2.
 
     Args:
         tower: a vision transformer, as ``anatomy.find.anatomy_of`` gives it.
@@ -77,13 +79,19 @@ def window_embeddings(
         raise refusal("no dropping", f"the tower is of class {tower.opened().what}")
     images, windows = len(stream.x), masks.shape[1]
     keep = masks.T.to(stream.x.device)
-    rows = torch.arange(images * windows, device=stream.x.device)
+    leading = torch.arange(tower.prefix, device=keep.device).expand(windows, -1)
+    places = torch.cat([leading, keep + tower.prefix], dim=1)
+    first = _first_qkv(tower, stream)
+    last = type(tower.pooling) is TokenPooling and _in_pieces(tower, stream, -1)
     found = []
-    for some in rows.split(batch_size):
-        image, window = some // windows, keep[some % windows]
-        x = stream.x[image[:, None], F.pad(window + tower.prefix, (tower.prefix, 0))]
-        x[:, : tower.prefix] = stream.x[image, : tower.prefix]
-        found.append(tower.read_out(tower.run(replace(stream, x=x, layout=_layout(tower, stream, image, window)))))
+    for some in torch.arange(images * windows, device=keep.device).split(batch_size):
+        image, window = some // windows, some % windows
+        taken = image[:, None], places[window]
+        part = replace(stream, x=stream.x[taken], layout=_layout(tower, stream, image, keep[window]))
+        if first:
+            part = _block(tower, part, 0, qkv=[rows[taken].transpose(1, 2) for rows in first])
+        part = tower.run(part, start=1 if first else 0, stop=-1 if last else None)
+        found.append(tower.read_out(_block(tower, part, len(tower.blocks) - 1, read=True) if last else part))
     return torch.cat(found).unflatten(0, (images, windows))
 
 
@@ -92,3 +100,39 @@ def _layout(tower: TowerAnatomy, stream: TokenStream, image: Int[Tensor, " m"], 
     if isinstance(layout.turn, Grid):  # of our own towers, whose blocks look places up in it
         layout = replace(layout, turn=replace(layout.turn, keep=window), grid=None)
     return layout
+
+
+def _in_pieces(tower: TowerAnatomy, stream: TokenStream, index: int) -> bool:
+    """Whether the first or last of several blocks can be run by its pieces."""
+    return len(tower.blocks) > 1 and stream.layout.bias is None and not isinstance(tower.blocks[index], WholeBlock)
+
+
+def _first_qkv(tower: TowerAnatomy, stream: TokenStream) -> list[Float[Tensor, "b n h e"]]:
+    """Queries, keys and values of the first block, which are the same in every window that a token is in."""
+    if not _in_pieces(tower, stream, 0):
+        return []
+    block = tower.blocks[0]
+    qkv = block.qkv(block.norm1(stream.x), tower.layout_at(stream.layout, 0))
+    return [rows.transpose(1, 2) for rows in qkv]
+
+
+def _block(
+    tower: TowerAnatomy, stream: TokenStream, index: int, *, qkv: Sequence[Tensor] | None = None, read: bool = False
+) -> TokenStream:
+    """The stream after one block, by its pieces.
+
+    Args:
+        tower: whose block it is.
+        stream: before it.
+        index: of the block.
+        qkv: what its attention takes; None asks the block.
+        read: whether the token that is read is all that is wanted.
+    """
+    block, layout, x = tower.blocks[index], tower.layout_at(stream.layout, index), stream.x
+    queries, keys, values = block.qkv(block.norm1(x), layout) if qkv is None else qkv
+    if read:
+        queries = layout.read(queries.transpose(1, 2))[:, :, None]
+        x = layout.read(x)[:, None]
+    x = x + block.project(block.attend(queries, keys, values, None))
+    x = x + block.feed_forward(x, layout)
+    return replace(stream, x=x, layout=replace(stream.layout, reads=layout.reads * 0) if read else stream.layout)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any, cast
@@ -34,7 +35,7 @@ from tether.workflows.detectors import detector_of
 from tether.workflows.good_images import GoodImages, GoodSource
 from tether.workflows.map_outputs import MapOutputs
 from tether.workflows.methods import looked_at
-from tether.workflows.models import Data, Model, Progress, opened, with_total
+from tether.workflows.models import Data, Model, OnStage, Progress, opened, with_total
 
 SHOWN = 60
 """Images of a page, at most."""
@@ -185,6 +186,7 @@ def detect(
     random_weights: bool = False,
     device: str = "auto",
     on_progress: Progress | None = None,
+    on_stage: OnStage | None = None,
 ) -> DetectedDefects:
     """Score images by how unusual they are, and say where, from words or from images without defects.
 
@@ -211,10 +213,11 @@ def detect(
         batch_size: images that are looked at together, at most.
         workers: threads that decode ahead.
         strict: stop at the first bad row instead of skipping it.
-        bad_rows: JSON-lines file that names the rows skipped; written anew.
+        bad_rows: JSON-lines file that names the rows skipped, of ``source`` and of ``good``; written anew.
         random_weights: accept models without trained weights.
         device: where to load the model.
         on_progress: called with images done and, where the source knows, images in all.
+        on_stage: called so, too, with the name ``good`` while good images are looked at.
 
     Raises:
         InputError: no good images for a method that needs some, too few for ``false_alarms``, masks that do not fit, a
@@ -240,16 +243,18 @@ def detect(
     if detector.needs_good and good is None:
         raise InputError(f"--with: {method} compares with images without defects; give --good")
     detector.prepare(encoder, name)
-    support = None
+    bad, support = BadRows.anew(rows.name, path=bad_rows, strict=strict), None
     if good is not None:
+        known_rows = open_source(good, where="--good")
         support = GoodSource(
-            open_source(good, where="--good"),
+            known_rows,
             detector,
             most=most_good,
             rate=false_alarms,
             batch_size=batch_size,
             workers=workers,
-            strict=strict,
+            bad=BadRows(known_rows.name, path=bad_rows, strict=strict),
+            on_progress=None if on_stage is None else partial(on_stage, "good"),
         )
     truths = None if masks is None else DefectMasks(masks)
     settings = {
@@ -266,7 +271,6 @@ def detect(
             support.scores = outputs.good_scores(support.keys)
             known = support.images()
             outputs.put_good(known.keys[: len(known.scores)], known.scores)
-        bad = BadRows.anew(rows.name, path=bad_rows, strict=strict)
         progress = with_total(on_progress, rows)
         keys, scores, peaks, labels = list[str](), list[float](), list[tuple[int, int]](), dict[str, bool]()
         top, measured = list[ShownDefect](), AnomalyScores()

@@ -15,6 +15,7 @@ from tether.data.bad_rows import BadRows
 from tether.data.originals import originals
 from tether.evaluate.false_alarms import AlarmThreshold, alarm_threshold
 from tether.tasks.anomaly import Detector, ImageFeatures
+from tether.workflows.models import Progress
 
 FOLDS = 5
 """Parts of the good images of which each is scored by what remembers the others."""
@@ -61,7 +62,8 @@ class GoodSource:
         rate: float | None,
         batch_size: int,
         workers: int,
-        strict: bool,
+        bad: BadRows,
+        on_progress: Progress | None = None,
     ) -> None:
         """Read the images' pixels, to name them.
 
@@ -72,14 +74,15 @@ class GoodSource:
             rate: of false alarms; see ``alarm_threshold``.
             batch_size: images that are looked at together.
             workers: threads that decode ahead.
-            strict: stop at the first bad row.
+            bad: account of images that cannot be read.
+            on_progress: called with images looked at and how many there are.
 
         Raises:
             InputError: no good image that can be read, or too few for the rate.
         """
         self._rows, self._detector, self._rate, self._most = rows, detector, rate, most
         self._settings = {"batch_size": batch_size, "workers": workers}
-        self._bad = BadRows(rows.name, strict=strict)
+        self._bad, self._told = bad, on_progress
         self._more = self._ready = False
         self.scores: Sequence[float] | None = None
         self.keys: list[str] = []
@@ -108,6 +111,8 @@ class GoodSource:
         looks, count = list[ImageFeatures](), len(self.keys)
         for _, images in originals(self._rows, bad=BadRows(self._rows.name), **self._settings):
             looks += self._detector.look(images[: count - len(looks)])
+            if self._told is not None:
+                self._told(len(looks), count)
             if len(looks) == count:
                 break
         if self.scores is None:

@@ -13,7 +13,18 @@ from tether.tasks.anomaly.memory import association, core_set, memory_of
 from tether.tasks.anomaly.states import DEFECTIVE, NORMAL, TEMPLATES, prompt_ensemble
 
 
-@pytest.mark.parametrize("settings", [{}, {"vision": {"block": {"rope": "2d"}}}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"vision": {"block": {"rope": "2d"}}},
+        {"vision": {"block": {"attention": "nala"}}},
+        {"vision": {"block": {"ffn_conv": 3, "layer_scale": 0.3, "kv_heads": 1, "qkv_norm": "qk"}}},
+        {"vision": {"block": {"position_conv": 3}}},  # a block without pieces
+        {"vision": {"layers": 1}},
+        {"vision": {"gate": "mirror"}},
+    ],
+)
 def test_a_window_sees_itself_alone(settings):
     model = create("tiny", seed=2, **settings).eval()
     image = torch.rand(3, 3, 32, 32)

@@ -1,0 +1,111 @@
+"""Flaws found by words in small windows, by words in single patches, and by four good images of a product."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tether.models.dense import DensePath, dense_tokens
+from tether.models.dual import Clip
+from tether.models.token_windows import window_masks
+from tether.papers.testbeds.flaw_figures import flaw_figures
+from tether.papers.testbeds.flawed_things import LAYERS, SEEN, TEMPLATES, UNSEEN, Flawed, flawed
+from tether.tasks.anomaly.detector import Detector, ImageFeatures
+from tether.tasks.anomaly.harmonic import harmonic_map
+from tether.tasks.anomaly.patches import PatchesDetector
+from tether.tasks.anomaly.winclip import WinclipDetector
+
+if TYPE_CHECKING:
+    from tether.papers.reproduction.lab import Lab
+
+ASKED, CHOOSING, GOOD, OF_A_PRODUCT = 300, 100, 4, 60
+"""Images that are asked about, those to choose by, good ones of a product, and those asked about of each product."""
+NAME = "object"
+PATHS = {"tokens": None, "values": DensePath()}
+"""Ways to read patches, of which the baseline takes the better."""
+BESIDE = DensePath(kind="v", start=-2, beside=True, feed_forward=False)
+"""AnomalyCLIP's way, over the last two blocks: a figure beside the comparison."""
+
+
+def words(model: Clip) -> WinclipDetector:
+    """The published windows, with sentences that the CLIP's captions have."""
+    return WinclipDetector(templates=TEMPLATES).prepare(model, NAME)
+
+
+def from_words(lab: Lab, model: Clip) -> dict[str, float]:
+    """Figures of windows and of patches by the same two texts, and of the image's score, which all share."""
+    asked = flawed(lab, "asked", lab.steps(ASKED, 12), UNSEEN)
+    other = flawed(lab, "to choose by", lab.steps(CHOOSING, 12), SEEN)
+    detector = words(model)
+    looks = detector.look(list(asked.pixels))
+    found = [detector.judge(look) for look in looks]
+    scores = torch.tensor([one.score for one in found])
+    maps = {
+        "windows": torch.from_numpy(np.stack([one.values for one in found])),
+        "arithmetic": _arithmetic(detector, looks),
+        **{name: _patches(detector, model, asked, path) for name, path in PATHS.items()},
+        "beside": _patches(detector, model, asked, BESIDE),
+    }
+    figures = {name: flaw_figures(asked, scores, one) for name, one in maps.items()}
+    ahead = {
+        name: flaw_figures(other, torch.zeros(len(other)), _patches(detector, model, other, path))["pixel_auroc"]
+        for name, path in PATHS.items()
+    }
+    figures["patches"] = figures[max(ahead, key=ahead.__getitem__)]
+    notes = {f"{what}_{name}": each[what] for name, each in figures.items() for what in ("pixel_auroc", "aupro")}
+    return notes | {"image_auroc": figures["windows"]["image_auroc"]}
+
+
+def from_good_images(lab: Lab, model: Clip) -> dict[str, float]:
+    """Figures over products of unseen shapes, by words alone, by words with good images, and by a memory of patches.
+
+    The block after which the memory's patches are read is the best on products of seen shapes.
+    """
+    memories = [PatchesDetector(block=block).prepare(model, NAME) for block in range(LAYERS)]
+    ahead = [_products(lab, memory, SEEN, good=True)["image_auroc"] for memory in memories]
+    arms: dict[str, tuple[Detector, bool]] = {
+        "words": (words(model), False),
+        "both": (words(model), True),
+        "memory": (memories[int(np.argmax(ahead))], True),
+    }
+    return {
+        f"product_{what}_{name}": value
+        for name, (detector, good) in arms.items()
+        for what, value in _products(lab, detector, UNSEEN, good=good).items()
+        if what in ("image_auroc", "pixel_auroc")
+    }
+
+
+def _products(lab: Lab, detector: Detector, shapes: tuple[str, ...], *, good: bool) -> dict[str, float]:
+    """The mean of products, each with its own good images."""
+    found = list[dict[str, float]]()
+    for shape in shapes:
+        known = flawed(lab, f"good {shape}", GOOD, (shape,), damaged=0.0, alike=True)
+        asked = flawed(lab, f"asked {shape}", lab.steps(OF_A_PRODUCT, 12), (shape,), alike=True)
+        detector.remember(detector.look(list(known.pixels)) if good else [])
+        maps = detector.predict(list(asked.pixels))
+        scores = torch.tensor([one.score for one in maps])
+        found.append(flaw_figures(asked, scores, torch.from_numpy(np.stack([one.values for one in maps]))))
+    return {what: float(np.mean([one[what] for one in found])) for what in found[0]}
+
+
+@torch.no_grad()
+def _patches(detector: WinclipDetector, model: Clip, asked: Flawed, path: DensePath | None) -> Float[Tensor, "n r c"]:
+    """Scores of single patches by the detector's texts."""
+    tokens = torch.cat([dense_tokens(model, some, path=path) for some in asked.pixels.split(100)])
+    return detector.defect_scores(tokens).unflatten(1, detector.grid)
+
+
+def _arithmetic(detector: WinclipDetector, looks: list[ImageFeatures]) -> Float[Tensor, "n r c"]:
+    """The detector's maps with plain means in place of harmonic ones."""
+    whole, _, *windows = (torch.stack(rows) for rows in zip(*(look.rows for look in looks), strict=True))
+    maps = [detector.defect_scores(whole)[:, :, None].expand(-1, *detector.grid)]
+    for rows, side in zip(windows, detector.scales, strict=True):
+        masks = window_masks(detector.grid, side=side)
+        inverse = harmonic_map(detector.defect_scores(rows).reciprocal(), masks=masks, grid=detector.grid)
+        maps.append(inverse.reciprocal())
+    return torch.stack(maps).mean(dim=0)
