@@ -332,7 +332,9 @@ def defects(seen: Pictured) -> list[Compared]:
     if not isinstance(seen.head, DefectTextsHead):
         return []
     inner = seen.head.inner
-    plain = AnomalyclipDetector(blocks=inner.blocks, layers=inner.layers, size=inner.image_size)
+    plain = AnomalyclipDetector(
+        blocks=inner.blocks, layers=inner.layers, post_norm=inner.post_norm, size=inner.image_size
+    )
     learnt = AnomalyclipDetector(head=inner)
     asked = ask_defects(seen.source, seen.before, [plain, learnt], truths=DefectTruths(**seen.columns))
     if asked is None:

@@ -63,6 +63,7 @@ class AnomalyclipDetector:
         temperature: PositiveSingle | None = None,
         blocks: Whole | None = None,
         layers: Sequence[int] | None = None,
+        post_norm: bool | None = None,
         size: Count | None = None,
         blur: NonNegative = BLUR,
         batch_size: Count = 16,
@@ -75,6 +76,7 @@ class AnomalyclipDetector:
             temperature: cosines are divided by it; None takes 0.07.
             blocks: see ``models.value_attention.value_attention_features``.
             layers: blocks after which patches are read; None takes the last.
+            post_norm: whether the image's embedding has the final norm; None leaves it out, as the release does.
             size: side in pixels at which images are looked at; None takes the model's.
             blur: deviation of the map's blur, as a share of its side.
             batch_size: images in one forward.
@@ -83,6 +85,7 @@ class AnomalyclipDetector:
             InputError: a head beside settings that it decides, or no layer.
         """
         own = {"templates": templates, "temperature": temperature, "blocks": blocks, "layers": layers, "size": size}
+        own["post_norm"] = post_norm
         if head is not None and (twice := [name for name, value in own.items() if value is not None]):
             raise InputError(f"{twice[0]}: the head says it; leave one of the two out")
         if layers is not None and not layers:
@@ -91,6 +94,7 @@ class AnomalyclipDetector:
         self.templates = None if templates is None else tuple(templates)
         self.temperature = (temperature or TEMPERATURE) if head is None else head.temperature
         self.blocks, self.layers, self.size = blocks, LAST if layers is None else tuple(layers), size
+        self.post_norm = bool(post_norm)
         self.name = ""
         self.texts: Float[Tensor, "2 d"] = torch.empty(0, 0)
         self._reader: ValueRows | None = None
@@ -109,7 +113,9 @@ class AnomalyclipDetector:
             )
         check_finite(model)
         if self.head is None:
-            reader = ValueRows(model, blocks=self.blocks, layers=self.layers, image_size=self.size)
+            reader = ValueRows(
+                model, blocks=self.blocks, layers=self.layers, post_norm=self.post_norm, image_size=self.size
+            )
             prompts = prompt_ensemble(name, templates=self.templates)
             texts = torch.stack([encode_texts(model, one).mean(dim=0) for one in prompts])
         else:
@@ -170,7 +176,7 @@ class AnomalyclipDetector:
 
     def settings(self) -> dict[str, Any]:
         """See ``Detector``."""
-        names = ("name", "templates", "temperature", "blocks", "layers", "size", "blur")
+        names = ("name", "templates", "temperature", "blocks", "layers", "post_norm", "size", "blur")
         said = {"method": type(self).__name__, **{name: getattr(self, name) for name in names}}
         if self.head is not None:
             read = {name: getattr(self.head, name) for name in ("blocks", "layers", "post_norm", "image_size")}
