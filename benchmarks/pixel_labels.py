@@ -1,11 +1,12 @@
 """What labels of pixels leave in a photograph encoder's patches: mean IoU by a linear map of them, on street images.
 
 Command: ``python benchmarks/pixel_labels.py camvid.parquet`` (about 8 CPU minutes; ``--quick`` for a look whether it
-runs). The file holds images and masks of class numbers, the classes' names in its metadata (``classes``, the last one
-for no label). The first two thirds of the rows are learnt from, and the map is fitted on their true labels; it is
-measured on the others. The encoder is ``starter`` with its image tower set free, at the recipe ``pseudo-labels`` with
-one head; captions list the classes of the mask, so that the loss of CLIP has something to learn. The expert takes 15 %
-of the classes of an image for another, and gives 15 % of the pixels another pixel's label. Arms by turns, one thread.
+runs, on drawn boxes where no file is given). The file holds images and masks of class numbers, the classes' names in
+its metadata (``classes``, the last one for no label). The first two thirds of the rows are learnt from, and the map is
+fitted on their true labels; it is measured on the others. The encoder is ``starter`` with its image tower set free, at
+the recipe ``pseudo-labels`` with one head; captions list the classes of the mask, so that the loss of CLIP has
+something to learn. The expert takes 15 % of the classes of an image for another, and gives 15 % of the pixels another
+pixel's label. Arms by turns, one thread.
 """
 
 from __future__ import annotations
@@ -76,6 +77,21 @@ def read(path: Path, *, limit: int | None) -> tuple[list[Row], int]:
     return rows, len(names)
 
 
+def drawn(count: int) -> tuple[list[Row], int]:
+    """Boxes of two classes on a ground, to look whether all of this runs."""
+    rng, colours = np.random.default_rng(0), np.array([[90, 160, 230], [90, 90, 90], [200, 40, 40]])
+    rows = []
+    for place in range(count):
+        mask = np.zeros((60, 80), np.uint8)
+        mask[30:] = 1
+        y, x = rng.integers(20, 40), rng.integers(0, 50)
+        mask[y : y + 15, x : x + 25] = 2
+        file = io.BytesIO()
+        Image.fromarray((colours[mask] + rng.integers(-9, 9, (60, 80, 3))).astype(np.uint8)).save(file, "png")
+        rows.append(Row(f"{place:03d}.png", file.getvalue(), ("a street with a car",), {"classes": mask}))
+    return rows, len(colours)
+
+
 def told(mask: np.ndarray, rng: np.random.Generator, *, classes: int) -> np.ndarray:
     """What an imperfect expert says instead of the mask."""
     said = mask.copy()
@@ -107,15 +123,18 @@ def settings(arm: str, *, start: Path, images: Path, labels: Path, classes: int,
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parquet", type=Path)
+    parser.add_argument("parquet", type=Path, nargs="?")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--lr", type=float, default=1e-4)
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
+    if args.parquet is None and not args.quick:
+        parser.error("expected a file, or --quick")
     torch.set_num_threads(1)
-    rows, classes = read(args.parquet, limit=9 if args.quick else None)
+    limit = 9 if args.quick else None
+    rows, classes = drawn(9) if args.parquet is None else read(args.parquet, limit=limit)
     cut = len(rows) * 2 // 3
     known, asked = Streets(rows[:cut]), Streets(rows[cut:])
     masks = [np.asarray(row.meta["classes"]) for row in known.rows]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from tether.core.errors import InputError
 from tether.evaluate.dense import MaskScores, boundary_f1
@@ -94,3 +95,29 @@ def test_what_does_not_fit_is_refused():
     scores.add(ones, truth=ones)
     assert scores.report().boundary_f1 is None
     assert scores.report().lines()[3] == "boundary F1 at 2 pixels none: no image has a boundary"
+
+
+@pytest.mark.parametrize("tolerance", [0, 1, 2, 5, 13])
+def test_boundaries_are_those_of_a_disc_around_each_pixel(tolerance):
+    rng = np.random.default_rng(tolerance)
+    labels, truth = (np.kron(rng.integers(0, 3, (9, 11)), np.ones((4, 3))).astype(np.uint8) for _ in range(2))
+    truth[rng.random(truth.shape) < 0.05] = 255
+    y, x = np.mgrid[-tolerance : tolerance + 1, -tolerance : tolerance + 1]
+    disc, known, figures = y**2 + x**2 <= tolerance**2, truth != 255, []
+
+    def border(one):
+        apart = np.zeros(one.shape, dtype=bool)
+        down, across = ((one[1:] != one[:-1]) & known[1:] & known[:-1], (one.T[1:] != one.T[:-1]).T)
+        across &= known[:, 1:] & known[:, :-1]
+        apart[1:] |= down
+        apart[:-1] |= down
+        apart[:, 1:] |= across
+        apart[:, :-1] |= across
+        return apart
+
+    for number in range(3):
+        given, true = ((one == number) & border(one) for one in (labels, truth))
+        precision = (given & ndimage.binary_dilation(true, disc)).sum() / given.sum()
+        recall = (true & ndimage.binary_dilation(given, disc)).sum() / true.sum()
+        figures.append(2 * precision * recall / (precision + recall))
+    assert boundary_f1(labels, truth, classes=3, tolerance=tolerance) == np.mean(figures)

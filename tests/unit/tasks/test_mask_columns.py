@@ -23,6 +23,8 @@ from tether.data.regions import RegionColumns
 from tether.evaluate.datasheet import write_datasheet
 from tether.models import create
 from tether.models.save import save
+from tether.tasks.classify.zero_shot import class_weights
+from tether.tasks.curate import mask_pairs
 from tether.tasks.curate.mask_columns import MaskPairs
 
 
@@ -75,6 +77,19 @@ def test_nouns_get_masks_and_boxes_that_recipes_read(tmp_path: Path, step: MaskP
     columns = RegionColumns(most=4, phrases="phrases", masks="masks", unit="share")
     found = masked_regions(open_source(str(tmp_path / "out")), columns=columns, size=(8, 8))
     assert found.phrases == ("dog", "star")
+
+
+def test_a_noun_is_encoded_once_for_all_rows(tmp_path: Path, step: MaskPairs, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def spy(model: object, words: list[str], **rest: object) -> object:
+        asked.extend(words)
+        return class_weights(model, words, **rest)
+
+    monkeypatch.setattr(mask_pairs, "class_weights", spy)
+    given = pool(tmp_path, caption=["a dog and a star", "the star", "the dog", "a dog and a moon"])
+    curate(open_pool(str(given)), steps=[("mask_pairs", step)], out=tmp_path / "out")
+    assert sorted(asked) == ["dog", "moon", "star"]
 
 
 def test_one_file_may_number_all_masks_and_what_cannot_be_read_has_none(tmp_path: Path, step: MaskPairs) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from typing import Any
 
@@ -13,12 +14,13 @@ from PIL import Image
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.protocols import DualEncoder
 from tether.core.ranges import Number, Positive, checked
 from tether.data.curate.engine.step import IMAGE, column_of, images_of
 from tether.data.images import decode
 from tether.data.masked_crops import check_masks
 from tether.tasks.curate.lazy_encoder import Backbone
-from tether.tasks.curate.mask_pairs import mine_pairs, nouns_of
+from tether.tasks.curate.mask_pairs import NounRows, mine_pairs, nouns_of
 
 
 class MaskPairs:
@@ -106,19 +108,27 @@ class MaskPairs:
             check_masks(pixels, masks)
         except InputError:
             return [], [], []
+        model = self.backbone.model
         pairs = list(
             mine_pairs(
                 [pixels],
                 [""],
                 [masks],
-                model=self.backbone.model,
+                model=model,
                 nouns=lambda _: nouns,
                 least=self.least,
                 expand=self.expand,
+                known=_noun_rows(model),
             )
         )
         chosen = [masks[pair.proposal].numpy() for pair in pairs]
         return [_box(mask) for mask in chosen], [pair.noun for pair in pairs], [_png(mask) for mask in chosen]
+
+
+@functools.lru_cache(maxsize=2)
+def _noun_rows(model: DualEncoder) -> NounRows:
+    """Of a model, for all rows of a pool; not kept in the step, which travels to other processes."""
+    return NounRows(model)
 
 
 def _masks_of(given: Any) -> Bool[Tensor, "q h w"]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from tether.core.errors import InputError
@@ -73,6 +73,23 @@ def nouns_of(caption: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(word for word in found if word))
 
 
+class NounRows:
+    """Rows of nouns, each encoded once; when there would be more than ``most``, it starts anew."""
+
+    def __init__(self, model: DualEncoder, *, templates: Sequence[str] | None = None, most: int = 20_000) -> None:
+        """Args: model: that reads. templates: see ``mine_pairs``. most: nouns that are kept."""
+        self.model, self.templates, self.most = model, templates, most
+        self._rows: dict[str, Tensor] = {}
+
+    def __call__(self, words: Sequence[str]) -> Float[Tensor, "n d"]:
+        """A row of each word."""
+        if len(self._rows) + len(words) > self.most:
+            self._rows.clear()
+        if new := [word for word in words if word not in self._rows]:
+            self._rows.update(zip(new, class_weights(self.model, new, templates=self.templates), strict=True))
+        return torch.stack([self._rows[word] for word in words])
+
+
 @checked
 def mine_pairs(
     images: Iterable[UInt8[Tensor, "3 h w"]],
@@ -87,6 +104,7 @@ def mine_pairs(
     fill: Fill = "mean",
     expand: Positive = 1.0,
     batch_size: Count = 64,
+    known: NounRows | None = None,
 ) -> Iterator[MaskPair]:
     """For each noun of a caption the mask whose masked crop has the highest score for it.
 
@@ -107,6 +125,7 @@ def mine_pairs(
         fill: see there.
         expand: see there.
         batch_size: crops in one forward.
+        known: rows of nouns from one call to the next, of the same model and templates; None keeps them for this call.
 
     Yields:
         Pairs, image by image, nouns in their order. An empty mask is never taken, and an image without a mask or a noun
@@ -115,7 +134,7 @@ def mine_pairs(
     Raises:
         InputError: not as many captions and proposals as images, or masks that are not the image's.
     """
-    known: dict[str, Tensor] = {}
+    known = NounRows(model, templates=templates) if known is None else known
     geometry = geometry_of(model).detached()
     device = model.logit_scale.device
     for row, (image, caption, masks) in enumerate(zip_longest(images, captions, proposals)):
@@ -124,12 +143,10 @@ def mine_pairs(
         words = list(dict.fromkeys(nouns(caption)))
         crops = masked_crops(image, masks, size=model.image_spec.size, threshold=threshold, fill=fill, expand=expand)
         if words and len(crops.pixels):
-            if new := [word for word in words if word not in known]:
-                known |= dict(zip(new, class_weights(model, new, templates=templates), strict=True))
             with torch.no_grad():
                 some = [model.encode_image(part.to(device)).pooled for part in crops.pixels.split(batch_size)]
             points = geometry.points(torch.cat(some).float())
-            scores = geometry.similarity(points, torch.stack([known[word] for word in words]).to(points)).cpu()
+            scores = geometry.similarity(points, known(words).to(points)).cpu()
             owners = crops.valid.nonzero()[:, 0]
             for column, word in enumerate(words):
                 best = int(scores[:, column].argmax())

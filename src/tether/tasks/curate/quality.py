@@ -12,11 +12,10 @@ from jaxtyping import Float
 from tether.core.errors import InputError
 from tether.core.model_digest import file_digest
 from tether.core.ranges import Count, Share, checked
-from tether.data.curate.engine.step import IMAGE, Counts, images_of
+from tether.data.curate.engine.step import IMAGE, images_of
 from tether.data.images import decode
 from tether.models.prompt_quality import PROMPTS, checked_prompts
 from tether.tasks.curate.clip_score import ClipScore
-from tether.tasks.curate.lazy_encoder import Backbone
 from tether.tasks.curate.score_filter import Fraction
 from tether.tasks.quality import QualityScorer
 from tether.tasks.quality.kept import read_prompts
@@ -64,18 +63,15 @@ class QualityFilter(ClipScore):
             raise InputError(f"expected one of fraction and threshold, got {fraction} and {threshold}")
         if head is not None and prompts is not None:
             raise InputError("prompts: a head has its own; leave them out")
-        self.fraction, self.threshold = fraction, threshold
-        self.counts: Counts = "nothing" if fraction is None else "pool"
+        super().__init__(model=model, fraction=fraction, threshold=threshold, device=device)
         self.head, self.grid = head, grid
         self.kept = None if head is None else read_prompts(head)  # so that it need not lie on every machine
         self.prompts = (
             checked_prompts(PROMPTS if prompts is None else prompts) if self.kept is None else self.kept.prompts
         )
         self._sha256 = None if self.kept is None else file_digest(self.kept.where)
-        self.backbone = Backbone(model, device=device)
         limit = f"below {threshold}" if fraction is None else f"not among the best {fraction:.4g} of the pool"
         self.refusal = f"image quality {limit}, or nothing to score"
-        self._clear()
 
     @property
     def settings(self) -> dict[str, Any]:
