@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tether.losses.defects import defect_loss
 from tether.models.adaptclip import AdaptClip, Judged
-from tether.models.defect_adapters import Compared
+from tether.models.defect_adapters import ComparedPatches
 from tether.models.value_attention import ValueFeatures, text_logits, text_maps
 from tether.tasks.anomaly.adaptclip import EPS, fuse, image_scores
 from tether.tasks.anomaly.harmonic import harmonic_mean
@@ -72,7 +72,7 @@ def judged(image: Tensor, patches: Tensor, texts: Tensor) -> Judged:
     return Judged(text_logits(image, texts, temperature=temperature), maps)
 
 
-def by_good(made: AdaptClip) -> Compared:
+def by_good(made: AdaptClip) -> ComparedPatches:
     seen = ValueFeatures(tensor("query_global"), tensor("query_patches")[:, :, 1:])
     return made.by_good(seen, tensor("prompt_patches")[:, :, :, 1:], grid=GRID, size=SIZE)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, PositiveSingle, checked
-from tether.models.defect_adapters import Compared, PromptQueryAdapter, VisualAdapter
+from tether.models.defect_adapters import ComparedPatches, PromptQueryAdapter, VisualAdapter
 from tether.models.value_attention import TEMPERATURE, ValueFeatures, ValueRows, text_logits, text_maps
 
 
@@ -150,7 +150,7 @@ class AdaptClip(nn.Module):
         *,
         grid: tuple[int, int],
         size: tuple[int, int],
-    ) -> Compared:
+    ) -> ComparedPatches:
         """What the comparison with k good images of each image says; see ``PromptQueryAdapter``."""
         return self.compare(seen.patches, good, grid=grid, size=size)
 

@@ -109,7 +109,7 @@ def nearest_rows(
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class ComparedPatches:
     """What a ``PromptQueryAdapter`` says, block by block.
 
     Attributes:
@@ -195,7 +195,7 @@ class PromptQueryAdapter(nn.Module):
         *,
         grid: tuple[int, int],
         size: tuple[int, int],
-    ) -> Compared:
+    ) -> ComparedPatches:
         """Compare images with k good ones each.
 
         Args:
@@ -227,7 +227,7 @@ class PromptQueryAdapter(nn.Module):
             far = F.interpolate(_on_grid(1 - cosine[..., None], grid), size, mode="bilinear")
             answers.append((self.whole((flat.mean(dim=2) + largest) / 2), maps, far[:, 0]))
         logits, maps, far = (torch.stack(list(each)) for each in zip(*answers, strict=True))
-        return Compared(logits, maps, far)
+        return ComparedPatches(logits, maps, far)
 
 
 def _on_grid(rows: Float[Tensor, "b n c"], grid: tuple[int, int]) -> Float[Tensor, "b c r s"]:

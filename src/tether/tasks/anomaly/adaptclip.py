@@ -18,7 +18,7 @@ from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, checked
 from tether.data.images import resize
 from tether.models.adaptclip import Judged, TrainedAdapters
-from tether.models.defect_adapters import Compared
+from tether.models.defect_adapters import ComparedPatches
 from tether.models.value_attention import ValueFeatures, ValueRows
 from tether.tasks.anomaly.detector import ImageFeatures, check_images, unprepared
 from tether.tasks.anomaly.harmonic import harmonic_mean
@@ -40,7 +40,7 @@ class Fused:
     maps: Float[Tensor, "b h w"]
 
 
-def fuse(texts: Sequence[Judged], compared: Compared | None = None) -> Fused:
+def fuse(texts: Sequence[Judged], compared: ComparedPatches | None = None) -> Fused:
     """Bring together what texts and good images say.
 
     Without good images a map is the mean of those of texts. With them the mean over blocks of what was learnt of
@@ -60,7 +60,7 @@ def fuse(texts: Sequence[Judged], compared: Compared | None = None) -> Fused:
     return Fused(torch.stack(shares).mean(dim=0), found)
 
 
-def image_scores(texts: Sequence[Judged], compared: Compared | None, *, maps: Float[Tensor, "b h w"]) -> Tensor:
+def image_scores(texts: Sequence[Judged], compared: ComparedPatches | None, *, maps: Float[Tensor, "b h w"]) -> Tensor:
     """(b,) scores of images.
 
     Without good images the mean of what each text answer says and of the map's highest value; with them the harmonic
