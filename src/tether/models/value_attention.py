@@ -14,7 +14,7 @@ from torch import Tensor
 from tether.core.encoder_wrapper import EncoderAround
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
-from tether.core.ranges import Count, PositiveSingle, checked
+from tether.core.ranges import Count, PositiveSingle, Whole, checked
 from tether.core.types import Features
 from tether.models.anatomy.find import anatomy_of
 from tether.models.dense import DensePath, dense_layers
@@ -39,8 +39,8 @@ class ValueFeatures(NamedTuple):
     patches: Float[Tensor, "l b n d"]
 
 
-def value_path(model: DualEncoder, *, blocks: int | None = None) -> DensePath:
-    """The path of the changed blocks; see ``value_attention_features``.
+def value_path(model: DualEncoder, *, blocks: int | None = None) -> DensePath | None:
+    """The path of the changed blocks, None where there is none; see ``value_attention_features``.
 
     Raises:
         InputError: fewer blocks in the tower.
@@ -50,6 +50,8 @@ def value_path(model: DualEncoder, *, blocks: int | None = None) -> DensePath:
     changed = max(1, round(CHANGED * depth)) if blocks is None else blocks
     if changed > depth:
         raise InputError(f"blocks: expected at most the {depth} of the image tower, got {changed}")
+    if not changed:
+        return None
     return DensePath(kind="v", start=-changed, beside=True, feed_forward=False)
 
 
@@ -58,7 +60,7 @@ def value_attention_features(
     model: DualEncoder,
     image: Tensor,
     *,
-    blocks: Count | None = None,
+    blocks: Whole | None = None,
     layers: Sequence[int] = LAST,
     post_norm: bool = False,
 ) -> ValueFeatures:
@@ -70,7 +72,7 @@ def value_attention_features(
     Args:
         model: any model that ``tether.load`` gives whose image tower is a plain vision transformer.
         image: (b, 3, h, w) uint8 pixels at the model's size or normalised floats.
-        blocks: that are changed, the last ones; None takes 19 of 24, or as large a share.
+        blocks: that are changed, the last ones; None takes 19 of 24, or as large a share, and 0 leaves all as they are.
         layers: blocks after which patches are read, negative from the end; before the change they are plain ones. None
             at all gives no patches.
         post_norm: whether the image's embedding has the final norm; patches always have it.
@@ -175,7 +177,7 @@ class ValueRows(EncoderAround):
         self,
         model: DualEncoder,
         *,
-        blocks: Count | None = None,
+        blocks: Whole | None = None,
         layers: Sequence[int] = LAST,
         post_norm: bool = False,
         image_size: Count | None = None,

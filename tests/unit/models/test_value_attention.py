@@ -31,10 +31,13 @@ def test_nineteen_of_twenty_four_blocks_are_changed(model):
     assert value_path(model).start == -3
     assert value_path(create("tiny", seed=1, vision={"layers": 24})).start == -19
     assert value_path(create("tiny", seed=1, vision={"layers": 1})).start == -1
+    assert value_path(model, blocks=0) is None
     found = value_attention_features(model, images(), layers=(0, 1, -1))
     plain = [dense_image(model, images(), layer=layer).tokens for layer in (0, 1, -1)]
     same = [torch.allclose(*pair) for pair in zip(found.patches, plain, strict=True)]
     assert same == [True, False, False]
+    same = value_attention_features(model, images(), blocks=0).patches[0]
+    torch.testing.assert_close(same, dense_image(model, images()).tokens)
 
 
 def test_the_image_leaves_out_the_last_norm_or_not(model):

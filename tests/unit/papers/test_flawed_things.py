@@ -4,7 +4,8 @@ import torch
 
 from tether.papers.reproduction.lab import Lab
 from tether.papers.testbeds import flawed_things
-from tether.papers.testbeds.flawed_things import DAMAGED, FLAWS, LEAST, SEEN, TEMPLATES, UNSEEN, flaw_figures, flawed
+from tether.papers.testbeds.flaw_figures import flaw_figures
+from tether.papers.testbeds.flawed_things import DAMAGED, FLAWS, LEAST, SEEN, TEMPLATES, UNSEEN, flawed
 
 
 def test_half_of_the_images_have_a_flaw_and_its_mask():
@@ -38,13 +39,13 @@ def test_a_product_always_looks_alike():
     assert len(set(bad.names)) == 2
 
 
-def test_captions_say_a_state_half_of_the_time():
+def test_captions_say_most_states():
     pixels, texts = flawed_things.captioned(Lab(0), "base", count=200)
     assert pixels.shape == (200, 3, 64, 64)
     words = {word for text in texts for word in text.rstrip(".").split()}
     assert {"damaged", "perfect", "flawless", "without", "object", *SEEN, *UNSEEN} <= words
     plain = [text for text in texts if not any(word in text for word in ("with", "damaged", "perf", "less", "unbl"))]
-    assert 60 < len(plain) < 140
+    assert 30 < len(plain) < 90
 
 
 def test_a_map_that_knows_the_masks_has_the_best_figures():
