@@ -74,7 +74,7 @@ def judged(image: Tensor, patches: Tensor, texts: Tensor) -> Judged:
 
 def by_good(made: AdaptClip) -> ComparedPatches:
     seen = ValueFeatures(tensor("query_global"), tensor("query_patches")[:, :, 1:])
-    return made.by_good(seen, tensor("prompt_patches")[:, :, :, 1:], grid=GRID, size=SIZE)
+    return made.compare(seen.patches, tensor("prompt_patches")[:, :, :, 1:], grid=GRID, size=SIZE)
 
 
 def test_training() -> None:

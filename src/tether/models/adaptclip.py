@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, PositiveSingle, checked
-from tether.models.defect_adapters import ComparedPatches, PromptQueryAdapter, VisualAdapter
+from tether.models.defect_adapters import PromptQueryAdapter, VisualAdapter
 from tether.models.value_attention import TEMPERATURE, ValueFeatures, ValueRows, text_logits, text_maps
 
 
@@ -56,7 +56,7 @@ class AdaptClip(nn.Module):
         >>> [one.maps.shape for one in adapters.by_texts(seen, grid=(4, 4), size=(32, 32))]
         [torch.Size([3, 2, 32, 32]), torch.Size([3, 2, 32, 32])]
         >>> good = seen.patches[:, :1, None].expand(-1, 3, -1, -1, -1)  # the first image is good
-        >>> bool((adapters.by_good(seen, good, grid=(4, 4), size=(32, 32)).away[:, 0] < 1e-5).all())
+        >>> bool((adapters.compare(seen.patches, good, grid=(4, 4), size=(32, 32)).away[:, 0] < 1e-5).all())
         True
     """
 
@@ -142,17 +142,6 @@ class AdaptClip(nn.Module):
         own, moved = self.learnt if learnt is None else learnt, self.visual.whole(image)
         pairs = [(moved, self.fixed), (image, own)] if self.apart else [(moved, own)]
         return [text_logits(rows, texts, temperature=self.temperature) for rows, texts in pairs]
-
-    def by_good(
-        self,
-        seen: ValueFeatures,
-        good: Float[Tensor, "layers b k n d"],
-        *,
-        grid: tuple[int, int],
-        size: tuple[int, int],
-    ) -> ComparedPatches:
-        """What the comparison with k good images of each image says; see ``PromptQueryAdapter``."""
-        return self.compare(seen.patches, good, grid=grid, size=size)
 
 
 @dataclass(frozen=True, slots=True)

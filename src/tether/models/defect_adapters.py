@@ -208,17 +208,42 @@ class PromptQueryAdapter(nn.Module):
             InputError: other blocks than the adapter has, no good image or one of another grid, or one image alone in
                 training mode.
         """
-        layers, images = query.shape[:2]
-        want = (len(self.norms), images, max(1, prompt.shape[2]), *query.shape[2:])
-        if prompt.shape != want or layers != len(self.norms):
+        want = (len(self.norms), query.shape[1], max(1, prompt.shape[2]), *query.shape[2:])
+        if prompt.shape != want:
             raise InputError(
-                f"prompt: expected patches {want} for {len(self.norms)} blocks, {images} images, good images of each, "
-                f"places and channels, as the images have, got {tuple(prompt.shape)} for images {tuple(query.shape)}"
+                f"prompt: expected patches {want} for {len(self.norms)} blocks, images, good ones of each, places and "
+                f"channels, as the images have, got {tuple(prompt.shape)} for images {tuple(query.shape)}"
             )
-        _check_several(self, images)
+        return self.against(query, F.normalize(prompt, dim=4).flatten(2, 3), grid=grid, size=size)
+
+    def against(
+        self,
+        query: Float[Tensor, "layers b n d"],
+        known: Float[Tensor, "layers b m d"],
+        *,
+        grid: tuple[int, int],
+        size: tuple[int, int],
+    ) -> ComparedPatches:
+        """Compare images with any patches of good ones, such as a memory of them.
+
+        Args:
+            query: as ``forward`` takes it.
+            known: patches of length 1, m for each image.
+            grid: see ``forward``.
+            size: likewise.
+
+        Raises:
+            InputError: see ``forward``.
+        """
+        if known.shape[:2] != query.shape[:2] or len(query) != len(self.norms) or not known.shape[2]:
+            raise InputError(
+                f"known: expected patches of {len(self.norms)} blocks for each image, one at least, got "
+                f"{tuple(known.shape)} for images {tuple(query.shape)}"
+            )
+        _check_several(self, query.shape[1])
         answers = []
-        for norm, own, good in zip(self.norms, F.normalize(query, dim=3), F.normalize(prompt, dim=4), strict=True):
-            near, cosine = nearest_rows(own, good.flatten(1, 2))
+        for norm, own, good in zip(self.norms, F.normalize(query, dim=3), known, strict=True):
+            near, cosine = nearest_rows(own, good)
             apart = (own - near).abs()
             mixed = norm(_on_grid(own + apart if self.context else apart, grid))
             flat = mixed.flatten(2)

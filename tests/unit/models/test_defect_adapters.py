@@ -29,22 +29,22 @@ def test_one_image_alone_cannot_train() -> None:
     with pytest.raises(InputError, match=advice):
         adapter.by_texts(seen, **PLACES)
     with pytest.raises(InputError, match=advice):
-        adapter.by_good(seen, drawn(2, 1, 1, 9, 8), **PLACES)
+        adapter.compare(seen.patches, drawn(2, 1, 1, 9, 8), **PLACES)
     adapter.eval()
     assert adapter.by_texts(seen, **PLACES)[0].maps.shape == (1, 2, 12, 12)
-    assert adapter.by_good(seen, drawn(2, 1, 1, 9, 8), **PLACES).logits.shape == (2, 1, 2)
+    assert adapter.compare(seen.patches, drawn(2, 1, 1, 9, 8), **PLACES).logits.shape == (2, 1, 2)
 
 
 def test_an_image_does_not_depend_on_others_once_trained() -> None:
     adapter, seen = AdaptClip(drawn(2, 8), layers=2, hidden=16), ValueFeatures(drawn(5, 8), drawn(2, 5, 9, 8))
     good = drawn(2, 5, 3, 9, 8, seed=1)
-    adapter.by_texts(seen, **PLACES), adapter.by_good(seen, good, **PLACES)  # statistics of its own
+    adapter.by_texts(seen, **PLACES), adapter.compare(seen.patches, good, **PLACES)  # statistics of its own
     adapter.eval()
     one = ValueFeatures(seen.image[3:4], seen.patches[:, 3:4])
     for all_of, alone in zip(adapter.by_texts(seen, **PLACES), adapter.by_texts(one, **PLACES), strict=True):
         torch.testing.assert_close(all_of.logits[3:4], alone.logits)
         torch.testing.assert_close(all_of.maps[3:4], alone.maps)
-    many, alone = adapter.by_good(seen, good, **PLACES), adapter.by_good(one, good[:, 3:4], **PLACES)
+    many, alone = adapter.compare(seen.patches, good, **PLACES), adapter.compare(one.patches, good[:, 3:4], **PLACES)
     torch.testing.assert_close(many.maps[:, 3:4], alone.maps)
     torch.testing.assert_close(many.away[:, 3:4], alone.away)
 
@@ -108,3 +108,6 @@ def test_bad_shapes() -> None:
     for good in (drawn(2, 3, 1, 16, 8), drawn(2, 3, 0, 9, 8), drawn(2, 2, 1, 9, 8), drawn(3, 3, 1, 9, 8)):
         with pytest.raises(InputError, match="prompt: expected patches"):
             adapter(rows, good, **PLACES)
+    for known in (drawn(2, 3, 0, 8), drawn(2, 1, 4, 8), drawn(1, 3, 4, 8)):
+        with pytest.raises(InputError, match="known: expected patches of 2 blocks for each image, one at least"):
+            adapter.against(rows, known, **PLACES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tether.tasks.anomaly.adaptclip import AdaptclipDetector
 from tether.tasks.anomaly.anomalyclip import AnomalyclipDetector
 from tether.tasks.anomaly.detector import Detector, ImageFeatures
 from tether.tasks.anomaly.patches import PatchesDetector
@@ -13,7 +14,16 @@ DETECTORS: Mapping[str, type[Detector]] = {
     "winclip": WinclipDetector,
     "patches": PatchesDetector,
     "anomalyclip": AnomalyclipDetector,
+    "adaptclip": AdaptclipDetector,
 }
 """Every detector of defects by name."""
 
-__all__ = ["DETECTORS", "AnomalyclipDetector", "Detector", "ImageFeatures", "PatchesDetector", "WinclipDetector"]
+__all__ = [
+    "DETECTORS",
+    "AdaptclipDetector",
+    "AnomalyclipDetector",
+    "Detector",
+    "ImageFeatures",
+    "PatchesDetector",
+    "WinclipDetector",
+]

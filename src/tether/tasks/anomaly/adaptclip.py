@@ -7,21 +7,23 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from tether.core.anomaly_map import AnomalyMap
-from tether.core.errors import InputError
-from tether.core.geometry import check_finite
+from tether.core.errors import InputError, UnsupportedModelError
+from tether.core.geometry import check_finite, geometry_of
 from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, checked
-from tether.data.images import resize
 from tether.models.adaptclip import Judged, TrainedAdapters
 from tether.models.defect_adapters import ComparedPatches
 from tether.models.value_attention import ValueFeatures, ValueRows
-from tether.tasks.anomaly.detector import ImageFeatures, check_images, unprepared
+from tether.tasks.anomaly.detector import ImageFeatures, unprepared
 from tether.tasks.anomaly.harmonic import harmonic_mean
+from tether.tasks.anomaly.memory import memory_of
+from tether.tasks.anomaly.value_looks import BLUR, blurred, looks_of
 
 EPS = 1e-12
 """Of the harmonic means."""
@@ -93,7 +95,7 @@ class AdaptclipDetector:
         >>> import torch
         >>> from tether.models import create
         >>> from tether.models.adaptclip import AdaptClip, TrainedAdapters
-        >>> from tether.tasks.anomaly.adaptclip import AdaptclipDetector
+        >>> from tether.tasks.anomaly import AdaptclipDetector
         >>> model = create("tiny").eval()
         >>> trained = TrainedAdapters(AdaptClip(torch.randn(2, model.dim), layers=2), layers=(0, 1))
         >>> detector = AdaptclipDetector(head=trained).prepare(model, "tile")
@@ -109,52 +111,47 @@ class AdaptclipDetector:
 
     @checked
     def __init__(
-        self, *, head: TrainedAdapters | None = None, sigma: NonNegative = 4 / 14, batch_size: Count = 16
+        self,
+        *,
+        head: TrainedAdapters | None = None,
+        memory: Count = 4000,
+        blur: NonNegative = BLUR,
+        batch_size: Count = 16,
     ) -> None:
         """Choose the adapters.
 
         Args:
             head: the trained adapters.
-            sigma: of the Gaussian that smooths maps, in patches; the paper's is 4 pixels of patches of 14. 0 leaves it
-                out.
+            memory: patches of good images that are kept of each block, at most; the paper keeps all.
+            blur: deviation of the map's blur, as a share of its side.
             batch_size: images in one forward.
         """
-        self.trained, self.sigma, self.batch_size = head, sigma, batch_size
+        self.trained, self.memory, self.blur, self.batch_size = head, memory, blur, batch_size
         self.name = ""
         self._reader: ValueRows | None = None
-        self._good: Float[Tensor, "layers k n d"] | None = None
+        self._good: Float[Tensor, "layers 1 m d"] | None = None
 
     def prepare(self, model: DualEncoder, name: str) -> AdaptclipDetector:
         """See ``Detector``; the name is only told.
 
         Raises:
             InputError: no adapters, or some for another model.
-            UnsupportedModelError: an image tower that is no plain vision transformer.
+            UnsupportedModelError: an image tower that is no plain vision transformer, or a model of another geometry.
         """
         if self.trained is None:
-            raise InputError(f"adaptclip: needs trained adapters, from tether adapt --recipe {self.recipe}; got none")
+            raise InputError(f"adaptclip: needs --head FOLDER, from tether adapt --recipe {self.recipe}")
+        if (geometry := geometry_of(model).name) != "clip":
+            raise UnsupportedModelError(
+                f"adaptclip: it compares embeddings by cosine, and this model's geometry is {geometry}"
+            )
         check_finite(model)
         self._reader = self.trained.reader(model)
         self.name, self._good = name.strip(), None
         return self
 
-    @torch.no_grad()
     def look(self, images: Sequence[UInt8[Tensor, "3 h w"]]) -> list[ImageFeatures]:
         """See ``Detector``; the rows are the whole image, and its patches block by block."""
-        reader = self._prepared()
-        check_images(images)
-        spec, found = reader.image_spec, list[ImageFeatures]()
-        for start in range(0, len(images), self.batch_size):
-            some = images[start : start + self.batch_size]
-            pixels = torch.stack([resize(one, *spec.size, spec.interpolation) for one in some])
-            rows = reader.encode_image(pixels.to(reader.logit_scale.device)).pooled.float().cpu()
-            if not rows.isfinite().all():
-                raise InputError("images: their embeddings are not finite; the model's weights are damaged")
-            seen = reader.features(rows)
-            for number, image in enumerate(some):
-                tables = (seen.image[number : number + 1], *seen.patches[:, number])
-                found.append(ImageFeatures((image.shape[1], image.shape[2]), reader.grid, tables))
-        return found
+        return looks_of(self._prepared(), images, batch_size=self.batch_size)
 
     def remember(self, good: Sequence[ImageFeatures]) -> AdaptclipDetector:
         """See ``Detector``; with no image texts alone judge.
@@ -166,7 +163,11 @@ class AdaptclipDetector:
         for number, look in enumerate(good):
             if look.grid != grid:
                 raise InputError(f"good image {number}: expected patches on a grid of {grid}, got {look.grid}")
-        self._good = torch.stack([torch.stack(look.rows[1:]) for look in good], dim=1) if good else None
+        self._good = None
+        if good:
+            blocks = zip(*(look.rows[1:] for look in good), strict=True)
+            known = [memory_of(block, size=self.memory) for block in blocks]
+            self._good = F.normalize(torch.stack(known), dim=2)[:, None]
         return self
 
     @torch.no_grad()
@@ -183,10 +184,10 @@ class AdaptclipDetector:
         size, seen = reader.image_spec.size, ValueFeatures(look.rows[0], torch.stack(look.rows[1:])[:, None])
         texts, compared = trained.adapters.by_texts(seen, grid=look.grid, size=size), None
         if self._good is not None:
-            compared = trained.adapters.by_good(seen, self._good[:, None], grid=look.grid, size=size)
-        maps = smoothed(fuse(texts, compared).maps, sigma=self.sigma * size[0] / look.grid[0])
-        score = image_scores(texts, compared, maps=maps)
-        return AnomalyMap(float(score.clamp(0, 1)), maps[0].float().clamp(0, 1).numpy(), look.size, self.name)
+            compared = trained.adapters.compare.against(seen.patches, self._good, grid=look.grid, size=size)
+        values = blurred(fuse(texts, compared).maps[0].clamp(0, 1).numpy(), share=self.blur)
+        score = image_scores(texts, compared, maps=torch.from_numpy(values)[None])
+        return AnomalyMap(float(score), values, look.size, self.name)
 
     def predict(self, images: Sequence[UInt8[Tensor, "3 h w"]]) -> list[AnomalyMap]:
         """See ``Detector``."""
@@ -199,7 +200,8 @@ class AdaptclipDetector:
         return {
             "method": type(self).__name__,
             "name": self.name,
-            "sigma": self.sigma,
+            "memory": self.memory,
+            "blur": self.blur,
             "adapters": model_digest(trained.adapters),
             **trained.settings(),
             **trained.adapters.settings,
@@ -209,12 +211,3 @@ class AdaptclipDetector:
         if self._reader is None:
             raise unprepared(self)
         return self._reader
-
-
-def smoothed(maps: Float[Tensor, "b h w"], *, sigma: float) -> Float[Tensor, "b h w"]:
-    """Maps under a Gaussian of ``sigma`` pixels, mirrored at the borders, as ``scipy.ndimage.gaussian_filter`` does."""
-    from scipy import ndimage
-
-    if not sigma:
-        return maps
-    return torch.from_numpy(ndimage.gaussian_filter(maps.numpy(), sigma, axes=(1, 2))).to(maps)
