@@ -146,6 +146,34 @@ def test_prompts_that_were_learnt(
     )
 
 
+def test_clap_learns_once(detect: Callable[..., Any], place: Path, tmp_path: Path) -> None:
+    texts = "positive=[a scratched {},a {} with a hole],negative=none"
+    known = ["--good", place / "good", "--object", "tile", "--with", f"clap:{texts},steps=2,side=16,crop=16"]
+    said = detect(*known)
+    assert "scores of 6 images by clap" in said.out
+    learnt = {one: one.stat().st_mtime_ns for one in (tmp_path / "report" / "learnt").iterdir()}
+    assert len(learnt) == 6
+    (tmp_path / "report" / "maps" / "4.tiff").unlink()
+    (tmp_path / "report" / "good.json").unlink()
+    before = rows(tmp_path / "report" / "scores.csv")
+    assert "5 kept from before" in detect(*known).out
+    assert rows(tmp_path / "report" / "scores.csv") == before
+    assert learnt == {one: one.stat().st_mtime_ns for one in (tmp_path / "report" / "learnt").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("positive=[]", "positive: expected a list of at least 1"),
+        ("negative=[]", "negative: expected"),
+        ("negative=nothing", "negative"),
+        ("repair=perhaps", "repair"),
+    ],
+)
+def test_clap_refuses(detect: Callable[..., Any], settings: str, message: str) -> None:
+    assert message in detect("--with", f"clap:{settings}", code=2).err
+
+
 def test_a_second_run_keeps_what_is_there(
     detect: Callable[..., Any], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

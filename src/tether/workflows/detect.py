@@ -27,7 +27,7 @@ from tether.data.originals import originals
 from tether.evaluate.anomaly import AnomalyReport, AnomalyScores
 from tether.evaluate.dense import Measured
 from tether.evaluate.groups import Share, wilson
-from tether.tasks.anomaly import Detector
+from tether.tasks.anomaly import Detector, Learning
 from tether.tasks.anomaly.gallery import ShownDefect, gallery, shown_defect
 from tether.workflows.apart import check_apart
 from tether.workflows.detectors import detector_of
@@ -192,14 +192,14 @@ def detect(
         source: what ``data.open_source`` takes.
         model: loaded, or a name that ``tether.load`` takes.
         out: folder for ``scores.csv``, ``index.html``, ``maps/KEY.tiff``, ``heat/KEY.png`` and, with good images,
-            ``good.json``; a second call keeps maps of the same images, model, good images and settings. None keeps maps
-            in memory.
+            ``good.json`` and what a method learnt from them; a second call keeps maps of the same images, model, good
+            images and settings. None keeps maps in memory.
         good: images without defects, as ``source``; they are remembered, and give a threshold.
         using: a name of ``tasks.anomaly.DETECTORS``, with settings as ``patches:size=448`` or a mapping, or a detector;
             None takes what ``head`` is for, else ``winclip`` where the image tower is a vision transformer, else
             ``patches``.
         head: what ``tether adapt`` made of this very model by ``anomaly-prompts``, for ``anomalyclip``, or its folder.
-        name: what the images show, such as ``magnetic tile``; ``winclip`` reads it.
+        name: what the images show, such as ``magnetic tile``; ``winclip`` and ``clap`` read it.
         masks: folder of PNG files with the defects of images, black where there is none; an image without one is not
             measured.
         false_alarms: share of normal images that may be called defective; None takes 0.05, or what so many good images
@@ -259,6 +259,8 @@ def detect(
     }
     outputs = MapOutputs(out, name=detector.name, settings=settings, replace_maps=replace_maps)
     with nullcontext() if outputs.folder is None else locked(outputs.folder, purpose="tether detect"):
+        if isinstance(detector, Learning):
+            detector.keep_in(outputs.folder)
         known = GoodImages()
         if support is not None:
             support.scores = outputs.good_scores(support.keys)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from tether.tasks.anomaly.adaptclip import AdaptclipDetector
 from tether.tasks.anomaly.anomalyclip import AnomalyclipDetector
-from tether.tasks.anomaly.detector import Detector, ImageFeatures
+from tether.tasks.anomaly.clap import ClapDetector
+from tether.tasks.anomaly.detector import Detector, ImageFeatures, Learning
 from tether.tasks.anomaly.patches import PatchesDetector
 from tether.tasks.anomaly.winclip import WinclipDetector
 
@@ -15,6 +16,7 @@ DETECTORS: Mapping[str, type[Detector]] = {
     "patches": PatchesDetector,
     "anomalyclip": AnomalyclipDetector,
     "adaptclip": AdaptclipDetector,
+    "clap": ClapDetector,
 }
 """Every detector of defects by name."""
 
@@ -22,8 +24,10 @@ __all__ = [
     "DETECTORS",
     "AdaptclipDetector",
     "AnomalyclipDetector",
+    "ClapDetector",
     "Detector",
     "ImageFeatures",
+    "Learning",
     "PatchesDetector",
     "WinclipDetector",
 ]
