@@ -31,6 +31,7 @@ KINDS: dict[str, Callable[[Path], Any]] = {
 }
 SHORT = {"steps": 4, "batch_size": 6}
 SETTINGS: dict[str, dict[str, Any]] = {
+    "anomaly_adapters": {"epochs": 1, "batch_size": 6, "length": 4, "hidden": 8, "templates": ["a {}"]},
     "anomaly_prompts": {"epochs": 1, "batch_size": 6, "words": ["good", "bad"], "length": 4, "deep_length": 2},
     "binding": {"steps": 30, "batch_size": 6},
     "dense": SHORT | {"max_split": 2, "most": 4, "boxes": "boxes", "phrases": "phrases"},
@@ -81,8 +82,14 @@ REFUSALS: dict[tuple[str, str], str] = {
     ("long_text", "transformers' SigLIP"): "this text tower reads the padding behind them",
     ("coop", "composed"): "this text tower cannot be looked into: the tower is of class BertModel",
     **{("relation", kind): "its convolutions give a map of places" for kind in ("ConvNeXt", "composed")},
-    ("anomaly_prompts", "ConvNeXt"): "its convolutions give a map of places",
-    ("anomaly_prompts", "composed"): "this text tower cannot be looked into: the tower is of class BertModel",
+    **{
+        (name, kind): reason
+        for name in ("anomaly_prompts", "anomaly_adapters")
+        for kind, reason in (
+            ("ConvNeXt", "its convolutions give a map of places"),
+            ("composed", "this text tower cannot be looked into: the tower is of class BertModel"),
+        )
+    },
     ("mask_text", "composed"): "this text tower cannot be looked into: the tower is of class BertModel",
 }
 """(recipe, kind of encoder) -> words of the reason for which it is refused."""
@@ -99,6 +106,7 @@ DATA = {
     "mask_aware": masked,
     "relation": boxed,
     "anomaly_prompts": damaged,
+    "anomaly_adapters": damaged,
 }
 """By the kind of data, or by the recipe that needs data of its own."""
 PLAYED = [name for name, kind in RECIPES.items() if issubclass(kind, TuneRecipe)]

@@ -22,13 +22,14 @@ def command(
         str | None,
         typer.Option(
             "--with",
-            help="winclip, patches, anomalyclip or clap, with settings as patches:size=448 (a wrong one is answered "
-            "with all there are); default: what --head is for, else winclip where the image tower is a transformer, "
+            help="winclip, patches, anomalyclip, adaptclip or clap, with settings as patches:size=448 (a wrong one is "
+            "answered with all there are); default: what --head is for, else winclip where the image tower is a transformer, "
             "else patches.",
         ),
     ] = None,
     head: Annotated[
-        Path | None, typer.Option(help="Folder of a head that tether adapt made on this model by anomaly-prompts.")
+        Path | None,
+        typer.Option(help="Folder of a head that tether adapt made on this model by anomaly-prompts or -adapters."),
     ] = None,
     object_: Annotated[
         str, typer.Option("--object", help='What the images show, as "magnetic tile"; winclip and clap read it.')

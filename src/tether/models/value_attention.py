@@ -98,6 +98,13 @@ def value_attention_features(
     return ValueFeatures(found[0].pooled, torch.stack(tokens)[: len(layers)])
 
 
+def text_logits(
+    rows: Float[Tensor, "... d"], texts: Float[Tensor, "k d"], *, temperature: float = TEMPERATURE
+) -> Float[Tensor, "... k"]:
+    """Cosines with texts, divided by a temperature; see ``text_probabilities``, their softmax."""
+    return F.normalize(rows, dim=-1) @ F.normalize(texts, dim=-1).T / temperature
+
+
 def text_probabilities(
     rows: Float[Tensor, "... d"], texts: Float[Tensor, "k d"], *, temperature: float = TEMPERATURE
 ) -> Float[Tensor, "... k"]:
@@ -114,7 +121,7 @@ def text_probabilities(
         >>> text_probabilities(torch.tensor([[2.0, 0.0]]), torch.eye(2), temperature=1.0)
         tensor([[0.7311, 0.2689]])
     """
-    return (F.normalize(rows, dim=-1) @ F.normalize(texts, dim=-1).T / temperature).softmax(dim=-1)
+    return text_logits(rows, texts, temperature=temperature).softmax(dim=-1)
 
 
 @checked

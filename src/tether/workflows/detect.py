@@ -200,7 +200,8 @@ def detect(
         using: a name of ``tasks.anomaly.DETECTORS``, with settings as ``patches:size=448`` or a mapping, or a detector;
             None takes what ``head`` is for, else ``winclip`` where the image tower is a vision transformer, else
             ``patches``.
-        head: what ``tether adapt`` made of this very model by ``anomaly-prompts``, for ``anomalyclip``, or its folder.
+        head: what ``tether adapt`` made of this very model by ``anomaly-prompts``, for ``anomalyclip``, or by
+            ``anomaly-adapters``, for ``adaptclip``, or its folder.
         name: what the images show, such as ``magnetic tile``; ``winclip`` and ``clap`` read it.
         masks: folder of PNG files with the defects of images, black where there is none; an image without one is not
             measured.

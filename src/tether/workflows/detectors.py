@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from tether.adapt.heads import DefectTextsHead, Head, load_head
+from tether.adapt.heads import AnomalyAdaptersHead, DefectTextsHead, Head, load_head
 from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.tasks.anomaly import DETECTORS, Detector
 from tether.workflows.methods import by_tower, named
 
-HEADS: Mapping[type[Head], tuple[str, str]] = {DefectTextsHead: ("anomalyclip", "anomaly-prompts")}
+HEADS: Mapping[type[Head], tuple[str, str]] = {
+    DefectTextsHead: ("anomalyclip", "anomaly-prompts"),
+    AnomalyAdaptersHead: ("adaptclip", "anomaly-adapters"),
+}
 """Which method takes a kind of head, as ``head=head.inner``, and which recipe trains it."""
 
 

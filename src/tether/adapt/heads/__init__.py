@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from tether.adapt.heads.anomaly_adapters import AnomalyAdaptersHead
 from tether.adapt.heads.cache import CacheHead
 from tether.adapt.heads.defect_texts import DefectTextsHead
 from tether.adapt.heads.grouping import GroupingHead
@@ -25,6 +26,7 @@ HEADS: Mapping[str, type[Head]] = {
     "kernel": KernelHead,
     "order": OrderHead,
     "defect_texts": DefectTextsHead,
+    "anomaly_adapters": AnomalyAdaptersHead,
     "grouping": GroupingHead,
     "masks": MasksHead,
     "quality": QualityHead,
@@ -60,6 +62,7 @@ def load_head(folder: Path | str, *, model: DualEncoder | None = None) -> Head:
 __all__ = [
     "HEADS",
     "HEAD_FILE",
+    "AnomalyAdaptersHead",
     "CacheHead",
     "DefectTextsHead",
     "GroupingHead",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tether.adapt.recipes.anomaly_adapters import AnomalyAdaptersRecipe
 from tether.adapt.recipes.anomaly_prompts import AnomalyPromptsRecipe
 from tether.adapt.recipes.binding import BindingRecipe
 from tether.adapt.recipes.classifier import ClassifierRecipe
@@ -77,11 +78,13 @@ RECIPES: Mapping[str, type[Recipe]] = {
     "relation": RelationRecipe,
     "quality": QualityRecipe,
     "anomaly_prompts": AnomalyPromptsRecipe,
+    "anomaly_adapters": AnomalyAdaptersRecipe,
 }
 """Every recipe by the name that ``--recipe`` takes."""
 
 __all__ = [
     "RECIPES",
+    "AnomalyAdaptersRecipe",
     "AnomalyPromptsRecipe",
     "Batches",
     "BindingRecipe",

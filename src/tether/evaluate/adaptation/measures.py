@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from tether.adapt.heads import DefectTextsHead, Head
+from tether.adapt.heads import AnomalyAdaptersHead, DefectTextsHead, Head
 from tether.adapt.heads.masks import MasksHead
 from tether.adapt.heads.quality import QualityHead
 from tether.core.errors import InputError
@@ -39,7 +39,7 @@ from tether.evaluate.quality_ladder import SIZED_FOR, ladder_correlations, level
 from tether.evaluate.region_questions import ask_regions
 from tether.evaluate.robustness.typos import typo_robustness
 from tether.models.embed import encode_texts
-from tether.tasks.anomaly import AnomalyclipDetector
+from tether.tasks.anomaly import AdaptclipDetector, AnomalyclipDetector
 from tether.tasks.quality import QualityScorer
 
 ATTACKED = 100
@@ -328,14 +328,16 @@ def quality(seen: Pictured) -> list[Compared]:
 
 
 def defects(seen: Pictured) -> list[Compared]:
-    """How well defects are found by sentences and by a head's texts, on the same features: images, and their places."""
-    if not isinstance(seen.head, DefectTextsHead):
+    """How well defects are found by sentences and by what a head has learnt: images, and their places."""
+    if isinstance(seen.head, DefectTextsHead):
+        inner = seen.head.inner
+        layers, learnt = inner.layers, AnomalyclipDetector(head=inner)
+    elif isinstance(seen.head, AnomalyAdaptersHead):
+        inner = seen.head.inner
+        layers, learnt = inner.layers[-1:], AdaptclipDetector(head=inner)
+    else:
         return []
-    inner = seen.head.inner
-    plain = AnomalyclipDetector(
-        blocks=inner.blocks, layers=inner.layers, post_norm=inner.post_norm, size=inner.image_size
-    )
-    learnt = AnomalyclipDetector(head=inner)
+    plain = AnomalyclipDetector(blocks=inner.blocks, layers=layers, post_norm=inner.post_norm, size=inner.image_size)
     asked = ask_defects(seen.source, seen.before, [plain, learnt], truths=DefectTruths(**seen.columns))
     if asked is None:
         return []

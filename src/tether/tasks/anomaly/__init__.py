@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tether.tasks.anomaly.adaptclip import AdaptclipDetector
 from tether.tasks.anomaly.anomalyclip import AnomalyclipDetector
 from tether.tasks.anomaly.clap import ClapDetector
 from tether.tasks.anomaly.detector import Detector, ImageFeatures, Learning
@@ -14,12 +15,14 @@ DETECTORS: Mapping[str, type[Detector]] = {
     "winclip": WinclipDetector,
     "patches": PatchesDetector,
     "anomalyclip": AnomalyclipDetector,
+    "adaptclip": AdaptclipDetector,
     "clap": ClapDetector,
 }
 """Every detector of defects by name."""
 
 __all__ = [
     "DETECTORS",
+    "AdaptclipDetector",
     "AnomalyclipDetector",
     "ClapDetector",
     "Detector",

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -16,15 +15,12 @@ from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.geometry import check_finite, geometry_of
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, PositiveSingle, Whole, checked
-from tether.data.images import resize
 from tether.models.defect_texts import DefectTexts
 from tether.models.embed import encode_texts
 from tether.models.value_attention import LAST, TEMPERATURE, ValueRows, text_maps, text_probabilities
-from tether.tasks.anomaly.detector import ImageFeatures, check_images, unprepared
+from tether.tasks.anomaly.detector import ImageFeatures, unprepared
 from tether.tasks.anomaly.states import prompt_ensemble
-
-BLUR = 4 / 518
-"""Deviation of the blur of a map, as a share of its side."""
+from tether.tasks.anomaly.value_looks import BLUR, blurred, looks_of
 
 
 class AnomalyclipDetector:
@@ -132,20 +128,7 @@ class AnomalyclipDetector:
         reader = self._reader
         if reader is None:
             raise unprepared(self)
-        check_images(images)
-        spec, found = reader.image_spec, list[ImageFeatures]()
-        for start in range(0, len(images), self.batch_size):
-            some = images[start : start + self.batch_size]
-            pixels = torch.stack([resize(one, *spec.size, spec.interpolation) for one in some])
-            rows = reader.encode_image(pixels.to(reader.logit_scale.device)).pooled.float().cpu()
-            if not rows.isfinite().all():
-                raise InputError("images: their embeddings are not finite; the model's weights are damaged")
-            seen = reader.features(rows)
-            for number, image in enumerate(some):
-                size = (image.shape[1], image.shape[2])
-                tables = (seen.image[number : number + 1], *seen.patches[:, number])
-                found.append(ImageFeatures(size, reader.grid, tables))
-        return found
+        return looks_of(reader, images, batch_size=self.batch_size)
 
     def remember(self, good: Sequence[ImageFeatures]) -> AnomalyclipDetector:
         """See ``Detector``; nothing is remembered, so that maps and scores stay as they are."""
@@ -184,25 +167,3 @@ class AnomalyclipDetector:
                 "rows": hashlib.blake2b(self.head.rows.numpy().tobytes(), digest_size=16).hexdigest()
             }
         return said
-
-
-def blurred(values: Float[np.ndarray, "h w"], *, share: float = BLUR) -> Float[np.ndarray, "h w"]:
-    """A map under a Gaussian filter, with values from 0 to 1.
-
-    Args:
-        values: 0 to 1, float32.
-        share: deviation of the filter, as a share of the map's longer side; published codes have 4 of 518 pixels.
-
-    Example:
-        >>> import numpy as np
-        >>> from tether.tasks.anomaly.anomalyclip import blurred
-        >>> values = np.zeros((5, 5), dtype=np.float32)
-        >>> values[2, 2] = 1
-        >>> float(blurred(values, share=0.2)[2, 2].round(3)), float(blurred(values, share=0.0)[2, 2])
-        (0.159, 1.0)
-    """
-    from scipy.ndimage import gaussian_filter
-
-    if not share:
-        return values
-    return gaussian_filter(values, sigma=share * max(values.shape)).clip(0, 1)

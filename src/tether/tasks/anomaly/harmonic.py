@@ -9,13 +9,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.core.ranges import NonNegative, checked
 
 
-def harmonic_mean(maps: Sequence[Float[Tensor, ...]]) -> Float[Tensor, ...]:
-    """N / sum(1 / s) of n maps of one shape, place by place; 0 where one of them is 0.
+@checked
+def harmonic_mean(maps: Sequence[Float[Tensor, "*shape"]], *, eps: NonNegative = 0.0) -> Float[Tensor, "*shape"]:
+    """N / sum(1 / s) of n maps of one shape, place by place; 0 where one of them is 0, or not a number.
 
     Args:
-        maps: scores of 0 or more.
+        maps: scores of 0 or more, one at least.
+        eps: scores below it count as this much, so that the mean has a gradient there; AdaptCLIP's is 1e-12.
+
+    Raises:
+        InputError: no map.
 
     Example:
         >>> import torch
@@ -23,7 +29,10 @@ def harmonic_mean(maps: Sequence[Float[Tensor, ...]]) -> Float[Tensor, ...]:
         >>> harmonic_mean([torch.tensor([1.0, 0.0]), torch.tensor([0.5, 1.0])]).tolist()
         [0.6666666865348816, 0.0]
     """
-    return len(maps) / torch.stack(list(maps)).reciprocal().sum(dim=0)
+    if not maps:
+        raise InputError("maps: expected one at least, got none")
+    total = torch.stack(list(maps)).clamp(min=eps).reciprocal().sum(dim=0)
+    return (len(maps) / total).nan_to_num(nan=0.0, posinf=0.0)
 
 
 def harmonic_map(

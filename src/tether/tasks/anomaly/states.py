@@ -6,34 +6,8 @@ from collections.abc import Sequence
 
 from tether.core.errors import InputError
 from tether.core.printable import is_text
+from tether.models.defect_states import DEFECTIVE, NORMAL, TEMPLATES
 from tether.tasks.classify.prompts import SLOT, checked_templates
-
-NORMAL = (
-    "{}",
-    "flawless {}",
-    "perfect {}",
-    "unblemished {}",
-    "{} without flaw",
-    "{} without defect",
-    "{} without damage",
-)
-DEFECTIVE = ("damaged {}", "{} with flaw", "{} with defect", "{} with damage")
-TEMPLATES = tuple(
-    f"a {kind}photo of {article} {{}}{purpose}."
-    for kind, purpose in (
-        ("cropped ", ""),
-        ("close-up ", ""),
-        ("bright ", ""),
-        ("dark ", ""),
-        ("jpeg corrupted ", ""),
-        ("blurry ", ""),
-        ("", ""),
-        ("", " for visual inspection"),
-        ("", " for anomaly detection"),
-    )
-    for article in ("a", "the")
-) + tuple(f"a photo of {article} {size} {{}}." for size in ("small", "large") for article in ("a", "the"))
-"""22 sentences; anomalib has 20 of them, one twice."""
 
 
 def prompt_ensemble(name: str, *, templates: Sequence[str] | None = None) -> tuple[list[str], list[str]]:
