@@ -30,7 +30,8 @@ CARD = Card(
     ),
     needs=("a trained encoder", "good images, without ratings"),
     gives="A score of how good a photo is, by opposite prompts and an image side that has learnt from degraded copies "
-    "of good images which of two is worse. It is not measured yet.",
+    "of good images which of two is worse. On drawings it follows the level of degradation at -0.78, where prompts "
+    "alone have -0.02 and sharpness -0.37, but not in every seed; of blur alone sharpness says more, at no cost.",
     claim=Claim(
         says="Trained on degraded drawings, the score of opposite prompts falls with the level of degradation of "
         "drawings that were held out, more surely than before training and than a measure of sharpness.",
