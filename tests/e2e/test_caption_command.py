@@ -143,7 +143,7 @@ class TestLearningCaptions:
     def test_what_replaces_a_captioner_leaves_nothing_of_it(self, tmp_path: Path) -> None:
         (tmp_path / "language_model").mkdir()
         (tmp_path / "captioner.safetensors").touch()
-        remove_others(tmp_path, captioner=True)
+        remove_others(tmp_path, gives="captioner")
         assert len(list(tmp_path.iterdir())) == 2
         remove_others(tmp_path, head=True)
         assert not list(tmp_path.iterdir())

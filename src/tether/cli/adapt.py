@@ -66,6 +66,8 @@ def command(
       tether adapt runs/mine defects.parquet --recipe lora --shots 8 --keep photos.csv --interpolate --out tuned
       tether adapt starter photos-by-class/ --recipe probe strength=10 --out head
       tether adapt starter texts.csv --recipe caption_from_texts --out captioner
+      tether adapt starter pages.csv --recipe read-page lm=language-model --out page-reader
+      tether adapt starter words.csv --recipe read case=lower --out reader
       tether adapt starter photos.csv --recipe caption_reward captioner=captioner judge2=runs/other --out rewarded
     """
     from tether.cli.screen import bars
@@ -129,7 +131,7 @@ def command(
         say(line)
     for line in done.report.next:
         say(f"next: {line}")
-    if done.captioner is None:
+    if done.captioner is None and done.reader is None:
         say(f"page: {out / 'report.html'}")
 
 

@@ -8,7 +8,19 @@ from pathlib import Path
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Data": ("curate", "mine", "label"),
     "Train and measure": ("train", "adapt", "eval", "report", "inspect"),
-    "Use": ("embed", "index", "search", "classify", "segment", "detect", "rank", "quality", "caption", "export"),
+    "Use": (
+        "embed",
+        "index",
+        "search",
+        "classify",
+        "segment",
+        "detect",
+        "rank",
+        "quality",
+        "caption",
+        "read",
+        "export",
+    ),
     "Papers": ("papers", "where", "reproduce", "bench", "docs"),
 }
 """The order of the help; a verb in none of them is listed under Others, so a new file is never hidden."""

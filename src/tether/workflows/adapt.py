@@ -26,20 +26,29 @@ from tether.models.save import save
 from tether.tasks.caption import CAPTION_RECIPES, CaptionByReward, CaptionFromTexts
 from tether.tasks.caption.text_only import TextOnlyCaptioner
 from tether.tasks.classify.prompts import classes_of, templates_of
+from tether.tasks.read import READ_RECIPES, DualReader, ReadPages, ReadScenes, ReadWords, SceneReader, VisionLM
+from tether.tasks.read.readers import MADE_READER
 from tether.workflows.adaptation.apart import apart, said_of
 from tether.workflows.adaptation.boxes import boxes_said
 from tether.workflows.adaptation.choose import Choice, choices, fitting, kind_error
 from tether.workflows.adaptation.data import Asked, look_at, parts_of
 from tether.workflows.adaptation.folder import Existing, check_free, claimed, remove_others
 from tether.workflows.adaptation.interpolation import along, check_told_apart
+from tether.workflows.adaptation.learnt import LearntReport, LearntRun
 from tether.workflows.adaptation.measure import KEEP, KEEP_LIMIT, Measurer, resting, rows_of
 from tether.workflows.adaptation.next_steps import next_steps
 from tether.workflows.adaptation.run import OnStep, named, rate_named, run
 from tether.workflows.adaptation.texts import open_texts
 from tether.workflows.captioning.learn import learn_captions
 from tether.workflows.captioning.reward import REWARD_RECIPE, reward_captions
-from tether.workflows.captioning.run import MADE_BY, CaptionerRun, LearntReport, check_captioner
+from tether.workflows.captioning.run import MADE_BY, check_captioner
 from tether.workflows.models import Data, Model, Progress, opened
+from tether.workflows.reading.learn import learn_to_read
+from tether.workflows.reading.pages import learn_pages
+
+CAPTIONS, READS = (CaptionFromTexts, CaptionByReward), (ReadWords, ReadScenes, ReadPages)
+"""Recipes whose result is neither a model nor a head."""
+SCENE_RECIPE = "read_scene"
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,7 @@ class Adapted:
         report: before and after, what was forgotten, what it cost.
         folder: where it was saved, or None.
         captioner: what writes captions, or None.
+        reader: what reads words or pages, or None.
     """
 
     model: DualEncoder | None
@@ -59,6 +69,7 @@ class Adapted:
     report: AdaptReport | LearntReport
     folder: Path | None = None
     captioner: TextOnlyCaptioner | None = None
+    reader: DualReader | SceneReader | VisionLM | None = None
 
     def __str__(self) -> str:
         """The report in sentences."""
@@ -72,8 +83,9 @@ class Adapted:
             self.head.save(folder)
         if self.model is not None:
             save(cast(nn.Module, self.model), folder)
-        if self.captioner is not None:
-            self.captioner.save(folder)
+        for made in (self.captioner, self.reader):
+            if made is not None:
+                made.save(folder)
         self.report.save(folder)
         return folder
 
@@ -127,8 +139,9 @@ def adapt(
     Args:
         model: loaded, or a name that ``tether.load`` takes.
         data: what ``data.open_source`` takes.
-        recipe: one of ``adapt.recipes.RECIPES`` or ``tasks.caption.CAPTION_RECIPES``, with underscores or hyphens, or a
-            mapping with ``name`` and its settings; None takes the cheapest that suits the data.
+        recipe: one of ``adapt.recipes.RECIPES``, ``tasks.caption.CAPTION_RECIPES`` or ``tasks.read.READ_RECIPES``, with
+            underscores or hyphens, or a mapping with ``name`` and its settings; None takes the cheapest that suits the
+            data.
         shots: images a class to learn from, drawn by the seed; None takes all.
         test: data to measure on; None holds a part of ``data`` out.
         keep: data that must not be forgotten; None looks at drawings with their names (``emoji:split=test``).
@@ -161,11 +174,12 @@ def adapt(
         ('accuracy, mean over classes', 10)
     """
     spec, made = _recipe(recipe)
-    captions = isinstance(made, (CaptionFromTexts, CaptionByReward))
+    captions, reads = isinstance(made, CAPTIONS), isinstance(made, READS)
     idle = {"shots": shots, "test": test, "keep": keep, "label": label, "classes": classes, "templates": templates}
     idle["interpolate"] = interpolate or None
-    if captions and (given := [f"--{name}" for name, value in idle.items() if value is not None]):
-        raise InputError(f"{given[0]}: does not go with --recipe {spec['name']}, which gives a captioner")
+    if (captions or reads) and (given := [f"--{name}" for name, value in idle.items() if value is not None]):
+        what = "captioner" if captions else "reader"
+        raise InputError(f"{given[0]}: does not go with --recipe {spec['name']}, which gives a {what}")
     texts = made is not None and made.takes == "texts"
     source = (open_texts if texts else open_source)(data, where="DATA")
     asked = Asked(
@@ -184,8 +198,8 @@ def adapt(
     base, title = opened(model, device=device, random_weights=random_weights)
     cast(nn.Module, base).eval()
     check_finite(base)
-    if captions:
-        run_of = CaptionerRun(
+    if isinstance(made, (*CAPTIONS, *READS)):
+        run_of = LearntRun(
             spec=spec,
             seed=seed,
             out=out,
@@ -193,14 +207,20 @@ def adapt(
             strict=strict,
             random_weights=random_weights,
             device=device,
+            workers=workers,
             on_step=on_step,
             should_stop=should_stop,
         )
-        if isinstance(made, CaptionByReward):
+        folder, captioner, reader = None if out is None else Path(out), None, None
+        if isinstance(made, ReadPages):
+            reader, told = learn_pages(base, title, source, made, run=run_of, on_progress=on_progress)
+        elif isinstance(made, READS):
+            reader, told = learn_to_read(base, title, source, made, run=run_of, on_progress=on_progress)
+        elif isinstance(made, CaptionByReward):
             captioner, told = reward_captions(base, title, source, made, run=run_of)
         else:
             captioner, told = learn_captions(base, title, source, made, run=run_of)
-        return Adapted(None, None, told, None if out is None else Path(out), captioner)
+        return Adapted(None, None, told, folder, captioner, reader)
     case = look_at(source, asked)
     found: Sequence[Choice] = ()
     if made is None:
@@ -314,17 +334,19 @@ def count_of(model: DualEncoder) -> int:
 
 def _recipe(
     given: str | Mapping[str, Any] | None,
-) -> tuple[dict[str, Any], Recipe | CaptionFromTexts | CaptionByReward | None]:
+) -> tuple[dict[str, Any], Recipe | CaptionFromTexts | CaptionByReward | ReadWords | ReadScenes | ReadPages | None]:
     """The settings of a recipe and the recipe, nothing where none was asked for; a wrong one before data are read."""
     if given is None:
         return {}, None
     spec = {"name": given} if isinstance(given, str) else dict(given)
     name = spec["name"] = str(spec.get("name")).replace("-", "_")
-    known = {**RECIPES, **CAPTION_RECIPES}
+    known = {**RECIPES, **CAPTION_RECIPES, **READ_RECIPES}
     if name not in known:
         raise InputError(f"--recipe: no recipe {name!r}; {closest(name, known)}")
     if name == REWARD_RECIPE and not spec.get("captioner"):
         raise InputError(f"--recipe {name}: expected captioner=FOLDER, a captioner that goes on; {MADE_BY} makes one")
+    if name == SCENE_RECIPE and not spec.get("reader"):
+        raise InputError(f"--recipe {name}: expected reader=FOLDER, a reader that goes on; {MADE_READER} makes one")
     made = build(spec, known, where="--recipe", finite=True)
     if isinstance(made, CaptionByReward):
         check_captioner(made.captioner, where=f"--recipe {name}: captioner")

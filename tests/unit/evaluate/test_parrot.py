@@ -58,7 +58,7 @@ def test_wrong_overlaps_are_refused():
 def test_what_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "rapidfuzz.distance.Levenshtein", None)
     monkeypatch.setitem(sys.modules, "rapidocr", None)
-    text_reader._engine.cache_clear()
+    text_reader.rapid_engine.cache_clear()
     text_reader._weights_digest.cache_clear()
     for call in (
         lambda: caption_overlap("sail", ocr=["sale"], fuzzy=0.5),

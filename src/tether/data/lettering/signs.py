@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageFilter
+from PIL import Image, ImageChops, ImageFilter
 
 from tether.core.errors import InputError
 from tether.core.hash_rng import hash_int
@@ -149,8 +150,10 @@ def _colours(rng: np.random.Generator) -> tuple[Float[np.ndarray, 3], Float[np.n
 def _ink(word: str, font: str | Path | None, slant: float, turn: float) -> Image.Image:
     """How much of each pixel a slanted and turned word covers, without margins."""
     side = _POINTS * (len(word) + 2)
-    drawn = render_text(word, size=side, points=_POINTS, style=0, font=font).convert("L").point(lambda grey: 255 - grey)
-    slanted = (1, slant, -slant * side / 2, 0, 1, 0)
+    drawn = render_text(word, size=side, points=_POINTS, style=0, font=font)
+    edge = max(0, side // 2 - 2 * _POINTS - math.ceil(side * math.tan(math.radians(_TURN)) / 2))
+    drawn = ImageChops.invert(drawn.crop((0, edge, side, side - edge)).convert("L"))  # what no turn brings ink to goes
+    slanted = (1, slant, -slant * drawn.height / 2, 0, 1, 0)
     drawn = drawn.transform(drawn.size, Image.Transform.AFFINE, slanted, Image.Resampling.BILINEAR)
     drawn = drawn.rotate(turn, Image.Resampling.BILINEAR)
     return drawn.crop(drawn.getbbox())

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from torchvision.models.convnext import LayerNorm2d
 
 from tether.core.errors import InputError
-from tether.core.ranges import Count, Positive, Whole, checked
+from tether.core.ranges import Count, Positive, PositiveSingle, Single, Whole, checked
 from tether.core.state_file import read_state, wide_array, write_state
+from tether.core.types import ImageSpec
 from tether.models.convert.weights import check_fit, fill
 
 FILE = "vocabulary.safetensors"
 _FORMAT = "tether-vision-vocabulary-1"
+_CLIP = ImageSpec((1, 1))  # for its mean and standard deviation
 
 
 class VisionVocabulary(nn.Module):
@@ -35,6 +37,7 @@ class VisionVocabulary(nn.Module):
     Attributes:
         settings: constructor keywords as plain values.
         image_size: side of the square images in pixels.
+        image_spec: how images are prepared: whole, squeezed where they are no square.
         grid: side of the map of tokens.
         out: numbers of a token.
 
@@ -65,6 +68,8 @@ class VisionVocabulary(nn.Module):
         relative: bool = True,
         qkv_bias: bool = True,
         norm_eps: Positive = 1e-6,
+        mean: tuple[Single, Single, Single] = _CLIP.mean,
+        std: tuple[PositiveSingle, PositiveSingle, PositiveSingle] = _CLIP.std,
         seed: Whole = 0,
     ) -> None:
         """Draw the weights; positions begin at zero.
@@ -83,6 +88,9 @@ class VisionVocabulary(nn.Module):
             relative: whether attention knows positions between tokens.
             qkv_bias: whether queries, keys and values have a bias.
             norm_eps: of the blocks' layer norms.
+            mean: of the channels of images, on the [0, 1] scale; the default is CLIP's, as released. Near white, paper
+                says nothing, and letters are learnt from fewer pages.
+            std: of the channels of images, likewise.
             seed: of the weights; torch's own generator stays as it is.
 
         Raises:
@@ -101,8 +109,10 @@ class VisionVocabulary(nn.Module):
             "image_size": image_size, "patch": patch, "width": width, "depth": depth, "heads": heads,
             "mlp_ratio": mlp_ratio, "window": window, "global_blocks": [*global_blocks], "channels": [*channels],
             "absolute": absolute, "relative": relative, "qkv_bias": qkv_bias, "norm_eps": norm_eps,
+            "mean": [*mean], "std": [*std],
         }  # fmt: skip
         self.image_size, self.out = image_size, channels[-1]
+        self.image_spec = ImageSpec((image_size, image_size), tuple(mean), tuple(std), resize="squash")
         side = image_size // patch
         self.grid = side
         with torch.random.fork_rng(devices=[]):

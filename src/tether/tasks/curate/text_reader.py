@@ -94,7 +94,7 @@ class RapidReader:
         pixels = image if isinstance(image, Tensor) else decode(image)
         if pixels.dtype != torch.uint8 or pixels.ndim != 3 or pixels.shape[0] != 3:
             raise InputError(f"expected uint8 pixels (3, h, w), got {pixels.dtype} {tuple(pixels.shape)}")
-        found = _engine(self.side)(pixels.flip(0).permute(1, 2, 0).contiguous().numpy())  # it expects BGR
+        found = rapid_engine(self.side)(pixels.flip(0).permute(1, 2, 0).contiguous().numpy())  # it expects BGR
         lines: list[str] = []
         boxes: list[list[int]] = []
         for line, corners, score in zip(found.txts or (), _corners(found.boxes), found.scores or (), strict=True):
@@ -137,7 +137,15 @@ def _corners(boxes: np.ndarray | None) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=2)
-def _engine(side: int) -> RapidOCR:
+def rapid_engine(side: int = SIDE) -> RapidOCR:
+    """RapidOCR on one thread, loaded once in each process.
+
+    Args:
+        side: see ``RapidReader``.
+
+    Raises:
+        MissingExtraError: RapidOCR is not installed.
+    """
     try:
         from rapidocr import RapidOCR
     except ImportError as error:

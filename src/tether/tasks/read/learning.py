@@ -46,6 +46,7 @@ def learn_(
     seed: int,
     folder: Path | None,
     on_step: Callable[[StepReport], None] | None,
+    should_stop: Callable[[], bool],
 ) -> None:
     """Let a reader learn; it is in eval mode afterwards and asks for gradients where it did before.
 
@@ -62,6 +63,7 @@ def learn_(
         seed: of all draws.
         folder: of checkpoints, or None.
         on_step: told each step.
+        should_stop: asked after each step.
     """
     with at_rest(reader):
         for one in moves:
@@ -75,5 +77,5 @@ def learn_(
             schedule=Cosine(warmup=int(_WARMUP * steps)),
             training=list(training),
         )
-        play(tuning, reader, folder=folder, seed=seed, on_step=on_step)
+        play(tuning, reader, folder=folder, seed=seed, on_step=on_step, should_stop=should_stop)
     reader.eval()

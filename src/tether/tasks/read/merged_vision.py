@@ -223,10 +223,7 @@ class MergedVision(nn.Module):
             widths[0] = shown.shape[2]
             self.tokens = shown.shape[1]
         if vocabulary is not None:
-            side = vocabulary.image_size
-            base = ImageSpec((side, side))
-            mean, std = (base.mean, base.std) if self.clip_spec is None else (self.clip_spec.mean, self.clip_spec.std)
-            self.spec = ImageSpec((side, side), mean, std, resize="squash")
+            self.spec = vocabulary.image_spec
             widths[1] = vocabulary.out
             self.tokens = vocabulary.tokens
             if grid is not None and grid != (vocabulary.grid, vocabulary.grid):
@@ -316,16 +313,28 @@ def _resized(images: Tensor, spec: ImageSpec) -> UInt8[Tensor, "b 3 h w"]:
     return torch.cat(parts)
 
 
-def _tell_aspects(sizes: Sequence[tuple[int, int]], names: Sequence[str] | None, spec: ImageSpec) -> None:
-    """Warn once of images that are squeezed by more than a fifth."""
+def squeezed(sizes: Sequence[tuple[int, int]], names: Sequence[str] | None, spec: ImageSpec) -> str | None:
+    """What must be told of images that are squeezed by more than a fifth; None where none is.
+
+    Args:
+        sizes: height and width of each.
+        names: of each, or None for their numbers.
+        spec: what they become.
+    """
     want = spec.size[0] / spec.size[1]
     changes = [max(h / w / want, want * w / h) for h, w in sizes]
-    if squeezed := [row for row, change in enumerate(changes) if change > _ASPECT]:
-        worst = max(squeezed, key=lambda row: changes[row])
-        name = f"image {worst}" if names is None else names[worst]
-        warnings.warn(
-            f"{len(squeezed)} of {len(sizes)} images change their aspect by more than 20 %, most of all {name}, "
-            f"{sizes[worst][1]} x {sizes[worst][0]} pixels; cut them into parts of the aspect {1 / want:.2g}",
-            AspectWarning,
-            stacklevel=4,
-        )
+    wrong = [row for row, change in enumerate(changes) if change > _ASPECT]
+    if not wrong:
+        return None
+    worst = max(wrong, key=lambda row: changes[row])
+    name = f"image {worst}" if names is None else names[worst]
+    return (
+        f"{len(wrong)} of {len(sizes)} images change their aspect by more than 20 %, most of all {name}, "
+        f"{sizes[worst][1]} x {sizes[worst][0]} pixels; cut them into parts of the aspect {1 / want:.2g}"
+    )
+
+
+def _tell_aspects(sizes: Sequence[tuple[int, int]], names: Sequence[str] | None, spec: ImageSpec) -> None:
+    """Warn once of images that are squeezed."""
+    if said := squeezed(sizes, names, spec):
+        warnings.warn(said, AspectWarning, stacklevel=4)

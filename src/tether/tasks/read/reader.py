@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Decay, Positive, PositiveRate, Rate, Whole, checked
 from tether.core.state_file import read_state, wide_array, write_state
-from tether.core.types import ImageLike
+from tether.core.types import ImageLike, ImageSpec
 from tether.core.words_read import Texts
 from tether.data.images import load as load_image
 from tether.models.anatomy.find import tower_of
@@ -35,8 +35,37 @@ from tether.tasks.read.orders import permutations
 from tether.tasks.read.permuted_decoder import PermutedDecoder
 from tether.train.loop import StepReport
 
-FILE, MODEL_FOLDER = "reader.safetensors", "model"
+READER_FILE, MODEL_FOLDER = "reader.safetensors", "model"
 _FORMAT = "tether-reader-1"
+
+
+def word_spec(model: DualEncoder) -> ImageSpec:
+    """How crops of words are prepared for a model: brought to its size whatever their aspect."""
+    return replace(model.image_spec.fixed(), resize="squash", resized=None)
+
+
+def stacked(
+    images: Sequence[ImageLike] | UInt8[Tensor, "b 3 h w"], spec: ImageSpec, *, called: str
+) -> UInt8[Tensor, "b 3 h w"]:
+    """Images at a size; a tensor that has it already stays.
+
+    Args:
+        images: at least one.
+        spec: the size, and how it is reached.
+        called: what an image is called in errors, before its number.
+
+    Raises:
+        InputError: none, a tensor of another shape or type, or an image that cannot be read, by its number or its file.
+    """
+    if not len(images):
+        raise InputError(f"{called}s: expected at least one image, got none")
+    if isinstance(images, Tensor):
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != (3, *spec.size):
+            expected = f"uint8 (b, 3, {spec.size[0]}, {spec.size[1]})"
+            raise InputError(f"{called}s: expected {expected}, got {images.dtype} {tuple(images.shape)}")
+        return images
+    named = [str(one) if isinstance(one, str | Path) else f"{called} {row}" for row, one in enumerate(images)]
+    return torch.stack([load_image(one, spec, name=name) for one, name in zip(images, named, strict=True)])
 
 
 def image_tokens(model: DualEncoder, pixels: Tensor) -> Float[Tensor, "b n d"]:
@@ -69,6 +98,9 @@ class DualReader(nn.Module):
         >>> len(reader.fit(crops, ["a", "ban"], steps=2, batch_size=2).read(crops))
         2
     """
+
+    file: ClassVar[str | None] = READER_FILE
+    unit: ClassVar[str] = "word"
 
     @checked
     def __init__(
@@ -111,7 +143,7 @@ class DualReader(nn.Module):
         super().__init__()
         permutations(5, perms)
         self.charset, self.max_length, self.perms = charset or Charset(), max_length, perms
-        self.image_spec = replace(model.image_spec.fixed(), resize="squash", resized=None)
+        self.image_spec = word_spec(model)
         self.dim, self.text_length = model.dim, min(text_length, model.tokenizer.context_length)
         self.settings: dict[str, Any] = {
             "max_length": max_length,
@@ -145,17 +177,13 @@ class DualReader(nn.Module):
         with torch.no_grad(), eval_mode(self.model):
             self.encode(torch.zeros(1, 3, *self.image_spec.size, dtype=torch.uint8))
 
-    def prepare(self, crops: Sequence[ImageLike]) -> UInt8[Tensor, "b 3 h w"]:
-        """Crops at the model's size.
+    def prepare(self, crops: Sequence[ImageLike] | UInt8[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
+        """Crops at the model's size; a tensor that has it stays.
 
         Raises:
             InputError: none, or one that cannot be read, by its number.
         """
-        if not len(crops):
-            raise InputError("crops: expected at least one image, got none")
-        named = [str(crop) if isinstance(crop, str | Path) else f"crop {row}" for row, crop in enumerate(crops)]
-        pairs = zip(crops, named, strict=True)
-        return torch.stack([load_image(crop, self.image_spec, name=name) for crop, name in pairs])
+        return stacked(crops, self.image_spec, called="crop")
 
     def encode(self, pixels: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         """What the decoders read of crops: the pooled row and all patches in the joint space, not normalised."""
@@ -196,7 +224,7 @@ class DualReader(nn.Module):
     @checked
     def fit(
         self,
-        crops: Sequence[ImageLike],
+        crops: Sequence[ImageLike] | UInt8[Tensor, "b 3 h w"],
         words: Sequence[str],
         *,
         steps: Count = 2000,
@@ -206,11 +234,12 @@ class DualReader(nn.Module):
         seed: Whole = 0,
         folder: Path | None = None,
         on_step: Callable[[StepReport], None] | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> DualReader:
         """Learn to read, in place; it is in eval mode afterwards.
 
         Args:
-            crops: of a word each.
+            crops: of a word each, or a tensor of ``prepare``.
             words: that stand in them.
             steps: of AdamW.
             batch_size: crops of a step; fewer crops are one batch.
@@ -219,6 +248,7 @@ class DualReader(nn.Module):
             seed: of the order of crops, the orders of reading and dropout.
             folder: of checkpoints, the newest of which is resumed; None keeps none.
             on_step: told each step.
+            should_stop: asked after each step; when true a checkpoint is saved and ``StoppedError`` raised.
 
         Raises:
             InputError: a word too long or with unknown characters, a crop that cannot be read, or not one word a crop.
@@ -239,6 +269,7 @@ class DualReader(nn.Module):
             seed=seed,
             folder=folder,
             on_step=on_step,
+            should_stop=should_stop,
         )
         return self
 
@@ -258,7 +289,9 @@ class DualReader(nn.Module):
         return [one for one in self.parameters() if id(one) not in rests]
 
     @checked
-    def read(self, crops: Sequence[ImageLike], *, refine: Whole = 1, batch_size: Count = 64) -> Texts:
+    def read(
+        self, crops: Sequence[ImageLike] | UInt8[Tensor, "b 3 h w"], *, refine: Whole = 1, batch_size: Count = 64
+    ) -> Texts:
         """The words that stand in crops.
 
         Args:
@@ -283,7 +316,7 @@ class DualReader(nn.Module):
         save_model(self.model, folder / MODEL_FOLDER)
         arrays = {name: wide_array(value) for name, value in self.decoder.state_dict().items()}
         settings = {**self.settings, "characters": self.charset.characters}
-        write_state(folder / FILE, format=_FORMAT, settings=settings, arrays=arrays)
+        write_state(folder / READER_FILE, format=_FORMAT, settings=settings, arrays=arrays)
         return folder
 
     @classmethod
@@ -293,7 +326,7 @@ class DualReader(nn.Module):
         Raises:
             InputError: no reader, or a damaged one.
         """
-        path = Path(folder) / FILE
+        path = Path(folder) / READER_FILE
         settings, arrays = read_state(path, what="reader", format=_FORMAT)
         model = load_model(str(Path(folder) / MODEL_FOLDER), device=device)
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -18,16 +18,15 @@ from tether.core.ranges import Count, Positive, PositiveRate, Rate, Whole, check
 from tether.core.state_file import check_encoder, read_state, wide_array, write_state
 from tether.core.types import ImageLike
 from tether.core.words_read import Texts
-from tether.data.images import load as load_image
 from tether.models.convert.weights import fill
 from tether.models.modes import eval_mode
 from tether.tasks.read.charset import Charset
 from tether.tasks.read.learning import learn_
-from tether.tasks.read.reader import DualReader, image_tokens
+from tether.tasks.read.reader import DualReader, image_tokens, stacked
 from tether.tasks.read.scene_attention import GatedSceneAttention
 from tether.train.loop import StepReport
 
-FILE = "scene.safetensors"
+SCENE_FILE = "scene.safetensors"
 _FORMAT = "tether-scene-reader-1"
 
 
@@ -43,7 +42,7 @@ class WordReader(Protocol):
         """What reads the rows, and is in training mode while it learns."""
         ...
 
-    def prepare(self, crops: Sequence[ImageLike]) -> UInt8[Tensor, "b 3 h w"]:
+    def prepare(self, crops: Sequence[ImageLike] | UInt8[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
         """Crops at the size that it reads."""
         ...
 
@@ -88,6 +87,9 @@ class SceneReader(nn.Module):
         True
     """
 
+    file: ClassVar[str | None] = SCENE_FILE
+    unit: ClassVar[str] = "word"
+
     @checked
     def __init__(
         self,
@@ -124,17 +126,16 @@ class SceneReader(nn.Module):
         self._scenes = [scene_encoder]  # in a list, so that it is no part of what learns and moves
 
     @torch.no_grad()
-    def scene_tokens(self, scenes: Sequence[ImageLike], *, batch_size: int = 64) -> Float[Tensor, "s n e"]:
+    def scene_tokens(
+        self, scenes: Sequence[ImageLike] | UInt8[Tensor, "s 3 h w"], *, batch_size: int = 64
+    ) -> Float[Tensor, "s n e"]:
         """Tokens of whole images, the pooled row first; the words of one image may share them.
 
         Raises:
             InputError: none, or one that cannot be read, by its number.
         """
-        if not len(scenes):
-            raise InputError("scenes: expected at least one image, got none")
         (encoder,) = self._scenes
-        spec = encoder.image_spec.fixed()
-        pixels = torch.stack([load_image(one, spec, name=f"scene {row}") for row, one in enumerate(scenes)])
+        pixels = stacked(scenes, encoder.image_spec.fixed(), called="scene")
         with eval_mode(cast(nn.Module, encoder)):
             found = [image_tokens(encoder, some.to(encoder.logit_scale.device)) for some in pixels.split(batch_size)]
         return torch.cat(found).float()
@@ -142,10 +143,10 @@ class SceneReader(nn.Module):
     @checked
     def fit(
         self,
-        crops: Sequence[ImageLike],
+        crops: Sequence[ImageLike] | UInt8[Tensor, "b 3 h w"],
         words: Sequence[str],
         *,
-        scenes: Sequence[ImageLike],
+        scenes: Sequence[ImageLike] | UInt8[Tensor, "s 3 h w"],
         scene_index: Sequence[int] | None = None,
         boxes: Float[Tensor, "b 4"] | None = None,
         steps: Count = 1000,
@@ -155,6 +156,7 @@ class SceneReader(nn.Module):
         seed: Whole = 0,
         folder: Path | None = None,
         on_step: Callable[[StepReport], None] | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> SceneReader:
         """Teach fusion and reader together by the reader's own loss, in place; it is in eval mode afterwards.
 
@@ -171,6 +173,7 @@ class SceneReader(nn.Module):
             seed: of all draws.
             folder: of checkpoints, or None.
             on_step: told each step.
+            should_stop: asked after each step; when true a checkpoint is saved and ``StoppedError`` raised.
 
         Raises:
             InputError: a word that is refused, an image that cannot be read, or numbers that do not fit.
@@ -202,15 +205,16 @@ class SceneReader(nn.Module):
             seed=seed,
             folder=folder,
             on_step=on_step,
+            should_stop=should_stop,
         )
         return self
 
     @checked
     def read(
         self,
-        crops: Sequence[ImageLike],
+        crops: Sequence[ImageLike] | UInt8[Tensor, "b 3 h w"],
         *,
-        scenes: Sequence[ImageLike] | None = None,
+        scenes: Sequence[ImageLike] | UInt8[Tensor, "s 3 h w"] | None = None,
         scene_index: Sequence[int] | None = None,
         boxes: Float[Tensor, "b 4"] | None = None,
         refine: Whole = 1,
@@ -254,7 +258,7 @@ class SceneReader(nn.Module):
         folder = self.reader.save(folder)
         arrays = {name: wide_array(value) for name, value in self.fusion.state_dict().items()}
         settings = {**self.settings, "encoder": model_digest(cast(nn.Module, self._scenes[0]))}
-        write_state(folder / FILE, format=_FORMAT, settings=settings, arrays=arrays)
+        write_state(folder / SCENE_FILE, format=_FORMAT, settings=settings, arrays=arrays)
         return folder
 
     @classmethod
@@ -269,7 +273,7 @@ class SceneReader(nn.Module):
         Raises:
             InputError: no such reader, a damaged one, or another encoder.
         """
-        path = Path(folder) / FILE
+        path = Path(folder) / SCENE_FILE
         settings, arrays = read_state(path, what="scene reader", format=_FORMAT)
         check_encoder(path, recorded=str(settings.pop("encoder", None)), encoder=scene_encoder, digest=None)
         try:

@@ -1,10 +1,10 @@
-"""A small language model that is shown images and writes what it is asked; and how a vocabulary learns to read."""
+"""A small language model that is shown images and writes what it is asked."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -18,23 +18,24 @@ from tether.core.ranges import Count, PositiveRate, Rate, Whole, checked
 from tether.core.state_file import check_encoder, read_state, wide_array, write_state
 from tether.core.types import Batch, ImageLike
 from tether.core.words_read import Texts
-from tether.data.lettering.pages import Pages
 from tether.models.causal_lm import CausalLM, load_causal_lm
 from tether.models.convert.weights import check_fit, fill
 from tether.models.image_digest import image_digest
+from tether.models.load import chosen_device
+from tether.models.load import load as load_model
 from tether.models.modes import eval_mode
+from tether.models.save import save as save_model
 from tether.models.vision.vocabulary import VisionVocabulary
 from tether.tasks.caption.captioner import PrefixCaptioner
 from tether.tasks.read.learning import learn_
 from tether.tasks.read.merged_vision import MergedVision, VisionPixels, VisionTokens, splice
+from tether.tasks.read.reader import MODEL_FOLDER
 from tether.train.loop import StepReport
 
-FILE, VOCABULARY_FOLDER, LM_FOLDER = "vision_lm.safetensors", "vocabulary", "language_model"
+PAGE_FILE, VOCABULARY_FOLDER, LM_FOLDER = "vision_lm.safetensors", "vocabulary", "language_model"
 _FORMAT = "tether-vision-lm-1"
 START, PLACE, END = "<img>", "<imgpad>", "</img>"
 """Words around an image and in its places, as released."""
-NO_TEXT = "no text"
-"""What is written of an image without text."""
 KEPT_BYTES = 2**30
 """Tokens of the networks at rest are kept for all steps up to this size, and made anew in each above it."""
 IGNORED = -100
@@ -44,7 +45,7 @@ _SIDES = ("seen by the clip", "seen by the vocabulary")
 class VisionLM(nn.Module):
     """Tokens of images in the place of words of a causal language model, which goes on after them and a prompt.
 
-    Its parts are saved apart: the vocabulary, the language model, and the maps between.
+    Its parts are saved apart: the vocabulary, the language model, and the maps between; the CLIP lies beside them.
 
     Source: Vary (arXiv 2312.06109). A text is ``<img>``, a place for each image token, ``</img>``, the prompt, the
     answer and the end; answer and end alone are learnt.
@@ -55,6 +56,8 @@ class VisionLM(nn.Module):
         start: id of the word before an image.
         place: id of the words in its place.
         end: id of the word behind it.
+        prompt: of ``read``.
+        longest: tokens of an answer of ``read``, at most.
 
     Example:
         >>> from tether.data.lettering.pages import draw_pages
@@ -68,8 +71,20 @@ class VisionLM(nn.Module):
         2
     """
 
-    def __init__(self, vision: MergedVision, language_model: CausalLM) -> None:
+    file: ClassVar[str | None] = PAGE_FILE
+    unit: ClassVar[str] = "page"
+
+    @checked
+    def __init__(
+        self, vision: MergedVision, language_model: CausalLM, *, prompt: str = "", longest: Count = 64
+    ) -> None:
         """Take both; the language model learns three more words, in place, unless it has them.
+
+        Args:
+            vision: gives rows of images.
+            language_model: goes on.
+            prompt: of ``read``.
+            longest: tokens of an answer of ``read``, at most.
 
         Raises:
             InputError: rows of another width than the language model's words.
@@ -78,7 +93,7 @@ class VisionLM(nn.Module):
         maps = [one for one in (vision.merge.clip, vision.merge.vocabulary) if one is not None]
         if (width := sum(one.out_features for one in maps)) != language_model.dim:
             raise InputError(f"vision: expected rows of {language_model.dim} for this language model, got {width}")
-        self.vision, self.language_model = vision, language_model
+        self.vision, self.language_model, self.prompt, self.longest = vision, language_model, prompt, longest
         self.start, self.place, self.end = _image_words(language_model)
         self._writer = PrefixCaptioner(nn.Identity(), language_model)
 
@@ -142,6 +157,7 @@ class VisionLM(nn.Module):
         seed: Whole = 0,
         folder: Path | None = None,
         on_step: Callable[[StepReport], None] | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> VisionLM:
         """Learn to answer, in place: language model and maps learn, both image networks rest. In eval mode afterwards.
 
@@ -158,6 +174,7 @@ class VisionLM(nn.Module):
             seed: of the order.
             folder: of checkpoints, the newest of which is resumed; None keeps none.
             on_step: told each step.
+            should_stop: asked after each step; when true a checkpoint is saved and ``StoppedError`` raised.
 
         Raises:
             InputError: not one answer and prompt for each image, no image at all, an image that cannot be read, or more
@@ -189,6 +206,7 @@ class VisionLM(nn.Module):
             seed=seed,
             folder=folder,
             on_step=on_step,
+            should_stop=should_stop,
         )
         return self
 
@@ -227,8 +245,12 @@ class VisionLM(nn.Module):
                 parts.append(Texts(written.texts, sure.cpu().numpy().astype(np.float64)))
         return Texts.joined(parts)
 
+    def read(self, images: Sequence[ImageLike] | UInt8[Tensor, "n 3 h w"], /, *, batch_size: int = 64) -> Texts:
+        """What stands on pages: ``generate`` with the reader's own prompt and length."""
+        return self.generate(images, self.prompt, longest=self.longest, batch_size=batch_size)
+
     def save(self, folder: Path | str) -> Path:
-        """Write three parts to a folder: the vocabulary, which can be used alone, the language model, and the maps.
+        """Write parts to a folder: the vocabulary, which can be used alone, the language model, the maps, and the CLIP.
 
         Raises:
             WriteError: it cannot be written.
@@ -240,37 +262,49 @@ class VisionLM(nn.Module):
         self.language_model.save(folder / LM_FOLDER)
         arrays = {name: wide_array(value) for name, value in self.vision.merge.state_dict().items()}
         encoder = None if clip is None else image_digest(clip)
-        settings = {"vocabulary": vocabulary is not None, "encoder": encoder}
-        write_state(folder / FILE, format=_FORMAT, settings=settings, arrays=arrays)
+        if clip is not None:
+            save_model(cast(nn.Module, clip), folder / MODEL_FOLDER)
+        settings = {
+            "vocabulary": vocabulary is not None,
+            "encoder": encoder,
+            "prompt": self.prompt,
+            "longest": self.longest,
+        }
+        write_state(folder / PAGE_FILE, format=_FORMAT, settings=settings, arrays=arrays)
         return folder
 
     @classmethod
-    def load(cls, folder: Path | str, *, model: DualEncoder | None = None) -> VisionLM:
+    def load(cls, folder: Path | str, *, model: DualEncoder | None = None, device: str = "cpu") -> VisionLM:
         """Read what ``save`` wrote, with nothing unpickled; in eval mode.
 
         Args:
-            folder: of the three parts.
-            model: the CLIP that it was fitted with; None where it was fitted without.
+            folder: of the parts.
+            model: the CLIP that it was fitted with, where it is loaded already; None takes the one in the folder.
+            device: of all.
 
         Raises:
             InputError: no reader, a damaged one, or one of another CLIP.
         """
         folder = Path(folder)
-        path = folder / FILE
+        path = folder / PAGE_FILE
         settings, arrays = read_state(path, what="vision language model", format=_FORMAT)
         recorded = settings.get("encoder")
         if recorded is None:
             model = None
         else:
-            digest = None if model is None else image_digest(model)
-            check_encoder(path, recorded=str(recorded), encoder=None, digest=digest)
+            model = cast(DualEncoder, load_model(str(folder / MODEL_FOLDER), device=device)) if model is None else model
+            check_encoder(path, recorded=str(recorded), encoder=None, digest=image_digest(model))
         vocabulary = VisionVocabulary.load(folder / VOCABULARY_FOLDER) if settings.get("vocabulary") else None
         words = load_causal_lm(folder / LM_FOLDER)
         vision = MergedVision(model, vocabulary, lm_dim=words.dim)
         state = {name: torch.from_numpy(value) for name, value in arrays.items()}
         check_fit(vision.merge, state, where=path)
         fill(vision.merge, state, where=path)
-        return cls(vision, words).eval()
+        try:
+            reader = cls(vision, words, prompt=settings["prompt"], longest=settings["longest"])
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{path}: not the state of a vision language model: {error!s:.300}") from error
+        return reader.to(chosen_device(device) if model is None else model.logit_scale.device).eval()
 
     def _pixels(self, images: Sequence[ImageLike | None] | Tensor, shown: Sequence[bool]) -> VisionPixels:
         """Images at both sizes, zeros where there is none."""
@@ -305,97 +339,6 @@ class VisionLM(nn.Module):
             return VisionTokens(clip, vocabulary) if kept else self.vision.encode(VisionPixels(clip, vocabulary))
 
         return rows, tokens_of
-
-
-@checked
-def pretrain_vocabulary(
-    net: VisionVocabulary,
-    language_model: CausalLM,
-    pages: Pages,
-    *,
-    negatives: UInt8[Tensor, "m 3 h w"] | None = None,
-    answer: str = NO_TEXT,
-    steps: Count = 2000,
-    batch_size: Count = 32,
-    learning_rate: PositiveRate = 1e-3,
-    weight_decay: Rate = 0.05,
-    longest: Count = 64,
-    seed: Whole = 0,
-    folder: Path | None = None,
-    on_step: Callable[[StepReport], None] | None = None,
-) -> VisionLM:
-    """Let a vocabulary learn in place, by a language model that writes what stands on pages from its tokens alone.
-
-    Both learn, and nothing but the text is a target. Images without text are answered by fixed words, so that none is
-    read where none is.
-
-    Source: Vary (arXiv 2312.06109, section 3.2; "Vary-tiny"), ``train_opt.py``.
-
-    Args:
-        net: that learns.
-        language_model: that learns with it, and can be thrown away afterwards.
-        pages: rendered, see ``data.lettering.pages``.
-        negatives: images without text.
-        answer: what is written of them.
-        steps: of AdamW.
-        batch_size: images of a step.
-        learning_rate: after the warm-up; released: 5e-5, with a pretrained language model.
-        weight_decay: of matrices.
-        longest: most tokens of a text; longer ones are cut.
-        seed: of the maps and the order.
-        folder: of checkpoints, the newest of which is resumed; None keeps none.
-        on_step: told each step.
-
-    Returns:
-        A reader without a CLIP, in eval mode, whose vocabulary is ``net``.
-
-    Raises:
-        InputError: no pages, images of another kind, or more words than the context.
-
-    Example:
-        >>> from tether.data.lettering.pages import draw_pages
-        >>> from tether.models.causal_lm import small_causal_lm
-        >>> from tether.models.vision.vocabulary import VisionVocabulary
-        >>> from tether.tasks.read import pretrain_vocabulary
-        >>> pages = draw_pages(["7 A", "B 2"], size=64, points=(10, 14))
-        >>> net = VisionVocabulary(
-        ...     image_size=64, patch=8, width=32, depth=1, heads=2, window=4, global_blocks=[], channels=[16, 24]
-        ... )
-        >>> words = small_causal_lm(pages.texts, width=32, layers=1)
-        >>> reader = pretrain_vocabulary(net, words, pages, steps=2, batch_size=2)
-        >>> reader.vision.vocabulary is net
-        True
-    """
-    reader = VisionLM(MergedVision(None, net, lm_dim=language_model.dim, seed=seed), language_model)
-    seen = reader.vision.prepare(pages.image).vocabulary
-    assert seen is not None
-    texts = list(pages.texts)
-    if negatives is not None and len(negatives):
-        others = reader.vision.prepare(negatives).vocabulary
-        assert others is not None
-        seen, texts = torch.cat([seen, others]), texts + [answer] * len(others)
-    ids, labels = reader.texts([""] * len(texts), texts, shown=[True] * len(texts), longest=longest)
-
-    def loss(batch: Batch, generator: torch.Generator) -> Tensor:
-        return reader.loss(
-            VisionTokens(None, reader.vision.read(batch.image)), batch.text, cast(Tensor, batch.extra["labels"])
-        )
-
-    learn_(
-        reader,
-        loss,
-        {"image": seen, "text": ids, "labels": labels},
-        moves=list(reader.parameters()),
-        training=[reader],
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        seed=seed,
-        folder=folder,
-        on_step=on_step,
-    )
-    return reader
 
 
 def shifted_cross_entropy(logits: Float[Tensor, "b l v"], labels: Int[Tensor, "b l"]) -> Float[Tensor, ""]:

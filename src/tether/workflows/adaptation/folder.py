@@ -16,6 +16,9 @@ from tether.core.locks import check_links, is_lock, locked
 from tether.evaluate.adaptation.report import FORMAT, JSON_FILE
 from tether.models.save import CONFIG_FILE, WEIGHTS_FILE
 from tether.tasks.caption.captioner import FILE, LM_FOLDER
+from tether.tasks.read.reader import MODEL_FOLDER, READER_FILE
+from tether.tasks.read.scene_reader import SCENE_FILE
+from tether.tasks.read.vision_lm import PAGE_FILE, VOCABULARY_FOLDER
 from tether.train.checkpoints import list_checkpoints
 
 UNFINISHED = "unfinished"
@@ -73,18 +76,28 @@ def check_free(folder: Path, *, existing: Existing) -> None:
         raise InputError(f"--out: {folder}: is not empty and holds no adaptation; choose another folder")
 
 
-def remove_others(folder: Path, *, model: bool = False, head: bool = False, captioner: bool = False) -> None:
+def remove_others(folder: Path, *, gives: str = "", model: bool = False, head: bool = False) -> None:
     """Remove what an adaptation that is replaced had and the new one has not.
 
     Args:
         folder: of both.
+        gives: ``captioner``, ``reader`` or ``page reader`` where the new one is one.
         model: whether the new one has a model.
         head: whether it has a head.
-        captioner: whether it has a captioner.
     """
-    if not captioner and (folder / FILE).is_file():
+    if gives != "captioner" and (folder / FILE).is_file():
         (folder / FILE).unlink()
         shutil.rmtree(folder / LM_FOLDER, ignore_errors=True)
+    if (folder / READER_FILE).is_file():
+        (folder / SCENE_FILE).unlink(missing_ok=True)
+        if gives != "reader":
+            (folder / READER_FILE).unlink()
+            shutil.rmtree(folder / MODEL_FOLDER, ignore_errors=True)
+    if gives != "page reader" and (folder / PAGE_FILE).is_file():
+        (folder / PAGE_FILE).unlink()
+        kept = {"captioner": {LM_FOLDER}, "reader": {MODEL_FOLDER}}.get(gives, set())
+        for name in {LM_FOLDER, MODEL_FOLDER, VOCABULARY_FOLDER} - kept:
+            shutil.rmtree(folder / name, ignore_errors=True)
     for name, stays in ((CONFIG_FILE, model), (WEIGHTS_FILE, model), (HEAD_FILE, head)):
         if not stays:
             (folder / name).unlink(missing_ok=True)

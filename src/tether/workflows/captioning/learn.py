@@ -18,15 +18,16 @@ from tether.data.shuffle import until_broken
 from tether.tasks.caption.recipe import CaptionFromTexts
 from tether.tasks.caption.text_only import TextOnlyCaptioner
 from tether.tasks.caption.training import CaptionStep, caption_batches, teach_
+from tether.workflows.adaptation.learnt import HELD_OUT, LearntReport, LearntRun
 from tether.workflows.adaptation.run import named
-from tether.workflows.captioning.run import HELD_OUT, CaptionerRun, LearntReport
+from tether.workflows.captioning.run import WritingReport, reported
 
 LEAST_GAIN = 0.01
 """Share of the surprise by which a text's own embedding must lessen it, for a captioner to be said to listen."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptionerReport(LearntReport):
+class CaptionerReport(WritingReport):
     """What came of learning from texts.
 
     Attributes:
@@ -67,7 +68,7 @@ class CaptionerReport(LearntReport):
 
 
 def learn_captions(
-    base: DualEncoder, title: str, source: Source, recipe: CaptionFromTexts, *, run: CaptionerRun
+    base: DualEncoder, title: str, source: Source, recipe: CaptionFromTexts, *, run: LearntRun
 ) -> tuple[TextOnlyCaptioner, LearntReport]:
     """Learn a captioner from the texts of a source; images that stand beside them are not looked at."""
     texts, held = _texts(source, seed=run.seed, strict=run.strict)
@@ -89,7 +90,8 @@ def learn_captions(
             play=partial(run.play, folder=folder),
         )
         own = captioner.surprise(held, seed=run.seed, longest=recipe.longest) if len(held) > 1 else (None, None)
-        report = run.reported(
+        report = reported(
+            run,
             CaptionerReport,
             captioner,
             base=title,

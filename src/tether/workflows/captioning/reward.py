@@ -39,8 +39,9 @@ from tether.tasks.caption import (
 from tether.tasks.caption.reward_grammar import GrammarFit, GrammarHead, check_judge
 from tether.tasks.caption.training import teach_
 from tether.train.tuning import Played
+from tether.workflows.adaptation.learnt import HELD_OUT, LearntReport, LearntRun
 from tether.workflows.adaptation.run import named
-from tether.workflows.captioning.run import HELD_OUT, CaptionerRun, LearntReport
+from tether.workflows.captioning.run import WritingReport, reported
 from tether.workflows.models import opened
 
 REWARD_RECIPE = "caption_reward"
@@ -49,7 +50,7 @@ BATCH = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardedReport(LearntReport):
+class RewardedReport(WritingReport):
     """What came of learning from a reward.
 
     Attributes:
@@ -97,7 +98,7 @@ class _Images:
 
 
 def reward_captions(
-    base: DualEncoder, title: str, source: Source, recipe: CaptionByReward, *, run: CaptionerRun
+    base: DualEncoder, title: str, source: Source, recipe: CaptionByReward, *, run: LearntRun
 ) -> tuple[TextOnlyCaptioner, LearntReport]:
     """Let a captioner learn from a reward on a source of images; one in ten, by a hash of its key, is held out."""
     names = [name for name in (recipe.judge, recipe.judge2) if name is not None]
@@ -154,7 +155,8 @@ def reward_captions(
             remarks.append("The reward model's own score rises by construction; judge2=MODEL measures with another.")
         if recipe.regions and captioner.without_regions is not None:
             remarks.append(captioner.without_regions)
-        report = run.reported(
+        report = reported(
+            run,
             RewardedReport,
             captioner,
             base=title,
@@ -196,7 +198,7 @@ def _read(
 
 
 def _grammar(
-    recipe: CaptionByReward, judge: DualEncoder, train: _Images, *, run: CaptionerRun, folder: Path | None
+    recipe: CaptionByReward, judge: DualEncoder, train: _Images, *, run: LearntRun, folder: Path | None
 ) -> tuple[DualEncoder, GrammarHead | None, list[str], float]:
     """The judge with a grammar head, or as it is and why; and the processor time."""
     pairs = [(row, text) for row, some in enumerate(train.texts) for text in some]
@@ -228,7 +230,7 @@ def _learn(
     reward: ClipReward,
     train: _Images,
     *,
-    run: CaptionerRun,
+    run: LearntRun,
     folder: Path | None,
 ) -> Played[None]:
     writing, regions = Writing(), train.told.regions

@@ -1,29 +1,19 @@
-"""What both ways to a captioner share: how it is asked for and played, its folder, and the report."""
+"""What both ways to a captioner share."""
 
 from __future__ import annotations
 
-import abc
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from torch import nn
-
-from tether.core.atomic_io import local, write_json
+from tether.core.atomic_io import local
 from tether.core.errors import InputError
-from tether.evaluate.adaptation.report import FORMAT, JSON_FILE
 from tether.tasks.caption import TextOnlyCaptioner
 from tether.tasks.caption.captioner import FILE
-from tether.train.tuning import Played, Tuning, play
-from tether.workflows.adaptation.folder import Existing, claimed, remove_others
-from tether.workflows.adaptation.run import OnStep
+from tether.workflows.adaptation.learnt import LearntReport, LearntRun
 
 MADE_BY = "tether adapt MODEL TEXTS --recipe caption_from_texts --out FOLDER"
 """The command that makes a captioner."""
-HELD_OUT = 10
-"""One text or image in so many is held out, by a hash of its words or its key."""
 
 
 def check_captioner(folder: str | Path, *, where: str) -> None:
@@ -37,95 +27,15 @@ def check_captioner(folder: str | Path, *, where: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LearntReport(abc.ABC):
-    """What came of learning to write.
+class WritingReport(LearntReport):
+    """What came of learning to write."""
 
-    Attributes:
-        recipe: its name.
-        settings: those that were given.
-        base: what the encoder is called.
-        digest: of its weights.
-        data: what was learnt from, in sentences.
-        moved: numbers that were learnt.
-        cpu_seconds: of processor time.
-        remarks: what a reader must know.
-        next: what to do next.
-    """
-
-    recipe: str
-    settings: Mapping[str, Any]
-    base: str
-    digest: str
-    data: Sequence[str]
-    moved: int
-    cpu_seconds: float
-    remarks: Sequence[str] = ()
-    next: Sequence[str] = field(default_factory=list)
-
-    @abc.abstractmethod
-    def said(self) -> list[str]:
-        """What was measured, in sentences; the first is the verdict."""
-
-    def next_steps(self, use: str) -> list[str]:
-        """What to do next; ``use`` is the command that uses the captioner."""
-        return [use]
-
-    def lines(self) -> list[str]:
-        """The report in sentences."""
-        cost = f"Cost: {self.cpu_seconds:.1f} s of processor time; {self.moved:,} numbers learnt."
-        return [*self.said(), *self.remarks, cost]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {"format": FORMAT, "gives": "captioner", "verdict": self.lines()[0], **asdict(self)}
-
-    def save(self, folder: Path) -> None:
-        """Write the numbers."""
-        write_json(folder / JSON_FILE, self.to_dict())
+    gives: ClassVar[str] = "captioner"
 
 
-@dataclass(frozen=True, kw_only=True)
-class CaptionerRun:
-    """How a captioner is asked for, in the words of ``tether.adapt``; ``spec`` is the recipe's name and settings."""
-
-    spec: Mapping[str, Any]
-    seed: int
-    out: str | Path | None
-    existing: Existing
-    strict: bool
-    random_weights: bool
-    device: str
-    on_step: OnStep | None
-    should_stop: Callable[[], bool]
-
-    @contextlib.contextmanager
-    def folder(self, deciding: Mapping[str, Any]) -> Iterator[Path | None]:
-        """Hold the folder and give that of the checkpoints; None where nothing is saved."""
-        if self.out is None:
-            yield None
-            return
-        with claimed(
-            Path(self.out), {**deciding, "recipe": dict(self.spec), "seed": self.seed}, existing=self.existing
-        ) as found:
-            yield found
-
-    def play(self, tuning: Tuning[None], model: nn.Module, *, folder: Path | None) -> Played[None]:
-        """See ``train.tuning.play``."""
-        on_step, steps = self.on_step, tuning.steps
-        look = None if on_step is None else lambda report: on_step(report, steps)
-        return play(tuning, model, folder=folder, seed=self.seed, on_step=look, should_stop=self.should_stop)
-
-    def reported(
-        self, kind: type[LearntReport], captioner: TextOnlyCaptioner, *, base: str, digest: str, **found: Any
-    ) -> LearntReport:
-        """The report of a captioner, saved with it; ``found`` are the fields that are not of what was asked for."""
-        told = "FOLDER" if self.out is None else str(self.out)
-        then = f"tether caption PHOTOS --model {base} --captioner {told} --out captions.csv --html captions.html"
-        settings = {key: value for key, value in self.spec.items() if key != "name"}
-        report = kind(recipe=str(self.spec["name"]), settings=settings, base=base, digest=digest, **found)
-        report = replace(report, next=report.next_steps(then))
-        if self.out is not None:
-            remove_others(Path(self.out), captioner=True)
-            captioner.save(self.out)
-            report.save(Path(self.out))
-        return report
+def reported(
+    run: LearntRun, kind: type[WritingReport], captioner: TextOnlyCaptioner, *, base: str, **found: Any
+) -> LearntReport:
+    """The report of a captioner, saved with it; see ``LearntRun.reported``."""
+    use = f"tether caption PHOTOS --model {base} --captioner {{folder}} --out captions.csv --html captions.html"
+    return run.reported(kind, captioner, use=use, base=base, **found)

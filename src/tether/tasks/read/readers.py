@@ -1,0 +1,89 @@
+"""Every reader of text by name, and the one that a folder holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, cast, runtime_checkable
+
+from tether.core.atomic_io import local
+from tether.core.errors import InputError
+from tether.core.protocols import DualEncoder
+from tether.core.types import ImageLike
+from tether.core.words_read import Texts
+from tether.tasks.read.rapid import RapidWords
+from tether.tasks.read.reader import DualReader
+from tether.tasks.read.scene_reader import SceneReader
+from tether.tasks.read.vision_lm import VisionLM
+
+MADE_READER = "tether adapt MODEL WORDS --recipe read --out FOLDER"
+"""The command that makes a reader."""
+
+
+@runtime_checkable
+class ImageReader(Protocol):
+    """Says what stands in images.
+
+    A reader that is kept in a folder also has ``load(folder, *, device)``, a classmethod.
+
+    Attributes:
+        file: name of the file by which its folder is known; None for one that has no folder.
+        unit: what an image holds, ``word`` or ``page``.
+    """
+
+    file: ClassVar[str | None]
+    unit: ClassVar[str]
+
+    def read(self, images: Sequence[ImageLike], /, *, batch_size: int = 64) -> Texts:
+        """What stands in each image.
+
+        Args:
+            images: at least one.
+            batch_size: images that are read at once, at most.
+
+        Raises:
+            InputError: none, or one that cannot be read, by its number.
+        """
+        ...
+
+
+READERS: Mapping[str, type[ImageReader]] = {
+    "scene": SceneReader,
+    "dual": DualReader,
+    "page": VisionLM,
+    "rapidocr": RapidWords,
+}
+"""Every reader by name; of those in folders the first whose file is there opens it."""
+
+
+def load_reader(folder: Path | str, *, model: DualEncoder | None = None, device: str = "cpu") -> ImageReader:
+    """Open what ``save`` of a reader wrote, whatever its kind.
+
+    Args:
+        folder: of the reader.
+        model: the encoder by which a reader with scenes learnt to look at them; without it such a reader is opened
+            as one of crops alone.
+        device: of its own model.
+
+    Raises:
+        InputError: no reader there, a damaged one, or another encoder than it learnt with.
+
+    Example:
+        >>> import tempfile
+        >>> from tether.models import create
+        >>> from tether.tasks.read import Charset, DualReader, load_reader
+        >>> reader = DualReader(create("tiny").eval(), charset=Charset("ab"), max_length=3, heads=4)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     type(load_reader(reader.save(folder))).__name__
+        'DualReader'
+    """
+    place = local(folder)
+    for kind in READERS.values():
+        if kind.file is None or not (place / kind.file).is_file():
+            continue
+        if kind is SceneReader:
+            if model is None:
+                continue
+            return SceneReader.load(place, scene_encoder=model, device=device)
+        return cast(ImageReader, cast(Any, kind).load(place, device=device))
+    raise InputError(f"{folder}: holds no reader; expected the folder of one that {MADE_READER} made")

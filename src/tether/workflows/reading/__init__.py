@@ -1,0 +1,1 @@
+"""Learning to read words by ``tether adapt``."""

@@ -1,0 +1,284 @@
+"""A reader learnt from crops, or from whole images with boxes, by ``tether adapt``; resumable."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from tether.core.errors import InputError
+from tether.core.hash_rng import hash_int
+from tether.core.model_digest import model_digest
+from tether.core.protocols import DualEncoder, Source
+from tether.core.types import ImageSpec
+from tether.data.bad_rows import BadRows
+from tether.data.boxes import cut_box
+from tether.data.images import resize_and_crop
+from tether.data.originals import originals
+from tether.evaluate.reading import ReadingScores, reading_scores
+from tether.tasks.read import Charset, DualReader, ReadScenes, ReadWords, SceneReader
+from tether.tasks.read.reader import word_spec
+from tether.train.loop import StepReport
+from tether.workflows.adaptation.boxes import boxes_said
+from tether.workflows.adaptation.learnt import HELD_OUT, LearntReport, LearntRun
+from tether.workflows.adaptation.run import named
+from tether.workflows.models import Progress, with_total
+
+MOST_BYTES = 1 << 33
+"""Of the pixels that are held to learn from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReaderReport(LearntReport):
+    """What came of learning to read.
+
+    Attributes:
+        scores: on words that were held out; None where there are none.
+        unseen: on those among them that no crop shows that was learnt from; None where there are none.
+        crops: the same held-out words read without their scenes; None for a reader of crops.
+    """
+
+    gives: ClassVar[str] = "reader"
+    scores: ReadingScores | None
+    unseen: ReadingScores | None
+    crops: ReadingScores | None = None
+
+    def said(self) -> list[str]:
+        """See LearntReport."""
+        if self.scores is None:
+            return ["No word was held out that says how well it reads."]
+        found = [f"Held out: {line}." for line in self.scores.lines()]
+        if self.crops is not None:
+            found += [f"The same without their scenes: {line}." for line in self.crops.lines()]
+        if self.unseen is not None:
+            found += [f"Words that it never saw: {line}." for line in self.unseen.lines()]
+        return found
+
+
+@dataclass(frozen=True)
+class WordCrops:
+    """Words with their crops, as they are learnt from.
+
+    Attributes:
+        names: of them, for messages.
+        owners: key of the image of each; all words of an image are held out or none.
+        pixels: (n, 3, h, w) crops.
+        words: that stand in them.
+        scenes: (s, 3, h, w) whole images, or None.
+        index: number of each crop's image.
+        boxes: (n, 4) of each in its image, in shares, or None.
+        bad: images that were skipped.
+    """
+
+    names: Sequence[str]
+    owners: Sequence[str]
+    pixels: UInt8[Tensor, "n 3 h w"]
+    words: Sequence[str]
+    scenes: UInt8[Tensor, "s 3 a b"] | None = None
+    index: Sequence[int] = ()
+    boxes: Float[Tensor, "n 4"] | None = None
+    bad: int = 0
+
+    def part(self, rows: Sequence[int]) -> WordCrops:
+        """Some of them; the scenes stay."""
+        names, owners, words = ([all_[row] for row in rows] for all_ in (self.names, self.owners, self.words))
+        at = torch.tensor(list(rows), dtype=torch.int64)
+        index = [self.index[row] for row in rows] if self.index else ()
+        boxes = None if self.boxes is None else self.boxes[at]
+        return WordCrops(names, owners, self.pixels[at], words, self.scenes, index, boxes)
+
+
+def learn_to_read(
+    base: DualEncoder,
+    title: str,
+    source: Source,
+    recipe: ReadWords | ReadScenes,
+    *,
+    run: LearntRun,
+    on_progress: Progress | None = None,
+) -> tuple[DualReader | SceneReader, LearntReport]:
+    """Learn a reader from crops with a word each, or let one go on with whole images."""
+    name = str(run.spec["name"])
+    deciding: dict[str, Any] = {"base": model_digest(cast(nn.Module, base)), "data": [source.name, source.version]}
+    said = boxes_said(source, recipe.columns) if isinstance(recipe, ReadScenes) else []
+    with named(name):
+        if isinstance(recipe, ReadScenes):
+            reader: DualReader | SceneReader = recipe.start(base, device=run.device, seed=run.seed)
+            inner = cast(DualReader, reader.reader)
+            deciding["reader"] = model_digest(inner)
+            scene = base.image_spec.fixed()
+            every = _boxed(source, recipe, spec=inner.image_spec, scene=scene, run=run, on_progress=on_progress)
+        else:
+            every = _crops(source, recipe, spec=word_spec(base), run=run, on_progress=on_progress)
+            reader = inner = recipe.start(base, every.words, seed=run.seed)
+    charset = inner.charset
+    _check(every, charset, longest=inner.max_length, source=source)
+    held = [
+        row for row, key in enumerate(every.owners) if hash_int(key, seed=run.seed, salt="held out") % HELD_OUT == 0
+    ]
+    learnt = sorted(set(range(len(every.words))) - set(held))
+    if not learnt:
+        raise InputError(f"{source.name}: expected words to learn from, got {len(every.words)}, all held out")
+    train, test = every.part(learnt), every.part(held)
+    steps = recipe.steps_for(len(learnt))
+    begun, tell = time.process_time(), run.on_step
+    with run.folder(deciding) as folder:
+        settings: dict[str, Any] = {
+            "steps": steps,
+            "batch_size": recipe.batch_size,
+            "learning_rate": recipe.learning_rate,
+            "weight_decay": recipe.weight_decay,
+            "seed": run.seed,
+            "folder": folder,
+            "on_step": None if tell is None else lambda report: tell(cast(StepReport, report), steps),
+            "should_stop": run.should_stop,
+        }
+        if isinstance(reader, SceneReader):
+            reader.fit(train.pixels, train.words, **_scenes(reader, train), **settings)
+        else:
+            reader.fit(train.pixels, train.words, **settings)
+        spent = time.process_time() - begun
+        scores, unseen, crops = _measured(reader, test, known=set(train.words))
+        skipped = [f"{every.bad:,} images were skipped, as they are bad or hold no word."] if every.bad else []
+        report = run.reported(
+            ReaderReport,
+            reader,
+            use=_use(reader, title),
+            base=title,
+            digest=deciding["base"],
+            data=[
+                f"Learnt from {len(learnt):,} words of {source.name}, {len(set(train.words)):,} different; "
+                f"{len(held):,} were held out.",
+                *said,
+            ],
+            scores=scores,
+            unseen=unseen,
+            crops=crops,
+            moved=sum(one.numel() for one in _moving(reader)),
+            cpu_seconds=spent,
+            remarks=[*skipped, f"It reads {len(charset.characters)} characters: {charset.characters}"],
+        )
+    return reader, report
+
+
+def _use(reader: DualReader | SceneReader, title: str) -> str:
+    """The command that reads with it."""
+    if isinstance(reader, SceneReader):
+        return f"tether read IMAGES --regions boxes.csv --head {{folder}} --model {title} --scene --out words.csv"
+    return "tether read IMAGES --head {folder} --out words.csv --html words.html"
+
+
+def _moving(reader: DualReader | SceneReader) -> list[nn.Parameter]:
+    """What learnt."""
+    if isinstance(reader, SceneReader):
+        return [*cast(DualReader, reader.reader).moving(), *reader.fusion.parameters()]
+    return reader.moving()
+
+
+def _scenes(reader: SceneReader, words: WordCrops) -> dict[str, Any]:
+    boxes = words.boxes if reader.settings["position"] else None
+    return {"scenes": words.scenes, "scene_index": words.index, "boxes": boxes}
+
+
+def _measured(
+    reader: DualReader | SceneReader, test: WordCrops, *, known: set[str]
+) -> tuple[ReadingScores | None, ReadingScores | None, ReadingScores | None]:
+    if not test.words:
+        return None, None, None
+    crops = None
+    if isinstance(reader, SceneReader):
+        read = reader.read(test.pixels, **_scenes(reader, test)).words
+        crops = reading_scores(reader.read(test.pixels).words, test.words)
+    else:
+        read = reader.read(test.pixels).words
+    new = [row for row, word in enumerate(test.words) if word not in known]
+    unseen = reading_scores([read[row] for row in new], [test.words[row] for row in new]) if new else None
+    return reading_scores(read, test.words), unseen, crops
+
+
+def _check(every: WordCrops, charset: Charset, *, longest: int, source: Source) -> None:
+    """Refuse a word that cannot be learnt, by its row."""
+    for name, word in zip(every.names, every.words, strict=True):
+        try:
+            charset.encode([word], longest=longest)
+        except InputError as error:
+            reason = str(error).removeprefix("word 0, ")
+            raise InputError(
+                f"{source.name}: {name}: {reason}; longest=N and characters=ABC say what is read"
+            ) from error
+
+
+def _room(count: int, spec: ImageSpec, *, source: Source) -> None:
+    height, width = spec.size
+    if count * 3 * height * width > MOST_BYTES:
+        most = MOST_BYTES // (3 * height * width)
+        raise InputError(f"{source.name}: expected at most {most:,} crops of {height} x {width} pixels, got more")
+
+
+def _crops(
+    source: Source, recipe: ReadWords, *, spec: ImageSpec, run: LearntRun, on_progress: Progress | None
+) -> WordCrops:
+    """Every image as a crop with its first caption as the word."""
+    bad, progress = BadRows(source.name, strict=run.strict), with_total(on_progress, source)
+    names, words, pixels = list[str](), list[str](), list[Tensor]()
+    for rows, images in originals(source, bad=bad, workers=run.workers):
+        for row, image in zip(rows, images, strict=True):
+            text = next((text.strip() for text in row.texts if text.strip()), None)
+            if text is None:
+                bad.add(row.key, "no caption")
+                continue
+            names.append(row.key)
+            words.append(recipe.spelt(text))
+            pixels.append(resize_and_crop(image, spec))
+        _room(len(pixels), spec, source=source)
+        if progress is not None:
+            progress(len(names), None)
+    if not names:
+        raise InputError(f"{source.name}: {bad.nothing_good()}")
+    return WordCrops(names, names, torch.stack(pixels), words, bad=bad.count)
+
+
+def _boxed(
+    source: Source,
+    recipe: ReadScenes,
+    *,
+    spec: ImageSpec,
+    scene: ImageSpec,
+    run: LearntRun,
+    on_progress: Progress | None,
+) -> WordCrops:
+    """Every box of every image as a crop with its phrase as the word."""
+    bad, progress = BadRows(source.name, strict=run.strict), with_total(on_progress, source)
+    names, owners, words = list[str](), list[str](), list[str]()
+    pixels, scenes, index, boxes = list[Tensor](), list[Tensor](), list[int](), list[np.ndarray]()
+    for rows, images in originals(source, bad=bad, workers=run.workers):
+        for row, image in zip(rows, images, strict=True):
+            try:
+                found = recipe.columns.read(row, size=(image.shape[1], image.shape[2]))
+            except InputError as error:
+                bad.add(row.key, str(error))
+                continue
+            there = [(box, text.strip()) for box, text in zip(found.boxes, found.phrases, strict=True) if text.strip()]
+            for number, (box, text) in enumerate(there, 1):
+                names.append(f"{row.key}, word {number}")
+                owners.append(row.key)
+                words.append(text)
+                pixels.append(resize_and_crop(cut_box(image, box.tolist()), spec))
+                index.append(len(scenes))
+                boxes.append(box)
+            if there:
+                scenes.append(resize_and_crop(image, scene))
+        _room(len(pixels), spec, source=source)
+        _room(len(scenes), scene, source=source)
+        if progress is not None:
+            progress(len(scenes), None)
+    if not words:
+        raise InputError(f"{source.name}: {bad.nothing_good() if bad.latest else 'no box of an image has a word'}")
+    placed = torch.from_numpy(np.stack(boxes)).float().clamp(0, 1)
+    return WordCrops(names, owners, torch.stack(pixels), words, torch.stack(scenes), index, placed, bad.count)
