@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tether.core.errors import InputError
-from tether.data.lettering.pages import CHARACTERS, FACES, Face, Pages, draw_page, draw_pages, random_texts
+from tether.data.lettering.pages import CHARACTERS, FACES, DrawnPages, Face, draw_page, draw_pages, random_texts
 
 
 def ink(text: str, *, seed: int = 0, face: Face = "plain", **settings: float) -> np.ndarray:
@@ -72,4 +72,4 @@ def test_refuses() -> None:
     with pytest.raises(InputError, match="least and most"):
         random_texts(1, lengths=(5, 2))
     with pytest.raises(InputError, match="one for each"):
-        Pages(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), ("A",))
+        DrawnPages(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), ("A",))

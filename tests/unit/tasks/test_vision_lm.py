@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tether.core.errors import InputError, UnsupportedModelError
-from tether.data.lettering.pages import Pages, draw_pages
+from tether.data.lettering.pages import DrawnPages, draw_pages
 from tether.models import create
 from tether.models.causal_lm import CausalLM, small_causal_lm
 from tether.models.dual import Clip
@@ -46,7 +46,7 @@ def vocabulary(*, seed: int = 0, image_size: int = SIZE, channels: tuple[int, ..
     )
 
 
-def pages() -> Pages:
+def pages() -> DrawnPages:
     return draw_pages(TEXTS, size=SIZE, points=(8, 10))
 
 

@@ -32,7 +32,7 @@ _MARGIN = 0.02  # of the side, on all edges
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pages:
+class DrawnPages:
     """Images of pages with what stands on them.
 
     Attributes:
@@ -163,14 +163,14 @@ def draw_pages(
     points: Points = (14, 24),
     spread: Share = 1.0,
     faces: Sequence[Face | Path] = FACES,
-) -> Pages:
+) -> DrawnPages:
     """A page of each text; a page depends on the seed, its number and its text alone. Errors as for ``draw_page``."""
     image = torch.empty(len(texts), 3, size, size, dtype=torch.uint8)
     for row, text in enumerate(texts):
         rng = np.random.default_rng(hash_int(f"{row} {text}", seed=seed, salt="page"))
         page = draw_page(text, rng=rng, size=size, points=points, spread=spread, faces=faces)
         image[row] = torch.from_numpy(page).permute(2, 0, 1)
-    return Pages(image, tuple(texts))
+    return DrawnPages(image, tuple(texts))
 
 
 def _line(text: str, face: Face | Path, height: int) -> np.ndarray:

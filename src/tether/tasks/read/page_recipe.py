@@ -10,7 +10,7 @@ from annotated_types import Ge
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, PositiveRate, Rate, Whole, checked
-from tether.data.lettering.pages import CHARACTERS, Pages, draw_pages, random_texts
+from tether.data.lettering.pages import CHARACTERS, DrawnPages, draw_pages, random_texts
 from tether.models.causal_lm import CausalLM, load_causal_lm, small_causal_lm
 from tether.models.tower_state import patch_grid
 from tether.models.vision.vocabulary import VisionVocabulary
@@ -124,7 +124,7 @@ class ReadPages:
             texts, width=self.lm_width, layers=self.lm_layers, vocabulary=257, context=context, seed=seed
         )
 
-    def pages(self, texts: Sequence[str], *, size: int, seed: int) -> Pages:
+    def pages(self, texts: Sequence[str], *, size: int, seed: int) -> DrawnPages:
         """Rendered pages: each line a word or random characters of those that occur in texts and can be drawn."""
         written = sorted({letter for text in texts for letter in text if letter.isascii() and letter.isalnum()})
         characters = "".join(written) or CHARACTERS

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tether.core.ranges import Count, PositiveRate, Rate, Whole, checked
 from tether.core.types import Batch
-from tether.data.lettering.pages import Pages
+from tether.data.lettering.pages import DrawnPages
 from tether.models.causal_lm import CausalLM
 from tether.models.vision.vocabulary import VisionVocabulary
 from tether.tasks.read.learning import learn_
@@ -28,7 +28,7 @@ NO_TEXT = "no text"
 def pretrain_vocabulary(
     net: VisionVocabulary,
     language_model: CausalLM,
-    pages: Pages,
+    pages: DrawnPages,
     *,
     negatives: UInt8[Tensor, "m 3 h w"] | None = None,
     answer: str = NO_TEXT,

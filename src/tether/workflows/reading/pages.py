@@ -19,7 +19,7 @@ from tether.core.protocols import DualEncoder, Source
 from tether.core.types import ImageSpec
 from tether.data.bad_rows import BadRows
 from tether.data.images import resize_and_crop
-from tether.data.lettering.pages import Pages
+from tether.data.lettering.pages import DrawnPages
 from tether.data.originals import originals
 from tether.data.sets.scenes import Dice, World, render
 from tether.evaluate.reading import reading_scores
@@ -145,10 +145,10 @@ def learn_pages(
 
 def _rendered(
     recipe: ReadPages, net: VisionVocabulary, shown: Tensor, texts: list[str], *, seed: int
-) -> tuple[Pages, Tensor | None]:
+) -> tuple[DrawnPages, Tensor | None]:
     """Pages for the vocabulary, those of the data among them, and drawn images without text."""
     made = recipe.pages(texts, size=net.image_size, seed=seed)
-    pages = Pages(torch.cat([made.image, shown]), (*made.texts, *texts))
+    pages = DrawnPages(torch.cat([made.image, shown]), (*made.texts, *texts))
     if not recipe.negatives:
         return pages, None
     dice = Dice(np.random.default_rng(hash_int("negatives", seed=seed, salt="pages")))
