@@ -12,7 +12,7 @@ import torch
 
 import tether
 from families import FAMILIES, hugging_face
-from memory_rows import boxed, captions, masked, squares, without_words
+from memory_rows import boxed, captions, damaged, masked, squares, without_words
 from tether.adapt.heads import load_head
 from tether.adapt.recipes import RECIPES, Recipe, TuneRecipe
 from tether.core.component import build
@@ -31,6 +31,7 @@ KINDS: dict[str, Callable[[Path], Any]] = {
 }
 SHORT = {"steps": 4, "batch_size": 6}
 SETTINGS: dict[str, dict[str, Any]] = {
+    "anomaly_prompts": {"epochs": 1, "batch_size": 6, "words": ["good", "bad"], "length": 4, "deep_length": 2},
     "binding": {"steps": 30, "batch_size": 6},
     "dense": SHORT | {"max_split": 2, "most": 4, "boxes": "boxes", "phrases": "phrases"},
     "local_global": SHORT
@@ -80,6 +81,8 @@ REFUSALS: dict[tuple[str, str], str] = {
     ("long_text", "transformers' SigLIP"): "this text tower reads the padding behind them",
     ("coop", "composed"): "this text tower cannot be looked into: the tower is of class BertModel",
     **{("relation", kind): "its convolutions give a map of places" for kind in ("ConvNeXt", "composed")},
+    ("anomaly_prompts", "ConvNeXt"): "its convolutions give a map of places",
+    ("anomaly_prompts", "composed"): "this text tower cannot be looked into: the tower is of class BertModel",
     ("mask_text", "composed"): "this text tower cannot be looked into: the tower is of class BertModel",
 }
 """(recipe, kind of encoder) -> words of the reason for which it is refused."""
@@ -95,6 +98,7 @@ DATA = {
     "mask_text": masked,
     "mask_aware": masked,
     "relation": boxed,
+    "anomaly_prompts": damaged,
 }
 """By the kind of data, or by the recipe that needs data of its own."""
 PLAYED = [name for name, kind in RECIPES.items() if issubclass(kind, TuneRecipe)]

@@ -15,7 +15,14 @@ from tether.models import create
 from tether.models.anatomy.exceptions import EXCEPTIONS
 from tether.models.dual import Clip
 from tether.models.narrow import NarrowEncoder
-from tether.tasks.anomaly import DETECTORS, Detector, PatchesDetector, WinclipDetector
+from tether.tasks.anomaly import (
+    DETECTORS,
+    AnomalyclipDetector,
+    ClapDetector,
+    Detector,
+    PatchesDetector,
+    WinclipDetector,
+)
 
 
 @pytest.fixture(scope="module")
@@ -23,16 +30,34 @@ def model() -> Clip:
     return create("tiny", seed=1).eval()
 
 
+QUICK = {"clap": {"steps": 10, "side": 32}}
+
+
 @pytest.fixture(params=sorted(DETECTORS))
 def detector(request: pytest.FixtureRequest) -> Detector:
-    return DETECTORS[request.param]()
+    if reason := ASIDE.get((request.param, request.function.__name__)):
+        pytest.skip(reason)
+    return DETECTORS[request.param](**QUICK.get(request.param, {}))
 
 
 def image(*size: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
-GOOD = [image(32, 32, seed=7), image(50, 80, seed=8)]
+ASIDE: dict[tuple[str, str], str] = {
+    ("anomalyclip", test): "it compares nothing with good images, which give it a threshold alone"
+    for test in ("test_good_images_are_less_unusual_than_others", "test_it_can_be_prepared_and_told_anew")
+}
+"""(detector, test) -> reason."""
+
+
+def smooth(*size: int, seed: int) -> torch.Tensor:
+    """Broad spots, which a network learns to draw in a few steps."""
+    coarse = image(3, 3, seed=seed)[None].float()
+    return torch.nn.functional.interpolate(coarse, size, mode="bilinear")[0].to(torch.uint8)
+
+
+GOOD = [smooth(32, 32, seed=7), smooth(50, 80, seed=8)]
 
 
 def fitted(detector: Detector, model: Clip) -> Detector:
@@ -103,12 +128,18 @@ def test_bad_input_is_refused(detector: Detector, model: Clip) -> None:
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_every_family(family: str, tmp_path) -> None:
     other, side = FAMILIES[family](tmp_path), (family, "image")
-    ready = [detector for detector in (PatchesDetector(), WinclipDetector(scales=(1,))) if can(detector, other, side)]
+    every = (
+        PatchesDetector(),
+        WinclipDetector(scales=(1,)),
+        AnomalyclipDetector(),
+        ClapDetector(steps=1, side=32),
+    )
+    ready = [detector for detector in every if can(detector, other, side)]
     for detector in ready:
         found = detector.remember(detector.look(GOOD)).predict([image(40, 100)])[0]
         assert found.size == (40, 100)
         assert re.search(r"score 0\.\d+", repr(found))
-    assert len(ready) == (0 if side in CLOSED else 1 if side in SEALED else 2)
+    assert len(ready) == (0 if side in CLOSED else 2 if side in SEALED else 4)
 
 
 def can(detector: Detector, model: DualEncoder, side: tuple[str, str]) -> bool:

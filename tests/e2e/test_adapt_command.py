@@ -197,9 +197,7 @@ def test_a_model_and_a_head_in_each_other_s_place_are_told_apart(adapt, call, pl
         ("classify", place / "photos", "--model", head, "--classes", "a,b", "--out", tmp_path / "named.csv"),
         ("search", place / "photos", "red", "--model", head),
     ):
-        assert f"{head}: a head of tether adapt and no model; give it to tether classify as --head" in (
-            call(*words, code=2).err
-        )
+        assert f"{head}: a head of tether adapt and no model; give it as --head FOLDER" in (call(*words, code=2).err)
     classify = ("classify", place / "photos", "--model", place / "model", "--out", tmp_path / "named.csv", "--head")
     for folder, found in ((place / "model", "holds a model and no head"), (head / "head.safetensors", "is a file")):
         said = call(*classify, folder, code=2).err

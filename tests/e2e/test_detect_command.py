@@ -117,6 +117,63 @@ def test_words_alone(detect: Callable[..., Any], tmp_path: Path) -> None:
     assert [row[2] for row in rows(tmp_path / "report" / "scores.csv")[1:]] == [""] * 6
 
 
+def test_prompts_that_were_learnt(
+    detect: Callable[..., Any], call: Callable[..., Any], place: Path, tmp_path: Path
+) -> None:
+    """Learn on masks, then look at images with the head, with and without good ones."""
+    rng = np.random.default_rng(1)
+    for name in ("products", "truth"):
+        (tmp_path / name).mkdir()
+    for number in range(24):
+        pixels, mask = tile(rng, 40, 40, spot=number % 2 == 1)
+        for name, values in (("products", pixels), ("truth", mask)):
+            Image.fromarray(values).save(tmp_path / name / f"{number}.png")
+    settings = [f"masks={tmp_path / 'truth'}", "epochs=1", "--random-weights"]
+    said = call(
+        "adapt", place / "model", tmp_path / "products", "--recipe", "anomaly-prompts", "--out", tmp_path / "head",
+        *settings,
+    )  # fmt: skip
+    assert "--with anomalyclip --head" in said.out
+    alone = detect("--head", tmp_path / "head", "--masks", place / "masks")
+    assert "scores of 6 images by anomalyclip" in alone.out
+    assert "no decisions: give --good" in alone.err
+    scores = [row[1] for row in rows(tmp_path / "report" / "scores.csv")]
+    judged = detect("--head", tmp_path / "head", "--good", place / "good", "--existing", "replace")
+    assert "at most 11.1% false alarms, from 8 good images" in judged.err
+    assert [row[1] for row in rows(tmp_path / "report" / "scores.csv")] == scores
+    assert (
+        "is for --with anomalyclip, got winclip" in detect("--head", tmp_path / "head", "--with", "winclip", code=2).err
+    )
+
+
+def test_clap_learns_once(detect: Callable[..., Any], place: Path, tmp_path: Path) -> None:
+    texts = "positive=[a scratched {},a {} with a hole],negative=none"
+    known = ["--good", place / "good", "--object", "tile", "--with", f"clap:{texts},steps=2,side=16,crop=16"]
+    said = detect(*known)
+    assert "scores of 6 images by clap" in said.out
+    learnt = {one: one.stat().st_mtime_ns for one in (tmp_path / "report" / "learnt").iterdir()}
+    assert len(learnt) == 6
+    (tmp_path / "report" / "maps" / "4.tiff").unlink()
+    (tmp_path / "report" / "good.json").unlink()
+    before = rows(tmp_path / "report" / "scores.csv")
+    assert "5 kept from before" in detect(*known).out
+    assert rows(tmp_path / "report" / "scores.csv") == before
+    assert learnt == {one: one.stat().st_mtime_ns for one in (tmp_path / "report" / "learnt").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("positive=[]", "positive: expected a list of at least 1"),
+        ("negative=[]", "negative: expected"),
+        ("negative=nothing", "negative"),
+        ("repair=perhaps", "repair"),
+    ],
+)
+def test_clap_refuses(detect: Callable[..., Any], settings: str, message: str) -> None:
+    assert message in detect("--with", f"clap:{settings}", code=2).err
+
+
 def test_a_second_run_keeps_what_is_there(
     detect: Callable[..., Any], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,18 @@ def masked(count: int = 36) -> MemoryRows:
     return MemoryRows([replace(row, meta={**row.meta, "masks": mask}) for row, mask in given], name="masked")
 
 
+def damaged(count: int = 36, *, seed: int = 0) -> MemoryRows:
+    """Squares of which every other one has a dark stripe, with its mask; those of the others are black."""
+    rows = []
+    for number, row in enumerate(squares(count, seed=seed).rows):
+        image, mask = row.image.copy(), np.zeros(row.image.shape[:2], np.uint8)
+        if number % 2:
+            mask[4 + number % 20 :][:6] = 255
+            image[mask > 0] //= 4
+        rows.append(replace(row, image=image, texts=(), meta={"mask": mask}))
+    return MemoryRows(rows, name="damaged")
+
+
 def captions(count: int = 36) -> MemoryRows:
     """The captions of squares, without images."""
     rows = [

@@ -1,4 +1,4 @@
-"""Our image tower with weights of open_clip's names, as files of published figures have them."""
+"""Our towers with weights of open_clip's names, as files of published figures have them."""
 
 from __future__ import annotations
 
@@ -15,21 +15,38 @@ from tether.models.convert.rules import take
 from tether.models.dual import Clip
 
 
-def clip_of(weights: Mapping[str, Tensor], *, heads: int, activation: str = "gelu") -> Clip:
-    """A float64 CLIP in eval mode whose image tower is this one, at the size that its positions say."""
+def clip_of(
+    weights: Mapping[str, Tensor],
+    *,
+    heads: int,
+    activation: str = "gelu",
+    text: Mapping[str, Tensor] | None = None,
+    text_heads: int = 1,
+) -> Clip:
+    """A float64 CLIP in eval mode whose image tower is this one, at the size that its positions say; likewise texts."""
     width, dim = weights["proj"].shape
     patch = int(weights["conv1.weight"].shape[-1])
     side = patch * round((len(weights["positional_embedding"]) - 1) ** 0.5)
-    layers = len([name for name in weights if name.endswith("ln_1.weight")])
+    layers = _layers(weights)
     hidden = len(weights["transformer.resblocks.0.mlp.c_fc.bias"])
     block = BlockConfig(activation=activation)
     sizes = {"width": int(width), "layers": layers, "heads": heads, "hidden": hidden, "block": block}
     vision = VisionConfig(image=ImageSpec((side, side)), patch=patch, **sizes)
-    text = TextConfig(context=8, width=16, layers=1, heads=1, hidden=16, block=block)
-    model = Clip(ModelConfig(dim=int(dim), vision=vision, text=text))
+    words = {"context": 8, "width": 16, "layers": 1, "heads": 1, "hidden": 16}
+    if text is not None:
+        context, words_width = text["positional_embedding"].shape
+        words = {"context": int(context), "width": int(words_width), "layers": _layers(text), "heads": text_heads}
+        words["hidden"] = len(text["transformer.resblocks.0.mlp.c_fc.bias"])
+    model = Clip(ModelConfig(dim=int(dim), vision=vision, text=TextConfig(block=block, **words)))
     model.initialise_(torch.Generator().manual_seed(0))
     model.double()
-    wanted = [rule for rule in rules(model.config) if rule.ours.startswith("visual.")]
     given = {f"visual.{name}": value.double() for name, value in weights.items()}
+    given |= {name: value.double() for name, value in (text or {}).items()}
+    sides = ("visual.",) if text is None else ("visual.", "text.")
+    wanted = [rule for rule in rules(model.config) if rule.ours.startswith(sides)]
     model.load_state_dict(take(given, wanted, where="figures"), strict=False)
     return model.eval()
+
+
+def _layers(weights: Mapping[str, Tensor]) -> int:
+    return len([name for name in weights if name.endswith("ln_1.weight")])

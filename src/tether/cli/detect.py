@@ -22,12 +22,15 @@ def command(
         str | None,
         typer.Option(
             "--with",
-            help="winclip or patches, with settings as patches:size=448; default: winclip where the image tower is a "
-            "transformer.",
+            help="winclip, patches, anomalyclip or clap, with settings as patches:size=448; default: what --head is "
+            "for, else winclip where the image tower is a transformer, else patches.",
         ),
     ] = None,
+    head: Annotated[
+        Path | None, typer.Option(help="Folder of a head that tether adapt made on this model by anomaly-prompts.")
+    ] = None,
     object_: Annotated[
-        str, typer.Option("--object", help='What the images show, as "magnetic tile"; winclip reads it.')
+        str, typer.Option("--object", help='What the images show, as "magnetic tile"; winclip and clap read it.')
     ] = "object",
     masks: Annotated[
         Path | None,
@@ -54,6 +57,7 @@ def command(
       tether detect photos/ --model starter --good good/ --out report
       tether detect photos/ --model MODEL --object "magnetic tile" --masks masks/ --out report
       tether detect photos/ --model MODEL --good good/ --with patches:size=448 --false-alarms 0.02 --out report
+      tether detect photos/ --model MODEL --head prompts --out report
     """
     from dataclasses import asdict
 
@@ -69,6 +73,7 @@ def command(
             out=out,
             good=good,
             using=with_,
+            head=head,
             name=object_,
             masks=masks,
             false_alarms=false_alarms,

@@ -165,12 +165,12 @@ class DefectMasks(PngFolder):
         """
         super().__init__(folder, where="masks")
 
-    def read(self, key: str, *, size: tuple[int, int]) -> Bool[np.ndarray, "h w"] | None:
+    def read(self, key: str, *, size: tuple[int, int] | None) -> Bool[np.ndarray, "h w"] | None:
         """True where an image is defective; None where it has no file.
 
         Args:
             key: of the image.
-            size: its height and width.
+            size: its height and width; None takes a mask of any size.
 
         Raises:
             InputError: another size; it names the file.
@@ -179,5 +179,6 @@ class DefectMasks(PngFolder):
         if path is None:
             return None
         values = read_png(path)
-        check_size(path, values, key=key, size=size)
+        if size is not None:
+            check_size(path, values, key=key, size=size)
         return values != 0 if values.ndim == 2 else (values != 0).any(axis=2)

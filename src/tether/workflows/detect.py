@@ -13,13 +13,12 @@ import numpy as np
 from jaxtyping import Float
 from torch import nn
 
+from tether.adapt.heads import Head
 from tether.core.anomaly_map import AnomalyMap
 from tether.core.atomic_io import csv_file
-from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.locks import locked
 from tether.core.model_digest import model_digest
-from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Inner, Whole, checked
 from tether.data import open_source
 from tether.data.anomaly_files import DefectMasks
@@ -28,12 +27,13 @@ from tether.data.originals import originals
 from tether.evaluate.anomaly import AnomalyReport, AnomalyScores
 from tether.evaluate.dense import Measured
 from tether.evaluate.groups import Share, wilson
-from tether.tasks.anomaly import DETECTORS, Detector
+from tether.tasks.anomaly import Detector, Learning
 from tether.tasks.anomaly.gallery import ShownDefect, gallery, shown_defect
 from tether.workflows.apart import check_apart
+from tether.workflows.detectors import detector_of
 from tether.workflows.good_images import GoodImages, GoodSource
 from tether.workflows.map_outputs import MapOutputs
-from tether.workflows.methods import by_tower, looked_at, named
+from tether.workflows.methods import looked_at
 from tether.workflows.models import Data, Model, Progress, opened, with_total
 
 SHOWN = 60
@@ -170,6 +170,7 @@ def detect(
     out: str | Path | None = None,
     good: Data | None = None,
     using: str | Mapping[str, Any] | Detector | None = None,
+    head: str | Path | Head | None = None,
     name: str = "object",
     masks: str | Path | None = None,
     false_alarms: Inner | None = None,
@@ -191,12 +192,14 @@ def detect(
         source: what ``data.open_source`` takes.
         model: loaded, or a name that ``tether.load`` takes.
         out: folder for ``scores.csv``, ``index.html``, ``maps/KEY.tiff``, ``heat/KEY.png`` and, with good images,
-            ``good.json``; a second call keeps maps of the same images, model, good images and settings. None keeps maps
-            in memory.
+            ``good.json`` and what a method learnt from them; a second call keeps maps of the same images, model, good
+            images and settings. None keeps maps in memory.
         good: images without defects, as ``source``; they are remembered, and give a threshold.
         using: a name of ``tasks.anomaly.DETECTORS``, with settings as ``patches:size=448`` or a mapping, or a detector;
-            None takes ``winclip`` where the image tower is a vision transformer, else ``patches``.
-        name: what the images show, such as ``magnetic tile``; ``winclip`` reads it.
+            None takes what ``head`` is for, else ``winclip`` where the image tower is a vision transformer, else
+            ``patches``.
+        head: what ``tether adapt`` made of this very model by ``anomaly-prompts``, for ``anomalyclip``, or its folder.
+        name: what the images show, such as ``magnetic tile``; ``winclip`` and ``clap`` read it.
         masks: folder of PNG files with the defects of images, black where there is none; an image without one is not
             measured.
         false_alarms: share of normal images that may be called defective; None takes 0.05, or what so many good images
@@ -215,7 +218,7 @@ def detect(
 
     Raises:
         InputError: no good images for a method that needs some, too few for ``false_alarms``, masks that do not fit, a
-            folder with other maps, or not one good row.
+            head of another method, kind or model, a folder with other maps, or not one good row.
         LockedError: another process writes to ``out``.
         UnsupportedModelError: an encoder that the method cannot use.
 
@@ -233,7 +236,7 @@ def detect(
         raise InputError("--false-alarms: is promised by images without defects; give --good")
     encoder, _ = opened(model, device=device, random_weights=random_weights)
     cast(nn.Module, encoder).eval()
-    detector, method = _detector(using, encoder)
+    detector, method = detector_of(using, encoder, head=head)
     if detector.needs_good and good is None:
         raise InputError(f"--with: {method} compares with images without defects; give --good")
     detector.prepare(encoder, name)
@@ -256,6 +259,8 @@ def detect(
     }
     outputs = MapOutputs(out, name=detector.name, settings=settings, replace_maps=replace_maps)
     with nullcontext() if outputs.folder is None else locked(outputs.folder, purpose="tether detect"):
+        if isinstance(detector, Learning):
+            detector.keep_in(outputs.folder)
         known = GoodImages()
         if support is not None:
             support.scores = outputs.good_scores(support.keys)
@@ -308,17 +313,6 @@ def detect(
             answer.save_scores(outputs.folder / "scores.csv", raw_csv=raw_csv)
             answer.page(outputs.folder / "index.html")
     return answer
-
-
-def _detector(using: str | Mapping[str, Any] | Detector | None, model: DualEncoder) -> tuple[Detector, str]:
-    """The detector, and what it is called."""
-    if isinstance(using, Detector):
-        return using, type(using).__name__
-    if using is None:
-        given: Mapping[str, Any] = {"name": by_tower(model, transformer="winclip", other="patches")}
-    else:
-        given = named(using)
-    return cast(Detector, build(given, DETECTORS, where="--with", finite=True)), str(given.get("name"))
 
 
 def _figures(report: AnomalyReport) -> Iterator[tuple[str, str, str]]:

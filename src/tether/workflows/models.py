@@ -22,13 +22,13 @@ def opened(model: Model, *, device: str = "auto", random_weights: bool = False) 
     """The model and what it is called; one that is given as a module stays on its device.
 
     Raises:
-        InputError: no such model, or weights that are not finite.
+        InputError: no such model, weights that are not finite, or a module of another library.
     """
-    if isinstance(model, (str, Path)):
-        loaded = cast(DualEncoder, load(model, device=device, random_weights=random_weights))
-        check_finite(loaded, where=str(model))
-        return loaded, str(model)
-    return model, type(model).__name__
+    if isinstance(model, DualEncoder):
+        return model, type(model).__name__
+    loaded = cast(DualEncoder, load(model, device=device, random_weights=random_weights))
+    check_finite(loaded, where=str(model))
+    return loaded, str(model)
 
 
 def progress_of(on_stage: OnStage | None, stage: str, *, source: Source, limit: int | None = None) -> Progress | None:

@@ -28,6 +28,13 @@ def test_an_unreachable_host_is_named(kind, monkeypatch):
         open_source(kind)
 
 
+@pytest.mark.parametrize("verb", ["embed", "classify", "segment", "detect", "quality"])
+def test_a_module_of_another_library_is_told_how_to_come_in(verb):
+    more = {"embed": {"out": "never.parquet"}, "classify": {"classes": ["a", "b"]}, "segment": {"classes": ["a", "b"]}}
+    with pytest.raises(InputError, match=r"got Linear; a model in memory is saved first"):
+        getattr(tether, verb)("digits", model=torch.nn.Linear(2, 2), **more.get(verb, {}))
+
+
 def test_a_user_who_is_not_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = tether.load("tiny", random_weights=True)

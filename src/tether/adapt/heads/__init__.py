@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tether.adapt.heads.cache import CacheHead
+from tether.adapt.heads.defect_texts import DefectTextsHead
 from tether.adapt.heads.grouping import GroupingHead
 from tether.adapt.heads.head import HEAD_FILE, Head, read_head
 from tether.adapt.heads.kernel import KernelHead
@@ -23,6 +24,7 @@ HEADS: Mapping[str, type[Head]] = {
     "cache": CacheHead,
     "kernel": KernelHead,
     "order": OrderHead,
+    "defect_texts": DefectTextsHead,
     "grouping": GroupingHead,
     "masks": MasksHead,
     "quality": QualityHead,
@@ -59,6 +61,7 @@ __all__ = [
     "HEADS",
     "HEAD_FILE",
     "CacheHead",
+    "DefectTextsHead",
     "GroupingHead",
     "Head",
     "KernelHead",

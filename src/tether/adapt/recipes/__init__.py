@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tether.adapt.recipes.anomaly_prompts import AnomalyPromptsRecipe
 from tether.adapt.recipes.binding import BindingRecipe
 from tether.adapt.recipes.classifier import ClassifierRecipe
 from tether.adapt.recipes.clipood import ClipoodRecipe
@@ -75,11 +76,13 @@ RECIPES: Mapping[str, type[Recipe]] = {
     "mask_aware": MaskAware,
     "relation": RelationRecipe,
     "quality": QualityRecipe,
+    "anomaly_prompts": AnomalyPromptsRecipe,
 }
 """Every recipe by the name that ``--recipe`` takes."""
 
 __all__ = [
     "RECIPES",
+    "AnomalyPromptsRecipe",
     "Batches",
     "BindingRecipe",
     "Case",

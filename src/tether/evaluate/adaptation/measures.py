@@ -12,17 +12,19 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from tether.adapt.heads import Head
+from tether.adapt.heads import DefectTextsHead, Head
 from tether.adapt.heads.masks import MasksHead
 from tether.adapt.heads.quality import QualityHead
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder, Source
 from tether.data.bad_rows import BadRows
+from tether.data.defect_truths import DefectTruths
 from tether.data.degrade import LADDERS
 from tether.data.labelled import label_of
 from tether.data.loader import ordered
 from tether.data.masked_regions import masked_regions
 from tether.data.regions import RegionColumns
+from tether.evaluate.adaptation.defects import ask_defects
 from tether.evaluate.adaptation.figures import Compared, Interval, hits_figure, plain_figure, shares_figure
 from tether.evaluate.bootstrap import interval
 from tether.evaluate.box_questions import ask_boxes
@@ -37,6 +39,7 @@ from tether.evaluate.quality_ladder import SIZED_FOR, ladder_correlations, level
 from tether.evaluate.region_questions import ask_regions
 from tether.evaluate.robustness.typos import typo_robustness
 from tether.models.embed import encode_texts
+from tether.tasks.anomaly import AnomalyclipDetector
 from tether.tasks.quality import QualityScorer
 
 ATTACKED = 100
@@ -324,6 +327,40 @@ def quality(seen: Pictured) -> list[Compared]:
     return [Compared(name, first, last, change, len(table), better="lower", unit="number", about=about)]
 
 
+def defects(seen: Pictured) -> list[Compared]:
+    """How well defects are found by sentences and by a head's texts, on the same features: images, and their places."""
+    if not isinstance(seen.head, DefectTextsHead):
+        return []
+    inner = seen.head.inner
+    plain = AnomalyclipDetector(blocks=inner.blocks, layers=inner.layers, size=inner.image_size)
+    learnt = AnomalyclipDetector(head=inner)
+    asked = ask_defects(seen.source, seen.before, [plain, learnt], truths=DefectTruths(**seen.columns))
+    if asked is None:
+        return []
+    found, ways = list[Compared](), "(by sentences; by what was learnt)"
+    if (areas := asked.image_auroc()) is not None:
+        values, draws = areas
+        draws = draws[np.isfinite(draws).all(axis=1)]
+        ends = np.quantile(np.column_stack([draws, draws[:, 1] - draws[:, 0]]), [0.025, 0.975], axis=0).T
+        first, last, change = (
+            Interval(float(value), float(low), float(high))
+            for value, (low, high) in zip((*values, values[1] - values[0]), ends, strict=True)
+        )
+        about = "chance that a defective image scores above a normal one"
+        name = f"image AUROC {ways}"
+        found.append(Compared(name, first, last, change, len(asked.defective), chance=0.5, about=about))
+    if asked.pixels.shape[1]:
+        table = np.column_stack([*asked.pixels, asked.pixels[1] - asked.pixels[0]])
+        ends = interval(table, counts=np.ones_like(table))
+        first, last, change = (
+            Interval(float(mean), float(low), float(high))
+            for mean, (low, high) in zip(table.mean(axis=0), ends, strict=True)
+        )
+        about = "chance that a defective pixel scores above a normal one of its image, mean over defective images"
+        found.append(Compared(f"pixel AUROC {ways}", first, last, change, len(table), chance=0.5, about=about))
+    return found
+
+
 MEASURES: Mapping[str, Measure] = {
     "boxes": boxes,
     "gap": gap,
@@ -336,5 +373,6 @@ MEASURES: Mapping[str, Measure] = {
     "masked crops": masked_crops,
     "masks": masks,
     "quality": quality,
+    "defects": defects,
 }
 """What ``Recipe.aims`` may name."""

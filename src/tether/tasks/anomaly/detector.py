@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -75,6 +76,19 @@ class Detector(Protocol):
 
     def settings(self) -> dict[str, Any]:
         """Plain values that decide its maps beside the model, the good images and the image, once prepared."""
+        ...
+
+
+@runtime_checkable
+class Learning(Protocol):
+    """A ``Detector`` that learns something dear from good images, which a second run need not learn anew."""
+
+    def keep_in(self, folder: Path | None) -> None:
+        """Say where ``remember`` keeps what it learns, by all that decides it, and looks for it before it learns.
+
+        Args:
+            folder: made when it is needed; None keeps nothing.
+        """
         ...
 
 

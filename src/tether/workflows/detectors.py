@@ -1,0 +1,51 @@
+"""The detector of ``tether detect``: from a name with settings, or what a trained head is for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from tether.adapt.heads import DefectTextsHead, Head, load_head
+from tether.core.component import build
+from tether.core.errors import InputError
+from tether.core.protocols import DualEncoder
+from tether.tasks.anomaly import DETECTORS, Detector
+from tether.workflows.methods import by_tower, named
+
+HEADS: Mapping[type[Head], tuple[str, str]] = {DefectTextsHead: ("anomalyclip", "anomaly-prompts")}
+"""Which method takes a kind of head, as ``head=head.inner``, and which recipe trains it."""
+
+
+def detector_of(
+    using: str | Mapping[str, Any] | Detector | None, model: DualEncoder, *, head: str | Path | Head | None
+) -> tuple[Detector, str]:
+    """The detector, and what it is called; see ``tether.detect``.
+
+    Raises:
+        InputError: settings that do not fit, or a head of another method, kind or model.
+    """
+    if isinstance(using, Detector):
+        if head is not None:
+            raise InputError("head: the detector that is given has its own; leave it out")
+        return using, type(using).__name__
+    given = None if using is None else named(using)
+    if given is not None and "head" in given:
+        raise InputError("--with: head: is given as --head FOLDER; leave it out")
+    brought: dict[str, Any] = {}
+    if head is not None:
+        found = load_head(head) if isinstance(head, (str, Path)) else head
+        if type(found) not in HEADS:
+            made = " or ".join(recipe for _, recipe in HEADS.values())
+            raise InputError(
+                f"--head: {found.where}: expected one that tether adapt made by {made}, got one of kind {found.kind}"
+            )
+        method = HEADS[type(found)][0]
+        given = {"name": method} if given is None else given
+        if given.get("name") != method:
+            raise InputError(f"--head: {found.where} is for --with {method}, got {given.get('name')}")
+        found.check(model)
+        brought = {"head": cast(Any, found).inner}
+    elif given is None:
+        given = {"name": by_tower(model, transformer="winclip", other="patches")}
+    return cast(Detector, build(given, DETECTORS, where="--with", finite=True, **brought)), str(given.get("name"))
