@@ -66,6 +66,7 @@ def command(
       tether adapt runs/mine defects.parquet --recipe lora --shots 8 --keep photos.csv --interpolate --out tuned
       tether adapt starter photos-by-class/ --recipe probe strength=10 --out head
       tether adapt starter texts.csv --recipe caption_from_texts --out captioner
+      tether adapt starter pages.csv --recipe read-page lm=language-model --out page-reader
       tether adapt starter words.csv --recipe read case=lower --out reader
       tether adapt starter photos.csv --recipe caption_reward captioner=captioner judge2=runs/other --out rewarded
     """

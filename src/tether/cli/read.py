@@ -28,6 +28,9 @@ def command(
     model: Annotated[
         str | None, typer.Option(help="With --scene: the model that tether adapt --recipe read_scene was given.")
     ] = None,
+    page: Annotated[
+        bool, typer.Option("--page", help="Images are whole pages, for a reader of --recipe read-page.")
+    ] = False,
     words: Annotated[
         str | None, typer.Option(help="Known words (.txt, .csv, .parquet): tell the nearest beside each text.")
     ] = None,
@@ -53,6 +56,7 @@ def command(
     Examples:
       tether read crops/ --with rapidocr --out words.csv --html words.html
       tether read crops/ --head reader --words products.txt --out words.csv
+      tether read scans/ --page --head page-reader --out pages.csv
       tether read photos/ --regions boxes.csv --head reader --scene --model starter --out words.csv
     """
     from dataclasses import asdict
@@ -77,6 +81,7 @@ def command(
             regions=regions,
             region_unit=region_unit,  # pyrefly: ignore  # one of both
             scene=scene,
+            page=page,
             words=words,
             compare=compare,
             ignore_case=ignore_case,

@@ -26,7 +26,7 @@ from tether.models.save import save
 from tether.tasks.caption import CAPTION_RECIPES, CaptionByReward, CaptionFromTexts
 from tether.tasks.caption.text_only import TextOnlyCaptioner
 from tether.tasks.classify.prompts import classes_of, templates_of
-from tether.tasks.read import READ_RECIPES, DualReader, ReadScenes, ReadWords, SceneReader
+from tether.tasks.read import READ_RECIPES, DualReader, ReadPages, ReadScenes, ReadWords, SceneReader, VisionLM
 from tether.tasks.read.readers import MADE_READER
 from tether.workflows.adaptation.apart import apart, said_of
 from tether.workflows.adaptation.boxes import boxes_said
@@ -44,8 +44,9 @@ from tether.workflows.captioning.reward import REWARD_RECIPE, reward_captions
 from tether.workflows.captioning.run import MADE_BY, check_captioner
 from tether.workflows.models import Data, Model, Progress, opened
 from tether.workflows.reading.learn import learn_to_read
+from tether.workflows.reading.pages import learn_pages
 
-CAPTIONS, READS = (CaptionFromTexts, CaptionByReward), (ReadWords, ReadScenes)
+CAPTIONS, READS = (CaptionFromTexts, CaptionByReward), (ReadWords, ReadScenes, ReadPages)
 """Recipes whose result is neither a model nor a head."""
 SCENE_RECIPE = "read_scene"
 
@@ -60,7 +61,7 @@ class Adapted:
         report: before and after, what was forgotten, what it cost.
         folder: where it was saved, or None.
         captioner: what writes captions, or None.
-        reader: what reads words, or None.
+        reader: what reads words or pages, or None.
     """
 
     model: DualEncoder | None
@@ -68,7 +69,7 @@ class Adapted:
     report: AdaptReport | LearntReport
     folder: Path | None = None
     captioner: TextOnlyCaptioner | None = None
-    reader: DualReader | SceneReader | None = None
+    reader: DualReader | SceneReader | VisionLM | None = None
 
     def __str__(self) -> str:
         """The report in sentences."""
@@ -211,7 +212,9 @@ def adapt(
             should_stop=should_stop,
         )
         folder, captioner, reader = None if out is None else Path(out), None, None
-        if isinstance(made, READS):
+        if isinstance(made, ReadPages):
+            reader, told = learn_pages(base, title, source, made, run=run_of, on_progress=on_progress)
+        elif isinstance(made, READS):
             reader, told = learn_to_read(base, title, source, made, run=run_of, on_progress=on_progress)
         elif isinstance(made, CaptionByReward):
             captioner, told = reward_captions(base, title, source, made, run=run_of)
@@ -331,7 +334,7 @@ def count_of(model: DualEncoder) -> int:
 
 def _recipe(
     given: str | Mapping[str, Any] | None,
-) -> tuple[dict[str, Any], Recipe | CaptionFromTexts | CaptionByReward | ReadWords | ReadScenes | None]:
+) -> tuple[dict[str, Any], Recipe | CaptionFromTexts | CaptionByReward | ReadWords | ReadScenes | ReadPages | None]:
     """The settings of a recipe and the recipe, nothing where none was asked for; a wrong one before data are read."""
     if given is None:
         return {}, None

@@ -122,6 +122,7 @@ def read(
     regions: str | Path | None = None,
     region_unit: Unit | None = None,
     scene: bool = False,
+    page: bool = False,
     words: Data | Sequence[str] | None = None,
     compare: bool = False,
     ignore_case: bool = False,
@@ -144,6 +145,7 @@ def read(
         regions: table of the boxes of words in whole images, see ``data.region_files``; None reads whole images.
         region_unit: of the boxes; None goes by the table's column ``unit``, or by the numbers.
         scene: look at the whole image besides each box, by a reader of ``tether adapt --recipe read_scene``.
+        page: images are whole pages, read by a reader of ``tether adapt --recipe read-page``.
         words: known words: a list, a text file with one on each line, or any source of texts; the nearest of them is
             told beside each text.
         compare: compare with the captions of the images.
@@ -158,7 +160,8 @@ def read(
         on_progress: called with images done and, where the source knows, images in all.
 
     Raises:
-        InputError: neither head nor ``using``, or both; no such reader; a scene without boxes, or by another model than
+        InputError: neither head nor ``using``, or both; no such reader; a reader of words for pages or one of pages for
+            words; a scene without boxes, or by another model than
             the reader learnt with; a box that no image has; not one good row.
         MissingExtraError: ``rapidocr`` is not installed.
 
@@ -178,6 +181,11 @@ def read(
     rows = open_source(source, where="IMAGES")
     known = None if words is None else KnownWords(_listed(words))
     reader, method = _reader(head, using, model=model, scene=scene, random_weights=random_weights, device=device)
+    if (unit := getattr(reader, "unit", "word")) != ("page" if page else "word"):
+        said = f"--page: {method} reads {unit}s"
+        raise InputError(f"{said}; {'leave it out' if page else 'say it where images are whole pages'}")
+    if page and regions is not None:
+        raise InputError("--page: whole pages have no --regions; leave out one of both")
     files = None if regions is None else open_regions(regions, unit=region_unit)
     if files is not None:
         files.check(row.key for block in rows.blocks() for row in rows.read(block))

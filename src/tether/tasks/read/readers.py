@@ -14,6 +14,7 @@ from tether.core.words_read import Texts
 from tether.tasks.read.rapid import RapidWords
 from tether.tasks.read.reader import DualReader
 from tether.tasks.read.scene_reader import SceneReader
+from tether.tasks.read.vision_lm import VisionLM
 
 MADE_READER = "tether adapt MODEL WORDS --recipe read --out FOLDER"
 """The command that makes a reader."""
@@ -46,7 +47,12 @@ class ImageReader(Protocol):
         ...
 
 
-READERS: Mapping[str, type[ImageReader]] = {"scene": SceneReader, "dual": DualReader, "rapidocr": RapidWords}
+READERS: Mapping[str, type[ImageReader]] = {
+    "scene": SceneReader,
+    "dual": DualReader,
+    "page": VisionLM,
+    "rapidocr": RapidWords,
+}
 """Every reader by name; of those in folders the first whose file is there opens it."""
 
 

@@ -15,6 +15,7 @@ from tether.core.ranges import Count, Decay, Positive, PositiveRate, Rate, Whole
 from tether.data.boxes import Unit
 from tether.data.regions import RegionColumns
 from tether.tasks.read.charset import Charset
+from tether.tasks.read.page_recipe import ReadPages
 from tether.tasks.read.reader import READER_FILE, DualReader
 from tether.tasks.read.readers import MADE_READER
 from tether.tasks.read.scene_reader import SceneReader
@@ -186,5 +187,9 @@ class ReadScenes:
         return self.steps or max(LEAST_STEPS, PASSES * -(-count // self.batch_size))
 
 
-READ_RECIPES: Mapping[str, type[ReadWords | ReadScenes]] = {"read": ReadWords, "read_scene": ReadScenes}
+READ_RECIPES: Mapping[str, type[ReadWords | ReadScenes | ReadPages]] = {
+    "read": ReadWords,
+    "read_scene": ReadScenes,
+    "read_page": ReadPages,
+}
 """Recipes of ``tether adapt`` that give a reader."""

@@ -18,6 +18,7 @@ from tether.models.save import CONFIG_FILE, WEIGHTS_FILE
 from tether.tasks.caption.captioner import FILE, LM_FOLDER
 from tether.tasks.read.reader import MODEL_FOLDER, READER_FILE
 from tether.tasks.read.scene_reader import SCENE_FILE
+from tether.tasks.read.vision_lm import PAGE_FILE, VOCABULARY_FOLDER
 from tether.train.checkpoints import list_checkpoints
 
 UNFINISHED = "unfinished"
@@ -80,7 +81,7 @@ def remove_others(folder: Path, *, gives: str = "", model: bool = False, head: b
 
     Args:
         folder: of both.
-        gives: ``captioner`` or ``reader`` where the new one is one.
+        gives: ``captioner``, ``reader`` or ``page reader`` where the new one is one.
         model: whether the new one has a model.
         head: whether it has a head.
     """
@@ -92,6 +93,11 @@ def remove_others(folder: Path, *, gives: str = "", model: bool = False, head: b
         if gives != "reader":
             (folder / READER_FILE).unlink()
             shutil.rmtree(folder / MODEL_FOLDER, ignore_errors=True)
+    if gives != "page reader" and (folder / PAGE_FILE).is_file():
+        (folder / PAGE_FILE).unlink()
+        kept = {"captioner": {LM_FOLDER}, "reader": {MODEL_FOLDER}}.get(gives, set())
+        for name in {LM_FOLDER, MODEL_FOLDER, VOCABULARY_FOLDER} - kept:
+            shutil.rmtree(folder / name, ignore_errors=True)
     for name, stays in ((CONFIG_FILE, model), (WEIGHTS_FILE, model), (HEAD_FILE, head)):
         if not stays:
             (folder / name).unlink(missing_ok=True)
