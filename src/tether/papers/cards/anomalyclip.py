@@ -29,8 +29,10 @@ CARD = Card(
         "tether.losses.masks.dice_loss",
     ),
     needs=("a trained CLIP with a vision transformer", "masks of defects of some things"),
-    gives="Which images of things that were not learnt from have a defect, and where, from two prompts learnt on masks "
-    "of defects of others, while both towers rest.",
+    gives="Where things that were not learnt from have a defect, from two prompts learnt on masks of defects of others, "
+    "while both towers rest. On a tiny CLIP a pixel AUROC of 85.2 % where sentences had 66.7 (49.0 to 86.5 by seed); "
+    "flawed images were told worse, 81.7 % image AUROC against 83.9, and two vectors without a prompt had 87.4 % of "
+    "pixels.",
     claim=Claim(
         says="Two prompts that never name the object, learnt on flawed things of five shapes, tell better which places "
         "of things of five other shapes are flawed than WinCLIP's sentences do on the same features.",
@@ -86,7 +88,8 @@ CARD = Card(
             "changed, the last two blocks read, the final norm on images, and other sentences",
             outcome="Seed 10: pixel AUROC 67.4, 71.4, 80.6, 77.7 and 73.6 %, of two blocks read 80.5; image AUROC 82.4 "
             "each time, with the norm 82.4; bare states 80.0 and 82.5, all of WinCLIP's sentences 79.9 and 82.3. Seed "
-            "11: two blocks 81.3 and 80.6, with the norm 81.3 and 80.7. Two blocks were kept.",
+            "11: 26.9, 48.0, 81.3, 84.0 and 83.6, of two blocks read 81.7; images 80.6, with the norm 80.7; bare "
+            "states 81.1 and 80.7, WinCLIP's 81.4 and 80.6. Two blocks had the best mean: 80.95, and three 80.85.",
         ),
         Tried(
             bed="learnt prompts on the same: the same ways to read, a divisor of 0.02, a rate of 3e-3, a weight of 1 "
@@ -97,8 +100,9 @@ CARD = Card(
             "80.0, 79.8, 80.4 and 80.4. The best mean of pixel AUROC was kept: two blocks and 0.02.",
         ),
         Tried(
-            bed="prompts with names and free vectors on pilot seed 10, two blocks, a divisor of 0.07",
-            outcome="Pixel AUROC 86.4 and 87.2 %, image AUROC 78.7 and 80.6.",
+            bed="prompts with names and free vectors on pilot seed 10, two blocks, a divisor of 0.07; free vectors, "
+            "and prompts learnt on plain patches, on seed 11 with 0.02",
+            outcome="Pixel AUROC 86.4 and 87.2 %, image AUROC 78.7 and 80.6; 86.9 and 83.8, 80.1 and 74.7.",
         ),
     ),
     minutes=25.0,
