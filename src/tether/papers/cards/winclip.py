@@ -25,9 +25,9 @@ CARD = Card(
         "tether.models.token_windows.window_embeddings",
     ),
     needs=("a trained CLIP with a vision transformer", "for WinCLIP+: a few images without defects"),
-    gives="Which images show a defect, and where, from the name of a thing alone, or from a few good images besides. Here "
-    "windows found places better than patches in three models of five and worse in two, four good images added less than "
-    "a point of image AUROC, and a memory of patches of the same four found places far better.",
+    gives="Which images show a defect, and where, from the name of a thing alone, or from a few good images besides. "
+    "Here windows found places better than patches in three models of five and worse in two, four good images added "
+    "less than a point of image AUROC, and a memory of patches of the same four found places far better.",
     claim=Claim(
         says="A CLIP finds where a thing is damaged better by small windows, each embedded by itself and compared with "
         "texts of the normal and of the damaged thing, than by patches after its last block and the same texts.",
