@@ -31,8 +31,8 @@ CARD = Card(
     ),
     needs=("a trained CLIP that shows patches", "for the network: images without defects"),
     gives="Maps of defects from texts for and texts against, and with good images from what a network that learnt "
-    "from them cannot repair. Here texts against gained 19 points of pixel AUROC, but random texts in their place gained "
-    "as much, and on photographs of cloth everything stayed at chance.",
+    "from them cannot repair. Here texts against gained 19 points of pixel AUROC, but random texts in their place "
+    "gained as much, and on photographs of cloth everything stayed at chance.",
     claim=Claim(
         says="A map of what texts of damage name finds flaws better if what texts of undamaged things name is taken "
         "from it.",
