@@ -31,13 +31,8 @@ CARD = Card(
     needs=("a trained CLIP with a vision transformer", "masks of defects of some things"),
     gives="Where things that were not learnt from have a defect, from two prompts learnt on masks of defects of "
     "others, while both towers rest. On a tiny CLIP a pixel AUROC of 85.2 % where sentences had 66.7 (49.0 to 86.5 by "
-<<<<<<< HEAD
-    "seed); flawed images were told worse, 81.7 % image AUROC against 83.9, and two vectors without a prompt had 87.4 "
-    "% of pixels.",
-=======
     "seed); flawed images were told worse, 81.7 % image AUROC against 83.9, and two vectors without a prompt had "
     "87.4 % of pixels.",
->>>>>>> anomaly
     claim=Claim(
         says="Two prompts that never name the object, learnt on flawed things of five shapes, tell better which places "
         "of things of five other shapes are flawed than WinCLIP's sentences do on the same features.",

@@ -32,8 +32,8 @@ CARD = Card(
     ),
     needs=("a trained encoder", "crops of words with their texts"),
     gives="A reader of words in crops: one decoder reads the image, a second reads image and guess together. Here the "
-    "second corrected nothing at twice the cost (43.5 % of words with a hidden letter, 44.2 by the first alone); reading "
-    "once more with all other letters in view gave 8.5 points, and the nearest word of a known list 42.",
+    "second corrected nothing at twice the cost (43.5 % of words with a hidden letter, 44.2 by the first alone); "
+    "reading once more with all other letters in view gave 8.5 points, and the nearest word of a known list 42.",
     claim=Claim(
         says="Words of a known list with a letter hidden are read right more often by both branches than by the "
         "visual branch alone.",
