@@ -30,7 +30,9 @@ CARD = Card(
     ),
     needs=("a trained CLIP", "images of some things with masks of their defects", "a good image of the thing, or none"),
     gives="Scores and maps of defects of things never seen in training, from texts alone or with good images of the "
-    "thing. What a good image adds is not measured yet.",
+    "thing. On ten drawn things of shapes never seen, one good image of each raised the precision of pixels from 30.8 "
+    "to 43.3 %, and image AUROC by 1.2 points, not shown, where 5 were asked; a memory of its patches had 42.3 % and "
+    "5.3 points less AUROC, texts alone as much AUROC and 23.3 %.",
     claim=Claim(
         says="Adapters that learnt from flawed things of some shapes tell which things of other shapes are flawed "
         "better with one good image of each than without any.",
@@ -105,7 +107,7 @@ CARD = Card(
             "75.4 and 38.3 on the second block.",
         ),
     ),
-    minutes=12.0,
+    minutes=9.0,
     guide="defects.md",
 )
 
