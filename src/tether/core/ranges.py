@@ -55,6 +55,8 @@ LARGEST = 2**63
 
 Count = Annotated[int, Ge(1)]
 Whole = Annotated[int, Ge(0)]
+Layer = Annotated[int, Ge(-(2**15)), Le(2**15)]
+"""The number of a block, from 0, or from the end if it is negative."""
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

@@ -111,10 +111,11 @@ def attention_refine(
 
 
 def stretched(maps: Float[Tensor, "*s"], *, dim: int | tuple[int, ...]) -> Float[Tensor, "*s"]:
-    """Maps over these dimensions, each from 0 at its least to 1 at its most; 0 where it is the same all over."""
+    """Maps over these dimensions, each from 0 at its least to 1 at its most; 0 where it is constant but for rounding."""
     least, most = maps.amin(dim=dim, keepdim=True), maps.amax(dim=dim, keepdim=True)
     room = most - least
-    return (maps - least) / room.where(room > 0, torch.ones_like(room))
+    varies = room > 16 * torch.finfo(maps.dtype).eps * torch.maximum(least.abs(), most.abs())
+    return torch.where(varies, (maps - least) / room.where(varies, torch.ones_like(room)), 0)
 
 
 @checked

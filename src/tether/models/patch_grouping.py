@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Le
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
-from tether.core.ranges import Count, checked
+from tether.core.ranges import Count, Layer, checked
 from tether.models.anatomy.find import tower_of
 from tether.models.anatomy.parts import TokenStream
 from tether.models.anatomy.tower import TowerAnatomy
 from tether.models.dense import DensePath, tokens_from
 from tether.models.tower_state import grid_of, inner_patches
 
-Layer = Annotated[int, Ge(-(2**15)), Le(2**15)]
 THIRD_FROM_THE_END = -3
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -123,7 +123,7 @@ def read(
     region_unit: Unit | None = None,
     scene: bool = False,
     page: bool = False,
-    words: Data | Sequence[str] | None = None,
+    words: Data | Iterable[str] | None = None,
     compare: bool = False,
     ignore_case: bool = False,
     shown: Whole = SHOWN,
@@ -327,7 +327,7 @@ def _cased(texts: Sequence[str], ignore_case: bool) -> list[str]:
     return [text.lower() if ignore_case else text for text in texts]
 
 
-def _listed(words: Data | Sequence[str]) -> list[str]:
+def _listed(words: Data | Iterable[str]) -> list[str]:
     if isinstance(words, (list, tuple)):
         return [str(word) for word in words]
     source = open_texts(cast(Data, words), where="--words")

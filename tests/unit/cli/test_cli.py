@@ -154,6 +154,7 @@ LOADS = {
     "inspect",
     "label",
     "mine",
+    "read",
     "report",
     "reproduce",
     "quality",

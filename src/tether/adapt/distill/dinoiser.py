@@ -13,12 +13,12 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.protocols import DualEncoder
-from tether.core.ranges import Positive, checked
+from tether.core.ranges import Layer, Positive, checked
 from tether.core.types import Batch, Loss
 from tether.losses.patch_affinity import dinoiser_loss
 from tether.models.anatomy.find import tower_of
 from tether.models.patch_affinity import Cosine, patch_affinity
-from tether.models.patch_grouping import THIRD_FROM_THE_END, DinoiserHead, Layer, inner_map
+from tether.models.patch_grouping import THIRD_FROM_THE_END, DinoiserHead, inner_map
 from tether.models.tower_state import grid_of
 from tether.train.steps.module import InsideStep, StepModule
 

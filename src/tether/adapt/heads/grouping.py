@@ -13,9 +13,9 @@ from torch import Tensor
 from tether.adapt.heads.head import Head
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
-from tether.core.ranges import checked
+from tether.core.ranges import Layer, checked
 from tether.models.patch_affinity import Cosine
-from tether.models.patch_grouping import THIRD_FROM_THE_END, DinoiserHead, Layer
+from tether.models.patch_grouping import THIRD_FROM_THE_END, DinoiserHead
 from tether.models.token_rows import TokenRows
 
 CLASSES: tuple[str, ...] = ("things",)

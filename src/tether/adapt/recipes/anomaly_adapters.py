@@ -23,7 +23,7 @@ from tether.core.gather import Gather
 from tether.core.hash_rng import hash_int
 from tether.core.printable import quoted
 from tether.core.protocols import DualEncoder
-from tether.core.ranges import Count, PositiveRate, PositiveSingle, Whole, checked
+from tether.core.ranges import Count, Layer, PositiveRate, PositiveSingle, Whole, checked
 from tether.core.types import Batch, Loss
 from tether.data.defect_truths import NORMAL, DefectTruths
 from tether.losses.defects import defect_loss
@@ -76,7 +76,7 @@ class AnomalyAdaptersRecipe(TuneRecipe):
         bad_states: Annotated[Sequence[str], MinLen(1)] = DEFECTIVE,
         templates: Annotated[Sequence[str], MinLen(1)] = TEMPLATES,
         length: Count = 12,
-        layers: Annotated[Sequence[int], MinLen(1)] | None = None,
+        layers: Annotated[Sequence[Layer], MinLen(1)] | None = None,
         blocks: Whole | None = None,
         post_norm: bool = False,
         image_size: Count | None = None,

@@ -20,7 +20,7 @@ from tether.adapt.recipes.tuning import Outcome, Tuning
 from tether.core.errors import UnsupportedModelError
 from tether.core.gather import Gather
 from tether.core.protocols import DualEncoder
-from tether.core.ranges import Count, NonNegative, PositiveRate, PositiveSingle, Whole, checked
+from tether.core.ranges import Count, Layer, NonNegative, PositiveRate, PositiveSingle, Whole, checked
 from tether.core.types import Batch, Loss
 from tether.data.defect_truths import NORMAL, DefectTruths
 from tether.losses.defects import defect_loss
@@ -69,7 +69,7 @@ class AnomalyPromptsRecipe(TuneRecipe):
         deep: Whole | None = None,
         deep_length: Count = 4,
         blocks: Whole | None = None,
-        layers: Annotated[Sequence[int], MinLen(1)] = LAST,
+        layers: Annotated[Sequence[Layer], MinLen(1)] = LAST,
         post_norm: bool = False,
         image_size: Count | None = None,
         temperature: PositiveSingle = TEMPERATURE,

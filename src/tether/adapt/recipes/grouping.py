@@ -17,11 +17,11 @@ from tether.adapt.recipes.moving import rest_
 from tether.adapt.recipes.recipe import TuneRecipe
 from tether.adapt.recipes.tuning import Outcome, Tuning
 from tether.core.protocols import DualEncoder
-from tether.core.ranges import Count, Positive, PositiveRate, Rate, checked
+from tether.core.ranges import Count, Layer, Positive, PositiveRate, Rate, checked
 from tether.data.contents import BatchContents
 from tether.models.load import load
 from tether.models.patch_affinity import Cosine
-from tether.models.patch_grouping import THIRD_FROM_THE_END, DinoiserHead, Layer, inner_map
+from tether.models.patch_grouping import THIRD_FROM_THE_END, DinoiserHead, inner_map
 from tether.models.tower_state import patch_grid
 
 COLOURS = "colours"

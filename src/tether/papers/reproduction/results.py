@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -81,8 +82,9 @@ def rows(slugs: Iterable[str] = CARDS) -> list[PaperStatus]:
     return found
 
 
-RELATIVE, ABSOLUTE = 0.05, 1e-4
-"""How far a figure may lie from the stored one, as a share of it, and for one near 0.
+RELATIVE, ABSOLUTE, BESIDE = 0.05, 1e-4, 5e-4
+"""How far a figure may lie from the stored one, as a share of it, and for one near 0: so much, or this share of the
+largest of the trial, as it may be a difference of large ones.
 
 Between AVX-512 with one thread and AVX2 with two, nearly all figures of smoke trials differ by less than 1e-5 of
 themselves, ill-conditioned ones (ratios of eigenvalues, agreements after two steps) by 3e-3, and a share of a few
@@ -99,7 +101,8 @@ def moved(before: dict[str, Any], today: dict[str, Any]) -> list[str]:
     """
     old, new = ({"baseline": one["baseline"], "ours": one["ours"], **one["notes"]} for one in (before, today))
     found = [f"{name}: only measured {'before' if name in old else 'now'}" for name in sorted(old.keys() ^ new.keys())]
+    near = max(ABSOLUTE, BESIDE * max((abs(value) for value in old.values() if math.isfinite(value)), default=0))
     for name in old.keys() & new.keys():
-        if abs(new[name] - old[name]) > RELATIVE * max(abs(old[name]), abs(new[name])) + ABSOLUTE:
+        if abs(new[name] - old[name]) > RELATIVE * max(abs(old[name]), abs(new[name])) + near:
             found.append(f"{name}: was {old[name]:.6g}, is {new[name]:.6g}")
     return sorted(found)

@@ -14,10 +14,10 @@ from tether.core.errors import InputError
 from tether.core.masks import BACKGROUND
 from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder
-from tether.core.ranges import Count, Inner, Positive, Share, checked
+from tether.core.ranges import Count, Inner, Layer, Positive, Share, checked
 from tether.data.images import resize
 from tether.models.patch_affinity import AT_ONCE, Cosine, pool_alike
-from tether.models.patch_grouping import THIRD_FROM_THE_END, DinoiserHead, Layer, inner_and_tokens
+from tether.models.patch_grouping import THIRD_FROM_THE_END, DinoiserHead, inner_and_tokens
 from tether.tasks.segment.segmenter import DenseSegmenter
 
 
