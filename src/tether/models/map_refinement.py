@@ -111,7 +111,7 @@ def attention_refine(
 
 
 def stretched(maps: Float[Tensor, "*s"], *, dim: int | tuple[int, ...]) -> Float[Tensor, "*s"]:
-    """Maps over these dimensions, each from 0 at its least to 1 at its most; 0 where it is constant but for rounding."""
+    """Maps over these dimensions, each from 0 at its least to 1 at its most; 0 where one is flat but for rounding."""
     least, most = maps.amin(dim=dim, keepdim=True), maps.amax(dim=dim, keepdim=True)
     room = most - least
     varies = room > 16 * torch.finfo(maps.dtype).eps * torch.maximum(least.abs(), most.abs())
