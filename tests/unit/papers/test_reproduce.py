@@ -15,7 +15,7 @@ from tether.core.card import Card, Claim, Condition, Trial
 from tether.core.errors import InputError
 from tether.papers.reproduction import reproduce, results, source_index, stored_result
 from tether.papers.reproduction.lab import Lab
-from tether.papers.reproduction.results import ABSOLUTE, RELATIVE, moved
+from tether.papers.reproduction.results import ABSOLUTE, BESIDE, RELATIVE, moved
 from tether.papers.testbeds.pairs import emoji
 from tether.papers.testbeds.small_clip import small_clip
 
@@ -231,7 +231,8 @@ def test_a_result_holds_the_smoke_trial_of_seed_0(paper):
         ({"baseline": 1.0, "ours": 2.0, "notes": {"n": 0.0}}, []),
         ({"baseline": 1.0 + 0.9 * RELATIVE, "ours": 2.0, "notes": {"n": 0.9 * ABSOLUTE}}, []),
         ({"baseline": 1.0, "ours": 2.0 - 4 * RELATIVE, "notes": {"n": 0.0}}, ["ours: was 2, is 1."]),
-        ({"baseline": 1.0, "ours": 2.0, "notes": {"n": 2 * ABSOLUTE}}, ["n: was 0, is"]),
+        ({"baseline": 1.0, "ours": 2.0, "notes": {"n": 2 * 0.9 * BESIDE}}, []),
+        ({"baseline": 1.0, "ours": 2.0, "notes": {"n": 2 * 1.1 * BESIDE}}, ["n: was 0, is"]),
         ({"baseline": 1.0, "ours": 2.0, "notes": {"m": 0.0}}, ["m: only measured now", "n: only measured before"]),
     ],
 )
@@ -239,6 +240,12 @@ def test_figures_that_moved_are_named(today, found):
     said = moved({"baseline": 1.0, "ours": 2.0, "notes": {"n": 0.0}}, today)
     assert len(said) == len(found)
     assert all(line.startswith(start) for line, start in zip(said, found, strict=True))
+
+
+def test_small_figures_alone_may_differ_by_little():
+    before = {"baseline": 0.0, "ours": 0.0, "notes": {}}
+    assert not moved(before, before | {"ours": 0.9 * ABSOLUTE})
+    assert moved(before, before | {"ours": 2 * ABSOLUTE}) == [f"ours: was 0, is {2 * ABSOLUTE:.6g}"]
 
 
 def test_a_smoke_run_has_no_verdict_and_is_never_kept(paper):
