@@ -16,9 +16,9 @@ from tether.adapt.recipes.defect_rows import DefectRows, read_defects
 from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.moving import rest_
 from tether.adapt.recipes.recipe import TuneRecipe
-from tether.adapt.recipes.refusals import check_cosine_model, refused
+from tether.adapt.recipes.refusals import check_cosine_model, check_text_tower
 from tether.adapt.recipes.tuning import Outcome, Tuning
-from tether.core.errors import InputError, UnsupportedModelError
+from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.hash_rng import hash_int
 from tether.core.printable import quoted
@@ -28,7 +28,7 @@ from tether.core.types import Batch, Loss
 from tether.data.defect_truths import NORMAL, DefectTruths
 from tether.losses.defects import defect_loss
 from tether.models.adaptclip import AdaptClip, TrainedAdapters
-from tether.models.anatomy.find import anatomy_of, text_anatomy
+from tether.models.anatomy.find import anatomy_of
 from tether.models.defect_states import DEFECTIVE, TEMPLATES
 from tether.models.defect_states import NORMAL as GOOD
 from tether.models.embed import encode_texts
@@ -136,10 +136,7 @@ class AnomalyAdaptersRecipe(TuneRecipe):
     def check(self, model: DualEncoder) -> None:
         """See Recipe."""
         check_cosine_model(model)
-        try:
-            text_anatomy(model)
-        except UnsupportedModelError as error:
-            raise refused("text tower", found=error) from error
+        check_text_tower(model)
         self.reader(model)
         self.prompts(model, seed=0)
 

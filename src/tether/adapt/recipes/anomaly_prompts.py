@@ -15,9 +15,8 @@ from tether.adapt.recipes.defect_rows import DefectRows, read_defects
 from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.moving import rest_
 from tether.adapt.recipes.recipe import TuneRecipe
-from tether.adapt.recipes.refusals import check_cosine_model, refused
+from tether.adapt.recipes.refusals import check_cosine_model, check_text_tower
 from tether.adapt.recipes.tuning import Outcome, Tuning
-from tether.core.errors import UnsupportedModelError
 from tether.core.gather import Gather
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Layer, NonNegative, PositiveRate, PositiveSingle, Whole, checked
@@ -111,10 +110,7 @@ class AnomalyPromptsRecipe(TuneRecipe):
     def check(self, model: DualEncoder) -> None:
         """See Recipe."""
         check_cosine_model(model)
-        try:
-            text_anatomy(model)
-        except UnsupportedModelError as error:
-            raise refused("text tower", found=error) from error
+        check_text_tower(model)
         self.reader(model)
         self.prompts(model, seed=0)
 

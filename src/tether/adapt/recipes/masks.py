@@ -18,9 +18,9 @@ from tether.adapt.recipes.dense import below_the_output
 from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.moving import move_, rest_
 from tether.adapt.recipes.recipe import TuneRecipe
-from tether.adapt.recipes.refusals import check_cosine_model, refused
+from tether.adapt.recipes.refusals import check_cosine_model, check_text_tower
 from tether.adapt.recipes.tuning import Outcome, Tuning
-from tether.core.errors import InputError, UnsupportedModelError
+from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.hash_rng import hash_int
 from tether.core.printable import is_line, quoted
@@ -33,7 +33,7 @@ from tether.data.regions import MOST, RegionColumns
 from tether.losses.mask_aware import compensation_loss, mask_aware_loss
 from tether.losses.mask_text import Negatives, mta_loss
 from tether.losses.masks import mask_loss, masks_at, match_masks
-from tether.models.anatomy.find import text_anatomy, tower_of
+from tether.models.anatomy.find import tower_of
 from tether.models.content_transfer import RegionNamer
 from tether.models.embed import encode_texts
 from tether.models.frozen_copy import frozen_copy
@@ -166,10 +166,7 @@ class MaskText(MaskRecipe):
     def check(self, model: DualEncoder) -> None:
         """See Recipe."""
         super().check(model)
-        try:
-            text_anatomy(model)
-        except UnsupportedModelError as error:
-            raise refused("text tower", found=error) from error
+        check_text_tower(model)
 
     def tuning(self, model: DualEncoder, given: Given) -> Tuning:
         """See TuneRecipe."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from tether.core.errors import UnsupportedModelError
 from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder
+from tether.models.anatomy.find import text_anatomy
 
 REASONS: Mapping[str, str] = {
     "geometry": "it compares embeddings by cosine, and this model's geometry is {found}",
@@ -32,3 +33,11 @@ def check_cosine_model(model: DualEncoder) -> None:
     """Refuse a model of another geometry."""
     if (name := geometry_of(model).name) != "clip":
         raise refused("geometry", found=name)
+
+
+def check_text_tower(model: DualEncoder) -> None:
+    """Refuse a model whose texts take no vectors among their tokens."""
+    try:
+        text_anatomy(model)
+    except UnsupportedModelError as error:
+        raise refused("text tower", found=error) from error
