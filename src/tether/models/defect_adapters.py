@@ -85,7 +85,7 @@ class VisualAdapter(nn.Module):
 def nearest_rows(
     rows: Float[Tensor, "b n d"], known: Float[Tensor, "b m d"]
 ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n"]]:
-    """Of each row the known one with the highest cosine, and that cosine; a few known ones at a time.
+    """Of each row the known one with the highest cosine, the first of equal ones, and that cosine; a few at a time.
 
     Args:
         rows: of length 1.
@@ -98,14 +98,10 @@ def nearest_rows(
         >>> near.tolist(), round(float(cosine), 3)
         ([[[0.0, 1.0]]], 0.8)
     """
-    step = max(1, _MOST // (rows.shape[0] * rows.shape[1]))
-    near, best = rows, rows.new_full(rows.shape[:2], -torch.inf)
-    for some in known.split(step, dim=1):
-        cosine, place = (rows @ some.mT).max(dim=2)
-        better = cosine > best
-        near = torch.where(better[..., None], some.gather(1, place[..., None].expand_as(rows)), near)
-        best = torch.where(better, cosine, best)
-    return near, best
+    step = max(1, _MOST // (known.shape[0] * known.shape[1]))
+    found = [(some @ known.mT).max(dim=2) for some in rows.split(step, dim=1)]
+    cosine, place = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
+    return known.gather(1, place[..., None].expand_as(rows)), cosine
 
 
 @dataclass(frozen=True, slots=True)

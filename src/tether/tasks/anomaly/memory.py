@@ -11,9 +11,8 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, checked
+from tether.models.defect_adapters import nearest_rows
 
-_MOST = 1 << 24
-"""Cosines that are held at once, 64 MB."""
 _NARROW = 64
 """Width of the random projection in which the choice of a memory's rows is made."""
 
@@ -21,7 +20,7 @@ _NARROW = 64
 def association(rows: Float[Tensor, "n d"], memory: Float[Tensor, "m d"]) -> Float[Tensor, " n"]:
     """Half of one minus the cosine to the nearest row of a memory: 0 for the same direction, 1 for the opposite.
 
-    Source: arXiv 2303.14814, equation 4. A few rows at a time, so that a large memory needs no large matrix.
+    Source: arXiv 2303.14814, equation 4.
 
     Args:
         rows: of any length.
@@ -35,10 +34,8 @@ def association(rows: Float[Tensor, "n d"], memory: Float[Tensor, "m d"]) -> Flo
     """
     if not len(memory) or rows.shape[-1] != memory.shape[-1]:
         raise InputError(f"memory: expected (m, {rows.shape[-1]}) with m > 0, got {tuple(memory.shape)}")
-    rows, memory = F.normalize(rows, dim=1), F.normalize(memory, dim=1)
-    step = max(1, _MOST // len(memory))
-    nearest = [(some @ memory.T).amax(dim=1) for some in rows.split(step)]
-    return ((1 - torch.cat(nearest)) / 2).clamp(0, 1)
+    _, cosine = nearest_rows(F.normalize(rows, dim=1)[None], F.normalize(memory, dim=1)[None])
+    return ((1 - cosine[0]) / 2).clamp(0, 1)
 
 
 @checked
