@@ -12,18 +12,18 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from tether.core.anomaly_map import AnomalyMap
-from tether.core.errors import InputError, UnsupportedModelError
-from tether.core.geometry import check_finite, geometry_of
+from tether.core.errors import InputError
+from tether.core.geometry import check_finite
 from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, checked
 from tether.models.adaptclip import Judged, TrainedAdapters
 from tether.models.defect_adapters import ComparedPatches
 from tether.models.value_attention import ValueFeatures, ValueRows
-from tether.tasks.anomaly.detector import ImageFeatures, unprepared
+from tether.tasks.anomaly.detector import Detector, ImageFeatures, unprepared
 from tether.tasks.anomaly.harmonic import harmonic_mean
 from tether.tasks.anomaly.memory import memory_of
-from tether.tasks.anomaly.value_looks import BLUR, blurred, looks_of
+from tether.tasks.anomaly.value_looks import BLUR, blurred, check_cosine, value_looks
 
 EPS = 1e-12
 """Of the harmonic means."""
@@ -79,7 +79,7 @@ def image_scores(texts: Sequence[Judged], compared: ComparedPatches | None, *, m
     return harmonic_mean([fuse(texts, compared).shares, highest], eps=EPS)
 
 
-class AdaptclipDetector:
+class AdaptclipDetector(Detector):
     """Defects by adapters that learnt, once, from other things' defects: nothing is trained on what is looked at.
 
     An image is brought to the model's size, as a whole. Texts say how normal it and its patches are; with good images
@@ -140,10 +140,7 @@ class AdaptclipDetector:
         """
         if self.trained is None:
             raise InputError(f"adaptclip: needs --head FOLDER, from tether adapt --recipe {self.recipe}")
-        if (geometry := geometry_of(model).name) != "clip":
-            raise UnsupportedModelError(
-                f"adaptclip: it compares embeddings by cosine, and this model's geometry is {geometry}"
-            )
+        check_cosine(model, method="adaptclip")
         check_finite(model)
         self._reader = self.trained.reader(model)
         self.name, self._good = name.strip(), None
@@ -151,7 +148,7 @@ class AdaptclipDetector:
 
     def look(self, images: Sequence[UInt8[Tensor, "3 h w"]]) -> list[ImageFeatures]:
         """See ``Detector``; the rows are the whole image, and its patches block by block."""
-        return looks_of(self._prepared(), images, batch_size=self.batch_size)
+        return value_looks(self._prepared(), images, batch_size=self.batch_size)
 
     def remember(self, good: Sequence[ImageFeatures]) -> AdaptclipDetector:
         """See ``Detector``; with no image texts alone judge.
@@ -188,10 +185,6 @@ class AdaptclipDetector:
         values = blurred(fuse(texts, compared).maps[0].clamp(0, 1).numpy(), share=self.blur)
         score = image_scores(texts, compared, maps=torch.from_numpy(values)[None])
         return AnomalyMap(float(score), values, look.size, self.name)
-
-    def predict(self, images: Sequence[UInt8[Tensor, "3 h w"]]) -> list[AnomalyMap]:
-        """See ``Detector``."""
-        return [self.judge(look) for look in self.look(images)]
 
     def settings(self) -> dict[str, Any]:
         """See ``Detector``."""

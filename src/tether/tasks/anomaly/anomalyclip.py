@@ -11,19 +11,19 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from tether.core.anomaly_map import AnomalyMap
-from tether.core.errors import InputError, UnsupportedModelError
-from tether.core.geometry import check_finite, geometry_of
+from tether.core.errors import InputError
+from tether.core.geometry import check_finite
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, PositiveSingle, Whole, checked
 from tether.models.defect_texts import DefectTexts
 from tether.models.embed import encode_texts
 from tether.models.value_attention import LAST, TEMPERATURE, ValueRows, text_maps, text_probabilities
-from tether.tasks.anomaly.detector import ImageFeatures, unprepared
+from tether.tasks.anomaly.detector import Detector, ImageFeatures, unprepared
 from tether.tasks.anomaly.states import prompt_ensemble
-from tether.tasks.anomaly.value_looks import BLUR, blurred, looks_of
+from tether.tasks.anomaly.value_looks import BLUR, blurred, check_cosine, value_looks
 
 
-class AnomalyclipDetector:
+class AnomalyclipDetector(Detector):
     """Defects from two learnt texts that do not say what the object is; good images give a threshold alone.
 
     An image is brought to the model's size, as a whole. A place's score is the probability of the damaged text against
@@ -103,10 +103,7 @@ class AnomalyclipDetector:
             InputError: a head for embeddings of another length, or a size that is no multiple of the patch.
             UnsupportedModelError: an image tower that is no vision transformer, or a model of another geometry.
         """
-        if (geometry := geometry_of(model).name) != "clip":
-            raise UnsupportedModelError(
-                f"anomalyclip: it compares embeddings by cosine, and this model's geometry is {geometry}"
-            )
+        check_cosine(model, method="anomalyclip")
         check_finite(model)
         if self.head is None:
             reader = ValueRows(
@@ -122,13 +119,12 @@ class AnomalyclipDetector:
         self.name, self._reader = name.strip(), reader
         return self
 
-    @torch.no_grad()
     def look(self, images: Sequence[UInt8[Tensor, "3 h w"]]) -> list[ImageFeatures]:
         """See ``Detector``; the rows are the whole image, and its patches by block."""
         reader = self._reader
         if reader is None:
             raise unprepared(self)
-        return looks_of(reader, images, batch_size=self.batch_size)
+        return value_looks(reader, images, batch_size=self.batch_size)
 
     def remember(self, good: Sequence[ImageFeatures]) -> AnomalyclipDetector:
         """See ``Detector``; nothing is remembered, so that maps and scores stay as they are."""
@@ -152,10 +148,6 @@ class AnomalyclipDetector:
         )
         values = blurred(maps[:, 0, 1].mean(dim=0).numpy(), share=self.blur)
         return AnomalyMap(score, values, look.size, self.name)
-
-    def predict(self, images: Sequence[UInt8[Tensor, "3 h w"]]) -> list[AnomalyMap]:
-        """See ``Detector``."""
-        return [self.judge(look) for look in self.look(images)]
 
     def settings(self) -> dict[str, Any]:
         """See ``Detector``."""

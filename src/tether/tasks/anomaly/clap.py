@@ -31,7 +31,7 @@ from tether.models.inpaint_net import InpaintNet
 from tether.models.tower_state import patch_grid
 from tether.models.windows import MOST_PIXELS, Windows, window_maps
 from tether.tasks.anomaly.contrast import contrast, quantile_mask, unit_range
-from tether.tasks.anomaly.detector import ImageFeatures, check_images, unprepared
+from tether.tasks.anomaly.detector import Detector, ImageFeatures, check_images, unprepared
 from tether.tasks.anomaly.repair import learn_repair, mosaic
 from tether.tasks.anomaly.states import DEFECTIVE, NORMAL
 from tether.tasks.classify.prompts import SLOT
@@ -43,7 +43,7 @@ _FOLDER = "learnt"
 Texts = Annotated[Sequence[str], MinLen(1)]
 
 
-class ClapDetector:
+class ClapDetector(Detector):
     """Defects as what some texts name and others do not, and, with good images, as what a network cannot repair.
 
     Each patch is compared with texts of defects (positive) and of what is as it should be (negative); the difference is
@@ -243,10 +243,6 @@ class ClapDetector:
             found = found * F.interpolate(attention[None], size, mode="bilinear")[0, 0]
         found = found.float().clamp(0, 1)
         return AnomalyMap(float(found.max()), found.numpy(), look.size, self.name)
-
-    def predict(self, images: Sequence[UInt8[Tensor, "3 h w"]]) -> list[AnomalyMap]:
-        """See ``Detector``."""
-        return [self.judge(look) for look in self.look(images)]
 
     def settings(self) -> dict[str, Any]:
         """See ``Detector``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -14,6 +14,7 @@ from torch import Tensor
 from tether.core.anomaly_map import AnomalyMap
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
+from tether.data.images import resize
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class Detector(Protocol):
 
     def predict(self, images: Sequence[UInt8[Tensor, "3 h w"]]) -> list[AnomalyMap]:
         """``judge`` what ``look`` gives."""
-        ...
+        return [self.judge(look) for look in self.look(images)]
 
     def settings(self) -> dict[str, Any]:
         """Plain values that decide its maps beside the model, the good images and the image, once prepared."""
@@ -101,6 +102,41 @@ def check_images(images: Sequence[Tensor]) -> None:
     for number, image in enumerate(images):
         if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
             raise InputError(f"image {number}: expected uint8 (3, h, w), got {image.dtype} {tuple(image.shape)}")
+
+
+@torch.no_grad()
+def looks_of(
+    read: Callable[[UInt8[Tensor, "b 3 h w"]], Sequence[Float[Tensor, "b n d"]]],
+    images: Sequence[UInt8[Tensor, "3 h w"]],
+    *,
+    model: DualEncoder,
+    grid: tuple[int, int],
+    batch_size: int,
+) -> list[ImageFeatures]:
+    """What is read of images of any size, each brought to the model's size as a whole.
+
+    Args:
+        read: gives tables of images of the model's size.
+        images: any.
+        model: whose size and device it is.
+        grid: rows and columns of patches.
+        batch_size: images that are read at once.
+
+    Raises:
+        InputError: no pixels, or embeddings that are not finite.
+    """
+    check_images(images)
+    spec, found = model.image_spec, list[ImageFeatures]()
+    for start in range(0, len(images), batch_size):
+        some = images[start : start + batch_size]
+        pixels = torch.stack([resize(one, *spec.size, spec.interpolation) for one in some])
+        tables = [table.float().cpu() for table in read(pixels.to(model.logit_scale.device))]
+        if not all(bool(table.isfinite().all()) for table in tables):
+            raise InputError("images: their embeddings are not finite; the model's weights are damaged")
+        for number, image in enumerate(some):
+            size = (image.shape[1], image.shape[2])
+            found.append(ImageFeatures(size, grid, tuple(table[number] for table in tables)))
+    return found
 
 
 def unprepared(detector: object) -> InputError:

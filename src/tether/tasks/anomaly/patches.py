@@ -19,11 +19,11 @@ from tether.core.ranges import Count, Part, checked
 from tether.models.anatomy.find import tower_of
 from tether.models.tower_state import patch_grid
 from tether.models.windows import Windows, window_maps
-from tether.tasks.anomaly.detector import ImageFeatures, check_images, unprepared
+from tether.tasks.anomaly.detector import Detector, ImageFeatures, check_images, unprepared
 from tether.tasks.anomaly.memory import association, memory_of
 
 
-class PatchesDetector:
+class PatchesDetector(Detector):
     """How far each patch is from the nearest patch of good images; the image has the score of its farthest patch.
 
     Source: PatchCore (arXiv 2106.08265), on the patches of any encoder that ``tether.load`` gives. Differences: rows
@@ -123,10 +123,6 @@ class PatchesDetector:
             raise InputError("patches: expected good images to compare with, got none")
         values = association(look.rows[0], self.rows).unflatten(0, look.grid)
         return AnomalyMap(float(values.max()), values.numpy(), look.size, self.name)
-
-    def predict(self, images: Sequence[UInt8[Tensor, "3 h w"]]) -> list[AnomalyMap]:
-        """See ``Detector``."""
-        return [self.judge(look) for look in self.look(images)]
 
     def settings(self) -> dict[str, Any]:
         """See ``Detector``."""

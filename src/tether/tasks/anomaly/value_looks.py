@@ -5,39 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from tether.core.errors import InputError
-from tether.data.images import resize
+from tether.core.errors import UnsupportedModelError
+from tether.core.geometry import geometry_of
+from tether.core.protocols import DualEncoder
 from tether.models.value_attention import ValueRows
-from tether.tasks.anomaly.detector import ImageFeatures, check_images
+from tether.tasks.anomaly.detector import ImageFeatures, looks_of
 
 BLUR = 4 / 518
 """Deviation of the blur of a map, as a share of its side."""
 
 
-@torch.no_grad()
-def looks_of(reader: ValueRows, images: Sequence[UInt8[Tensor, "3 h w"]], *, batch_size: int) -> list[ImageFeatures]:
-    """Read images of any size; the rows of each are the whole image, and its patches block by block.
+def check_cosine(model: DualEncoder, *, method: str) -> None:
+    """Refuse a model of another geometry."""
+    if (name := geometry_of(model).name) != "clip":
+        raise UnsupportedModelError(f"{method}: it compares embeddings by cosine, and this model's geometry is {name}")
 
-    Raises:
-        InputError: no pixels, or embeddings that are not finite.
-    """
-    check_images(images)
-    spec, found = reader.image_spec, list[ImageFeatures]()
-    for start in range(0, len(images), batch_size):
-        some = images[start : start + batch_size]
-        pixels = torch.stack([resize(one, *spec.size, spec.interpolation) for one in some])
-        rows = reader.encode_image(pixels.to(reader.logit_scale.device)).pooled.float().cpu()
-        if not rows.isfinite().all():
-            raise InputError("images: their embeddings are not finite; the model's weights are damaged")
-        seen = reader.features(rows)
-        for number, image in enumerate(some):
-            tables = (seen.image[number : number + 1], *seen.patches[:, number])
-            found.append(ImageFeatures((image.shape[1], image.shape[2]), reader.grid, tables))
-    return found
+
+def value_looks(reader: ValueRows, images: Sequence[UInt8[Tensor, "3 h w"]], *, batch_size: int) -> list[ImageFeatures]:
+    """See ``looks_of``; the rows of each image are the whole image, and its patches block by block."""
+
+    def read(pixels: UInt8[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b n d"]]:
+        seen = reader.features(reader.encode_image(pixels).pooled)
+        return [seen.image[:, None], *seen.patches]
+
+    return looks_of(read, images, model=reader, grid=reader.grid, batch_size=batch_size)
 
 
 def blurred(values: Float[np.ndarray, "h w"], *, share: float = BLUR) -> Float[np.ndarray, "h w"]:

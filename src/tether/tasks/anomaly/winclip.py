@@ -11,22 +11,20 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from tether.core.anomaly_map import AnomalyMap
-from tether.core.errors import InputError
 from tether.core.geometry import Geometry, check_finite, geometry_of
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Positive, checked
-from tether.data.images import resize
 from tether.models.anatomy.find import anatomy_of
 from tether.models.embed import encode_texts
 from tether.models.token_windows import window_embeddings, window_masks
 from tether.models.tower_state import grid_of, read_each
-from tether.tasks.anomaly.detector import ImageFeatures, check_images, unprepared
+from tether.tasks.anomaly.detector import Detector, ImageFeatures, looks_of, unprepared
 from tether.tasks.anomaly.harmonic import harmonic_map, harmonic_mean
 from tether.tasks.anomaly.memory import association
 from tether.tasks.anomaly.states import prompt_ensemble
 
 
-class WinclipDetector:
+class WinclipDetector(Detector):
     """Defects from words alone, or from words and a few good images.
 
     An image is brought to the model's size, as a whole. Each small window of patches is embedded by itself and scored
@@ -109,16 +107,9 @@ class WinclipDetector:
         model = self._model
         if model is None:
             raise unprepared(self)
-        check_images(images)
-        spec, found = model.image_spec, list[ImageFeatures]()
-        for start in range(0, len(images), self.batch_size):
-            some = images[start : start + self.batch_size]
-            pixels = torch.stack([resize(one, *spec.size, spec.interpolation) for one in some])
-            tables = self._read(model, pixels.to(model.logit_scale.device))
-            for number, image in enumerate(some):
-                size = (image.shape[1], image.shape[2])
-                found.append(ImageFeatures(size, self.grid, tuple(table[number] for table in tables)))
-        return found
+        return looks_of(
+            lambda pixels: self._read(model, pixels), images, model=model, grid=self.grid, batch_size=self.batch_size
+        )
 
     def remember(self, good: Sequence[ImageFeatures]) -> WinclipDetector:
         """See ``Detector``."""
@@ -140,10 +131,6 @@ class WinclipDetector:
             score, found = (score + few.amax(dim=(1, 2))) / 2, (found + few) / 2
         return AnomalyMap(float(score), found[0].float().clamp(0, 1).numpy(), look.size, self.name)
 
-    def predict(self, images: Sequence[UInt8[Tensor, "3 h w"]]) -> list[AnomalyMap]:
-        """See ``Detector``."""
-        return [self.judge(look) for look in self.look(images)]
-
     def settings(self) -> dict[str, Any]:
         """See ``Detector``."""
         names = ("name", "scales", "templates", "temperature")
@@ -161,12 +148,7 @@ class WinclipDetector:
         stream = tower.embed(pixels)
         last = tower.run(stream)
         tables = [tower.read_out(last)[:, None], read_each(tower, last)[:, tower.prefix :]]
-        tables += [window_embeddings(tower, stream, masks=masks) for masks in self._masks]
-        tables = [table.float().cpu() for table in tables]
-        for table in tables:
-            if not table.isfinite().all():
-                raise InputError("images: their embeddings are not finite; the model's weights are damaged")
-        return tables
+        return tables + [window_embeddings(tower, stream, masks=masks) for masks in self._masks]
 
 
 def zero_shot_map(
