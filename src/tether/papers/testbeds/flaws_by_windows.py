@@ -12,6 +12,7 @@ from torch import Tensor
 from tether.models.dense import DensePath, dense_tokens
 from tether.models.dual import Clip
 from tether.models.token_windows import window_masks
+from tether.models.value_attention import value_path
 from tether.papers.testbeds.flaw_figures import flaw_figures
 from tether.papers.testbeds.flawed_things import LAYERS, SEEN, TEMPLATES, UNSEEN, Flawed, flawed
 from tether.tasks.anomaly.detector import Detector, ImageFeatures
@@ -27,8 +28,8 @@ ASKED, CHOOSING, GOOD, OF_A_PRODUCT = 300, 100, 4, 60
 NAME = "object"
 PATHS = {"tokens": None, "values": DensePath()}
 """Ways to read patches, of which the baseline takes the better."""
-BESIDE = DensePath(kind="v", start=-2, beside=True, feed_forward=False)
-"""AnomalyCLIP's way, over the last two blocks: a figure beside the comparison."""
+BESIDE = 2
+"""Last blocks that are changed in AnomalyCLIP's way: a figure beside the comparison."""
 
 
 def words(model: Clip) -> WinclipDetector:
@@ -48,7 +49,7 @@ def from_words(lab: Lab, model: Clip) -> dict[str, float]:
         "windows": torch.from_numpy(np.stack([one.values for one in found])),
         "arithmetic": _arithmetic(detector, looks),
         **{name: _patches(detector, model, asked, path) for name, path in PATHS.items()},
-        "beside": _patches(detector, model, asked, BESIDE),
+        "beside": _patches(detector, model, asked, value_path(model, blocks=BESIDE)),
     }
     figures = {name: flaw_figures(asked, scores, one) for name, one in maps.items()}
     ahead = {

@@ -29,11 +29,12 @@ from tether.models.dense import DensePath, dense_tokens
 from tether.models.embed import encode_texts
 from tether.models.inpaint_net import InpaintNet
 from tether.models.tower_state import patch_grid
+from tether.models.value_attention import value_path
 from tether.models.windows import MOST_PIXELS, Windows, window_maps
 from tether.tasks.anomaly.contrast import contrast, quantile_mask, unit_range
 from tether.tasks.anomaly.detector import Detector, ImageFeatures, check_images, unprepared
 from tether.tasks.anomaly.repair import learn_repair, mosaic
-from tether.tasks.anomaly.states import DEFECTIVE, NORMAL
+from tether.tasks.anomaly.states import DEFECTIVE, NORMAL, checked_name
 from tether.tasks.classify.prompts import SLOT
 
 POSITIVE = tuple(f"a photo of a {state}." for state in DEFECTIVE)
@@ -143,12 +144,10 @@ class ClapDetector(Detector):
             UnsupportedModelError: an encoder that shows no patches.
         """
         check_finite(model)
-        name = name.strip()
-        if not name or not is_text(name) or "\0" in name:
-            raise InputError(f"object: expected the name of what the images show, got {name!r}")
+        name = checked_name(name)
         self._grid = patch_grid(model)
         blank = torch.zeros(1, 3, *model.image_spec.size, dtype=torch.uint8, device=model.logit_scale.device)
-        dense_tokens(model, blank, path=self._path)  # a tower that cannot be asked so says it now
+        dense_tokens(model, blank, path=self._path(model))  # a tower that cannot be asked so says it now
         self.geometry = geometry_of(model).detached()
         sets = [[text.replace(SLOT, name) for text in texts] for texts in (self.positive, self.negative or ())]
         positive, negative = (self.geometry.points(encode_texts(model, texts)) for texts in sets)
@@ -250,10 +249,9 @@ class ClapDetector(Detector):
         said = {name: getattr(self, name) for name in (*names, "steps", "crop", "seed")}
         return {"method": type(self).__name__, **said, "size": self.windows.size, "stride": self.windows.stride}
 
-    @property
-    def _path(self) -> DensePath | None:
+    def _path(self, model: DualEncoder) -> DensePath | None:
         if self.dense == "value-attention":
-            return DensePath(kind="v", start=-self.blocks, beside=True, feed_forward=False)
+            return value_path(model, blocks=self.blocks)
         return DensePath(start=-self.blocks) if self.dense == "values" else None
 
     def _pixels(self, look: ImageFeatures) -> Float[Tensor, "3 h w"]:
@@ -262,7 +260,8 @@ class ClapDetector(Detector):
     @torch.no_grad()
     def _read(self, pixels: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 2 r c"]:
         assert self._model is not None  # look asked
-        patches = dense_tokens(self._model, pixels.to(self._model.logit_scale.device), path=self._path).float().cpu()
+        model = self._model
+        patches = dense_tokens(model, pixels.to(model.logit_scale.device), path=self._path(model)).float().cpu()
         points = self.geometry.points(patches.flatten(0, 1))
         means = [
             self.geometry.similarity(points, texts).mean(dim=1) if len(texts) else points.new_zeros(len(points))

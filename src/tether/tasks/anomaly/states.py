@@ -10,6 +10,14 @@ from tether.models.defect_states import DEFECTIVE, NORMAL, TEMPLATES
 from tether.tasks.classify.prompts import SLOT, checked_templates
 
 
+def checked_name(name: str) -> str:
+    """The name of a thing without blanks around it; refused where it is no text."""
+    name = name.strip()
+    if not name or not is_text(name) or "\0" in name:
+        raise InputError(f"object: expected the name of what the images show, got {name!r}")
+    return name
+
+
 def prompt_ensemble(name: str, *, templates: Sequence[str] | None = None) -> tuple[list[str], list[str]]:
     """Every state of a thing in every sentence: normal ones and defective ones.
 
@@ -26,9 +34,7 @@ def prompt_ensemble(name: str, *, templates: Sequence[str] | None = None) -> tup
         >>> len(normal), len(defective), normal[0], defective[-1]
         (154, 88, 'a cropped photo of a tile.', 'a photo of the large tile with damage.')
     """
-    name = name.strip()
-    if not name or not is_text(name) or "\0" in name:
-        raise InputError(f"object: expected the name of what the images show, got {name!r}")
+    name = checked_name(name)
     chosen = TEMPLATES if templates is None else checked_templates(templates, where="templates")
     normal, defective = (
         [template.replace(SLOT, state.replace(SLOT, name)) for state in states for template in chosen]
