@@ -12,7 +12,7 @@ from tether.losses.defects import defect_loss
 from tether.models.adaptclip import AdaptClip, Judged
 from tether.models.defect_adapters import ComparedPatches
 from tether.models.value_attention import ValueFeatures, text_logits, text_maps
-from tether.tasks.anomaly.adaptclip import EPS, fuse, image_scores
+from tether.tasks.anomaly.adaptclip import EPS, fused_maps, image_scores
 from tether.tasks.anomaly.harmonic import harmonic_mean
 
 V = load("adaptclip")
@@ -120,7 +120,7 @@ def test_eval_after_one_forward() -> None:
     check(compared.maps[:, :, 1].mean(dim=0), "eval_pq_map")
     check(compared.logits.softmax(dim=2)[..., 1].mean(dim=0), "eval_pq_score")
     check(harmonic_mean(list(compared.away), eps=EPS), "align_fused")
-    few, zero = fuse(texts, compared).maps, fuse(texts).maps
+    few, zero = fused_maps(texts, compared), fused_maps(texts)
     check(few, "few_map")
     check(image_scores(texts, compared, maps=few), "few_score")
     check(zero, "zero_map")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -29,21 +28,8 @@ EPS = 1e-12
 """Of the harmonic means."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fused:
-    """One answer of several.
-
-    Attributes:
-        shares: mean probability that an image is defective, before its map is looked at.
-        maps: of defects.
-    """
-
-    shares: Float[Tensor, " b"]
-    maps: Float[Tensor, "b h w"]
-
-
-def fuse(texts: Sequence[Judged], compared: ComparedPatches | None = None) -> Fused:
-    """Bring together what texts and good images say.
+def fused_maps(texts: Sequence[Judged], compared: ComparedPatches | None = None) -> Float[Tensor, "b h w"]:
+    """Bring together where texts and good images see defects.
 
     Without good images a map is the mean of those of texts. With them the mean over blocks of what was learnt of
     differences is one more of these, and the harmonic mean is taken of their mean and of how far patches are from good
@@ -51,32 +37,30 @@ def fuse(texts: Sequence[Judged], compared: ComparedPatches | None = None) -> Fu
 
     Source: AdaptCLIP (arXiv 2505.09926), section 3.5, and its released code.
     """
-    shares = [one.logits.softmax(dim=1)[:, 1] for one in texts]
     maps = [one.maps[:, 1] for one in texts]
     if compared is None:
-        return Fused(torch.stack(shares).mean(dim=0), torch.stack(maps).mean(dim=0))
-    shares.append(compared.logits.softmax(dim=2)[..., 1].mean(dim=0))
+        return torch.stack(maps).mean(dim=0)
     maps.append(compared.maps[:, :, 1].mean(dim=0))
     away = harmonic_mean(list(compared.away), eps=EPS)
-    found = harmonic_mean([torch.stack(maps).mean(dim=0), away], eps=EPS)
-    return Fused(torch.stack(shares).mean(dim=0), found)
+    return harmonic_mean([torch.stack(maps).mean(dim=0), away], eps=EPS)
 
 
 def image_scores(texts: Sequence[Judged], compared: ComparedPatches | None, *, maps: Float[Tensor, "b h w"]) -> Tensor:
     """(b,) scores of images.
 
     Without good images the mean of what each text answer says and of the map's highest value; with them the harmonic
-    mean of ``Fused.shares`` and that value.
+    mean of that value and of what all answers say, on average.
 
     Args:
         texts: their answers.
         compared: that of good images, or None.
         maps: of defects, smoothed.
     """
-    highest = maps.flatten(1).amax(dim=1)
+    highest, shares = maps.flatten(1).amax(dim=1), [one.logits.softmax(dim=1)[:, 1] for one in texts]
     if compared is None:
-        return torch.stack([*(one.logits.softmax(dim=1)[:, 1] for one in texts), highest]).mean(dim=0)
-    return harmonic_mean([fuse(texts, compared).shares, highest], eps=EPS)
+        return torch.stack([*shares, highest]).mean(dim=0)
+    shares.append(compared.logits.softmax(dim=2)[..., 1].mean(dim=0))
+    return harmonic_mean([torch.stack(shares).mean(dim=0), highest], eps=EPS)
 
 
 class AdaptclipDetector(Detector):
@@ -182,7 +166,7 @@ class AdaptclipDetector(Detector):
         texts, compared = trained.adapters.by_texts(seen, grid=look.grid, size=size), None
         if self._good is not None:
             compared = trained.adapters.compare.against(seen.patches, self._good, grid=look.grid, size=size)
-        values = blurred(fuse(texts, compared).maps[0].clamp(0, 1).numpy(), share=self.blur)
+        values = blurred(fused_maps(texts, compared)[0].clamp(0, 1).numpy(), share=self.blur)
         score = image_scores(texts, compared, maps=torch.from_numpy(values)[None])
         return AnomalyMap(float(score), values, look.size, self.name)
 
