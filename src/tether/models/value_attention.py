@@ -93,7 +93,7 @@ def value_attention_features(
         (torch.Size([3, 64]), torch.Size([2, 3, 16, 64]))
     """
     path = value_path(model, blocks=blocks)
-    found = dense_layers(model, image, layers=layers or LAST, path=path, pooled_norm=post_norm)
+    found = dense_layers(model, image, layers=layers or LAST, path=path if layers else None, pooled_norm=post_norm)
     tokens = [one.tokens for one in found if one.tokens is not None]
     return ValueFeatures(found[0].pooled, torch.stack(tokens)[: len(layers)])
 
