@@ -12,6 +12,9 @@ from typing import Any, ClassVar, Protocol
 from torch import nn
 
 from tether.core.atomic_io import write_json
+from tether.core.errors import InputError
+from tether.core.hash_rng import hash_int
+from tether.core.protocols import Source
 from tether.evaluate.adaptation.report import FORMAT, JSON_FILE
 from tether.train.tuning import Played, Tuning, play
 from tether.workflows.adaptation.folder import Existing, claimed, remove_others
@@ -27,6 +30,27 @@ class Kept(Protocol):
     def save(self, folder: Path | str) -> Any:
         """Write it."""
         ...
+
+
+def held_out(keys: Sequence[str], *, source: Source, seed: int, what: str) -> tuple[list[int], list[int]]:
+    """Rows to learn from and rows that are held out, one key in ``HELD_OUT`` by its hash.
+
+    Args:
+        keys: of the rows; those of one key stay together.
+        source: of them, for messages.
+        seed: of the hash.
+        what: rows are, for messages.
+
+    Raises:
+        InputError: none is left to learn from.
+    """
+    parts: tuple[list[int], list[int]] = ([], [])
+    for row, key in enumerate(keys):
+        parts[hash_int(key, seed=seed, salt="held out") % HELD_OUT == 0].append(row)
+    if not parts[0]:
+        all_of = ", all held out" if keys else ""
+        raise InputError(f"{source.name}: expected {what} to learn from, got {len(keys)}{all_of}")
+    return parts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,6 @@ from typing import cast
 import torch
 from torch import nn
 
-from tether.core.errors import InputError
-from tether.core.hash_rng import hash_int
 from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder, Source
 from tether.data.bad_rows import BadRows
@@ -18,7 +16,7 @@ from tether.data.shuffle import until_broken
 from tether.tasks.caption.recipe import CaptionFromTexts
 from tether.tasks.caption.text_only import TextOnlyCaptioner
 from tether.tasks.caption.training import CaptionStep, caption_batches, teach_
-from tether.workflows.adaptation.learnt import HELD_OUT, LearntReport, LearntRun
+from tether.workflows.adaptation.learnt import LearntReport, LearntRun, held_out
 from tether.workflows.adaptation.run import named
 from tether.workflows.captioning.run import WritingReport, reported
 
@@ -115,9 +113,6 @@ def _texts(source: Source, *, seed: int, strict: bool) -> tuple[list[str], list[
         for row in until_broken(source, block, bad=bad):
             if not row.bad:
                 found.update((text.strip(), None) for text in row.texts if text.strip())
-    parts: tuple[list[str], list[str]] = ([], [])
-    for text in found:
-        parts[hash_int(text, seed=seed, salt="held out") % HELD_OUT == 0].append(text)
-    if not parts[0]:
-        raise InputError(f"{source.name}: expected texts to learn from, got {len(found)}")
-    return parts
+    texts = list(found)
+    learnt, held = ([texts[row] for row in rows] for rows in held_out(texts, source=source, seed=seed, what="texts"))
+    return learnt, held

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.geometry import check_finite
-from tether.core.hash_rng import hash_int
 from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder, Source
 from tether.core.types import Row
@@ -39,7 +38,7 @@ from tether.tasks.caption import (
 from tether.tasks.caption.reward_grammar import GrammarFit, GrammarHead, check_judge
 from tether.tasks.caption.training import teach_
 from tether.train.tuning import Played
-from tether.workflows.adaptation.learnt import HELD_OUT, LearntReport, LearntRun
+from tether.workflows.adaptation.learnt import LearntReport, LearntRun, held_out
 from tether.workflows.adaptation.run import named
 from tether.workflows.captioning.run import WritingReport, reported
 from tether.workflows.models import opened
@@ -115,10 +114,7 @@ def reward_captions(
             check_judge(judges[0][0], grammar=True)
     captioner = TextOnlyCaptioner.load(recipe.captioner, model=base)
     images = _read(source, captioner, [one for one, _ in judges], regions=recipe.regions, strict=run.strict)
-    held = [n for n, key in enumerate(images.keys) if hash_int(key, seed=run.seed, salt="held out") % HELD_OUT == 0]
-    learnt = sorted(set(range(len(images.keys))) - set(held))
-    if not learnt:
-        raise InputError(f"{source.name}: expected images to learn from, got {len(images.keys)}, all held out")
+    learnt, held = held_out(images.keys, source=source, seed=run.seed, what="images")
     test, train = images.part(held), images.part(learnt)
     bare = [key for key, some in zip(train.keys, train.texts, strict=True) if not some]
     if recipe.needs_captions and bare:

@@ -13,7 +13,6 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
-from tether.core.hash_rng import hash_int
 from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder, Source
 from tether.core.types import ImageSpec
@@ -26,7 +25,7 @@ from tether.tasks.read import Charset, DualReader, ReadScenes, ReadWords, SceneR
 from tether.tasks.read.reader import word_spec
 from tether.train.loop import StepReport
 from tether.workflows.adaptation.boxes import boxes_said
-from tether.workflows.adaptation.learnt import HELD_OUT, LearntReport, LearntRun
+from tether.workflows.adaptation.learnt import LearntReport, LearntRun, held_out
 from tether.workflows.adaptation.run import named
 from tether.workflows.models import Progress, with_total
 
@@ -94,6 +93,53 @@ class WordCrops:
         return WordCrops(names, owners, self.pixels[at], words, self.scenes, index, boxes)
 
 
+@dataclass(frozen=True)
+class CaptionedImages:
+    """Images that have a caption, as they are learnt from.
+
+    Attributes:
+        keys: of them.
+        texts: the first caption of each.
+        pixels: (n, 3, h, w) as large as they are read.
+        sizes: height and width before.
+        bad: images that were skipped.
+    """
+
+    keys: Sequence[str]
+    texts: Sequence[str]
+    pixels: UInt8[Tensor, "n 3 h w"]
+    sizes: Sequence[tuple[int, int]]
+    bad: int
+
+
+def captioned(
+    source: Source, spec: ImageSpec, *, run: LearntRun, on_progress: Progress | None = None
+) -> CaptionedImages:
+    """Every image with its first caption; one without is a bad row.
+
+    Raises:
+        InputError: no image with a caption, or more images than memory shall hold.
+    """
+    bad, progress = BadRows(source.name, strict=run.strict), with_total(on_progress, source)
+    keys, texts, pixels, sizes = list[str](), list[str](), list[Tensor](), list[tuple[int, int]]()
+    for rows, images in originals(source, bad=bad, workers=run.workers):
+        for row, image in zip(rows, images, strict=True):
+            text = next((text.strip() for text in row.texts if text.strip()), None)
+            if text is None:
+                bad.add(row.key, "no caption")
+                continue
+            keys.append(row.key)
+            texts.append(text)
+            pixels.append(resize_and_crop(image, spec))
+            sizes.append((image.shape[1], image.shape[2]))
+        _room(len(pixels), spec, source=source)
+        if progress is not None:
+            progress(len(keys), None)
+    if not keys:
+        raise InputError(f"{source.name}: {bad.nothing_good()}")
+    return CaptionedImages(keys, texts, torch.stack(pixels), sizes, bad.count)
+
+
 def learn_to_read(
     base: DualEncoder,
     title: str,
@@ -119,12 +165,7 @@ def learn_to_read(
             reader = inner = recipe.start(base, every.words, seed=run.seed)
     charset = inner.charset
     _check(every, charset, longest=inner.max_length, source=source)
-    held = [
-        row for row, key in enumerate(every.owners) if hash_int(key, seed=run.seed, salt="held out") % HELD_OUT == 0
-    ]
-    learnt = sorted(set(range(len(every.words))) - set(held))
-    if not learnt:
-        raise InputError(f"{source.name}: expected words to learn from, got {len(every.words)}, all held out")
+    learnt, held = held_out(every.owners, source=source, seed=run.seed, what="words")
     train, test = every.part(learnt), every.part(held)
     steps = recipe.steps_for(len(learnt))
     begun, tell = time.process_time(), run.on_step
@@ -218,30 +259,16 @@ def _room(count: int, spec: ImageSpec, *, source: Source) -> None:
     height, width = spec.size
     if count * 3 * height * width > MOST_BYTES:
         most = MOST_BYTES // (3 * height * width)
-        raise InputError(f"{source.name}: expected at most {most:,} crops of {height} x {width} pixels, got more")
+        raise InputError(f"{source.name}: expected at most {most:,} images of {height} x {width} pixels, got more")
 
 
 def _crops(
     source: Source, recipe: ReadWords, *, spec: ImageSpec, run: LearntRun, on_progress: Progress | None
 ) -> WordCrops:
     """Every image as a crop with its first caption as the word."""
-    bad, progress = BadRows(source.name, strict=run.strict), with_total(on_progress, source)
-    names, words, pixels = list[str](), list[str](), list[Tensor]()
-    for rows, images in originals(source, bad=bad, workers=run.workers):
-        for row, image in zip(rows, images, strict=True):
-            text = next((text.strip() for text in row.texts if text.strip()), None)
-            if text is None:
-                bad.add(row.key, "no caption")
-                continue
-            names.append(row.key)
-            words.append(recipe.spelt(text))
-            pixels.append(resize_and_crop(image, spec))
-        _room(len(pixels), spec, source=source)
-        if progress is not None:
-            progress(len(names), None)
-    if not names:
-        raise InputError(f"{source.name}: {bad.nothing_good()}")
-    return WordCrops(names, names, torch.stack(pixels), words, bad=bad.count)
+    found = captioned(source, spec, run=run, on_progress=on_progress)
+    words = [recipe.spelt(text) for text in found.texts]
+    return WordCrops(found.keys, found.keys, found.pixels, words, bad=found.bad)
 
 
 def _boxed(
