@@ -181,7 +181,7 @@ def read(
     rows = open_source(source, where="IMAGES")
     known = None if words is None else KnownWords(_listed(words))
     reader, method = _reader(head, using, model=model, scene=scene, random_weights=random_weights, device=device)
-    if (unit := getattr(reader, "unit", "word")) != ("page" if page else "word"):
+    if (unit := reader.unit) != ("page" if page else "word"):
         said = f"--page: {method} reads {unit}s"
         raise InputError(f"{said}; {'leave it out' if page else 'say it where images are whole pages'}")
     if page and regions is not None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from tether.core.types import ImageLike, ImageSpec
 from tether.data.images import decode, resize_and_crop
 from tether.models.anatomy.find import tower_of
 from tether.models.modes import eval_mode
-from tether.models.tower_state import grid_of
+from tether.models.tower_state import patch_grid
 from tether.models.vision.vocabulary import VisionVocabulary
 
 _ASPECT = 1.2  # from which on a change of aspect is told
@@ -30,8 +31,7 @@ class AspectWarning(UserWarning):
     """Images lost more of their aspect than a reader should bear."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class VisionPixels:
+class VisionPixels(NamedTuple):
     """Images as each network wants them; None for a network that is not there.
 
     Attributes:
@@ -43,8 +43,7 @@ class VisionPixels:
     vocabulary: UInt8[Tensor, "b 3 H W"] | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class VisionTokens:
+class VisionTokens(NamedTuple):
     """Tokens of images by each network; None for a network that is not there.
 
     Attributes:
@@ -218,8 +217,8 @@ class MergedVision(nn.Module):
         if clip is not None and self.clip_spec is not None:
             blank = torch.zeros(1, 3, *self.clip_spec.size, dtype=torch.uint8, device=clip.logit_scale.device)
             with torch.no_grad():
-                grid = self._clip_grid(clip, blank)
                 shown = self._clip_tokens(blank)
+            grid = patch_grid(clip)
             widths[0] = shown.shape[2]
             self.tokens = shown.shape[1]
         if vocabulary is not None:
@@ -286,19 +285,13 @@ class MergedVision(nn.Module):
 
     def forward(self, images: Sequence[ImageLike] | UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b n w"]:
         """Rows of images for a language model, with gradient to the maps alone; errors as for ``prepare``."""
-        found = self.encode(self.prepare(images))
-        return self.merge(found.clip, found.vocabulary)
+        return self.merge(*self.encode(self.prepare(images)))
 
     def _clip_tokens(self, pixels: Tensor) -> Float[Tensor, "b n c"]:
         assert self.clip is not None
         tower = tower_of(self.clip).opened()
         stream = tower.run(tower.embed(pixels.to(self.clip.logit_scale.device)), 0, -1)
         return stream.x[:, tower.prefix :].float()
-
-    @staticmethod
-    def _clip_grid(clip: DualEncoder, blank: Tensor) -> tuple[int, int]:
-        tower = tower_of(clip).opened()
-        return grid_of(tower, tower.embed(blank), size=(blank.shape[2], blank.shape[3]))
 
 
 def _resized(images: Tensor, spec: ImageSpec) -> UInt8[Tensor, "b 3 h w"]:

@@ -101,9 +101,7 @@ class VisionLM(nn.Module):
         """Rows of words with images in their places, with gradient; errors as for ``splice``."""
         words = self.language_model
         ids = ids.to(words.device)
-        shown = self.vision.merge(
-            *(None if one is None else one.to(words.device) for one in (tokens.clip, tokens.vocabulary))
-        )
+        shown = self.vision.merge(*(None if one is None else one.to(words.device) for one in tokens))
         return splice(words.embed(ids), ids, shown, start=self.start, end=self.end)
 
     def loss(self, tokens: VisionTokens, ids: Int[Tensor, "b l"], labels: Int[Tensor, "b l"]) -> Float[Tensor, ""]:
@@ -322,17 +320,17 @@ class VisionLM(nn.Module):
             whole[kept] = pixels
             return whole
 
-        return VisionPixels(*(spread(one) for one in _both(seen)))
+        return VisionPixels(*(spread(one) for one in seen))
 
     def _frozen(self, pixels: VisionPixels) -> tuple[dict[str, Tensor], Callable[[Batch], VisionTokens]]:
         """Rows for batches, and the tokens of a batch of them: kept where they are small, else made in each step."""
-        count = len(next(one for one in _both(pixels) if one is not None))
+        count = len(next(one for one in pixels if one is not None))
         first = self.vision.encode(_part(pixels, 0, 1))
-        size = count * sum(one.numel() * 4 for one in (first.clip, first.vocabulary) if one is not None)
+        size = count * sum(one.numel() * 4 for one in first if one is not None)
         kept = size <= KEPT_BYTES
         found = self.vision.encode(pixels) if kept else None
-        shown = _both(pixels) if found is None else (found.clip, found.vocabulary)
-        rows = {name: one for name, one in zip(_SIDES, shown, strict=True) if one is not None}
+        shown = zip(_SIDES, pixels if found is None else found, strict=True)
+        rows = {name: one for name, one in shown if one is not None}
 
         def tokens_of(batch: Batch) -> VisionTokens:
             clip, vocabulary = (cast(Tensor | None, batch.extra.get(name)) for name in _SIDES)
@@ -346,12 +344,8 @@ def shifted_cross_entropy(logits: Float[Tensor, "b l v"], labels: Int[Tensor, "b
     return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
 
 
-def _both(pixels: VisionPixels) -> tuple[Tensor | None, Tensor | None]:
-    return pixels.clip, pixels.vocabulary
-
-
 def _part(pixels: VisionPixels, first: int, stop: int) -> VisionPixels:
-    return VisionPixels(*(None if one is None else one[first:stop] for one in _both(pixels)))
+    return VisionPixels(*(None if one is None else one[first:stop] for one in pixels))
 
 
 def _plain(words: CausalLM, text: str, longest: int) -> list[int]:
