@@ -16,7 +16,7 @@ from tether.data.anomaly_files import DefectMasks
 from tether.data.images import decode
 from tether.data.labelled import label_of
 
-NORMAL = ("good", "normal")
+NORMAL_LABELS = ("good", "normal")
 """Labels of images without a defect."""
 
 
@@ -61,7 +61,7 @@ class DefectTruths:
         *,
         column: str = "mask",
         label: str = "label",
-        normal: Sequence[str] = NORMAL,
+        normal: Sequence[str] = NORMAL_LABELS,
     ) -> None:
         """Choose where to look.
 

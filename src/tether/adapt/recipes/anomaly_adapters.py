@@ -25,12 +25,11 @@ from tether.core.printable import quoted
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Layer, PositiveRate, PositiveSingle, Whole, checked
 from tether.core.types import Batch, Loss
-from tether.data.defect_truths import NORMAL, DefectTruths
+from tether.data.defect_truths import NORMAL_LABELS, DefectTruths
 from tether.losses.defects import defect_loss
 from tether.models.adaptclip import AdaptClip, TrainedAdapters
 from tether.models.anatomy.find import anatomy_of
-from tether.models.defect_states import DEFECTIVE, TEMPLATES
-from tether.models.defect_states import NORMAL as GOOD
+from tether.models.defect_states import DEFECTIVE, NORMAL, TEMPLATES
 from tether.models.embed import encode_texts
 from tether.models.prompts import Prompts
 from tether.models.value_attention import TEMPERATURE, ValueRows
@@ -69,10 +68,10 @@ class AnomalyAdaptersRecipe(TuneRecipe):
         masks: str | None = None,
         column: str = "mask",
         label: str = "label",
-        normal: Sequence[str] = NORMAL,
+        normal: Sequence[str] = NORMAL_LABELS,
         product: str | None = None,
         name: str = "object",
-        good_states: Annotated[Sequence[str], MinLen(1)] = GOOD,
+        good_states: Annotated[Sequence[str], MinLen(1)] = NORMAL,
         bad_states: Annotated[Sequence[str], MinLen(1)] = DEFECTIVE,
         templates: Annotated[Sequence[str], MinLen(1)] = TEMPLATES,
         length: Count = 12,

@@ -21,7 +21,7 @@ from tether.core.gather import Gather
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Layer, NonNegative, PositiveRate, PositiveSingle, Whole, checked
 from tether.core.types import Batch, Loss
-from tether.data.defect_truths import NORMAL, DefectTruths
+from tether.data.defect_truths import NORMAL_LABELS, DefectTruths
 from tether.losses.defects import defect_loss
 from tether.models.anatomy.find import text_anatomy
 from tether.models.defect_texts import DefectTexts
@@ -62,7 +62,7 @@ class AnomalyPromptsRecipe(TuneRecipe):
         masks: str | None = None,
         column: str = "mask",
         label: str = "label",
-        normal: Sequence[str] = NORMAL,
+        normal: Sequence[str] = NORMAL_LABELS,
         words: Annotated[Sequence[str], MinLen(2), MaxLen(2)] = ("object.", "damaged object."),
         length: Count = 12,
         deep: Whole | None = None,
@@ -151,7 +151,7 @@ class AnomalyPromptsRecipe(TuneRecipe):
         return Tuning(
             step=_DefectStep(reader, temperature=self.temperature, pixels=self.pixels),
             batches=TensorBatches(rows.tensors(), batch_size=self.batch_size, seed=seed),
-            steps=max(1, self.epochs * (len(rows.rows) // min(self.batch_size, len(rows.rows)))),
+            steps=self.epochs * (len(rows.rows) // min(self.batch_size, len(rows.rows))),
             optimizer={"name": "adamw", "lr": self.learning_rate, "betas": (self.momentum, 0.999), "eps": 1e-8},
             schedule=Constant(),
             modules={PROMPTS: prompts},
