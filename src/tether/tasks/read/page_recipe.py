@@ -21,14 +21,29 @@ PASSES, LEAST_STEPS = 10, 500
 _STRIDED = 4  # patches of the vocabulary on a side of a token
 
 
-class ReadPages:
+class ReadRecipe:
+    """What recipes that give a reader share.
+
+    Attributes:
+        steps: that are taken, or None.
+        batch_size: rows of a step.
+    """
+
+    takes = "pairs"
+    steps: int | None
+    batch_size: int
+
+    def steps_for(self, count: int) -> int:
+        """Steps for so many words or pages."""
+        return self.steps or max(LEAST_STEPS, PASSES * -(-count // self.batch_size))
+
+
+class ReadPages(ReadRecipe):
     """A vocabulary learns on rendered pages, then a language model reads its tokens beside the model's own.
 
     Source: Vary (arXiv 2312.06109). Without ``lm`` a small language model of single characters is made, and without
     ``vocabulary`` a new one is learnt; both from random weights, which needs many steps.
     """
-
-    takes = "pairs"
 
     @checked
     def __init__(
@@ -138,7 +153,3 @@ class ReadPages:
             InputError: a vocabulary whose map of tokens has another size than the model's.
         """
         return VisionLM(MergedVision(model, net, lm_dim=words.dim, seed=seed), words, longest=self.longest)
-
-    def steps_for(self, count: int) -> int:
-        """Steps for so many pages."""
-        return self.steps or max(LEAST_STEPS, PASSES * -(-count // self.batch_size))

@@ -15,24 +15,20 @@ from tether.core.ranges import Count, Decay, Positive, PositiveRate, Rate, Whole
 from tether.data.boxes import Unit
 from tether.data.regions import RegionColumns
 from tether.tasks.read.charset import Charset
-from tether.tasks.read.page_recipe import ReadPages
+from tether.tasks.read.page_recipe import ReadPages, ReadRecipe
 from tether.tasks.read.reader import READER_FILE, DualReader
 from tether.tasks.read.readers import MADE_READER
 from tether.tasks.read.scene_reader import SceneReader
 
-PASSES, LEAST_STEPS = 10, 500
 MOST_WORDS = 256
 """Boxes of words of an image that are read, at most."""
 
 
-class ReadWords:
+class ReadWords(ReadRecipe):
     """A reader learnt from crops with a word each; see ``DualReader``.
 
     Source: CLIP4STR (arXiv 2305.14014), whose settings are the defaults.
     """
-
-    takes = "pairs"
-    scenes = False
 
     @checked
     def __init__(
@@ -108,20 +104,12 @@ class ReadWords:
         charset = Charset(self.characters or "".join(sorted(set("".join(words)))))
         return DualReader(model, charset=charset, seed=seed, **self.reader)  # pyrefly: ignore  # of these types
 
-    def steps_for(self, count: int) -> int:
-        """Steps for so many words."""
-        return self.steps or max(LEAST_STEPS, PASSES * -(-count // self.batch_size))
 
-
-class ReadScenes:
+class ReadScenes(ReadRecipe):
     """A reader that goes on with whole images in which boxes of words are marked; see ``SceneReader``.
 
     Source: CLIPTER (arXiv 2301.07464).
     """
-
-    takes = "pairs"
-    scenes = True
-    case: Literal["keep", "lower"] = "keep"
 
     @checked
     def __init__(
@@ -181,10 +169,6 @@ class ReadScenes:
         """
         reader = DualReader.load(Path(self.folder), device=device)
         return SceneReader(reader, model, seed=seed, **self.fusion)  # pyrefly: ignore  # of these types
-
-    def steps_for(self, count: int) -> int:
-        """Steps for so many words."""
-        return self.steps or max(LEAST_STEPS, PASSES * -(-count // self.batch_size))
 
 
 READ_RECIPES: Mapping[str, type[ReadWords | ReadScenes | ReadPages]] = {
