@@ -126,22 +126,23 @@ class AdaptClip(nn.Module):
         Raises:
             InputError: patches that do not fit, or one image alone in training mode.
         """
-        own = self.learnt if learnt is None else learnt
-        moved, plain = self.visual.patches(seen.patches[-1]), seen.patches[-1]
-        pairs = [(moved, self.fixed), (plain, own)] if self.apart else [(moved, own)]
+        last = seen.patches[-1]
         maps = [
             text_maps(patches[None], texts, grid=grid, size=size, temperature=self.temperature)[0]
-            for patches, texts in pairs
+            for patches, texts in self._pairs(self.visual.patches(last), last, learnt)
         ]
-        return [Judged(*one) for one in zip(self.image_logits(seen.image, learnt=own), maps, strict=True)]
+        return [Judged(*one) for one in zip(self.image_logits(seen.image, learnt=learnt), maps, strict=True)]
 
     def image_logits(
         self, image: Float[Tensor, "b d"], *, learnt: Float[Tensor, "2 d"] | None = None
     ) -> list[Float[Tensor, "b 2"]]:
         """The logits of ``by_texts``, which need no patches."""
-        own, moved = self.learnt if learnt is None else learnt, self.visual.whole(image)
-        pairs = [(moved, self.fixed), (image, own)] if self.apart else [(moved, own)]
+        pairs = self._pairs(self.visual.whole(image), image, learnt)
         return [text_logits(rows, texts, temperature=self.temperature) for rows, texts in pairs]
+
+    def _pairs(self, moved: Tensor, plain: Tensor, learnt: Tensor | None) -> list[tuple[Tensor, Tensor]]:
+        own = self.learnt if learnt is None else learnt
+        return [(moved, self.fixed), (plain, own)] if self.apart else [(moved, own)]
 
 
 @dataclass(frozen=True, slots=True)

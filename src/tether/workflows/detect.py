@@ -298,20 +298,20 @@ def detect(
         if truths is not None and not labels:
             raise truths.nothing_for(keys)
         answer = DetectedDefects(
-            keys,
-            np.array(scores),
-            outputs.maps,
-            peaks,
-            [outputs.name_of(key) for key in keys],
-            detector.name,
-            method,
-            outputs.span(),
-            known,
-            labels,
-            measured.report() if labels else None,
-            bad.count,
-            outputs.kept,
-            top,
+            keys=keys,
+            scores=np.array(scores),
+            maps=outputs.maps,
+            peaks=peaks,
+            files=[outputs.name_of(key) for key in keys],
+            name=detector.name,
+            method=method,
+            span=outputs.span(),
+            good=known,
+            labels=labels,
+            report=measured.report() if labels else None,
+            bad=bad.count,
+            kept=outputs.kept,
+            shown=top,
         )
         if outputs.folder is not None:
             outputs.write_heat()

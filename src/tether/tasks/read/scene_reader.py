@@ -186,10 +186,9 @@ class SceneReader(nn.Module):
         rows |= {} if boxes is None else {"boxes": boxes}
 
         def loss(batch: Any, generator: torch.Generator) -> Tensor:
-            scene = tokens[batch.extra["scene"].to(tokens.device)]
-            memory = self.reader.encode(batch.image)
-            places = batch.extra.get("boxes")
-            memory = self.fusion(memory, scene, boxes=None if places is None else places.to(memory.device))
+            memory, boxes = self.reader.encode(batch.image), batch.extra.get("boxes")
+            boxes = None if boxes is None else boxes.to(memory.device)
+            memory = self.fusion(memory, tokens, scene_index=batch.extra["scene"].to(tokens.device), boxes=boxes)
             return self.reader.loss(memory, batch.text, generator=generator)
 
         learn_(
@@ -242,7 +241,7 @@ class SceneReader(nn.Module):
                 memory = self.reader.encode(pixels[some])
                 if tokens is not None and index is not None:
                     places = None if boxes is None else boxes[some].to(memory.device)
-                    memory = self.fusion(memory, tokens[index[some].to(tokens.device)], boxes=places)
+                    memory = self.fusion(memory, tokens, scene_index=index[some].to(tokens.device), boxes=places)
                 found.append(self.reader.decode(memory, refine=refine))
         return Texts.joined(found)
 
