@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -139,6 +141,40 @@ def hits_figure(
     low, high = interval(change.numpy()[:, None], counts=weight.numpy()[:, None])[0]
     found = Interval(float(change.sum()) / whole, float(low), float(high))
     return Compared(name, ends[0], ends[1], found, len(before), chance=chance, about=about, chance_is=chance_is)
+
+
+def means_figure(name: str, before: Float[np.ndarray, " n"], after: Float[np.ndarray, " n"], **told: Any) -> Compared:
+    """Of numbers of n rows: their means and that of the differences, with a bootstrap over rows.
+
+    Args:
+        name: in words.
+        before: with the base.
+        after: with what came of it.
+        told: further fields of ``Compared``.
+    """
+    table = np.stack([before, after, after - before], axis=1)
+    ends = interval(table, counts=np.ones_like(table))
+    found = [Interval(float(mean), *map(float, pair)) for mean, pair in zip(table.mean(axis=0), ends, strict=True)]
+    return Compared(name, found[0], found[1], found[2], len(table), **told)
+
+
+def drawn_figure(
+    name: str, values: Iterable[float], *, draws: Float[np.ndarray, "r 2"], n: int, **told: Any
+) -> Compared:
+    """Of a number before and after, and draws of both from the same resampled rows.
+
+    Args:
+        name: in words.
+        values: before and after.
+        draws: likewise, of each resample.
+        n: rows.
+        told: further fields of ``Compared``.
+    """
+    ends = np.quantile(np.column_stack([draws, draws[:, 1] - draws[:, 0]]), [0.025, 0.975], axis=0).T
+    first, last = map(float, values)
+    pairs = zip((first, last, last - first), ends, strict=True)
+    found = [Interval(number, *map(float, pair)) for number, pair in pairs]
+    return Compared(name, found[0], found[1], found[2], n, **told)
 
 
 def class_weights_of(labels: Int[Tensor, " n"]) -> Float[Tensor, " n"]:

@@ -25,8 +25,14 @@ from tether.data.loader import ordered
 from tether.data.masked_regions import masked_regions
 from tether.data.regions import RegionColumns
 from tether.evaluate.adaptation.defects import ask_defects
-from tether.evaluate.adaptation.figures import Compared, Interval, hits_figure, plain_figure, shares_figure
-from tether.evaluate.bootstrap import interval
+from tether.evaluate.adaptation.figures import (
+    Compared,
+    drawn_figure,
+    hits_figure,
+    means_figure,
+    plain_figure,
+    shares_figure,
+)
 from tether.evaluate.box_questions import ask_boxes
 from tether.evaluate.embeddings import Embedded
 from tether.evaluate.geometry import modality_gap
@@ -115,14 +121,8 @@ def image_search(seen: Pictured) -> list[Compared]:
         geometry = rows.geometry
         found = image_retrieval(geometry.points(rows.image), one.label_numbers, similarity=geometry.similarity)
         columns.append(found.average_precision.cpu().numpy())
-    table = np.stack([*columns, columns[1] - columns[0]], axis=1)
-    ends = interval(table, counts=np.ones_like(table))
-    before, after, change = (
-        Interval(float(mean), float(low), float(high))
-        for mean, (low, high) in zip(table.mean(axis=0), ends, strict=True)
-    )
     about = "how far up the other images of its class stand in the list that an image is answered with; 1 is best"
-    return [Compared("image to image, mean average precision", before, after, change, len(table), about=about)]
+    return [means_figure("image to image, mean average precision", columns[0], columns[1], about=about)]
 
 
 def typos(seen: Pictured) -> list[Compared]:
@@ -207,11 +207,8 @@ def order(seen: Pictured) -> list[Compared]:
         return []
     scores = np.stack([one[rows, groups].double().numpy() for one in seen.said], axis=1)
     found = order_correlation(scores, targets=np.array([numbers[row] for row in rows]), groups=groups)
-    before, after = (Interval(float(found.value[way]), *found.interval(way)) for way in (0, 1))
-    low, high = np.quantile(found.draws[:, 1] - found.draws[:, 0], [0.025, 0.975])
-    change = Interval(after.value - before.value, float(low), float(high))
     name = "order of held-out images, Spearman's correlation (by the text alone; by the head)"
-    return [Compared(name, before, after, change, found.n, chance=0.0, unit="number")]
+    return [drawn_figure(name, found.value, draws=found.draws, n=found.n, chance=0.0, unit="number")]
 
 
 def _place(names: Sequence[str], value: str | None) -> int:
@@ -285,16 +282,12 @@ def masks(seen: Pictured) -> list[Compared]:
         return []
     images, rng = asked.both.shape[1], np.random.default_rng(0)
     drawn = [asked.miou(np.bincount(rng.integers(0, images, images), minlength=images)) for _ in range(RESAMPLES)]
-    ends = np.quantile(np.array(drawn) @ [[1, 0, -1], [0, 1, 1], [0, 0, 0]], [0.025, 0.975], axis=0)
-    first, last, chance = asked.miou(np.ones(images)).tolist()
-    before, after, change = (
-        Interval(value, float(low), float(high))
-        for value, low, high in zip((first, last, last - first), *ends, strict=True)
-    )
+    *values, chance = asked.miou(np.ones(images)).tolist()
     about = "mean over classes of the pixels that masks and truth share, of those that either has"
     name = "mean IoU of masks (patches named by texts; the head)"
     chance_is = "the most frequent class everywhere"
-    return [Compared(name, before, after, change, images, chance=chance, about=about, chance_is=chance_is)]
+    draws = np.array(drawn)[:, :2]
+    return [drawn_figure(name, values, draws=draws, n=images, chance=chance, about=about, chance_is=chance_is)]
 
 
 def quality(seen: Pictured) -> list[Compared]:
@@ -316,15 +309,9 @@ def quality(seen: Pictured) -> list[Compared]:
         ladder_correlations(level_order(one.score, photos, kinds=ways, sized_for=2 * SIZED_FOR))
         for one in (before, after)
     ]
-    table = np.stack([*found, found[1] - found[0]], axis=1)
-    ends = interval(table, counts=np.ones_like(table))
-    first, last, change = (
-        Interval(float(mean), float(low), float(high))
-        for mean, (low, high) in zip(table.mean(axis=0), ends, strict=True)
-    )
     about = "mean over images of Spearman's correlation of the score with the level of degradation; -1 is best"
     name = "quality score against level of degradation (by the prompts alone; trained)"
-    return [Compared(name, first, last, change, len(table), better="lower", unit="number", about=about)]
+    return [means_figure(name, found[0], found[1], better="lower", unit="number", about=about)]
 
 
 def defects(seen: Pictured) -> list[Compared]:
@@ -344,24 +331,12 @@ def defects(seen: Pictured) -> list[Compared]:
     found, ways = list[Compared](), "(by sentences; by what was learnt)"
     if (areas := asked.image_auroc()) is not None:
         values, draws = areas
-        draws = draws[np.isfinite(draws).all(axis=1)]
-        ends = np.quantile(np.column_stack([draws, draws[:, 1] - draws[:, 0]]), [0.025, 0.975], axis=0).T
-        first, last, change = (
-            Interval(float(value), float(low), float(high))
-            for value, (low, high) in zip((*values, values[1] - values[0]), ends, strict=True)
-        )
+        draws, count = draws[np.isfinite(draws).all(axis=1)], len(asked.defective)
         about = "chance that a defective image scores above a normal one"
-        name = f"image AUROC {ways}"
-        found.append(Compared(name, first, last, change, len(asked.defective), chance=0.5, about=about))
+        found.append(drawn_figure(f"image AUROC {ways}", values, draws=draws, n=count, chance=0.5, about=about))
     if asked.pixels.shape[1]:
-        table = np.column_stack([*asked.pixels, asked.pixels[1] - asked.pixels[0]])
-        ends = interval(table, counts=np.ones_like(table))
-        first, last, change = (
-            Interval(float(mean), float(low), float(high))
-            for mean, (low, high) in zip(table.mean(axis=0), ends, strict=True)
-        )
         about = "chance that a defective pixel scores above a normal one of its image, mean over defective images"
-        found.append(Compared(f"pixel AUROC {ways}", first, last, change, len(table), chance=0.5, about=about))
+        found.append(means_figure(f"pixel AUROC {ways}", *asked.pixels, chance=0.5, about=about))
     return found
 
 
