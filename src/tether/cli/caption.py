@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from tether.cli.options import STDOUT, Device, Existing, Json, RandomWeights, RawCsv, Strict, check_new, put_json
-from tether.cli.say import say
+from tether.cli.say import say, say_skipped
 
 
 def command(
@@ -95,5 +95,4 @@ def command(
         say(f"{out}: {len(found.keys)} captions")
     for line in found.remarks:
         say(line, err=True)
-    if found.bad:
-        say(f"{found.bad} bad rows were skipped; {bad_rows} names them", err=True)
+    say_skipped(found.bad, bad_rows)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tether.cli.options import STDOUT, Device, Existing, Json, RandomWeights, RawCsv, Strict, check_new, put_json
-from tether.cli.say import say
+from tether.cli.say import say, say_skipped
 
 
 def command(
@@ -105,5 +105,4 @@ def command(
         say(f"{out}: scores of {len(found.keys)} images by {found.method}{kept}; look at {out / 'index.html'}")
     for line in found.remarks():
         say(line, err=True)
-    if skipped := found.bad + found.good.bad:
-        say(f"{skipped} bad rows were skipped; {bad_rows} names them", err=True)
+    say_skipped(found.bad + found.good.bad, bad_rows)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from tether.cli.options import STDOUT, Device, Existing, Json, RandomWeights, Strict, check_new, put_json
-from tether.cli.say import say
+from tether.cli.say import say, say_skipped
 
 
 def command(
@@ -64,5 +64,4 @@ def command(
         put_json(asdict(done), to=json)
     if json != STDOUT:
         say(f"{done.path}: {done.rows} images, {done.new} of them new; model digest {done.digest}")
-    if done.bad:
-        say(f"{done.bad} bad rows were skipped; {done.bad_rows} names them", err=True)
+    say_skipped(done.bad, done.bad_rows)

@@ -19,7 +19,7 @@ from tether.cli.options import (
     check_new,
     put_json,
 )
-from tether.cli.say import say
+from tether.cli.say import say, say_skipped
 
 if TYPE_CHECKING:
     from tether.workflows.evaluate import Evaluated
@@ -94,8 +94,7 @@ def command(
         say(found.remark, err=True)
     if json != STDOUT:
         _show(found, title=f"{model} on {source}")
-    if found.bad:
-        say(f"{found.bad} bad rows were skipped; {bad_rows} names them", err=True)
+    say_skipped(found.bad, bad_rows)
     if json is not None:
         about = {"model": model, "source": source, "version": found.version, "limit": limit, "dims": dims}
         put_json(about | dict(found.metrics), to=json)

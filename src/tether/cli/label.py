@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from tether.cli.options import STDOUT, Device, Existing, Json, Strict, check_new, put_json
-from tether.cli.say import say
+from tether.cli.say import say, say_skipped
 
 
 def command(
@@ -71,5 +71,4 @@ def command(
         for task, expert in done.experts.items():
             said = "" if expert.classes is None else f", {expert.classes} classes"
             say(f"  {task}: {expert.name}{f' {expert.version}' if expert.version else ''}{said}")
-    if done.bad:
-        say(f"{done.bad} bad rows were skipped; {done.folder / 'bad_rows.jsonl'} names them", err=True)
+    say_skipped(done.bad, done.folder / "bad_rows.jsonl")

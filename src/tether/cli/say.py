@@ -27,6 +27,12 @@ def say(text: object, *, err: bool = False, lines: bool = False) -> None:
             raise
 
 
+def say_skipped(count: int, path: object) -> None:
+    """How many rows were bad, if any, and the file that names them."""
+    if count:
+        say(f"{count} bad rows were skipped; {path} names them", err=True)
+
+
 def as_json(value: Any, *, indent: int | None = None) -> str:
     """JSON in which letters of every script stay readable and what a terminal may obey is escaped as JSON does."""
     text = json.dumps(value, ensure_ascii=False, default=str, indent=indent)

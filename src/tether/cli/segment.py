@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from tether.cli.options import STDOUT, Device, Existing, Json, RandomWeights, RawCsv, Strict, check_new, put_json
-from tether.cli.say import say
+from tether.cli.say import say, say_skipped
 
 
 def command(
@@ -150,5 +150,4 @@ def command(
     if html is not None:
         found.page(html)
         say(f"{html}: {len(found.shown)} images", err=True)
-    if found.bad:
-        say(f"{found.bad} bad rows were skipped; {bad_rows} names them", err=True)
+    say_skipped(found.bad, bad_rows)
