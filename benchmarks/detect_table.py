@@ -2,7 +2,7 @@
 
     pip install anomalib elpv-dataset   # for PatchCore and the solar cells alone; either may be left out
     python benchmarks/detect_table.py [TILES.parquet] [--sets tiles,textile,elpv] [--encoders own,starter]
-        [--shots 0,1,2,4,8] [--draws 5] [--ask 160] [--quick] [--json OUT]
+        [--shots 0,1,2,4,8] [--draws 5] [--ask 160] [--with NAME:key=value ...] [--quick] [--json OUT]
 
 TILES has the columns image, mask (0 where nothing is wrong) and label. ``textile`` is the set of that name
 (``tether-clip[textile]``), ``elpv`` the package ``elpv-dataset`` (cells of solar modules, CC BY-NC-SA 4.0; those that
@@ -14,13 +14,16 @@ half of them good, of defects as many of each kind; good images to remember are 
 image is looked at once by each way, and all draws share what was read. *PatchCore* is anomalib's (means of 3 x 3
 patches, distances, the weighted score, the blurred map) on the same patches that ``patches`` reads, in place of those
 of a backbone whose weights must be fetched. It keeps all of them, as ``patches`` does of so few images; its default, a
-core set of a tenth, is for hundreds.
+core set of a tenth, is for hundreds. A way that learns from good images (``clap``, 17 CPU seconds each time) does so
+once, from the first draw of the most of them. ``--with``, once for each way, takes other ways in place of all.
 
 Image AUROC is the mean over draws, with a 95 % interval over the images asked (the same resample for all draws) and the
-standard deviation over draws; pixel AUROC and AUPRO (up to 30 % false pixels) are means over draws with the most good
-images, of every third pixel in both directions. ms: of the processor, an image, one thread: to look and to judge with
-the most good images. MB: what is remembered of those. About 8 CPU minutes. ``--quick`` draws things where no TILES is
-given, and its figures mean nothing.
+standard deviation over draws; *less patches* is how much more it is than that of ``patches`` with the most good images,
+of the same draws and resamples. Pixel AUROC and AUPRO (up to 30 % false pixels) are means over two draws of the most
+good images, of every third pixel in both directions. ms: of the processor, an image, one thread: to look and to judge
+with the most good images. MB: tensors that are held after good images were remembered or learnt from and were not
+before. What cannot be asked is named below the table. ``--quick`` draws things where no TILES is given, and its figures
+mean nothing.
 """
 
 from __future__ import annotations
@@ -28,10 +31,10 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +47,7 @@ from torch import Tensor, nn
 
 import tether
 from tether.core.anomaly_map import AnomalyMap
+from tether.core.component import build
 from tether.core.errors import TetherError
 from tether.core.protocols import DualEncoder
 from tether.data.images import decode
@@ -52,11 +56,14 @@ from tether.evaluate.anomaly import AnomalyScores
 from tether.evaluate.medical.report import curves, ranked
 from tether.papers.reproduction.lab import Lab
 from tether.papers.testbeds import flawed_things
-from tether.tasks.anomaly import DETECTORS, Detector, ImageFeatures, PatchesDetector
+from tether.tasks.anomaly import DETECTORS, AnomalyclipDetector, Detector, ImageFeatures, Learning
+from tether.workflows.methods import named
 
 RESAMPLES = 1000
 EVERY = 3
 """Of pixels, in each direction, those that figures of pixels are of."""
+MAPPED = 2
+"""Draws of good images whose maps are compared with masks."""
 
 
 @dataclass(frozen=True)
@@ -194,11 +201,15 @@ class PatchCore:
         return self.net(torch.zeros(1, 3, *look.size))
 
 
-def megabytes(detector: Any) -> float:
-    """Of what is remembered."""
-    kept = (detector.rows,) if isinstance(detector, PatchesDetector) else getattr(detector, "_memory", ())
-    kept = (detector.net.memory_bank,) if isinstance(detector, PatchCore) else kept
-    return sum(one.numel() * one.element_size() for one in kept) / 2**20
+def held(thing: Any) -> int:
+    """Bytes of tensors in what a detector holds, its model left out."""
+    if isinstance(thing, Tensor):
+        return thing.numel() * thing.element_size()
+    if isinstance(thing, nn.Module):
+        return sum(map(held, thing.state_dict().values()))
+    if isinstance(thing, tuple | list):
+        return sum(map(held, thing))
+    return sum(held(one) for name, one in vars(thing).items() if name != "_model") if hasattr(thing, "judge") else 0
 
 
 @dataclass
@@ -207,7 +218,7 @@ class Cell:
 
     Attributes:
         scores: (draws, n) of the images.
-        pixel: mean over draws of pixel AUROC and AUPRO, or None.
+        pixel: mean over ``MAPPED`` draws of pixel AUROC and AUPRO, or None.
         judge: milliseconds an image.
         memory: megabytes.
     """
@@ -217,14 +228,28 @@ class Cell:
     judge: float
     memory: float
 
-    def auroc(self, defective: Bool[np.ndarray, " n"], *, seed: int = 0) -> tuple[float, float, float, float]:
-        """Mean over draws, both ends of its interval over images, standard deviation over draws."""
+    def resampled(self, defective: Bool[np.ndarray, " n"], *, seed: int = 0) -> Float[np.ndarray, "r m"]:
+        """AUROC of each draw of good images, of all images asked and of resamples of them."""
         rng, count = np.random.default_rng(seed), len(defective)
         drawn = [np.bincount(rng.integers(0, count, count), minlength=count) for _ in range(RESAMPLES)]
         weights = np.array([np.ones(count), *drawn], dtype=np.float64)
-        found = np.stack([curves(ranked(one, truth=defective), weights=weights)[0] for one in self.scores])
-        low, high = np.nanquantile(found[:, 1:].mean(axis=0), [0.025, 0.975])
-        return float(found[:, 0].mean()), float(low), float(high), float(found[:, 0].std())
+        return np.stack([curves(ranked(one, truth=defective), weights=weights)[0] for one in self.scores])
+
+    def auroc(self, defective: Bool[np.ndarray, " n"]) -> tuple[float, float, float, float]:
+        """Mean over draws, both ends of its interval over images, standard deviation over draws."""
+        found = self.resampled(defective)
+        return (*ends(found.mean(axis=0)), float(found[:, 0].std()))
+
+    def more(self, other: Cell, defective: Bool[np.ndarray, " n"]) -> tuple[float, float, float]:
+        """AUROC more than another way has of the same first draws, with its interval."""
+        mine, its = self.resampled(defective), other.resampled(defective)
+        return ends(mine.mean(axis=0) - its[: len(mine)].mean(axis=0))
+
+
+def ends(values: Float[np.ndarray, " m"]) -> tuple[float, float, float]:
+    """The first, and the interval of the others."""
+    low, high = np.nanquantile(values[1:], [0.025, 0.975])
+    return float(values[0]), float(low), float(high)
 
 
 def measured(detector: Detector | PatchCore, looks: Sequence[ImageFeatures], data: Inspected, *, pixels: bool) -> Cell:
@@ -246,7 +271,7 @@ def measured(detector: Detector | PatchCore, looks: Sequence[ImageFeatures], dat
         assert report.pixel_auroc is not None
         assert report.aupro is not None
         pixel = (report.pixel_auroc.value, report.aupro.value)
-    return Cell(np.array([[one.score for one in maps]]), pixel, judge, megabytes(detector))
+    return Cell(np.array([[one.score for one in maps]]), pixel, judge, 0.0)
 
 
 def together(cells: Sequence[Cell]) -> Cell:
@@ -266,7 +291,12 @@ class Read:
     look: float
 
 
-def read(detector: Detector, model: DualEncoder, data: Inspected, *, name: str) -> Read:
+def made(way: str) -> Detector | PatchCore:
+    """A way with its settings; PatchCore raises ``ModuleNotFoundError`` without anomalib."""
+    return PatchCore() if way == "PatchCore" else build(named(way), DETECTORS, where="--with", finite=True)
+
+
+def read(detector: Any, model: DualEncoder, data: Inspected, *, name: str) -> Read:
     """Look at all images once."""
     detector.prepare(model, name)
     begun = time.process_time()
@@ -277,9 +307,12 @@ def read(detector: Detector, model: DualEncoder, data: Inspected, *, name: str) 
 
 def cells_of(
     detector: Detector | PatchCore, seen: Read, data: Inspected, *, shots: Sequence[int], draws: int
-) -> Iterator[tuple[int, Cell]]:
-    """Each number of good images with what it gave."""
+) -> dict[int, Cell]:
+    """Each number of good images with what it gave; fewer where a way learns, or where good images change nothing."""
     looks, kept = seen.asked, seen.good
+    bare, found = held(detector), dict[int, Cell]()
+    if isinstance(detector, Learning):
+        shots, draws = sorted({0, max(shots)} & set(shots)), 1
     for shot in shots:
         if not shot and detector.needs_good:
             continue
@@ -287,11 +320,17 @@ def cells_of(
         for draw in range(draws if shot else 1):
             chosen = np.random.default_rng([draw, 1]).permutation(len(kept))[:shot]
             detector.remember([kept[place] for place in chosen])
-            cells.append(measured(detector, looks, data, pixels=bool(data.masks) and shot == max(shots)))
-        yield shot, together(cells)
+            last = shot == max(shots) or type(detector) is AnomalyclipDetector
+            pixels = bool(data.masks) and last and draw < MAPPED
+            cells.append(measured(detector, looks, data, pixels=pixels))
+            cells[-1].memory = (held(detector) - bare) / 2**20
+        found[shot] = together(cells)
+        if type(detector) is AnomalyclipDetector:  # its scores are of texts alone
+            break
+    return found
 
 
-def row(data: Inspected, cells: dict[int, Cell], *, shots: Sequence[int], look: float) -> str:
+def row(data: Inspected, cells: dict[int, Cell], *, shots: Sequence[int], look: float, beside: Cell | None) -> str:
     """One line of the table, without its name."""
     told = []
     for shot in shots:
@@ -299,11 +338,15 @@ def row(data: Inspected, cells: dict[int, Cell], *, shots: Sequence[int], look: 
             told.append("")
             continue
         mean, low, high, spread = cells[shot].auroc(data.defective)
-        of = f" ± {100 * spread:.1f}" if shot else ""
+        of = f" ± {100 * spread:.1f}" if len(cells[shot].scores) > 1 else ""
         told.append(f"{100 * mean:.1f}{of} ({100 * low:.0f} to {100 * high:.0f})")
     last = cells[max(cells)]
+    more = ""
+    if beside is not None and max(cells):
+        mean, low, high = last.more(beside, data.defective)
+        more = f"{100 * mean:+.1f} ({100 * low:.0f} to {100 * high:.0f})"
     pixel = ["", ""] if last.pixel is None else [f"{100 * one:.1f}" for one in last.pixel]
-    return f"{' | '.join([*told, *pixel, f'{look + last.judge:.1f}', f'{last.memory:.2f}'])} |"
+    return f"{' | '.join([*told, more, *pixel, f'{look + last.judge:.1f}', f'{last.memory:.2f}'])} |"
 
 
 def main() -> None:
@@ -315,6 +358,7 @@ def main() -> None:
     parser.add_argument("--shots", default="0,1,2,4,8")
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--ask", type=int, default=160)
+    parser.add_argument("--with", action="append", dest="ways", metavar="NAME:key=value")
     parser.add_argument("--quick", action="store_true", help="as little as possible; figures mean nothing")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -331,34 +375,44 @@ def main() -> None:
     }
     sets = given.sets.split(",") if not given.quick else ["drawn"]
     readers["drawn"] = lambda: drawn(ask=ask, keep=keep)
-    names = ["images", "encoder", "way", *(f"{shot} good" for shot in shots), "pixel AUROC", "AUPRO", "ms", "MB"]
+    names = ["images", "encoder", "way", *(f"{shot} good" for shot in shots)]
+    names += ["less patches", "pixel AUROC", "AUPRO", "ms", "MB"]
     print(f"| {' | '.join(names)} |\n|{' --- |' * len(names)}")
     found: dict[str, Any] = {}
+    left_out: list[str] = []
     for name in sets:
         data = readers[name]()
         for encoder in ["own"] if given.quick else given.encoders.split(","):
             with Lab(0, smoke=given.quick) as lab:
                 model = flawed_things.base(lab) if encoder == "own" else tether.load(encoder)
-            ways: dict[str, Any] = {way: made() for way, made in DETECTORS.items()}
             seen: dict[str, Read] = {}
-            if find_spec("anomalib"):
-                ways["PatchCore"] = PatchCore()
-            what = "object" if encoder == "own" else data.what
-            for way, detector in ways.items():
+            baseline: Cell | None = None
+            for way in given.ways or [*sorted(DETECTORS, key=lambda one: one != "patches"), "PatchCore"]:
+                begun = time.process_time()
                 try:
+                    detector = made(way)
                     source = "patches" if way == "PatchCore" else way
                     if source not in seen:
-                        seen[source] = read(detector, model, data, name=what)
-                    cells = dict(cells_of(detector, seen[source], data, shots=shots, draws=draws))
-                except TetherError as error:
-                    print(f"{name}, {encoder}, {way}: {error}")
+                        what = "object" if encoder == "own" else data.what
+                        seen[source] = read(made(source), model, data, name=what)
+                    if not isinstance(detector, PatchCore):
+                        detector.prepare(model, data.what if encoder != "own" else "object")
+                    cells = cells_of(detector, seen[source], data, shots=shots, draws=draws)
+                except (TetherError, ModuleNotFoundError) as error:
+                    left_out.append(f"{name}, {encoder}, {way}: {error}")
                     continue
-                told = row(data, cells, shots=shots, look=seen[source].look)
+                if way == "patches":
+                    baseline = cells[max(cells)]
+                told = row(
+                    data, cells, shots=shots, look=seen[source].look, beside=None if way == "patches" else baseline
+                )
                 print(f"| {name} | {encoder} | {way} | {told}", flush=True)
+                print(f"{way}: {time.process_time() - begun:.0f} CPU s", file=sys.stderr, flush=True)
                 found[f"{name}, {encoder}, {way}"] = {
                     shot: {"auroc": cell.auroc(data.defective), "pixel": cell.pixel, "memory": cell.memory}
                     for shot, cell in cells.items()
                 }
+    print("\n" + "\n".join(left_out))
     if given.json is not None:
         given.json.write_text(json.dumps(found, indent=2))
 

@@ -1,7 +1,7 @@
 """Words read by RapidOCR's recogniser and by a small reader of ours: words right, characters wrong, CPU seconds.
 
 Command:  OMP_NUM_THREADS=1 python benchmarks/read.py [--steps 800] [--rows 200] [--lexicon 400]
-Cost:     about 5 CPU minutes of one core, three of them to train our reader.
+Cost:     about 5 CPU minutes of one core, three of them to train our reader, which learns next to nothing in that time.
 
 Ours is CLIP4STR's reader on a tiny CLIP from random weights, taught on signs of ``lettering`` in all grades and on
 words cut out of drawn pages, both of the known half of the lexicon. It is no published reader: those are trained on
