@@ -81,7 +81,7 @@ def write_graph(model: DualEncoder, side: Side, path: Path) -> Graph:
     """
     module = _Images(model) if side == "image" else _Texts(model)
     tries = [False]
-    if side == "image" and isinstance(model, WrappedEncoder) and model.stride is None:
+    if side == "image" and isinstance(model, WrappedEncoder) and model.stride is None and not _pads_by_size(model):
         tries = [True, False]  # a convolutional network may take any size; whether this one does, trying tells
     for any_size in tries:
         try:
@@ -133,6 +133,11 @@ def _example(model: DualEncoder, side: Side) -> Tensor:
     if side == "image":
         return torch.zeros(_ROWS, 3, *model.image_spec.size)
     return example_ids(model, rows=_ROWS, length=max(4, model.tokenizer.context_length // 2))
+
+
+def _pads_by_size(model: nn.Module) -> bool:
+    """Whether margins depend on the size, as in EfficientNets of timm: tracing them for any takes minutes."""
+    return any(type(part).__name__.endswith("2dSame") for part in model.modules())
 
 
 def _write(module: nn.Module, side: Side, path: Path, *, example: Tensor, any_size: bool) -> None:

@@ -16,7 +16,7 @@ from tether.models.onnx.graphs import INPUTS, Side
 _PRODUCTS = ("MatMul", "Gemm", "Conv")
 
 
-def quantise(path: Path, side: Side, *, calibration: Sequence[Tensor], any_size: bool = False) -> None:
+def quantise(path: Path, side: Side, *, calibration: Sequence[Tensor]) -> None:
     """Replace a float graph by one whose products with weights are of 8-bit numbers.
 
     Weights have a scale for each output channel and 7 bits of their 8, so that processors without VNNI do not
@@ -27,7 +27,6 @@ def quantise(path: Path, side: Side, *, calibration: Sequence[Tensor], any_size:
         path: of the graph, which is replaced.
         side: whose tower it is.
         calibration: batches of its input.
-        any_size: unused sizes stay free.
 
     Raises:
         InputError: onnxruntime cannot do it.

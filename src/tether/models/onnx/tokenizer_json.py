@@ -22,6 +22,8 @@ PROBES = (
 )  # fmt: skip
 """Texts that a file must read as the model's tokenizer does, or it is not written."""
 _START, _END = "<|startoftext|>", "<|endoftext|>"
+_QUOTES = (("[\u2018\u2019\u201b]", "'"), ("[\u201c\u201d\u201f]", '"'))
+"""Typographic ones, which open_clip reads as plain ones."""
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
@@ -137,7 +139,9 @@ def _clip() -> Any:
     model = library.models.BPE(ids, pairs, unk_token=_END, continuing_subword_prefix="", end_of_word_suffix="</w>")
     made = library.Tokenizer(model)
     normal, split = library.normalizers, library.pre_tokenizers
-    made.normalizer = normal.Sequence([normal.NFC(), normal.Replace(library.Regex(r"\s+"), " "), normal.Lowercase()])
+    plain = [normal.Replace(library.Regex(curly), straight) for curly, straight in _QUOTES]
+    spaces = normal.Replace(library.Regex(r"\s+"), " ")
+    made.normalizer = normal.Sequence([normal.NFC(), *plain, spaces, normal.Lowercase()])
     words = split.Split(library.Regex(_WORDS), behavior="removed", invert=True)
     made.pre_tokenizer = split.Sequence([words, split.ByteLevel(add_prefix_space=False, use_regex=False)])
     ends = [(_START, ids[_START]), (_END, ids[_END])]
