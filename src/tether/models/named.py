@@ -11,6 +11,8 @@ from tether.core.printable import printable
 
 OPEN_CLIP, HUB = "open_clip:", "hf:"
 STARTER = "starter"
+EXPORTED_FILE = "tether_config.json"
+"""Describes a folder that ``tether export`` wrote for a runtime without torch."""
 
 
 def _spelled_out(name: str | Path) -> Path:

@@ -47,6 +47,7 @@ REASONS: Mapping[str, str] = {
     "forward": "its image tower does not run at this size",
     "square": "its library makes tables of positions for square images alone",
     "rotary": "its text tower is another library's, and only Tether's own can turn by place instead of its table",
+    "exported": "its graphs were exported at their sizes; resize the model that it came from, and export that",
     "table": "its text tower is another library's and has no more positions",
 }
 """Why a model has no copy at other sizes; the error names the model and what did not fit."""

@@ -136,7 +136,7 @@ def padded(text: Tensor, *, width: int, pad: int, left: bool = False) -> tuple[T
     """(b, l) with zeros after the end to (b, width) with ``pad``, and a mask that is True for what is no padding."""
     count = lengths(text)[:, None]
     place = torch.arange(width, device=text.device)
-    from_start = place - (width - count) if left else place.expand(len(text), -1)
+    from_start = place - (width - count) if left else place.expand(text.shape[0], -1)
     real = (from_start >= 0) & (from_start < count)
     return text.gather(1, from_start.clamp(0, text.shape[1] - 1)).where(real, pad), real
 
@@ -359,7 +359,7 @@ class TransformersEncoder(WrappedEncoder):
         return {
             "pixel_values": patches,
             "pixel_attention_mask": torch.ones(patches.shape[:2], dtype=torch.int64, device=image.device),
-            "spatial_shapes": shape.expand(len(image), 2),
+            "spatial_shapes": shape.expand(image.shape[0], 2),
         }
 
     def text_inputs(self, text: Int[Tensor, "b l"]) -> dict[str, Any]:

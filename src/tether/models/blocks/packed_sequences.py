@@ -38,7 +38,7 @@ class Runs:
 def pooled(x: Tensor, *, runs: Runs | None, pool: Pool) -> Tensor:
     """The tokens that a block computes: (b, n, c) to (b, m, c), or packed (t, c) to (m, c)."""
     if isinstance(pool, Tensor):
-        return x[torch.arange(len(pool), device=x.device), pool][:, None]
+        return x[torch.arange(pool.shape[0], device=x.device), pool][:, None]
     if pool == "all":
         return x
     if runs is None:

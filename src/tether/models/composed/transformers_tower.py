@@ -132,7 +132,7 @@ def _mean(states: Float[Tensor, "b l w"], mask: Bool[Tensor, "b l"]) -> Float[Te
 
 
 def _last(states: Float[Tensor, "b l w"], mask: Bool[Tensor, "b l"]) -> Float[Tensor, "b w"]:
-    return states[torch.arange(len(states), device=states.device), mask.sum(1) - 1]
+    return states[torch.arange(states.shape[0], device=states.device), mask.sum(1) - 1]
 
 
 def _max(states: Float[Tensor, "b l w"], mask: Bool[Tensor, "b l"]) -> Float[Tensor, "b w"]:

@@ -51,7 +51,7 @@ def plain_copy(folder: Path) -> Iterator[Path]:
                 if file.endswith(".json"):
                     values = parse_json(data, where=str(folder / file))
                     if file == TOKENIZER_FILES[0]:
-                        _check_growth(values, where=str(folder / file))
+                        check_growth(values, where=str(folder / file))
                 (copy / file).write_bytes(data)
         if (folder / CONFIG).is_file():
             (copy / CONFIG).write_text(json.dumps(_settings(folder / CONFIG)), encoding="utf-8")
@@ -62,7 +62,7 @@ def plain_copy(folder: Path) -> Iterator[Path]:
         yield copy
 
 
-def _check_growth(values: Any, *, where: str) -> None:
+def check_growth(values: Any, *, where: str) -> None:
     """Refuse normalizers that replace text by longer text again and again: three may make 10^9 letters out of one."""
     growth, waiting = 1, [values]
     while waiting:

@@ -67,7 +67,8 @@ class TokenTable(nn.Module):
         if self._row.device != ids.device:
             self._row = self._row.to(ids.device)
         row, count = self._row[ids], len(self.weight)
-        if ids.device.type == "cpu" and not bool((row >= count).any()):
+        traced = torch.compiler.is_compiling()  # which knows no values
+        if ids.device.type == "cpu" and not traced and not bool((row >= count).any()):
             return F.embedding(row, self.weight)
         known = row < count
         trained = F.embedding(row.clamp(max=count - 1), self.weight)

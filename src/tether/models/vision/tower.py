@@ -76,7 +76,7 @@ class VisionTower(Tower):
     def embed(self, image: Tensor, *, keep: Int[Tensor, "b k"] | None = None) -> Float[Tensor, "b n w"]:
         """Pixels to the stream that enters block 0: the class token, then the patches that are kept."""
         tokens = self.patch(self.patches(image, keep=keep))
-        first = (self.class_token + self.position[0]).to(tokens.dtype).expand(len(image), 1, -1)
+        first = (self.class_token + self.position[0]).to(tokens.dtype).expand(image.shape[0], 1, -1)
         where = self.position[1:] if keep is None else self.position[1:][keep]
         return self.norm_pre(torch.cat([first, tokens + where.to(tokens.dtype)], dim=1))
 
