@@ -24,7 +24,9 @@ CARD = Card(
     ),
     needs=("a trained encoder", "a reader of crops", "whole images with boxes of words"),
     gives="A reader that also looks at the scene around a word, and is bit for bit the reader of crops until it "
-    "learns. It is not measured yet.",
+    "learns. With scenes 68.0 % of heavily blurred words that mostly name the thing beside them were read right, 65.2 % "
+    "from crops alone, where 5 points were asked, and 62.8 % with scenes of other words; clean words were read as "
+    "well, and of words that have nothing to do with their scene a loss of 2 points is not excluded.",
     claim=Claim(
         says="Where four of five words name the thing beside them, a reader that goes on with crops and scenes reads "
         "more heavily blurred words right than one that goes on with crops alone.",
@@ -37,7 +39,8 @@ CARD = Card(
         "as a smudge beside the first, crops of 8 x 64 px in three grades of blur; a reader of width 64 after 450 "
         "steps, then 150 steps of 64 from 2,000 scenes; scenes are seen by another tiny CLIP that read captions of "
         "such scenes and rests",
-        equal="reader, crops, steps and learning rate; the frozen CLIP is further data",
+        equal="reader, crops and steps, and each arm has the best of four settings of its rates; the frozen CLIP is "
+        "further data",
         conditions=(
             Condition(
                 says="Clean words are read right at most 1 point less often with scenes.",
@@ -83,15 +86,29 @@ CARD = Card(
         "No code was found: heads, the norm of the query and the faster rate of the fusion are our reading.",
         "Drawn scenes and a tiny CLIP stand in for photographs; the reader is CLIP4STR's, whose image rows are fused.",
         "The scene's words are drawn three pixels a letter, so that they can hardly be read there.",
+        "The reader has no dropout: a quarter less to compute.",
     ),
-    minutes=25.0,
+    minutes=15.0,
     guide="reading.md",
     tried=(
         Tried(
-            bed="a blur of 3 px in place of 5, rates of 5e-4 and 2e-3, the fusion ten times faster, pilots on seed 10",
+            bed="a blur of 3 px in place of 5, dropout, rates of 5e-4 and 2e-3, the fusion ten times faster, pilots on "
+            "seed 10, which were looked at before the rest was chosen",
             outcome="heavily blurred words: 77.8 and 81.0 % from crops alone, 79.4 and 80.8 % with scenes, 77.2 and "
             "80.0 % with scenes of other words; the gate was at 0.03 and 0.01 after 150 steps. Crops alone leave "
-            "little to win there, and a gate that hardly opens wins nothing",
+            "little to win there",
+        ),
+        Tried(
+            bed="a reader taught two orders in place of four, 240 steps, half a grid on seed 10, stopped",
+            outcome="read once more as it had not learnt to, the reader had 32.4 % of clean words before it went on: "
+            "four orders were kept, for that alone",
+        ),
+        Tried(
+            bed="the bed as it is, seeds 10 and 11: rates of 5e-4, 1e-3, 2e-3 and 4e-3 for crops alone; with scenes, "
+            "rates and how many times faster the fusion learns of 1e-3 and 50, 2e-3 and 10, 2e-3 and 50, 4e-3 and 10",
+            outcome="heavily blurred words, mean of both: 76.1, 77.0, 77.2 and 77.4 % from crops alone; 78.4, 79.8, "
+            "75.6 and 78.3 % with scenes. The best of each arm was taken, 4e-3 and 2e-3 with 10. With scenes of other "
+            "words it read 77.3 %, and its gate stood at 0.01 to 0.02",
         ),
     ),
 )

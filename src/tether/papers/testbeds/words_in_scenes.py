@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -32,9 +33,11 @@ TIED = 0.8
 """How often a word is the colour or the shape of the thing beside it; else it is any word of the list."""
 LETTER = 3
 """Pixels of a letter in the drawn scene, which is then made smaller still."""
-READER = {"crops": 6_000, "clip_steps": 300, "steps": 450, "rate": 4e-3}
+READER = {"crops": 6_000, "clip_steps": 300, "steps": 450, "rate": 4e-3, "perms": 4, "dropout": 0.0}
 """Of the reader that both arms go on from: crops of the list in all grades."""
-TRAIN, TEST, STEPS, BATCH, RATE = 2_000, 500, 150, 64, 5e-4
+TRAIN, TEST, STEPS, BATCH = 2_000, 500, 150, 64
+CROPS_RATE, SCENES_RATE, FUSION_RATE = 4e-3, 2e-3, 10.0
+"""Learning rate of each arm, and how many times faster the fusion learns, by the pilots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +127,17 @@ def taught_reader(lab: Lab) -> DualReader:
             ]
         )
         clip = drawn_words.word_clip(lab, "scene words", crops, words, steps=READER["clip_steps"])
-        reader = drawn_words.new_reader(lab, clip)
+        reader = DualReader(
+            clip,
+            charset=drawn_words.LETTERS,
+            max_length=drawn_words.LONGEST,
+            heads=4,
+            perms=READER["perms"],
+            dropout=READER["dropout"],
+            decoder_rate=1.0,
+            text_length=8,
+            seed=lab.seed,
+        )
         return reader.fit(
             crops,
             words,
@@ -134,7 +147,7 @@ def taught_reader(lab: Lab) -> DualReader:
             seed=lab.seed,
         )
 
-    return drawn_words.kept_reader(lab, "scene-words", facts=READER, make=make)
+    return drawn_words.kept_reader(lab, "scene-words", facts=[READER, BLUR, LISTED], make=make)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,22 +169,43 @@ class Arms:
     gate: tuple[float, ...]
 
 
-def both_arms(lab: Lab, clip: Clip, *, rate: float = RATE, fusion_rate: float = 10.0) -> Arms:
-    """Let the reader go on in both ways."""
-    start = taught_reader(lab)
-    train = scene_words(lab, "train", count=lab.steps(TRAIN, 64), mixed=True)
-    settings = {"steps": lab.steps(STEPS), "batch_size": BATCH, "learning_rate": rate, "seed": lab.seed}
-    crops = copy.deepcopy(start).fit(train.crops["mixed"], train.words, **settings)
-    closed = SceneReader(start, clip, heads=4, fusion_rate=fusion_rate, seed=lab.seed)
-    scenes, gate = copy.deepcopy(closed), list[float]()
-    scenes.fit(
+def crops_arm(lab: Lab, start: DualReader, train: SceneWords, *, rate: float = CROPS_RATE) -> DualReader:
+    """The reader after it went on with crops alone."""
+    return copy.deepcopy(start).fit(train.crops["mixed"], train.words, **_settings(lab, rate))
+
+
+def scenes_arm(
+    lab: Lab,
+    closed: SceneReader,
+    train: SceneWords,
+    *,
+    rate: float = SCENES_RATE,
+    on_step: Callable[[SceneReader], None] = lambda reader: None,
+) -> SceneReader:
+    """The reader after it went on with crops and scenes; ``on_step`` is shown it after each step."""
+    reader = copy.deepcopy(closed)
+    return reader.fit(
         train.crops["mixed"],
         train.words,
         scenes=train.scenes,
-        on_step=lambda report: gate.append(float(scenes.fusion.alpha.detach().tanh().abs())),
-        **settings,
+        on_step=lambda report: on_step(reader),
+        **_settings(lab, rate),
     )
-    return Arms(start, closed, crops, scenes, tuple(gate))
+
+
+def _settings(lab: Lab, rate: float) -> dict[str, Any]:
+    return {"steps": lab.steps(STEPS), "batch_size": BATCH, "learning_rate": rate, "seed": lab.seed}
+
+
+def both_arms(lab: Lab, clip: Clip) -> Arms:
+    """Let the reader go on in both ways."""
+    start, gate = taught_reader(lab), list[float]()
+    train = scene_words(lab, "train", count=lab.steps(TRAIN, 64), mixed=True)
+    closed = SceneReader(start, clip, heads=4, fusion_rate=FUSION_RATE, seed=lab.seed)
+    scenes = scenes_arm(
+        lab, closed, train, on_step=lambda reader: gate.append(float(reader.fusion.alpha.detach().tanh().abs()))
+    )
+    return Arms(start, closed, crops_arm(lab, start, train), scenes, tuple(gate))
 
 
 def share_right(
