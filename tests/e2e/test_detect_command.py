@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import tether
+from families import FAMILIES
 from tether.core.errors import InputError, LockedError
 from tether.core.locks import LOCK, locked
 from tether.models import create
@@ -115,6 +116,15 @@ def test_words_alone(detect: Callable[..., Any], tmp_path: Path) -> None:
     assert "no decisions: give --good with images without defects, 19 or more for 5 % false alarms" in said.err
     assert "unmeasured: give --masks" in said.err
     assert [row[2] for row in rows(tmp_path / "report" / "scores.csv")[1:]] == [""] * 6
+
+
+def test_what_compares_where_nothing_is_named(detect: Callable[..., Any], place: Path, tmp_path: Path) -> None:
+    """Good images are remembered patch by patch, on a transformer too; words need one."""
+    assert "scores of 6 images by patches" in detect("--good", place / "good").out
+    model = FAMILIES["RN50"](tmp_path)
+    assert tether.detect(place / "photos", model=model, good=place / "good").method == "patches"
+    with pytest.raises(InputError, match="--with: patches compares with images without defects; give --good"):
+        tether.detect(place / "photos", model=model)
 
 
 def test_prompts_that_were_learnt(

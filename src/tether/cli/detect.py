@@ -23,8 +23,8 @@ def command(
         typer.Option(
             "--with",
             help="winclip, patches, anomalyclip, adaptclip or clap, with settings as patches:size=448 (a wrong one is "
-            "answered with all there are); default: what --head is for, else winclip where the image tower is a "
-            "transformer, else patches.",
+            "answered with all there are); default: what --head is for, else patches with --good or where the image "
+            "tower is no transformer, else winclip.",
         ),
     ] = None,
     head: Annotated[

@@ -198,8 +198,8 @@ def detect(
             images and settings. None keeps maps in memory.
         good: images without defects, as ``source``; they are remembered, and give a threshold.
         using: a name of ``tasks.anomaly.DETECTORS``, with settings as ``patches:size=448`` or a mapping, or a detector;
-            None takes what ``head`` is for, else ``winclip`` where the image tower is a vision transformer, else
-            ``patches``.
+            None takes what ``head`` is for, else ``patches`` with ``good`` or where the image tower is no vision
+            transformer, else ``winclip``.
         head: what ``tether adapt`` made of this very model by ``anomaly-prompts``, for ``anomalyclip``, or by
             ``anomaly-adapters``, for ``adaptclip``, or its folder.
         name: what the images show, such as ``magnetic tile``; ``winclip`` and ``clap`` read it.
@@ -240,7 +240,7 @@ def detect(
         raise InputError("--false-alarms: is promised by images without defects; give --good")
     encoder, _ = opened(model, device=device, random_weights=random_weights)
     cast(nn.Module, encoder).eval()
-    detector, method = detector_of(using, encoder, head=head)
+    detector, method = detector_of(using, encoder, head=head, good=good is not None)
     if detector.needs_good and good is None:
         raise InputError(f"--with: {method} compares with images without defects; give --good")
     detector.prepare(encoder, name)

@@ -21,9 +21,11 @@ HEADS: Mapping[type[Head], tuple[str, str]] = {
 
 
 def detector_of(
-    using: str | Mapping[str, Any] | Detector | None, model: DualEncoder, *, head: str | Path | Head | None
+    using: str | Mapping[str, Any] | Detector | None, model: DualEncoder, *, head: str | Path | Head | None, good: bool
 ) -> tuple[Detector, str]:
     """The detector, and what it is called; see ``tether.detect``.
+
+    Where nothing is named it is ``patches`` with good images: ``benchmarks/detect_table.py`` has what others do.
 
     Raises:
         InputError: settings that do not fit, or a head of another method, kind or model.
@@ -50,5 +52,5 @@ def detector_of(
         found.check(model)
         brought = {"head": cast(Any, found).inner}
     elif given is None:
-        given = {"name": by_tower(model, transformer="winclip", other="patches")}
+        given = {"name": "patches" if good else by_tower(model, transformer="winclip", other="patches")}
     return cast(Detector, build(given, DETECTORS, where="--with", finite=True, **brought)), str(given.get("name"))
