@@ -18,7 +18,7 @@ from tether.models.causal_lm import small_causal_lm
 from tether.tasks.caption import TextOnlyCaptioner
 from tether.tasks.caption.text_only import Captioned
 from tether.workflows import caption as captions
-from tether.workflows.adaptation.folder import remove_others
+from tether.workflows.adaptation.folder import replaced_result
 from tether.workflows.captioning.learn import CaptionerReport
 
 TEXTS = [f"a {colour} {thing}" for colour in ("red", "blue", "green", "pink") for thing in ("ball", "cube", "star")]
@@ -83,7 +83,7 @@ class TestCaptionCommand:
         assert "Learnt from 10 texts" in call(*given).out  # two of twelve are held out
         (tmp_path / "texts.txt").write_text("\n \n")
         said = call("adapt", place / "base", tmp_path / "texts.txt", *recipe, "--out", tmp_path / "none", code=2)
-        assert "expected at least one sentence" in said.err
+        assert "expected at least one line of text" in said.err
 
     def test_nearest_of_given_sentences(self, place: Path, tmp_path: Path, call: Any) -> None:
         out = tmp_path / "out.csv"
@@ -143,10 +143,10 @@ class TestLearningCaptions:
     def test_what_replaces_a_captioner_leaves_nothing_of_it(self, tmp_path: Path) -> None:
         (tmp_path / "language_model").mkdir()
         (tmp_path / "captioner.safetensors").touch()
-        remove_others(tmp_path, gives="captioner")
-        assert len(list(tmp_path.iterdir())) == 2
-        remove_others(tmp_path, head=True)
-        assert not list(tmp_path.iterdir())
+        (tmp_path / "notes").touch()
+        with replaced_result(tmp_path) as new:
+            (new / "head.safetensors").touch()
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["head.safetensors", "notes"]
 
     def test_refuses(self, place: Path, tmp_path: Path) -> None:
         model = tether.load(place / "base")

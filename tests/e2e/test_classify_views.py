@@ -60,7 +60,7 @@ def test_with(place: Path, call: Callable[..., Any], tmp_path: Path, views: str,
     assert {row["label"] for row in named} <= set(CLASSES)
     assert f"{column}_1" in named[0]
     assert "the method's own, not calibrated" in said.err
-    assert "1 bad rows were skipped" in said.err
+    assert "1 bad row was skipped" in said.err
     call(*common, "--with", views, "--batch-size", 64, "--workers", 0, "--out", tmp_path / "again.csv")
     for one, other in zip(named, rows_of(tmp_path / "again.csv"), strict=True):
         assert float(one[f"{column}_1"]) == pytest.approx(float(other[f"{column}_1"]), abs=2e-5)

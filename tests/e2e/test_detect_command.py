@@ -77,7 +77,7 @@ def test_scores_decisions_maps_and_a_page(detect: Callable[..., Any], place: Pat
         "6 images with labels, 3 of them defective, 95 % intervals over images\nimage AUROC 100.0%",
         "of 3 defective images 100% are called defective",
         "of 3 normal images 0% are called defective",
-        "1 bad rows were skipped",
+        "1 bad row was skipped",
     ):
         assert part in said.err
     found = {one.relative_to(out).as_posix() for one in out.rglob("*") if one.is_file()}
@@ -231,6 +231,23 @@ def test_nothing_else_is_written_over(detect: Callable[..., Any], place: Path, t
         assert f"is there already and is no {what} of Tether's" in detect("--existing", "replace", code=2).err
         path.unlink()
         assert not list(tmp_path.rglob("scores.csv"))
+
+
+def test_what_is_refused_leaves_the_log_of_bad_rows(detect: Callable[..., Any], place: Path, tmp_path: Path) -> None:
+    known = ["--good", place / "good", "--with"]
+    log, held = tmp_path / "report.bad_rows.jsonl", tmp_path / "report" / "good.json"
+    detect(*known, "patches")
+    before = [log.read_text(), held.read_text()]
+    assert "broken.jpg" in before[0]
+    detect(*known, "patches:around=1", code=2)
+    with locked(tmp_path / "report", purpose="a test"):
+        assert "a test" in detect(*known, "patches", code=2).err
+    assert [log.read_text(), held.read_text()] == before
+    said = detect("--good", place / "good", "--out", place / "good" / "report", code=2)
+    assert "report is in the folder of the good images; give another" in said.err
+    log.write_text("mine")
+    assert "is no log of bad rows that Tether wrote" in detect(*known, "patches", code=2).err
+    assert log.read_text() == "mine"
 
 
 def test_two_at_once_and_a_pipe_among_the_maps(place: Path, tmp_path: Path) -> None:

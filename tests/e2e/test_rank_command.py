@@ -55,7 +55,7 @@ def test_by_words(order: Callable[..., Any], tmp_path: Path) -> None:
     page = tmp_path / "order.html"
     said, rows = order(*BRIGHT, "--against", "a dark wall", "--html", page, "--shown", 3)
     assert "by the text alone, unmeasured" in said.err
-    assert "1 bad rows were skipped" in said.err
+    assert "1 bad row was skipped" in said.err
     assert rows[0] == ["rank", "key", "score"]
     scores = [float(score) for _, _, score in rows[1:]]
     assert len(scores) == 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 import tether
-from tether.core.errors import InputError, StoppedError
+from tether.core.errors import InputError, StoppedError, WriteError
 from tether.data.sets.lettering import LetteringSet
 from tether.models import create
 from tether.tasks.read import READERS, DualReader, ImageReader, RapidWords, SceneReader, load_reader
@@ -145,6 +146,68 @@ def test_what_replaces_a_reader_with_scenes_has_none(place: Path, tmp_path: Path
     assert not (out / "model").exists()
 
 
+def test_what_cannot_be_replaced_stays(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk at the last of the files leaves the old reader, whole, with its report."""
+    out = Path(shutil.copytree(place / "reader", tmp_path / "reader"))
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    def full(path: Path, **given: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    learn = {"recipe": RECIPE | {"steps": 2, "learning_rate": 0.05}, "out": out, "existing": "replace"}
+    with monkeypatch.context() as disk:
+        disk.setattr("tether.tasks.read.reader.write_state", full)
+        with pytest.raises(WriteError, match="what stood there before is unchanged"):
+            tether.adapt(place / "model", place / "crops" / "words.csv", **learn)
+    assert all(path.read_bytes() == held for path, held in before.items())
+    tether.adapt(place / "model", place / "crops" / "words.csv", **learn)
+    for name in ("reader.safetensors", "model/model.safetensors", "report.json"):
+        assert (out / name).read_bytes() != before[out / name]
+    assert {path for path in out.rglob("*") if path.is_file()} == set(before)
+
+
+def test_a_reader_is_not_begun_where_the_next_lies(place: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(place / "reader", tmp_path / "reader"))
+    recipe = {"name": "read_scene", "reader": str(out), "steps": 1, "heads": 4}
+    more = {"out": out, "existing": "replace"}
+    with pytest.raises(InputError, match=r"--out: .* would take the place of reader, "):
+        tether.adapt(place / "model", place / "wholes" / "words.csv", recipe=recipe, **more)
+    with pytest.raises(InputError, match=r"--out: .* would take the place of MODEL, "):
+        tether.adapt(out / "model", place / "crops" / "words.csv", recipe=RECIPE, **more)
+
+
+def test_outputs_are_files_of_their_own(place: Path, tmp_path: Path, call: Callable[..., Any]) -> None:
+    crops = Path(shutil.copytree(place / "crops", tmp_path / "crops"))
+    table, same, known = crops / "words.csv", tmp_path / "same.json", tmp_path / "known.txt"
+    known.write_text("stop\n")
+    before, given = table.read_text(), ["read", table, "--head", place / "reader", "--existing", "replace"]
+    for more, told in (
+        (["--out", same, "--html", same], "--html: "),
+        (["--out", tmp_path / "out.csv", "--html", same, "--json", same], "--json: "),
+        (["--out", crops / ".." / "crops" / "words.csv"], f"--out: {crops}/../crops/words.csv is IMAGES, too"),
+        (["--out", tmp_path / "out.csv", "--html", known, "--words", known], "--html: "),
+        (["--out", tmp_path / "a.csv", "--json", tmp_path / "a.bad_rows.jsonl"], "the log of bad rows"),
+    ):
+        assert told in call(*given, *more, code=2).err
+    assert "is IMAGES, too" in call("read", f"csv:path={table}", *given[2:], "--out", table, code=2).err
+    assert "is IMAGES, too" in call("read", f"{crops}/*.csv", *given[2:], "--out", table, code=2).err
+    assert table.read_text() == before
+    assert known.read_text() == "stop\n"
+    log = tmp_path / "out.bad_rows.jsonl"
+    log.write_text("a letter to my mother\n")
+    assert "is no log of bad rows that Tether wrote" in call(*given, "--out", tmp_path / "out.csv", code=2).err
+    assert log.read_text() == "a letter to my mother\n"
+    log.write_text('{"source": "x", "key": "of a run before", "error": "y"}\n')
+    call(*given, "--out", tmp_path / "out.csv")
+    assert not log.exists()
+
+
+def test_words_to_compare_with_are_no_bomb(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "known.txt").write_text("stop\n" + "x" * 2_000_000 + "\n")
+    with pytest.raises(InputError, match=r"--words: .*known\.txt:2: expected a word of at most 1,000 characters"):
+        tether.read(place / "crops", head=place / "reader", words=tmp_path / "known.txt")
+
+
 def test_images_of_all_kinds(place: Path, tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
@@ -225,6 +288,9 @@ def test_words_that_cannot_be_learnt(place: Path, tmp_path: Path) -> None:
         tether.adapt(model, crops, recipe=RECIPE | {"longest": 2})
     with pytest.raises(InputError, match=r"\d+\.png: '\w+': unknown characters '\w+'"):
         tether.adapt(model, crops, recipe=RECIPE | {"characters": "xyz"})
+    (place / "crops" / "escape.csv").write_text("image,caption\n1.png,a\x1b[2Jb\n")
+    with pytest.raises(InputError, match=r"1\.png: 'a\\x1b\[2Jb': expected letters, got '\\x1b' among them"):
+        tether.adapt(model, place / "crops" / "escape.csv", recipe=RECIPE)
     with pytest.raises(InputError, match="expected each once"):
         tether.adapt(model, crops, recipe=RECIPE | {"characters": "xx"})
     with pytest.raises(InputError, match="--shots: does not go with --recipe read, which gives a reader"):

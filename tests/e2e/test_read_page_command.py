@@ -105,7 +105,11 @@ def test_gives_way_to_another_adaptation(place: Path, tmp_path: Path) -> None:
     made = tmp_path / "reader"
     tether.adapt(place / "model", place / "pages.csv", recipe=RECIPE, out=made)
     words = {"name": "read", "steps": 2, "batch_size": 4, "heads": 4, "longest": 12}
-    tether.adapt(place / "model", place / "pages.csv", recipe=words, out=made, existing="replace")
+    with pytest.raises(InputError, match="the recipe read_page learns texts of several lines"):
+        tether.adapt(place / "model", place / "pages.csv", recipe=words, out=made, existing="replace")
+    assert isinstance(load_reader(made), VisionLM)
+    (place / "words.csv").write_text("image,caption\n" + "".join(f"{number}.png,A{number}\n" for number in range(20)))
+    tether.adapt(place / "model", place / "words.csv", recipe=words, out=made, existing="replace")
     assert not (made / "vocabulary").exists()
     assert not (made / "vision_lm.safetensors").exists()
     assert not isinstance(load_reader(made), VisionLM)

@@ -40,7 +40,7 @@ def test_from_a_folder_to_a_page(place: Path, call: Callable[..., Any]) -> None:
     embeddings, store, page = place / "e.parquet", place / "db", place / "page.html"
     made = call("embed", place / "images", "--model", place / "model", "--out", embeddings, "--thumbnail", 32)
     assert "24 images, 24 of them new" in made.out
-    assert "1 bad rows were skipped" in made.err
+    assert "1 bad row was skipped" in made.err
     assert "broken.jpg" in (place / "e.bad_rows.jsonl").read_text()
     again = call("embed", place / "images", "--model", place / "model", "--out", embeddings)
     assert "24 images, 0 of them new" in again.out

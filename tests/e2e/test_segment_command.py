@@ -65,7 +65,7 @@ def test_masks_tables_boxes_and_a_page(segment: Callable[..., Any], place: Path,
     out = tmp_path / "masks"
     assert said.out == f"{out}: masks of 3 images by values\n"
     assert "2 labelled images, 95 % intervals over images; 1 images have no label\nmIoU " in said.err
-    assert "1 bad rows were skipped" in said.err
+    assert "1 bad row was skipped" in said.err
     found = {one.relative_to(out).as_posix() for one in out.rglob("*") if one.is_file()}
     assert found == {"a.png", "b.png", "sub/c.png", "masks.json", "areas.csv", "boxes.csv", LOCK}
     mask = Image.open(out / "sub" / "c.png")
@@ -137,7 +137,7 @@ def test_other_settings_are_refused_or_replace_the_masks(segment: Callable[..., 
 def test_a_file_in_place_of_the_folder_is_refused(segment: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "masks").write_text("mine")
     same = segment("--html", tmp_path / "masks", "--existing", "replace", code=2).err
-    assert f"--html: {tmp_path / 'masks'} is the folder of the masks; give the page another name" in same
+    assert f"--html: {tmp_path / 'masks'} is --out, too; give it another name" in same
     assert f"--out: {tmp_path / 'masks'} is a file; expected a folder for the masks" in segment(code=2).err
 
 
@@ -170,11 +170,12 @@ def test_masks_never_lie_among_labels(segment: Callable[..., Any], place: Path, 
 def test_a_folder_that_another_process_writes_to_is_refused(
     segment: Callable[..., Any], holder: Callable[..., Any], tmp_path: Path
 ) -> None:
-    (tmp_path / "masks.bad_rows.jsonl").write_text("of the other process")
+    other = '{"source": "x", "key": "of the other process", "error": "y"}\n'
+    (tmp_path / "masks.bad_rows.jsonl").write_text(other)
     with holder(tmp_path / "masks", "tether segment") as number:
         assert f"process {number} on " in segment(code=2).err
     assert not list(tmp_path.rglob("*.png"))
-    assert (tmp_path / "masks.bad_rows.jsonl").read_text() == "of the other process"
+    assert (tmp_path / "masks.bad_rows.jsonl").read_text() == other
     (tmp_path / "masks" / "sub").symlink_to(tmp_path)
     assert "sub: a link, a pipe or a device in a folder that tether segment writes to" in segment(code=2).err
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tether.cli.options import STDOUT, Device, Existing, Json, ModelName, RandomWeights, Strict, check_new, put_json
+from tether.cli.options import STDOUT, Device, Existing, Json, ModelName, RandomWeights, Strict, check_outputs, put_json
 from tether.cli.say import say
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def command(
         if spec is None or not str(spec["name"]).startswith("caption"):
             raise typer.BadParameter("goes with --recipe caption_from_texts", param_hint="--lm")
         spec["lm"] = lm
-    check_new(json, existing=existing, where="--json")
+    check_outputs({"--json": json}, existing=existing, inputs={"MODEL": model, "DATA": data, "--out": out})
     with bars() as shown, Stopping() as stopping:
         task = shown.add_task("embedding", total=None)
 

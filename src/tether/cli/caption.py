@@ -7,7 +7,18 @@ from typing import Annotated, Literal
 
 import typer
 
-from tether.cli.options import STDOUT, Device, Existing, Json, RandomWeights, RawCsv, Strict, check_new, put_json
+from tether.cli.options import (
+    STDOUT,
+    Device,
+    Existing,
+    Json,
+    RandomWeights,
+    RawCsv,
+    Strict,
+    check_outputs,
+    log_beside,
+    put_json,
+)
 from tether.cli.say import say, say_skipped
 
 
@@ -56,10 +67,10 @@ def command(
     from tether.cli.screen import staged_bar
     from tether.workflows.caption import caption
 
-    check_new(out, existing=existing, where="--out")
-    check_new(html, existing=existing, where="--html")
-    check_new(json, existing=existing, where="--json")
-    bad_rows = out.with_name(f"{out.stem}.bad_rows.jsonl")
+    bad_rows = log_beside(out)
+    outputs = {"--out": out, "--html": html, "--json": json}
+    inputs: dict[str, object] = {"SOURCE": source, "--texts": texts}
+    check_outputs(outputs, existing=existing, inputs=inputs, log=bad_rows)
     with staged_bar("caption") as on_stage:
         found = caption(
             source,

@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from tether.cli.options import STDOUT, Device, Existing, Json, RandomWeights, RawCsv, Strict, check_new, put_json
+from tether.cli.options import (
+    STDOUT,
+    Device,
+    Existing,
+    Json,
+    RandomWeights,
+    RawCsv,
+    Strict,
+    check_outputs,
+    log_beside,
+    put_json,
+)
 from tether.cli.say import say, say_skipped
 
 
@@ -85,13 +96,22 @@ def command(
     from tether.data.opening import keywords
     from tether.workflows.classify import classify
 
-    check_new(out, existing=existing, where="--out")
-    check_new(json, existing=existing, where="--json")
+    bad_rows = log_beside(out)
+    outputs = {"--out": out, "--json": json}
+    inputs: dict[str, object] = {
+        "SOURCE": source,
+        "--classes": classes,
+        "--descriptions": descriptions,
+        "--templates": templates,
+        "--cutoff-from": cutoff_from,
+        "--calibrate": calibrate,
+        "--regions": regions,
+    }
+    check_outputs(outputs, existing=existing, inputs=inputs, log=bad_rows)
     if with_ is not None and head is not None:
         raise typer.BadParameter("goes with --classes or --descriptions; expected no --head", param_hint="--with")
     name, _, rest = (with_ or "").partition(":")
     views = None if with_ is None else {"name": name, **keywords(rest, where="--with")}
-    bad_rows = out.with_name(f"{out.stem}.bad_rows.jsonl")
     if regions is not None or region_as is not None:
         from tether.cli.region_rows import name_regions
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tether.cli.options import STDOUT, Device, Existing, Json, RandomWeights, RawCsv, Strict, check_new, put_json
+from tether.cli.options import STDOUT, Device, Existing, Json, RandomWeights, RawCsv, Strict, check_outputs, put_json
 from tether.cli.say import say, say_skipped
 
 
@@ -66,10 +66,13 @@ def command(
     from functools import partial
 
     from tether.cli.screen import staged_bar
+    from tether.core.atomic_io import local
     from tether.workflows.detect import detect
 
-    check_new(json, existing=existing, where="--json")
-    bad_rows = out.with_name(f"{out.name}.bad_rows.jsonl")
+    bad_rows = Path(f"{local(out)}.bad_rows.jsonl")
+    outputs = {"--json": json}
+    inputs: dict[str, object] = {"IMAGES": images, "--out": out, "--good": good, "--masks": masks, "--head": head}
+    check_outputs(outputs, existing=existing, inputs=inputs, log=bad_rows)
     with staged_bar("detect") as on_stage:
         found = detect(
             images,

@@ -7,7 +7,17 @@ from typing import Annotated, Literal
 
 import typer
 
-from tether.cli.options import STDOUT, Device, Existing, Json, RandomWeights, Strict, check_new, put_json
+from tether.cli.options import (
+    STDOUT,
+    Device,
+    Existing,
+    Json,
+    RandomWeights,
+    Strict,
+    check_outputs,
+    log_beside,
+    put_json,
+)
 from tether.cli.say import say, say_skipped
 
 
@@ -43,7 +53,8 @@ def command(
     from tether.cli.screen import bar
     from tether.workflows.embed import embed
 
-    check_new(json, existing=existing, where="--json")
+    log = log_beside(out) if out.suffix == ".parquet" else out / "bad_rows.jsonl"
+    check_outputs({"--json": json}, existing=existing, inputs={"SOURCE": source, "--out": out}, log=log)
     with bar("embed") as on_progress:
         done = embed(
             source,

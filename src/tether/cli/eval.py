@@ -16,7 +16,8 @@ from tether.cli.options import (
     ModelName,
     RandomWeights,
     Strict,
-    check_new,
+    check_outputs,
+    log_beside,
     put_json,
 )
 from tether.cli.say import say, say_skipped
@@ -67,9 +68,8 @@ def command(
     from tether.evaluate.suite import MEASURES
     from tether.workflows.evaluate import evaluate
 
-    check_new(json, existing=existing, where="--json")
-    beside = Path("eval" if json in (None, STDOUT) else str(json))
-    bad_rows = beside.with_name(f"{beside.stem}.bad_rows.jsonl")
+    bad_rows = log_beside(Path("eval" if json in (None, STDOUT) else str(json)))
+    check_outputs({"--json": json}, existing=existing, inputs={"SOURCE": source}, log=bad_rows)
     with bar("embedding") as on_progress:
         found = evaluate(
             model,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tether.cli.options import STDOUT, Device, Existing, Json, ModelName, RandomWeights, Strict, check_new, put_json
+from tether.cli.options import STDOUT, Device, Existing, Json, ModelName, RandomWeights, Strict, check_outputs, put_json
 from tether.cli.say import say
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def command(
     from tether.evaluate.inspect.runner import inspect_model
     from tether.workflows.learnt import remark
 
-    check_new(json, existing=existing, where="--json")
+    check_outputs({"--json": json}, existing=existing, inputs={"--pairs": pairs, "--out": out})
     rows = open_source(pairs, where="--pairs")
     if learnt := remark(model, rows):
         say(learnt, err=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tether.cli.options import STDOUT, Device, Existing, Json, Strict, check_new, put_json
+from tether.cli.options import STDOUT, Device, Existing, Json, Strict, check_outputs, put_json
 from tether.cli.say import say, say_skipped
 
 
@@ -47,7 +47,7 @@ def command(
     from tether.cli.screen import bar
     from tether.workflows.label import label
 
-    check_new(json, existing=existing, where="--json")
+    check_outputs({"--json": json}, existing=existing, inputs={"SOURCE": source, "--out": out})
     with bar("label") as on_progress:
         done = label(
             source,

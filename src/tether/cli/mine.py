@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tether.cli.options import STDOUT, Device, Existing, Json, RandomWeights, check_new, put_json
+from tether.cli.options import STDOUT, Device, Existing, Json, RandomWeights, check_outputs, put_json
 from tether.cli.say import say
 
 
@@ -39,8 +39,7 @@ def command(
     from tether.cli.screen import bar
     from tether.workflows.mine import mine
 
-    check_new(json, existing=existing, where="--json")
-    check_new(out, existing=existing, where="--out")
+    check_outputs({"--json": json, "--out": out}, existing=existing, inputs={"SOURCE": source})
     with bar("embed") as on_progress:
         done = mine(
             source,

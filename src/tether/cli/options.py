@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
+from glob import has_magic
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -59,6 +64,64 @@ def check_new(path: Path | str | None, *, existing: str, where: str) -> None:
     check_file(Path(path), where=where)
     if Path(path).exists() and existing == "refuse":
         raise InputError(f"{where}: {path} is there already; give another name, or --existing replace")
+
+
+def check_outputs(
+    outputs: Mapping[str, Path | str | None],
+    *,
+    existing: str,
+    inputs: Mapping[str, object] | None = None,
+    log: Path | None = None,
+) -> None:
+    """See that a verb's files can be written, each once, and none over what it reads; before anything is done.
+
+    Args:
+        outputs: by option; None and ``-`` are no file. A folder that the verb looks after itself goes to ``inputs``.
+        existing: see ``check_new``.
+        inputs: what must not be written over, by option: paths, patterns, data sets with paths among their settings.
+        log: of the rows that are skipped; it is written anew whatever ``existing`` says, if it is such a log.
+
+    Raises:
+        InputError: two of one name, an input, or see ``check_new`` and ``data.bad_rows_log.check_log``.
+    """
+    from tether.core.atomic_io import local
+    from tether.core.errors import InputError
+
+    named = {where: path for where, path in outputs.items() if path is not None and path != STDOUT}
+    if log is not None:
+        named["the log of bad rows"] = log
+    full = dict[str, Path]()
+    for where, path in named.items():
+        with contextlib.suppress(InputError, OSError):  # check_new says why no file can be there
+            full[where] = local(path).resolve()
+    known = [(where, spot) for where, value in (inputs or {}).items() for spot in _spots(value)]
+    for number, (where, path) in enumerate(full.items()):
+        for other, taken in [*list(full.items())[:number], *known]:
+            if path == taken or (has_magic(str(taken)) and path.exists() and fnmatch(str(path), str(taken))):
+                raise InputError(f"{where}: {named[where]} is {other}, too; give it another name")
+    for where, path in outputs.items():
+        check_new(path, existing=existing, where=where)
+    if log is not None:
+        from tether.data.bad_rows_log import check_log
+
+        check_log(log)
+
+
+def log_beside(out: Path) -> Path:
+    """Where a verb that writes a file logs the rows that it skips."""
+    return out.parent / f"{out.stem}.bad_rows.jsonl"
+
+
+def _spots(value: object) -> Iterator[Path]:
+    """The places that an option's value may name: itself, and what stands in the settings of a data set."""
+    from tether.core.atomic_io import local
+    from tether.core.errors import InputError
+
+    for one in value if isinstance(value, list | tuple) else [value]:
+        words = {str(one), *re.split(r"[=,:\[\]]", str(one))} if isinstance(one, str | Path) else set()
+        for word in words - {""}:
+            with contextlib.suppress(InputError, OSError):
+                yield local(word).resolve()
 
 
 def put_json(value: Any, *, to: str, lines: bool = False) -> None:

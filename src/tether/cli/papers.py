@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tether.cli.options import Existing, Json, check_new, put_json
+from tether.cli.options import Existing, Json, check_outputs, put_json
 from tether.cli.say import say
 
 PIPED = 250
@@ -31,7 +31,7 @@ def command(
     """
     from tether.papers.reproduction.results import CHANGED, rows
 
-    check_new(json, existing=existing, where="--json")
+    check_outputs({"--json": json}, existing=existing)
     every = rows()
     package = _known("--package", package, {row.card.package for row in every})
     verdict = _known("--verdict", verdict, {row.verdict for row in every})

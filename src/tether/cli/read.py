@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from tether.cli.options import STDOUT, Device, Existing, Json, RandomWeights, RawCsv, Strict, check_new, put_json
+from tether.cli.options import (
+    STDOUT,
+    Device,
+    Existing,
+    Json,
+    RandomWeights,
+    RawCsv,
+    Strict,
+    check_outputs,
+    log_beside,
+    put_json,
+)
 from tether.cli.say import say, say_skipped
 
 
@@ -66,12 +77,12 @@ def command(
     from tether.core.errors import InputError
     from tether.workflows.read import read
 
-    check_new(out, existing=existing, where="--out")
-    check_new(html, existing=existing, where="--html")
-    check_new(json, existing=existing, where="--json")
+    bad_rows = log_beside(out)
+    outputs = {"--out": out, "--html": html, "--json": json}
+    inputs: dict[str, object] = {"IMAGES": images, "--words": words, "--regions": regions}
+    check_outputs(outputs, existing=existing, inputs=inputs, log=bad_rows)
     if region_unit not in (None, "pixel", "share"):
         raise InputError(f"--region-unit: expected pixel or share, got {region_unit!r}")
-    bad_rows = out.with_name(f"{out.stem}.bad_rows.jsonl")
     with staged_bar("images") as on_stage:
         found = read(
             images,

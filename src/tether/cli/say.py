@@ -30,7 +30,8 @@ def say(text: object, *, err: bool = False, lines: bool = False) -> None:
 def say_skipped(count: int, path: object) -> None:
     """How many rows were bad, if any, and the file that names them."""
     if count:
-        say(f"{count} bad rows were skipped; {path} names them", err=True)
+        said = "1 bad row was skipped" if count == 1 else f"{count} bad rows were skipped"
+        say(f"{said}; {path} names {'it' if count == 1 else 'them'}", err=True)
 
 
 def as_json(value: Any, *, indent: int | None = None) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tether.cli.options import STDOUT, Device, Existing, Json, LongText, RandomWeights, check_new, put_json
+from tether.cli.options import STDOUT, Device, Existing, Json, LongText, RandomWeights, check_outputs, put_json
 from tether.cli.say import say
 
 
@@ -64,8 +64,8 @@ def command(
 
     if not queries and not image:
         raise typer.BadParameter("say what to look for: words, or --image FILE")
-    check_new(html, existing=existing, where="--html")
-    check_new(json, existing=existing, where="--json")
+    outputs = {"--html": html, "--json": json}
+    check_outputs(outputs, existing=existing, inputs={"STORE": store, "--image": image})
     with bar("embed", visible=False) as on_progress:
         found = search(
             store,

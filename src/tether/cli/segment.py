@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tether.cli.options import STDOUT, Device, Existing, Json, RandomWeights, RawCsv, Strict, check_new, put_json
+from tether.cli.options import STDOUT, Device, Existing, Json, RandomWeights, RawCsv, Strict, check_outputs, put_json
 from tether.cli.say import say, say_skipped
 
 
@@ -95,18 +95,17 @@ def command(
 
     from tether.cli.screen import bar
     from tether.core.atomic_io import local
-    from tether.core.errors import InputError
     from tether.data.mask_files import COCO_FILE
     from tether.workflows.segment import segment
 
-    if html is not None and html.resolve() == out.resolve():
-        raise InputError(f"--html: {html} is the folder of the masks; give the page another name")
     again = (local(out) / COCO_FILE).is_file()  # masks of other settings are refused before a page is replaced
-    for path, where in ((html, "--html"), (json, "--json")):
-        check_new(path, existing="replace" if again else existing, where=where)
+    bad_rows = Path(f"{local(out)}.bad_rows.jsonl")
+    outputs = {"--html": html, "--json": json}
+    inputs: dict[str, object] = {"IMAGES": images, "--out": out, "--classes": classes, "--labels": labels}
+    inputs |= {"--templates": templates, "--palette": palette}
+    check_outputs(outputs, existing="replace" if again else existing, inputs=inputs, log=bad_rows)
     given: dict[str, object] = {"size": size, "window": window, "stride": stride, "flip": flip, "fit": fit}
     given["scales"] = None if scales is None else [part.strip() for part in scales.split(",")]
-    bad_rows = Path(f"{local(out)}.bad_rows.jsonl")
     with bar("segment") as on_progress:
         found = segment(
             images,

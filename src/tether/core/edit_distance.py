@@ -7,6 +7,11 @@ from collections.abc import Iterable
 import numpy as np
 
 from tether.core.errors import InputError
+from tether.core.printable import quoted
+
+LONGEST = 1_000
+"""Most characters of a known word."""
+_CELLS = 2**20  # distances that are held at once
 
 
 def edit_distance(one: str, other: str) -> int:
@@ -35,7 +40,7 @@ class KnownWords:
         words: each once, in the order that they were given.
 
     Raises:
-        InputError: no words, or an empty one.
+        InputError: no words, an empty one, or one of more than ``LONGEST`` characters; it says which.
 
     Example:
         >>> from tether.core.edit_distance import KnownWords
@@ -48,21 +53,41 @@ class KnownWords:
         self.words = tuple(dict.fromkeys(words))
         if not self.words or not all(self.words):
             raise InputError(f"words: expected at least one, none of them empty, got {len(self.words)}")
-        self._lengths = np.array([len(word) for word in self.words])
-        self._letters = np.full((self._lengths.max(), len(self.words)), -1)
-        for column, word in enumerate(self.words):
-            self._letters[: len(word), column] = [ord(letter) for letter in word]
+        lengths = np.array([len(word) for word in self.words], dtype=np.int32)
+        if lengths[longest := int(lengths.argmax())] > LONGEST:
+            raise InputError(
+                f"words: number {longest + 1}, {quoted(self.words[longest])}: expected at most {LONGEST:,} characters"
+            )
+        self._groups = list[tuple[np.ndarray, np.ndarray, np.ndarray]]()  # places in the list, lengths, letters
+        order = np.argsort(lengths, kind="stable")
+        while len(order):
+            most = np.arange(1, len(order) + 1) * (lengths[order].astype(np.int64) + 1)
+            some, order = np.split(order, [max(1, int(np.searchsorted(most, _CELLS, side="right")))])
+            letters = np.full((int(lengths[some].max()), len(some)), -1, dtype=np.int32)
+            for column, place in enumerate(some):
+                letters[: lengths[place], column] = [ord(letter) for letter in self.words[place]]
+            self._groups.append((some, lengths[some], letters))
 
     def nearest(self, text: str) -> tuple[str, int]:
         """The word of the least edit distance, the first of several, and that distance."""
-        before = np.repeat(np.arange(len(self._letters) + 1)[:, None], len(self.words), axis=1)
-        for row, letter in enumerate(text, 1):
-            now = np.empty_like(before)
-            now[0] = row
-            now[1:] = np.minimum(before[1:] + 1, before[:-1] + (self._letters != ord(letter)))
-            for place in range(1, len(now)):
-                np.minimum(now[place], now[place - 1] + 1, out=now[place])
-            before = now
-        distances = before[self._lengths, np.arange(len(self.words))]
-        best = int(distances.argmin())
-        return self.words[best], int(distances[best])
+        best = (len(text) + LONGEST + 1, -1)
+        for places, lengths, letters in self._groups:
+            if max(lengths[0] - len(text), len(text) - lengths[-1]) <= best[0]:  # else all have more to add or remove
+                distances = _distances(text, lengths, letters)
+                least = distances.min()
+                best = min(best, (int(least), int(places[distances == least].min())))
+        return self.words[best[1]], best[0]
+
+
+def _distances(text: str, lengths: np.ndarray, letters: np.ndarray) -> np.ndarray:
+    """Of a text and each word, a column of letters."""
+    ramp = np.arange(len(letters) + 1, dtype=np.int32)[:, None]
+    before = np.repeat(ramp, len(lengths), axis=1)
+    for row, letter in enumerate(text, 1):
+        now = np.empty_like(before)
+        now[0] = row
+        np.minimum(before[1:] + 1, before[:-1] + (letters != ord(letter)), out=now[1:])
+        now -= ramp  # one more for each letter that is left out, so that what follows is a running minimum
+        np.minimum.accumulate(now, axis=0, out=now)
+        before = now + ramp
+    return before[lengths, np.arange(len(lengths))]

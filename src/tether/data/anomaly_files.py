@@ -73,10 +73,26 @@ class MapStore:
                 return AnomalyMap(float(said["score"]), values, size, name)
             return None
         if not self.replace:
-            raise InputError(
-                f"{path}: was made with other settings, good images, model or image; give another folder, or replace it"
-            )
+            raise _other(path)
         return None
+
+    def check(self, key: str, *, begins: str) -> bool:
+        """Whether there is a map of a key, which must not be replaced unless it shall.
+
+        Args:
+            key: of the image.
+            begins: what ``made_of`` begins with for all images of one run.
+
+        Raises:
+            InputError: see ``read``.
+        """
+        path = self.folder / self.name(key)
+        if not path.is_file():
+            return False
+        said, _ = _read_tiff(path)
+        if said is not None and not self.replace and not str(said.get(MARK)).startswith(begins):
+            raise _other(path)
+        return True
 
     def write(self, key: str, found: AnomalyMap, *, made_of: str) -> Path:
         """Write a map as the detector gave it, whole or not at all."""
@@ -134,6 +150,12 @@ class MapStore:
     def write_good(self, keys: Sequence[str], scores: Sequence[float], *, made_of: str) -> None:
         """Write the scores of good images by their keys, whole or not at all."""
         write_json(self.folder / GOOD, {MARK: made_of, "scores": dict(zip(keys, scores, strict=True))})
+
+
+def _other(path: Path) -> InputError:
+    return InputError(
+        f"{path}: was made with other settings, good images, model or image; give another folder, or replace it"
+    )
 
 
 def _read_tiff(path: Path) -> tuple[dict[str, Any] | None, np.ndarray]:

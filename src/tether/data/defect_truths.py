@@ -103,7 +103,12 @@ class DefectTruths:
             if value.ndim not in (2, 3) or not value.size:
                 raise InputError(f"{row.key}: {self._column}: expected a mask (h, w), got {value.shape}")
             return value != 0 if value.ndim == 2 else (value != 0).any(axis=2)
-        pixels = decode(cast(ImageLike, value), name=f"{row.key}: {self._column}")
+        try:
+            pixels = decode(cast(ImageLike, value), name=f"{row.key}: {self._column}")
+        except InputError as error:
+            if isinstance(value, str):  # such as a word: the name of a folder, or a label
+                raise InputError(f"{error}; column= names a column of masks, label= one of words") from error
+            raise
         return (pixels != 0).any(dim=0).numpy()
 
 

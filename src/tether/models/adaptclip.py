@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
-from tether.core.ranges import Count, PositiveSingle, checked
+from tether.core.ranges import Count, PositiveSingle, Whole, checked
+from tether.models.config import Layers
 from tether.models.defect_adapters import PromptQueryAdapter, VisualAdapter
-from tether.models.value_attention import TEMPERATURE, ValueFeatures, ValueRows, text_logits, text_maps
+from tether.models.described import of_kind
+from tether.models.value_attention import TEMPERATURE, ReadLayers, ValueFeatures, ValueRows, text_logits, text_maps
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class AdaptClip(nn.Module):
         self,
         fixed: Float[Tensor, "2 d"],
         *,
-        layers: Count,
+        layers: Layers,
         reduction: Count = 4,
         hidden: Count = 128,
         context: bool = True,
@@ -145,6 +147,7 @@ class AdaptClip(nn.Module):
         return [(moved, self.fixed), (plain, own)] if self.apart else [(moved, own)]
 
 
+@checked
 @dataclass(frozen=True, slots=True)
 class TrainedAdapters:
     """Adapters, and how they read images; the adapters are in eval mode and rest.
@@ -161,13 +164,15 @@ class TrainedAdapters:
     """
 
     adapters: AdaptClip
-    layers: tuple[int, ...]
-    blocks: int | None = None
+    layers: ReadLayers
+    blocks: Whole | None = None
     post_norm: bool = False
-    image_size: int | None = None
+    image_size: Count | None = None
 
     def __post_init__(self) -> None:
         """Put them to rest."""
+        object.__setattr__(self, "layers", tuple(self.layers))
+        of_kind(self.post_norm, bool, where="post_norm")
         if len(self.layers) != self.adapters.settings["layers"]:
             raise InputError(f"layers: expected {self.adapters.settings['layers']}, got {self.layers}")
         self.adapters.eval().requires_grad_(False)

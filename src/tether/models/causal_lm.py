@@ -167,9 +167,19 @@ def load_causal_lm(folder: Path | str) -> CausalLM:
         check_values(values)
         config = transformers.CONFIG_MAPPING[kind].from_dict(without_records(values))
         outline: Any = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    state, sizes = read_weights(weights), outline.state_dict()
+    wrong = [(key, value.shape, sizes[key].shape) for key, value in state.items() if key in sizes]
+    wrong = [one for one in wrong if one[1] != one[2]]  # before anything of such a size is made
+    if wrong:
+        raise other_architecture([f"{key} is {tuple(a)}, expected {tuple(b)}" for key, a, b in wrong], where=weights)
     with refusing(str(weights)), quiet():
         model, report = type(outline).from_pretrained(
-            None, config=config, state_dict=read_weights(weights), output_loading_info=True, dtype=torch.float32
+            None,
+            config=config,
+            state_dict=state,
+            output_loading_info=True,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
         )
     problems = [f"missing {key}" for key in sorted(report["missing_keys"])]
     problems += [f"{key[0]} is {tuple(key[1])}, expected {tuple(key[2])}" for key in sorted(report["mismatched_keys"])]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, checked
+from tether.models.config import Layers
 
 TOP = 10
 """Places of a channel whose largest values are pooled beside its mean."""
@@ -146,7 +147,7 @@ class PromptQueryAdapter(nn.Module):
     """
 
     @checked
-    def __init__(self, dim: Count, layers: Count, *, hidden: Count = 128, context: bool = True) -> None:
+    def __init__(self, dim: Count, layers: Layers, *, hidden: Count = 128, context: bool = True) -> None:
         """Draw the weights, as torch does.
 
         Args:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -11,7 +9,8 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, PositiveSingle, Whole, checked
-from tether.models.value_attention import LAST, TEMPERATURE, ValueRows
+from tether.models.described import of_kind
+from tether.models.value_attention import LAST, TEMPERATURE, ReadLayers, ValueRows
 
 
 class DefectTexts:
@@ -41,7 +40,7 @@ class DefectTexts:
         *,
         temperature: PositiveSingle = TEMPERATURE,
         blocks: Whole | None = None,
-        layers: Sequence[int] = LAST,
+        layers: ReadLayers = LAST,
         post_norm: bool = False,
         image_size: Count | None = None,
     ) -> None:
@@ -54,6 +53,7 @@ class DefectTexts:
             raise InputError(f"rows: expected two finite ones, normal and defective, got {tuple(rows.shape)}")
         if not layers:
             raise InputError("layers: expected one block at least, after which patches are read")
+        of_kind(post_norm, bool, where="post_norm")
         self.rows, self.temperature = rows.detach().float().cpu(), temperature
         self.blocks, self.layers, self.post_norm, self.image_size = blocks, tuple(layers), post_norm, image_size
 

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, final
+from typing import Annotated, Any, NamedTuple, final
 
 import torch
 import torch.nn.functional as F
+from annotated_types import MaxLen
 from jaxtyping import Float
 from torch import Tensor
 
 from tether.core.encoder_wrapper import EncoderAround
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
-from tether.core.ranges import Count, PositiveSingle, Whole, checked
+from tether.core.ranges import Count, Layer, PositiveSingle, Whole, checked
 from tether.core.types import Features
 from tether.models.anatomy.find import anatomy_of
 from tether.models.dense import DensePath, dense_layers
+from tether.models.described import MAX_LAYERS
 from tether.models.tower_state import patch_grid
 
 TEMPERATURE = 0.07
 """Cosines are divided by it before a softmax over texts."""
 LAST = (-1,)
+ReadLayers = Annotated[Sequence[Layer], MaxLen(MAX_LAYERS)]
+"""Blocks after which patches are read."""
 CHANGED = 19 / 24
 """Share of the blocks that are changed, the last ones: 19 of ViT-L/14's."""
 
@@ -61,7 +65,7 @@ def value_attention_features(
     image: Tensor,
     *,
     blocks: Whole | None = None,
-    layers: Sequence[int] = LAST,
+    layers: ReadLayers = LAST,
     post_norm: bool = False,
 ) -> ValueFeatures:
     """Embed images, and patches along a second stream that attends by values and has no feed-forward net.
@@ -178,7 +182,7 @@ class ValueRows(EncoderAround):
         model: DualEncoder,
         *,
         blocks: Whole | None = None,
-        layers: Sequence[int] = LAST,
+        layers: ReadLayers = LAST,
         post_norm: bool = False,
         image_size: Count | None = None,
     ) -> None:

@@ -32,13 +32,14 @@ from tether.workflows.adaptation.apart import apart, said_of
 from tether.workflows.adaptation.boxes import boxes_said
 from tether.workflows.adaptation.choose import Choice, choices, fitting, kind_error
 from tether.workflows.adaptation.data import Asked, look_at, parts_of
-from tether.workflows.adaptation.folder import Existing, check_free, claimed, remove_others
+from tether.workflows.adaptation.folder import Existing, check_free, claimed, replaced_result
 from tether.workflows.adaptation.interpolation import along, check_told_apart
 from tether.workflows.adaptation.learnt import LearntReport, LearntRun
 from tether.workflows.adaptation.measure import KEEP, KEEP_LIMIT, Measurer, resting, rows_of
 from tether.workflows.adaptation.next_steps import next_steps
 from tether.workflows.adaptation.run import OnStep, named, rate_named, run
 from tether.workflows.adaptation.texts import open_texts
+from tether.workflows.apart import check_begun_elsewhere
 from tether.workflows.captioning.learn import learn_captions
 from tether.workflows.captioning.reward import REWARD_RECIPE, reward_captions
 from tether.workflows.captioning.run import MADE_BY, check_captioner
@@ -49,6 +50,8 @@ from tether.workflows.reading.pages import learn_pages
 CAPTIONS, READS = (CaptionFromTexts, CaptionByReward), (ReadWords, ReadScenes, ReadPages)
 """Recipes whose result is neither a model nor a head."""
 SCENE_RECIPE = "read_scene"
+BEGUN_WITH = ("reader", "captioner", "judge", "judge2", "lm", "vocabulary")
+"""Settings of recipes that may be folders of what goes on, or judges."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,7 @@ def adapt(
     kept = None if keep is None else open_source(keep, where="--keep")
     if out is not None:
         check_free(Path(out), existing=existing)
+        check_begun_elsewhere(out, {"MODEL": model, **{name: spec.get(name) for name in BEGUN_WITH}})
     base, title = opened(model, device=device, random_weights=random_weights)
     cast(nn.Module, base).eval()
     check_finite(base)
@@ -322,8 +326,8 @@ def adapt(
         )
         result = Adapted(adapted, done.outcome.head, report, None if out is None else Path(out))
         if out is not None:
-            remove_others(Path(out), model=result.model is not None, head=result.head is not None)
-            result.save(out)
+            with replaced_result(Path(out)) as new:
+                result.save(new)
     return result
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from tether.adapt.heads import Head
 from tether.core.anomaly_map import AnomalyMap
-from tether.core.atomic_io import csv_file
+from tether.core.atomic_io import csv_file, local
 from tether.core.errors import InputError
 from tether.core.locks import locked
 from tether.core.model_digest import model_digest
@@ -24,6 +24,7 @@ from tether.core.ranges import Count, Inner, Whole, checked
 from tether.data import open_source
 from tether.data.anomaly_files import DefectMasks
 from tether.data.bad_rows import BadRows
+from tether.data.bad_rows_log import kept_if_refused
 from tether.data.originals import originals
 from tether.evaluate.anomaly import AnomalyReport, AnomalyScores
 from tether.evaluate.dense import Measured
@@ -120,7 +121,10 @@ class DetectedDefects:
             return [*told, "unmeasured: give --masks with the defects of some images to see how good this is"]
         without = len(self.keys) - len(self.labels)
         first, *lines = self.report.lines()
-        told += [f"{first}; {without:,} images have no mask" if without else first, *lines]
+        told += [
+            f"{first}; {without:,} {'images have' if without > 1 else 'image has'} no mask" if without else first,
+            *lines,
+        ]
         if (alarms := self.alarms()) is not None:
             for what, share in zip(("defective", "normal"), alarms, strict=True):
                 if share.n:
@@ -236,6 +240,8 @@ def detect(
     """
     rows = open_source(source, where="IMAGES")
     check_apart(out, source)
+    check_apart(out, good, holds="good images")
+    check_apart(out, masks, holds="masks")
     if good is None and false_alarms is not None:
         raise InputError("--false-alarms: is promised by images without defects; give --good")
     encoder, _ = opened(model, device=device, random_weights=random_weights)
@@ -244,27 +250,30 @@ def detect(
     if detector.needs_good and good is None:
         raise InputError(f"--with: {method} compares with images without defects; give --good")
     detector.prepare(encoder, name)
-    bad, support = BadRows.anew(rows.name, path=bad_rows, strict=strict), None
-    if good is not None:
-        known_rows = open_source(good, where="--good")
-        support = GoodSource(
-            known_rows,
-            detector,
-            most=most_good,
-            rate=false_alarms,
-            batch_size=batch_size,
-            workers=workers,
-            bad=BadRows(known_rows.name, path=bad_rows, strict=strict),
-            on_progress=None if on_stage is None else partial(on_stage, "good"),
-        )
     truths = None if masks is None else DefectMasks(masks)
-    settings = {
-        **detector.settings(),
-        "model": model_digest(cast(nn.Module, encoder)),
-        "good": support and support.digest,
-    }
-    outputs = MapOutputs(out, name=detector.name, settings=settings, replace_maps=replace_maps)
-    with nullcontext() if outputs.folder is None else locked(outputs.folder, purpose="tether detect"):
+    place = None if out is None else local(out)
+    with nullcontext() if place is None else locked(place, purpose="tether detect"):
+        with kept_if_refused(bad_rows):  # that of the run before names what its results lack
+            bad, support = BadRows.anew(rows.name, path=bad_rows, strict=strict), None
+            if good is not None:
+                known_rows = open_source(good, where="--good")
+                support = GoodSource(
+                    known_rows,
+                    detector,
+                    most=most_good,
+                    rate=false_alarms,
+                    batch_size=batch_size,
+                    workers=workers,
+                    bad=BadRows(known_rows.name, path=bad_rows, strict=strict),
+                    on_progress=None if on_stage is None else partial(on_stage, "good"),
+                )
+            settings = {
+                **detector.settings(),
+                "model": model_digest(cast(nn.Module, encoder)),
+                "good": support and support.digest,
+            }
+            outputs = MapOutputs(place, name=detector.name, settings=settings, replace_maps=replace_maps)
+            outputs.check(rows)
         if isinstance(detector, Learning):
             detector.keep_in(outputs.folder)
         known = GoodImages()

@@ -13,7 +13,10 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from tether.core.anomaly_map import AnomalyMap
+from tether.core.protocols import Source
 from tether.data.anomaly_files import MapStore
+from tether.data.bad_rows import BadRows
+from tether.data.shuffle import until_broken
 from tether.workflows.good_images import pixel_digest
 
 
@@ -71,6 +74,19 @@ class MapOutputs:
         self._settings = hashlib.blake2b(said.encode(errors="replace"), digest_size=16).hexdigest()
         self._marks: dict[str, str] = {}
         self._spans: list[tuple[float, float]] = []
+
+    def check(self, rows: Source) -> None:
+        """Refuse a folder with maps of other settings before anything in it is written.
+
+        Raises:
+            InputError: it names the first map of these images that is there.
+        """
+        store = self._store
+        if store is None or not (store.folder / "maps").is_dir():
+            return
+        bad = BadRows(rows.name)
+        keys = (row.key for block in rows.blocks() for row in until_broken(rows, block, bad=bad))
+        next((key for key in keys if store.check(key, begins=f"{self._settings}:")), None)
 
     def good_scores(self, keys: Sequence[str]) -> Sequence[float] | None:
         """Scores of the good images that this model and these settings gave, if they are in the folder."""

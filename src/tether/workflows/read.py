@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tether.core.atomic_io import csv_file
 from tether.core.component import build
-from tether.core.edit_distance import KnownWords
+from tether.core.edit_distance import LONGEST, KnownWords
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Whole, checked
 from tether.core.types import ImageLike, Row
@@ -76,7 +76,8 @@ class ReadImages:
             said.append(f"nothing was read in {nothing:,} of {len(self.keys):,} images")
         different = len(set(self.texts.words))
         if len(self.keys) >= 8 and different <= len(self.keys) / 8:
-            said.append(f"{different:,} different texts in {len(self.keys):,} images: look whether it reads at all")
+            texts = "1 text" if different == 1 else f"{different:,} different texts"
+            said.append(f"{texts} in {len(self.keys):,} images: look whether it reads at all")
         return said
 
     def save(self, path: str | Path, *, raw_csv: bool = False) -> None:
@@ -332,7 +333,12 @@ def _listed(words: Data | Iterable[str]) -> list[str]:
         return [str(word) for word in words]
     source = open_texts(cast(Data, words), where="--words")
     listed = (row for block in source.blocks() for row in source.read(block) if not row.bad)
-    found = [text.strip() for row in listed for text in row.texts if text.strip()]
+    found = list[str]()
+    for row in listed:
+        some = [text.strip() for text in row.texts if text.strip()]
+        if any(len(text) > LONGEST for text in some):
+            raise InputError(f"--words: {row.key}: expected a word of at most {LONGEST:,} characters, got more")
+        found += some
     if not found:
         raise InputError(f"--words: {words}: expected at least one word")
     return found

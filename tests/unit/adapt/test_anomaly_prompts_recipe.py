@@ -78,6 +78,7 @@ def test_masks_come_from_a_column_or_a_folder(tmp_path: Path) -> None:
         ({"mask": np.ones(4)}, r"a: mask: expected a mask \(h, w\), got \(4,\)"),
         ({"mask": b"no image"}, "a: mask: "),
         ({"mask": "nowhere.png"}, "nowhere.png"),
+        ({"mask": "bad"}, "bad.*; column= names a column of masks, label= one of words"),
         ({"mask": 3.5}, "a: mask: expected bytes, a path or uint8 pixels, got float"),
     ],
 )

@@ -11,7 +11,9 @@ from families import FAMILIES
 from tether.adapt.heads import (
     HEAD_FILE,
     HEADS,
+    AnomalyAdaptersHead,
     CacheHead,
+    DefectTextsHead,
     GroupingHead,
     KernelHead,
     LinearHead,
@@ -21,7 +23,9 @@ from tether.adapt.heads import (
 from tether.core.errors import InputError
 from tether.core.state_file import write_state
 from tether.models import create
+from tether.models.adaptclip import AdaptClip, TrainedAdapters
 from tether.models.cached import CachedEncoder
+from tether.models.defect_texts import DefectTexts
 from tether.models.load import load
 from tether.models.patch_grouping import DinoiserHead
 from tether.models.save import save
@@ -143,13 +147,17 @@ KINDS = {
         classes=("a", "b"), scale=1.0,
     ),
     "grouping": GroupingHead(DinoiserHead(features=4, dim=2), grid=(2, 2)),
+    "defect_texts": DefectTextsHead(DefectTexts(torch.eye(2), layers=(0, 1))),
+    "anomaly_adapters": AnomalyAdaptersHead(
+        TrainedAdapters(AdaptClip(torch.eye(2), layers=2, hidden=2, reduction=1), layers=(0, 1))
+    ),
 }  # fmt: skip
 
 
 def forged(folder, kind, values):
     """A head's file with other settings and arrays, as another program may write it."""
     head = KINDS[kind]
-    settings = {"kind": kind, "classes": ["a", "b"], "encoder": "0"} | head.settings()
+    settings = {"kind": kind, "classes": list(head.classes), "encoder": "0"} | head.settings()
     arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
     settings |= {name: value for name, value in values.items() if name not in arrays}
     settings = {name: value for name, value in settings.items() if value != "missing"}
@@ -176,6 +184,20 @@ def forged(folder, kind, values):
         ("grouping", {"inner": {"features": 10**7, "dim": 2, "kernel": 3}}, "inner: expected the shape of its arrays"),
         ("grouping", {"inner": {"features": 4}}, "'dim' is missing"),
         ("grouping", {"grid": [2]}, "not enough values to unpack"),
+        ("defect_texts", {"layers": ["x"]}, r"layers: expected a list of at most 256, each a whole number .*'x'"),
+        ("defect_texts", {"layers": "x"}, "layers: expected a list"),
+        ("defect_texts", {"layers": [None]}, "layers: expected a list"),
+        ("defect_texts", {"layers": [0] * 100_000}, "layers: expected a list"),
+        ("defect_texts", {"post_norm": "x"}, "post_norm: expected bool, got 'x'"),
+        ("defect_texts", {"classes": ["<b>", "x"]}, "classes: expected normal, defective"),
+        ("anomaly_adapters", {"classes": ["<b>", "x"]}, "classes: expected normal, defective"),
+        ("anomaly_adapters", {"reads": "x"}, "reads: expected a mapping, got 'x'"),
+        ("anomaly_adapters", {"reads": {"layers": ["x", 1]}}, "layers: expected a list"),
+        ("anomaly_adapters", {"reads": {"layers": [np.inf, 1]}}, "layers: expected a list"),
+        ("anomaly_adapters", {"reads": {"layers": [0.5, 1]}}, "layers: expected a list"),
+        ("anomaly_adapters", {"reads": {"layers": [0, 1], "post_norm": "x"}}, "post_norm: expected bool, got 'x'"),
+        ("anomaly_adapters", {"reads": {"layers": [0, 1], "image_size": "x"}}, "image_size: expected a whole number"),
+        ("anomaly_adapters", {"adapters": {"layers": 10**9}}, r"layers: expected a whole number in \[1, 256\]"),
         ("linear", {"kind": ["linear"]}, r"unknown kind of head \['linear'\]"),
     ],
 )

@@ -40,6 +40,17 @@ def test_the_nearest_word_is_that_of_all_distances():
         assert known.nearest(text) == (known.words[int(np.argmin(distances))], min(distances))
 
 
+def test_a_long_word_among_many_short_ones_needs_little_memory():
+    words = [f"{number:05d}" for number in range(20_000)]
+    known = KnownWords([*words, "x" * 1000])
+    assert known.nearest("00042") == ("00042", 0)
+    assert known.nearest("x" * 998) == ("x" * 1000, 2)
+    assert sum(letters.nbytes for _, _, letters in known._groups) < 2**21
+    assert known.nearest("") == ("00000", 5)
+    with pytest.raises(InputError, match=r"words: number 2, 'xxx.*: expected at most 1,000 characters"):
+        KnownWords(["a", "x" * 1001])
+
+
 @pytest.mark.parametrize("words", [[], ["exit", ""]])
 def test_known_words_that_are_none(words):
     with pytest.raises(InputError, match="expected at least one, none of them empty"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -161,5 +162,10 @@ class TestCausalLM:
         (ours / "config.json").write_text('{"model_type": "llama"}')
         with pytest.raises(InputError, match="pickle"):
             load_causal_lm(ours)
+        again = words().save(tmp_path / "sizes")
+        config = json.loads((again / "config.json").read_text())
+        (again / "config.json").write_text(json.dumps(config | {"vocab_size": 2**24}))
+        with pytest.raises(InputError, match=r"weights of another architecture: .*embed_tokens.* expected \(16777216,"):
+            load_causal_lm(again)
         with pytest.raises(InputError, match="train a tokenizer"):
             small_causal_lm([" "])

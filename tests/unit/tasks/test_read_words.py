@@ -65,6 +65,24 @@ def test_words_that_are_refused(words, told):
         LETTERS.encode(words, longest=5)
 
 
+def test_many_characters_and_long_words_take_no_time():
+    letters = "".join(map(chr, range(0x10000, 0x10000 + 100_000)))
+    assert Charset(letters).classes == 100_001
+    with pytest.raises(InputError, match="expected each once") as caught:
+        Charset(letters * 2)
+    assert len(str(caught.value)) < 300
+    for word in ("a" * 10**6, letters):
+        with pytest.raises(InputError, match="word 0") as caught:
+            Charset("abc").encode([word], longest=10**7 if word == letters else 5)
+        assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("letter", ["\x1b", "\t", "\r", "\0", "\u202e", "\x9b"])
+def test_what_a_terminal_obeys_is_no_letter(letter):
+    with pytest.raises(InputError, match="expected letters"):
+        Charset(f"ab{letter}")
+
+
 def test_characters_twice_and_spelling():
     with pytest.raises(InputError, match="got 'a'"):
         Charset("aba")

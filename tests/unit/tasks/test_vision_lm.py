@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from forged_state import forge
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.data.lettering.pages import DrawnPages, draw_pages
 from tether.models import create
 from tether.models.causal_lm import CausalLM, small_causal_lm
 from tether.models.dual import Clip
+from tether.models.vision.vocabulary import FILE as VOCABULARY_FILE
 from tether.models.vision.vocabulary import VisionVocabulary
 from tether.tasks.read import (
     AspectWarning,
@@ -24,7 +26,7 @@ from tether.tasks.read import (
     pretrain_vocabulary,
     splice,
 )
-from tether.tasks.read.vision_lm import VOCABULARY_FOLDER
+from tether.tasks.read.vision_lm import PAGE_FILE, VOCABULARY_FOLDER
 
 SIZE = 32
 TEXTS = ("7A", "B2", "C")
@@ -108,6 +110,22 @@ class TestVocabulary:
         assert torch.equal(VisionVocabulary.load(net.save(tmp_path))(image), net(image))
         with pytest.raises(InputError, match="no such file"):
             VisionVocabulary.load(tmp_path / "other")
+
+    @pytest.mark.parametrize(
+        ("changed", "told"),
+        [
+            ({"depth": 10**6}, r"depth: expected a whole number in \[1, 256\]"),
+            ({"channels": []}, "channels: expected a list"),
+            ({"channels": [1] * 10**5}, "channels: expected a list"),
+            ({"mlp_ratio": 1e308}, "mlp_ratio: expected a number"),
+            ({"image_size": 2**62}, r"size: expected 2 values, each a whole number in \[1, 8192\]"),
+        ],
+    )
+    def test_a_forged_file(self, tmp_path: Path, changed: dict[str, object], told: str) -> None:
+        path = vocabulary().save(tmp_path) / VOCABULARY_FILE
+        forge(path, changed)
+        with pytest.raises(InputError, match=f"^{path}: {told}"):
+            VisionVocabulary.load(tmp_path)
 
 
 class TestSplice:
@@ -251,6 +269,10 @@ class TestReader:
         assert torch.equal(alone.patch_embed["proj"].weight, reader.vision.vocabulary.patch_embed["proj"].weight)
         with pytest.raises(InputError, match="digest"):
             VisionLM.load(tmp_path, model=create("tiny", image_size=16, patch=4, seed=1).eval())
+        for changed, told in (({"prompt": 5}, "prompt: expected str, got 5"), ({"longest": "x"}, "longest: expected")):
+            forge(reader.save(tmp_path) / PAGE_FILE, changed)
+            with pytest.raises(InputError, match=f"^{tmp_path / PAGE_FILE}: {told}"):
+                VisionLM.load(tmp_path, model=clip())
 
     def test_an_answer_depends_on_no_neighbour(self) -> None:
         reader = merged_reader().eval()

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from forged_state import forge
 from tether.core.errors import InputError
 from tether.data.sets.lettering import LetteringSet
 from tether.models import create
 from tether.tasks.read import Charset, DualReader, SceneReader
+from tether.tasks.read.reader import READER_FILE
 
 LETTERS = Charset("abcdefghijklmnopqrstuvwxyz")
 
@@ -46,6 +48,26 @@ def test_it_learns_a_few_signs_by_heart_and_is_kept(tmp_path):
     alone = made.read(crops[3:4])
     assert alone.words == found.words[3:4]
     assert made.read(crops, refine=0).confidence.shape == (8,)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"depth": 10**6}, r"depth: expected a whole number in \[1, 256\]"),
+        ({"depth": 3}, "weights of another architecture: missing visual.layers.1"),
+        ({"max_length": 10**12}, r"weights of another architecture: visual.positions is \(1, 9, 64\)"),
+        ({"mlp_ratio": 10**9}, "weights of another architecture"),
+        ({"characters": ["a", "b"]}, r"characters: expected a text of them, got \['a', 'b'\]"),
+        ({"characters": "a\x1b\u202e"}, "characters: expected letters, got .* among them"),
+        ({"heads": "x"}, "heads: expected a whole number"),
+        ({"perms": 3}, "perms|n: "),
+    ],
+)
+def test_a_forged_file(tmp_path, changed, told):
+    path = reader().save(tmp_path) / READER_FILE
+    forge(path, changed)
+    with pytest.raises(InputError, match=f"^{path}: .*({told})"):
+        DualReader.load(tmp_path)
 
 
 def test_the_first_text_blocks_rest():

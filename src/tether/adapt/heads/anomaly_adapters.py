@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tether.adapt.heads.defect_texts import CLASSES
+from tether.adapt.heads.defect_texts import CLASSES, check_classes
 from tether.adapt.heads.head import Head
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.models.adaptclip import AdaptClip, TrainedAdapters
+from tether.models.described import mapping
 from tether.models.value_attention import ValueRows
 
 
@@ -72,6 +73,7 @@ class AnomalyAdaptersHead(Head):
         cls, arrays: Mapping[str, np.ndarray], *, classes: Sequence[str], settings: Mapping[str, Any]
     ) -> AnomalyAdaptersHead:
         """See Head."""
+        check_classes(classes)
         own = {name: torch.from_numpy(np.array(one)) for name, one in arrays.items()}
         try:
             with torch.device("meta"):  # nothing is allocated for what a file merely says
@@ -79,5 +81,4 @@ class AnomalyAdaptersHead(Head):
             made.load_state_dict(own, assign=True)
         except RuntimeError as error:
             raise InputError(f"anomaly adapters: {error!s:.300}") from error
-        reads = dict(settings["reads"])
-        return cls(TrainedAdapters(made, tuple(int(one) for one in reads.pop("layers")), **reads))
+        return cls(TrainedAdapters(made, **mapping(settings["reads"], where="reads")))

@@ -10,10 +10,17 @@ import torch
 
 from tether.adapt.heads.text_rows import TextRowsHead
 from tether.core.errors import InputError
+from tether.core.printable import quoted
 from tether.core.protocols import DualEncoder
 from tether.models.defect_texts import DefectTexts
 
 CLASSES = ("normal", "defective")
+
+
+def check_classes(classes: Sequence[str]) -> None:
+    """Refuse other names than a head of defects has."""
+    if tuple(classes) != CLASSES:
+        raise InputError(f"classes: expected {', '.join(CLASSES)}, got {quoted(classes)}")
 
 
 @final
@@ -54,6 +61,5 @@ class DefectTextsHead(TextRowsHead):
         cls, arrays: Mapping[str, np.ndarray], *, classes: Sequence[str], settings: Mapping[str, Any]
     ) -> DefectTextsHead:
         """See Head."""
-        if tuple(classes) != CLASSES:
-            raise InputError(f"classes: expected {', '.join(CLASSES)}, got {', '.join(classes)!r:.200}")
+        check_classes(classes)
         return cls(DefectTexts(torch.from_numpy(np.array(arrays["rows"])), **settings))

@@ -173,7 +173,7 @@ def read_head(folder: Path | str, kinds: Mapping[str, type[Head]], *, model: Dua
         head = kinds[kind].restore(arrays, classes=classes, settings=settings)
     except KeyError as error:
         raise InputError(f"{path}: not the state of a head: {error} is missing") from error
-    except (InputError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, TypeError, AttributeError, IndexError, ArithmeticError, RuntimeError) as error:
         raise InputError(f"{path}: not the state of a head: {error}") from error
     head.encoder, head.where = encoder, str(path)
     if model is not None:

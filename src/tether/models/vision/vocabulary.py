@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Gt, Le, MaxLen, MinLen
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models.convnext import LayerNorm2d
@@ -17,7 +18,9 @@ from tether.core.errors import InputError
 from tether.core.ranges import Count, Positive, PositiveSingle, Single, Whole, checked
 from tether.core.state_file import read_state, wide_array, write_state
 from tether.core.types import ImageSpec
+from tether.models.config import Layers
 from tether.models.convert.weights import check_fit, fill
+from tether.models.described import MAX_LAYERS, MAX_SIZE, blamed_on
 
 FILE = "vocabulary.safetensors"
 _FORMAT = "tether-vision-vocabulary-1"
@@ -58,12 +61,12 @@ class VisionVocabulary(nn.Module):
         image_size: Count = 1024,
         patch: Count = 16,
         width: Count = 768,
-        depth: Count = 12,
+        depth: Layers = 12,
         heads: Count = 12,
-        mlp_ratio: Positive = 4.0,
+        mlp_ratio: Annotated[float, Gt(0), Le(MAX_SIZE)] = 4.0,
         window: Whole = 14,
-        global_blocks: Sequence[int] = (2, 5, 8, 11),
-        channels: Sequence[Count] = (256, 512, 1024),
+        global_blocks: Annotated[Sequence[Whole], MaxLen(MAX_LAYERS)] = (2, 5, 8, 11),
+        channels: Annotated[Sequence[Count], MinLen(1), MaxLen(MAX_LAYERS)] = (256, 512, 1024),
         absolute: bool = True,
         relative: bool = True,
         qkv_bias: bool = True,
@@ -94,8 +97,7 @@ class VisionVocabulary(nn.Module):
             seed: of the weights; torch's own generator stays as it is.
 
         Raises:
-            InputError: a patch that does not divide the image, heads that do not divide the width, no such block, or
-                no channels.
+            InputError: a patch that does not divide the image, heads that do not divide the width, or no such block.
         """
         super().__init__()
         if image_size % patch or width % heads:
@@ -103,8 +105,8 @@ class VisionVocabulary(nn.Module):
                 f"patch, heads: expected divisors of image_size = {image_size} and width = {width}, "
                 f"got {patch} and {heads}"
             )
-        if not len(channels) or (wrong := [block for block in global_blocks if not 0 <= block < depth]):
-            raise InputError(f"global_blocks: expected numbers in 0..{depth - 1}, got {wrong}; channels: at least one")
+        if wrong := [block for block in global_blocks if block >= depth]:
+            raise InputError(f"global_blocks: expected numbers in 0..{depth - 1}, got {wrong}")
         self.settings: dict[str, Any] = {
             "image_size": image_size, "patch": patch, "width": width, "depth": depth, "heads": heads,
             "mlp_ratio": mlp_ratio, "window": window, "global_blocks": [*global_blocks], "channels": [*channels],
@@ -195,11 +197,8 @@ class VisionVocabulary(nn.Module):
         path = Path(folder) / FILE
         settings, arrays = read_state(path, what="vision vocabulary", format=_FORMAT)
         state = {name: torch.from_numpy(value) for name, value in arrays.items()}
-        try:
-            with torch.device("meta"):  # nothing is allocated for what a file merely says
-                net = cls(**settings)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"{path}: not the state of a vision vocabulary: {error!s:.300}") from error
+        with blamed_on(path), torch.device("meta"):  # nothing is allocated for what a file merely says
+            net = cls(**settings)
         check_fit(net, state, where=path)
         fill(net.to_empty(device="cpu"), state, where=path)
         return net.eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from tether.core.errors import InputError
+from tether.core.printable import printable, quoted
 from tether.core.words_read import Texts
 
 EOS = 0
@@ -31,7 +33,8 @@ class Charset:
         characters: each of them once.
 
     Raises:
-        InputError: none, or one that comes twice.
+        InputError: none, one that comes twice, or one that is no letter but tells a terminal or a line of text what to
+            do.
 
     Example:
         >>> from tether.tasks.read import Charset
@@ -42,10 +45,14 @@ class Charset:
     characters: str = PRINTABLE
 
     def __post_init__(self) -> None:
-        """Refuse a character that comes twice."""
-        twice = sorted({one for one in self.characters if self.characters.count(one) > 1})
+        """Refuse a character that comes twice, or is none."""
+        if not isinstance(self.characters, str):
+            raise InputError(f"characters: expected a text of them, got {quoted(self.characters)}")
+        twice = sorted(one for one, count in Counter(self.characters).items() if count > 1)
         if not self.characters or twice:
-            raise InputError(f"characters: expected each once, got {''.join(twice) or 'none'!r}")
+            raise InputError(f"characters: expected each once, got {quoted(''.join(twice) or 'none')}")
+        if unseen := unreadable(self.characters):
+            raise InputError(f"characters: expected letters, got {quoted(unseen)} among them")
 
     @property
     def bos(self) -> int:
@@ -73,12 +80,13 @@ class Charset:
             InputError: no words, one with too many characters, or with others than these.
         """
         if isinstance(words, str) or not words:
-            raise InputError(f"words: expected a list of at least one, got {words!r}")
+            raise InputError(f"words: expected a list of at least one, got {quoted(words)}")
+        known = set(self.characters)
         for row, word in enumerate(words):
             if len(word) > longest:
-                raise InputError(f"word {row}, {word!r}: expected at most {longest} characters, got {len(word)}")
-            if unknown := sorted(set(word) - set(self.characters)):
-                raise InputError(f"word {row}, {word!r}: unknown characters {''.join(unknown)!r}")
+                raise InputError(f"word {row}, {quoted(word)}: expected at most {longest} characters, got {len(word)}")
+            if unknown := sorted(set(word) - known):
+                raise InputError(f"word {row}, {quoted(word)}: unknown characters {quoted(''.join(unknown))}")
         number = {character: index for index, character in enumerate(self.characters, 1)}
         rows = [torch.tensor([self.bos, *(number[one] for one in word), EOS]) for word in words]
         return pad_sequence(rows, batch_first=True, padding_value=self.pad)
@@ -101,6 +109,11 @@ class Charset:
         elif self.characters == self.characters.upper():
             word = word.upper()
         return "".join(one for one in word if one in self.characters)
+
+
+def unreadable(text: str) -> str:
+    """The characters of a text, each once, that cannot be read: controls, overrides of direction, half characters."""
+    return "".join(sorted(one for one in set(text) if printable(one) != one))
 
 
 def _before_end(row: Iterable[int]) -> list[int]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, checked
+from tether.models.config import Layers
 from tether.tasks.read.charset import Charset
 
 _SPREAD = 0.02  # of the weights at the start, but those of queries, keys and values
@@ -47,7 +48,7 @@ class PermutedDecoder(nn.Module):
         dim: Count,
         *,
         heads: Count = 8,
-        depth: Count = 1,
+        depth: Layers = 1,
         charset: Charset,
         max_length: Count = 25,
         mlp_ratio: Count = 4,

@@ -16,13 +16,16 @@ from torch import Tensor, nn
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Decay, Positive, PositiveRate, Rate, Whole, checked
+from tether.core.replaced_parts import replaced_parts
 from tether.core.state_file import read_state, wide_array, write_state
 from tether.core.types import ImageLike, ImageSpec
 from tether.core.words_read import Texts
 from tether.data.images import load as load_image
 from tether.models.anatomy.find import tower_of
-from tether.models.convert.weights import fill
+from tether.models.config import Layers
+from tether.models.convert.weights import check_fit, fill
 from tether.models.dense import dense_image, dense_text
+from tether.models.described import blamed_on
 from tether.models.load import load as load_model
 from tether.models.modes import eval_mode
 from tether.models.save import save as save_model
@@ -35,8 +38,9 @@ from tether.tasks.read.orders import permutations
 from tether.tasks.read.permuted_decoder import PermutedDecoder
 from tether.train.loop import StepReport
 
-READER_FILE, MODEL_FOLDER = "reader.safetensors", "model"
+READER_FILE, SCENE_FILE, MODEL_FOLDER = "reader.safetensors", "scene.safetensors", "model"
 _FORMAT = "tether-reader-1"
+_SIZES = ("max_length", "heads", "depth", "mlp_ratio", "dropout")
 
 
 def word_spec(model: DualEncoder) -> ImageSpec:
@@ -110,7 +114,7 @@ class DualReader(nn.Module):
         charset: Charset | None = None,
         max_length: Count = 25,
         heads: Count = 8,
-        depth: Count = 1,
+        depth: Layers = 1,
         mlp_ratio: Count = 4,
         dropout: Decay = 0.1,
         perms: Count = 6,
@@ -157,21 +161,8 @@ class DualReader(nn.Module):
             "decoder_rate": decoder_rate,
         }
         self.model = cast(nn.Module, copy.deepcopy(model)).eval()
-        generator = torch.Generator().manual_seed(seed)
-        branches = [
-            PermutedDecoder(
-                model.dim,
-                heads=heads,
-                depth=depth,
-                charset=self.charset,
-                max_length=max_length,
-                mlp_ratio=mlp_ratio,
-                dropout=dropout,
-                generator=generator,
-            )
-            for _ in range(2)
-        ]
-        self.decoder = DualDecoder(visual=branches[0], cross=branches[1])
+        sizes = {name: self.settings[name] for name in _SIZES}
+        self.decoder = _decoder(model.dim, charset=self.charset, generator=torch.Generator().manual_seed(seed), **sizes)
         self.decoder.rate_scale = decoder_rate  # pyrefly: ignore  # read by optim.parameter_groups
         self.decoder.to(model.logit_scale.device)
         with torch.no_grad(), eval_mode(self.model):
@@ -307,16 +298,17 @@ class DualReader(nn.Module):
         return Texts.joined(found)
 
     def save(self, folder: Path | str) -> Path:
-        """Write both decoders, the characters and the tuned CLIP to a folder.
+        """Write both decoders, the characters and the tuned CLIP to a folder, in place of a reader that is there.
 
         Raises:
-            WriteError: it cannot be written.
+            WriteError: it cannot be written; what stood there before is unchanged.
         """
         folder = Path(folder)
-        save_model(self.model, folder / MODEL_FOLDER)
         arrays = {name: wide_array(value) for name, value in self.decoder.state_dict().items()}
         settings = {**self.settings, "characters": self.charset.characters}
-        write_state(folder / READER_FILE, format=_FORMAT, settings=settings, arrays=arrays)
+        with replaced_parts(folder, keys=[READER_FILE, SCENE_FILE]) as new:
+            save_model(self.model, new / MODEL_FOLDER)
+            write_state(new / READER_FILE, format=_FORMAT, settings=settings, arrays=arrays)
         return folder
 
     @classmethod
@@ -328,12 +320,19 @@ class DualReader(nn.Module):
         """
         path = Path(folder) / READER_FILE
         settings, arrays = read_state(path, what="reader", format=_FORMAT)
-        model = load_model(str(Path(folder) / MODEL_FOLDER), device=device)
-        try:
-            charset = Charset(str(settings.pop("characters")))
-            reader = cls(cast(DualEncoder, model), charset=charset, **settings)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"{path}: not the state of a reader: {error!s:.300}") from error
+        model = cast(DualEncoder, load_model(str(Path(folder) / MODEL_FOLDER), device=device))
         state = {name: torch.from_numpy(value) for name, value in arrays.items()}
+        with blamed_on(path):
+            charset = Charset(settings.pop("characters"))
+            with torch.device("meta"):  # nothing is allocated for what a file merely says
+                outline = _decoder(model.dim, charset=charset, **{name: settings[name] for name in _SIZES})
+            check_fit(outline, state, where=path)
+            reader = cls(model, charset=charset, **settings)
         fill(reader.decoder, state, where=path)
         return reader.eval()
+
+
+def _decoder(dim: int, *, charset: Charset, generator: torch.Generator | None = None, **sizes: Any) -> DualDecoder:
+    """Both branches, of the same sizes."""
+    branches = [PermutedDecoder(dim, charset=charset, generator=generator, **sizes) for _ in range(2)]
+    return DualDecoder(visual=branches[0], cross=branches[1])

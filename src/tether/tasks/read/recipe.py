@@ -14,6 +14,7 @@ from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Decay, Positive, PositiveRate, Rate, Whole, checked
 from tether.data.boxes import Unit
 from tether.data.regions import RegionColumns
+from tether.models.config import Layers
 from tether.tasks.read.charset import Charset
 from tether.tasks.read.page_recipe import ReadPages, ReadRecipe
 from tether.tasks.read.reader import READER_FILE, DualReader
@@ -43,7 +44,7 @@ class ReadWords(ReadRecipe):
         decoder_rate: Positive = 19.0,
         weight_decay: Rate = 0.2,
         heads: Count = 8,
-        depth: Count = 1,
+        depth: Layers = 1,
         dropout: Decay = 0.1,
         perms: Count = 6,
         text_length: Annotated[int, Ge(3)] = 16,

@@ -15,18 +15,19 @@ from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Positive, PositiveRate, Rate, Whole, checked
+from tether.core.replaced_parts import replaced_parts
 from tether.core.state_file import check_encoder, read_state, wide_array, write_state
 from tether.core.types import ImageLike
 from tether.core.words_read import Texts
 from tether.models.convert.weights import fill
+from tether.models.described import blamed_on
 from tether.models.modes import eval_mode
 from tether.tasks.read.charset import Charset
 from tether.tasks.read.learning import learn_
-from tether.tasks.read.reader import DualReader, image_tokens, stacked
+from tether.tasks.read.reader import READER_FILE, SCENE_FILE, DualReader, image_tokens, stacked
 from tether.tasks.read.scene_attention import GatedSceneAttention
 from tether.train.loop import StepReport
 
-SCENE_FILE = "scene.safetensors"
 _FORMAT = "tether-scene-reader-1"
 
 
@@ -250,14 +251,16 @@ class SceneReader(nn.Module):
 
         Raises:
             InputError: a reader that is no ``DualReader``.
-            WriteError: it cannot be written.
+            WriteError: it cannot be written; what stood there before is unchanged.
         """
+        folder = Path(folder)
         if not isinstance(self.reader, DualReader):
             raise InputError(f"save: expected a DualReader inside, got {type(self.reader).__name__}")
-        folder = self.reader.save(folder)
         arrays = {name: wide_array(value) for name, value in self.fusion.state_dict().items()}
         settings = {**self.settings, "encoder": model_digest(cast(nn.Module, self._scenes[0]))}
-        write_state(folder / SCENE_FILE, format=_FORMAT, settings=settings, arrays=arrays)
+        with replaced_parts(folder, keys=[READER_FILE, SCENE_FILE]) as new:
+            self.reader.save(new)
+            write_state(new / SCENE_FILE, format=_FORMAT, settings=settings, arrays=arrays)
         return folder
 
     @classmethod
@@ -275,10 +278,8 @@ class SceneReader(nn.Module):
         path = Path(folder) / SCENE_FILE
         settings, arrays = read_state(path, what="scene reader", format=_FORMAT)
         check_encoder(path, recorded=str(settings.pop("encoder", None)), encoder=scene_encoder, digest=None)
-        try:
+        with blamed_on(path):
             found = cls(DualReader.load(folder, device=device), scene_encoder, **settings)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{path}: not the state of a scene reader: {error!s:.300}") from error
         fill(found.fusion, {name: torch.from_numpy(value) for name, value in arrays.items()}, where=path)
         return found.eval()
 

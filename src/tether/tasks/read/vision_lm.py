@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, PositiveRate, Rate, Whole, checked
+from tether.core.replaced_parts import replaced_parts
 from tether.core.state_file import check_encoder, read_state, wide_array, write_state
 from tether.core.types import Batch, ImageLike
 from tether.core.words_read import Texts
 from tether.models.causal_lm import CausalLM, load_causal_lm
 from tether.models.convert.weights import check_fit, fill
+from tether.models.described import blamed_on, of_kind
 from tether.models.image_digest import image_digest
 from tether.models.load import chosen_device
 from tether.models.load import load as load_model
@@ -251,24 +253,25 @@ class VisionLM(nn.Module):
         """Write parts to a folder: the vocabulary, which can be used alone, the language model, the maps, and the CLIP.
 
         Raises:
-            WriteError: it cannot be written.
+            WriteError: it cannot be written; what stood there before is unchanged.
         """
         folder = Path(folder)
         vocabulary, clip = self.vision.vocabulary, self.vision.clip
-        if vocabulary is not None:
-            vocabulary.save(folder / VOCABULARY_FOLDER)
-        self.language_model.save(folder / LM_FOLDER)
         arrays = {name: wide_array(value) for name, value in self.vision.merge.state_dict().items()}
         encoder = None if clip is None else image_digest(clip)
-        if clip is not None:
-            save_model(cast(nn.Module, clip), folder / MODEL_FOLDER)
         settings = {
             "vocabulary": vocabulary is not None,
             "encoder": encoder,
             "prompt": self.prompt,
             "longest": self.longest,
         }
-        write_state(folder / PAGE_FILE, format=_FORMAT, settings=settings, arrays=arrays)
+        with replaced_parts(folder, keys=[PAGE_FILE]) as new:
+            if vocabulary is not None:
+                vocabulary.save(new / VOCABULARY_FOLDER)
+            self.language_model.save(new / LM_FOLDER)
+            if clip is not None:
+                save_model(cast(nn.Module, clip), new / MODEL_FOLDER)
+            write_state(new / PAGE_FILE, format=_FORMAT, settings=settings, arrays=arrays)
         return folder
 
     @classmethod
@@ -298,10 +301,9 @@ class VisionLM(nn.Module):
         state = {name: torch.from_numpy(value) for name, value in arrays.items()}
         check_fit(vision.merge, state, where=path)
         fill(vision.merge, state, where=path)
-        try:
-            reader = cls(vision, words, prompt=settings["prompt"], longest=settings["longest"])
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{path}: not the state of a vision language model: {error!s:.300}") from error
+        with blamed_on(path):
+            prompt = of_kind(settings["prompt"], str, where="prompt")
+            reader = cls(vision, words, prompt=prompt, longest=settings["longest"])
         return reader.to(chosen_device(device) if model is None else model.logit_scale.device).eval()
 
     def _pixels(self, images: Sequence[ImageLike | None] | Tensor, shown: Sequence[bool]) -> VisionPixels:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,11 +13,13 @@ from tether.adapt.heads import HEAD_FILE
 from tether.core.atomic_io import read_json, remove_leftovers, write_json
 from tether.core.errors import InputError
 from tether.core.locks import check_links, is_lock, locked
+from tether.core.replaced_parts import replaced_parts
 from tether.evaluate.adaptation.report import FORMAT, JSON_FILE
+from tether.evaluate.adaptation.report import PAGE_FILE as REPORT_PAGE
 from tether.models.save import CONFIG_FILE, WEIGHTS_FILE
+from tether.models.tokenizer_files import TOKENIZER_FOLDER
 from tether.tasks.caption.captioner import FILE, LM_FOLDER
-from tether.tasks.read.reader import MODEL_FOLDER, READER_FILE
-from tether.tasks.read.scene_reader import SCENE_FILE
+from tether.tasks.read.reader import MODEL_FOLDER, READER_FILE, SCENE_FILE
 from tether.tasks.read.vision_lm import PAGE_FILE, VOCABULARY_FOLDER
 from tether.train.checkpoints import list_checkpoints
 
@@ -76,31 +78,29 @@ def check_free(folder: Path, *, existing: Existing) -> None:
         raise InputError(f"--out: {folder}: is not empty and holds no adaptation; choose another folder")
 
 
-def remove_others(folder: Path, *, gives: str = "", model: bool = False, head: bool = False) -> None:
-    """Remove what an adaptation that is replaced had and the new one has not.
+_PARTS: Mapping[str, Sequence[str]] = {
+    CONFIG_FILE: (WEIGHTS_FILE, TOKENIZER_FOLDER),
+    HEAD_FILE: (),
+    FILE: (LM_FOLDER,),
+    READER_FILE: (MODEL_FOLDER,),
+    SCENE_FILE: (),
+    PAGE_FILE: (LM_FOLDER, MODEL_FOLDER, VOCABULARY_FOLDER),
+}
+"""What lies beside each file without which nothing of a result is opened."""
 
-    Args:
-        folder: of both.
-        gives: ``captioner``, ``reader`` or ``page reader`` where the new one is one.
-        model: whether the new one has a model.
-        head: whether it has a head.
+
+@contextlib.contextmanager
+def replaced_result(folder: Path) -> Iterator[Path]:
+    """Yield a folder to save a result in; it takes the place of the one that is there, with what only that one had.
+
+    Raises:
+        WriteError: as on a full disk; what stood there before is unchanged.
     """
-    if gives != "captioner" and (folder / FILE).is_file():
-        (folder / FILE).unlink()
-        shutil.rmtree(folder / LM_FOLDER, ignore_errors=True)
-    if (folder / READER_FILE).is_file():
-        (folder / SCENE_FILE).unlink(missing_ok=True)
-        if gives != "reader":
-            (folder / READER_FILE).unlink()
-            shutil.rmtree(folder / MODEL_FOLDER, ignore_errors=True)
-    if gives != "page reader" and (folder / PAGE_FILE).is_file():
-        (folder / PAGE_FILE).unlink()
-        kept = {"captioner": {LM_FOLDER}, "reader": {MODEL_FOLDER}}.get(gives, set())
-        for name in {LM_FOLDER, MODEL_FOLDER, VOCABULARY_FOLDER} - kept:
-            shutil.rmtree(folder / name, ignore_errors=True)
-    for name, stays in ((CONFIG_FILE, model), (WEIGHTS_FILE, model), (HEAD_FILE, head)):
-        if not stays:
-            (folder / name).unlink(missing_ok=True)
+    stale = [part for key, parts in _PARTS.items() if (folder / key).is_file() for part in parts]
+    if (folder / JSON_FILE).is_file():
+        stale.append(REPORT_PAGE)
+    with replaced_parts(folder, keys=[*_PARTS, JSON_FILE], others=stale) as new:
+        yield new
 
 
 def _alone(unfinished: Path) -> bool:

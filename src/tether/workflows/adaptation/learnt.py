@@ -17,7 +17,7 @@ from tether.core.hash_rng import hash_int
 from tether.core.protocols import Source
 from tether.evaluate.adaptation.report import FORMAT, JSON_FILE
 from tether.train.tuning import Played, Tuning, play
-from tether.workflows.adaptation.folder import Existing, claimed, remove_others
+from tether.workflows.adaptation.folder import Existing, claimed, replaced_result
 from tether.workflows.adaptation.run import OnStep
 
 HELD_OUT = 10
@@ -58,7 +58,7 @@ class LearntReport(abc.ABC):
     """What came of learning to write or to read.
 
     Attributes:
-        gives: what is made, a word of ``folder.remove_others``.
+        gives: what is made.
         recipe: its name.
         settings: those that were given.
         base: what the encoder is called.
@@ -153,7 +153,7 @@ class LearntRun:
         report = kind(recipe=str(self.spec["name"]), settings=settings, base=base, digest=digest, **found)
         report = replace(report, next=report.next_steps(then))
         if self.out is not None:
-            remove_others(Path(self.out), gives=kind.gives)
-            made.save(self.out)
-            report.save(Path(self.out))
+            with replaced_result(Path(self.out)) as new:
+                made.save(new)
+                report.save(new)
         return report

@@ -31,7 +31,7 @@ class TextLines(IndexedSource):
         self.name = str(path)
         self._lines = [(number, line.strip()) for number, line in lines if line.strip()]
         if not self._lines:
-            raise InputError(f"{where}: {path}: expected at least one sentence")
+            raise InputError(f"{where}: {path}: expected at least one line of text")
         self.version = f"{hash_int(chr(10).join(line for _, line in self._lines), seed=0, salt='lines'):x}"
 
     def __len__(self) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
+from tether.core.printable import quoted
 from tether.core.protocols import DualEncoder, Source
 from tether.core.types import ImageSpec
 from tether.data.bad_rows import BadRows
@@ -22,6 +23,7 @@ from tether.data.images import resize_and_crop
 from tether.data.originals import originals
 from tether.evaluate.reading import ReadingScores, reading_scores
 from tether.tasks.read import Charset, DualReader, ReadScenes, ReadWords, SceneReader
+from tether.tasks.read.charset import unreadable
 from tether.tasks.read.reader import word_spec
 from tether.train.loop import StepReport
 from tether.workflows.adaptation.boxes import boxes_said
@@ -162,6 +164,8 @@ def learn_to_read(
             every = _boxed(source, recipe, spec=inner.image_spec, scene=scene, run=run, on_progress=on_progress)
         else:
             every = _crops(source, recipe, spec=word_spec(base), run=run, on_progress=on_progress)
+            if recipe.characters is None:
+                _check_readable(every, source=source)
             reader = inner = recipe.start(base, every.words, seed=run.seed)
     charset = inner.charset
     _check(every, charset, longest=inner.max_length, source=source)
@@ -241,6 +245,16 @@ def _measured(
     new = [row for row, word in enumerate(test.words) if word not in known]
     unseen = reading_scores([read[row] for row in new], [test.words[row] for row in new]) if new else None
     return reading_scores(read, test.words), unseen, crops
+
+
+def _check_readable(every: WordCrops, *, source: Source) -> None:
+    """Refuse a word whose characters cannot be learnt, by its row."""
+    for name, word in zip(every.names, every.words, strict=True):
+        if wrong := unreadable(word):
+            lines = "; the recipe read_page learns texts of several lines" if wrong == "\n" else ""
+            raise InputError(
+                f"{source.name}: {name}: {quoted(word)}: expected letters, got {quoted(wrong)} among them{lines}"
+            )
 
 
 def _check(every: WordCrops, charset: Charset, *, longest: int, source: Source) -> None:

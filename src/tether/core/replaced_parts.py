@@ -1,0 +1,85 @@
+"""A folder of files that belong together: the old ones or the new ones, and never a mixture that opens."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tether.core.atomic_io import flush
+from tether.core.errors import WriteError
+
+_NEW = ".new-"
+
+
+@contextlib.contextmanager
+def replaced_parts(folder: Path, *, keys: Sequence[str], others: Sequence[str] = ()) -> Iterator[Path]:
+    """Yield an empty folder inside; on success what it holds takes the place of the old parts, on any error it goes.
+
+    All is written before anything old goes. Then the keys go first and come last, so that a process killed between two
+    renames leaves parts that nothing opens. What else lies in the folder stays. Only for who alone writes there.
+
+    Args:
+        folder: of the parts; made where it is missing.
+        keys: names of files without which nothing is opened, the first of them needed by the next.
+        others: further names that are removed, also where nothing new has that name.
+
+    Raises:
+        WriteError: as on a full disk; what stood there before is unchanged.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tether.core.replaced_parts import replaced_parts
+        >>> folder = getfixture("tmp_path")
+        >>> with replaced_parts(folder, keys=["key"]) as new:
+        ...     _ = (new / "key").write_text("1")
+        >>> [path.name for path in folder.iterdir()]
+        ['key']
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(f"{_NEW}*"):  # of a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        new = Path(tempfile.mkdtemp(prefix=_NEW, dir=folder))
+    except OSError as error:
+        raise WriteError(folder, error) from error
+    try:
+        yield new
+        for path in (*new.rglob("*"), new):
+            flush(path)
+    except OSError as error:  # a WriteError among them, which names a file that nobody knows
+        shutil.rmtree(new, ignore_errors=True)
+        raise WriteError(folder, error.__cause__ or error) from error
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    try:
+        _replace(folder, new, keys=keys, others=others)
+    except OSError as error:
+        raise WriteError(folder, error, safe="the parts there are of two writings; write it again") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _replace(folder: Path, new: Path, *, keys: Sequence[str], others: Sequence[str]) -> None:
+    for name in reversed(keys):
+        _remove(folder / name)
+    flush(folder)
+    for name in others:
+        _remove(folder / name)
+    order = {name: number for number, name in enumerate(keys)}
+    for part in sorted(new.iterdir(), key=lambda path: (order.get(path.name, -1), path.name)):
+        if part.name in order:
+            flush(folder)
+        _remove(folder / part.name)
+        part.rename(folder / part.name)
+    flush(folder)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
