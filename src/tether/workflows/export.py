@@ -136,7 +136,8 @@ class _Rows:
                 f"(--allow): {said}; nothing was written; float32 keeps it"
             )
         rows = len(before.keys) - first
-        return {"data": {"source": self.source.name, "rows": rows, "calibrated_on": skipped, **found}, "recall": recall}
+        about = {"rows": rows, "calibrated_on": skipped, "measured_on_those_too": bool(skipped) and not first}
+        return {"data": {"source": self.source.name, **about, **found}, "recall": recall}
 
     def _seen(self, model: DualEncoder) -> Embedded:
         seen = embed_source(model, self.source, **self.given)

@@ -145,7 +145,7 @@ def _write(module: nn.Module, side: Side, path: Path, *, example: Tensor, any_si
     dynamic = torch.export.Dim.DYNAMIC
     moving = (0, 2, 3) if any_size else (0,) if side == "image" else (0, 1)
     size = sum(value.numel() * value.element_size() for value in module.state_dict().values())
-    with _quiet(), torch.no_grad(), eval_mode(module), at_rest(module):
+    with quiet(), torch.no_grad(), eval_mode(module), at_rest(module):
         program = torch.onnx.export(
             module,
             (example,),
@@ -183,8 +183,8 @@ def _check_installed() -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter warns of its own deprecations and reports every stage."""
+def quiet() -> Iterator[None]:
+    """Inside, the libraries neither warn of their own deprecations nor report every stage."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from tether.core.errors import MissingExtraError, refusing
-from tether.models.onnx.graphs import INPUTS, Side
+from tether.models.onnx.graphs import INPUTS, Side, quiet
 
 _PRODUCTS = ("MatMul", "Gemm", "Conv")
 
@@ -38,7 +38,8 @@ def quantise(path: Path, side: Side, *, calibration: Sequence[Tensor]) -> None:
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     except ImportError as error:
         raise MissingExtraError(error.name or "onnxruntime", extra="onnx") from None
-    with tempfile.TemporaryDirectory(dir=path.parent) as name, refusing(f"export: {path.name} cannot be made int8"):
+    where = f"export: {path.name} cannot be made int8"
+    with tempfile.TemporaryDirectory(dir=path.parent) as name, refusing(where), quiet():
         folded, made = Path(name) / "folded.onnx", Path(name) / "int8.onnx"
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
