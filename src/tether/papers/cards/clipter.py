@@ -25,8 +25,8 @@ CARD = Card(
     needs=("a trained encoder", "a reader of crops", "whole images with boxes of words"),
     gives="A reader that also looks at the scene around a word, and is bit for bit the reader of crops until it "
     "learns. With scenes 68.0 % of heavily blurred words that mostly name the thing beside them were read right, "
-    "65.2 % from crops alone, where 5 points were asked, and 62.8 % with scenes of other words; clean words were "
-    "read as well, and of words that have nothing to do with their scene a loss of 2 points is not excluded.",
+    "65.2 % from crops alone, where 5 points were asked, and 62.8 % with scenes of other words; clean words were read "
+    "as well, and of words that have nothing to do with their scene a loss of 2 points is not excluded.",
     claim=Claim(
         says="Where four of five words name the thing beside them, a reader that goes on with crops and scenes reads "
         "more heavily blurred words right than one that goes on with crops alone.",
