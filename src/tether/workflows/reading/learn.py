@@ -96,7 +96,7 @@ class WordCrops:
 
 
 @dataclass(frozen=True)
-class CaptionedImages:
+class ImagesWithTexts:
     """Images that have a caption, as they are learnt from.
 
     Attributes:
@@ -116,7 +116,7 @@ class CaptionedImages:
 
 def captioned(
     source: Source, spec: ImageSpec, *, run: LearntRun, on_progress: Progress | None = None
-) -> CaptionedImages:
+) -> ImagesWithTexts:
     """Every image with its first caption; one without is a bad row.
 
     Raises:
@@ -139,7 +139,7 @@ def captioned(
             progress(len(keys), None)
     if not keys:
         raise InputError(f"{source.name}: {bad.nothing_good()}")
-    return CaptionedImages(keys, texts, torch.stack(pixels), sizes, bad.count)
+    return ImagesWithTexts(keys, texts, torch.stack(pixels), sizes, bad.count)
 
 
 def learn_to_read(
