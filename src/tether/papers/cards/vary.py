@@ -41,7 +41,7 @@ CARD = Card(
         "the CLIP at twice its resolution, positions resized, is in a condition",
         scale="images of 128 px, a CLIP of 64 px that learnt scenes, 4 x 4 tokens; lines of 1 to 3 random digits in "
         "three faces that begin within 6 pixels of the top left; a vocabulary of two blocks, 900 steps of 32; a "
-        "language model of two blocks of 64, 300 steps of 32 on 2,000 lines and 700 scenes; 200 lines and 200 scenes "
+        "language model of two blocks of 64, 400 steps of 32 on 2,000 lines and 700 scenes; 200 lines and 200 scenes "
         "held out",
         equal="the language model to begin with, images, their order, steps, the learning rate",
         conditions=(

@@ -34,7 +34,7 @@ CHARACTERS, LENGTHS, POINTS, SPREAD = "0123456789", (1, 3), (22, 28), 0.05
 """Of a line, how many, their pixels, and the share of the free room, from the top left, where a line begins."""
 PAGES, NEGATIVES, WORDS_STEPS, STAGE_STEPS, STAGE_RATE = 6_000, 300, 60, 900, 1e-3
 """For the vocabulary."""
-LINES, SCENES, TEST, STEPS, RATE, BATCH = 2_000, 700, 200, 300, 1e-3, 32
+LINES, SCENES, TEST, STEPS, RATE, BATCH = 2_000, 700, 200, 400, 1e-3, 32
 """For the language model of an arm; held-out lines are as many as held-out scenes."""
 LM_WIDTH, LM_LAYERS, LONGEST = 64, 2, 12
 PAPER, INK = 0.97, 0.15
