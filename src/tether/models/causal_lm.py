@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tether.core.atomic_io import atomic_folder, read_json, write_json, write_text
 from tether.core.errors import InputError, MissingExtraError, WriteError, refusing
 from tether.core.model_digest import texts_digest
-from tether.core.ranges import Count, checked
+from tether.core.ranges import Count, Positive, checked
 from tether.models.build_open_clip import seeded
 from tether.models.convert.hugging_face import CONFIG_FILE, WEIGHTS_FILES
 from tether.models.convert.tokenizer_folder import TOKENIZER_FILES, plain_copy
@@ -204,6 +204,7 @@ def small_causal_lm(
     vocabulary: Count = 4096,
     context: Count = 128,
     words: Words = "trained",
+    std: Positive = 0.02,
     seed: int = 0,
 ) -> CausalLM:
     """A small Llama of transformers with random weights, and a tokenizer for some texts.
@@ -216,6 +217,8 @@ def small_causal_lm(
         vocabulary: most ids of a trained tokenizer; it needs 257.
         context: most rows in one pass.
         words: ``clip`` takes CLIP's tokenizer, of 49,408 lower-case ids, in place of a trained one.
+        std: standard deviation of the random weights. Llama's own is meant for widths in the thousands; at a width of
+            64 what stands before a word then hardly changes it at first. ``width ** -0.5`` keeps numbers at their size.
         seed: of the weights.
 
     Raises:
@@ -241,6 +244,7 @@ def small_causal_lm(
         num_attention_heads=heads,
         max_position_embeddings=context,
         tie_word_embeddings=True,
+        initializer_range=std,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -255,6 +255,35 @@ class TestReader:
         pretrain_vocabulary(net, words(), pages(), negatives=blank, steps=2, batch_size=5, longest=10)
         assert not torch.equal(before, net.patch_embed["proj"].weight)
 
+    def test_language_model_learns_words_first_while_the_vocabulary_rests(self) -> None:
+        net, language = vocabulary(), words()
+        parts = ("patch_embed.proj.weight", net), ("model.model.layers.0.mlp.up_proj.weight", language)
+        before = [part.get_parameter(name).detach().clone() for name, part in parts]
+        moved: list[list[bool]] = []
+
+        def look() -> bool:
+            found = zip(parts, before, strict=True)
+            moved.append([not torch.equal(part.get_parameter(name), old) for (name, part), old in found])
+            return False
+
+        pretrain_vocabulary(net, language, pages(), words_steps=2, steps=1, batch_size=3, should_stop=look)
+        assert moved == [[False, True], [False, True], [True, True]]
+
+    def test_image_tokens_come_through_a_small_language_model(self) -> None:
+        """By weights of 0.02 what is written hardly depends on an image: the maps learn words in its place."""
+        shown = torch.randn(8, 4, 64, generator=torch.Generator().manual_seed(0))
+        spread = {}
+        for std in (0.02, 0.125):
+            model = small_causal_lm(TEXTS, width=64, vocabulary=257, std=std)
+            assert model.model.get_parameter("model.layers.1.mlp.down_proj.weight").std().item() == pytest.approx(
+                std, rel=0.05
+            )
+            asked = model.embed(model.tokens(["A"])[:, :1]).expand(8, 1, 64)
+            logits = model.logits(torch.cat([0.3 * shown, asked], dim=1))[:, -1].detach()
+            spread[std] = float(logits.std(0).mean() / logits.std())
+        assert spread[0.02] < 0.6
+        assert spread[0.125] > 0.8
+
     def test_kept_in_three_parts(self, tmp_path: Path) -> None:
         reader = merged_reader()
         shown = pages().image

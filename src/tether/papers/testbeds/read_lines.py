@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 SIZE, CLIP_SIZE, PATCH = 128, 64, 16
 """Pixels of images, of what the CLIP is given of them, and of a patch of either: 4 x 4 tokens by both."""
-LENGTHS, POINTS, SPREAD = (1, 4), (22, 28), 0.2
-"""Characters of a line, pixels of a letter, and the share of the free room, from the top left, where a line begins."""
-PAGES, NEGATIVES, STAGE_STEPS, STAGE_RATE = 8_000, 500, 1_000, 3e-3
+CHARACTERS, LENGTHS, POINTS, SPREAD = "0123456789", (1, 3), (22, 28), 0.05
+"""Of a line, how many, their pixels, and the share of the free room, from the top left, where a line begins."""
+PAGES, NEGATIVES, WORDS_STEPS, STAGE_STEPS, STAGE_RATE = 6_000, 300, 60, 900, 1e-3
 """For the vocabulary."""
-LINES, SCENES, TEST, STEPS, RATE, BATCH = 3_000, 1_000, 200, 400, 3e-3, 32
-"""For the language model of an arm; its held-out lines are strings and words in halves."""
+LINES, SCENES, TEST, STEPS, RATE, BATCH = 2_000, 700, 200, 400, 1e-3, 32
+"""For the language model of an arm; held-out lines are as many as held-out scenes."""
 LM_WIDTH, LM_LAYERS, LONGEST = 64, 2, 12
 PAPER, INK = 0.97, 0.15
 """Mean and standard deviation of the vocabulary's pixels, near those of rendered lines."""
@@ -51,8 +51,7 @@ class ReadingBed:
     Attributes:
         clip: of scenes, 64 px.
         lines: to learn from.
-        strings: held-out lines of random characters.
-        words: held-out lines of words.
+        strings: held-out lines.
         scenes: images of things to learn from, and their names.
         things: held-out ones.
     """
@@ -60,19 +59,16 @@ class ReadingBed:
     clip: DualEncoder
     lines: DrawnPages
     strings: DrawnPages
-    words: DrawnPages
     scenes: DrawnPages
     things: DrawnPages
 
 
 def prepare(lab: Lab) -> ReadingBed:
     """The CLIP, lines and scenes of a seed."""
-    test = lab.steps(TEST // 2, 4)
     return ReadingBed(
         cast(DualEncoder, scene_clip(lab)),
         _lines(lab, "lines", lab.steps(LINES, 16)),
-        _lines(lab, "strings", test, words=0.0),
-        _lines(lab, "words", test, words=1.0),
+        _lines(lab, "strings", lab.steps(TEST, 4)),
         scenes(lab, "scenes", lab.steps(SCENES, 16)),
         scenes(lab, "things", lab.steps(TEST, 4)),
     )
@@ -90,10 +86,10 @@ def scene_clip(lab: Lab) -> Clip:
     return cast(Clip, small_clip(lab, data=data, steps=CLIP_STEPS, settings=settings))
 
 
-def _lines(lab: Lab, name: str, count: int, *, words: float = 0.5) -> DrawnPages:
+def _lines(lab: Lab, name: str, count: int) -> DrawnPages:
+    """Lines of random characters, so that none can be guessed."""
     seed = hash_int(name, seed=lab.seed, salt="read lines") % 2**31
-    longest = LENGTHS if words < 1 else (3, LENGTHS[1])
-    texts = random_texts(count, seed=seed, lengths=longest, words=words)
+    texts = random_texts(count, seed=seed, characters=CHARACTERS, lengths=LENGTHS, words=0.0)
     return draw_pages(texts, seed=seed, size=SIZE, points=POINTS, spread=SPREAD, faces=FACES[:3])
 
 
@@ -140,7 +136,8 @@ def network(lab: Lab) -> VisionVocabulary:
 def language_model(lab: Lab, name: str) -> CausalLM:
     """A small one of single characters."""
     seed = hash_int(name, seed=lab.seed, salt="read lines") % 2**31
-    return small_causal_lm(["a"], width=LM_WIDTH, layers=LM_LAYERS, vocabulary=257, context=96, seed=seed)
+    std = LM_WIDTH**-0.5
+    return small_causal_lm(["a"], width=LM_WIDTH, layers=LM_LAYERS, vocabulary=257, context=96, std=std, seed=seed)
 
 
 def pretrained(
@@ -156,6 +153,7 @@ def pretrained(
         language_model(lab, "stage 1"),
         pages,
         negatives=negatives,
+        words_steps=lab.steps(WORDS_STEPS),
         steps=lab.steps(steps),
         batch_size=BATCH,
         learning_rate=rate,
@@ -184,7 +182,7 @@ def answered(
     steps: int = STEPS,
     rate: float = RATE,
 ) -> dict[str, float]:
-    """Figures of an arm in percent: characters wrong of strings, words and both, and things named by colour and shape.
+    """Figures of an arm in percent: characters wrong, and things named by colour and shape.
 
     Every arm has the same language model to begin with, and the same images in the same order.
     """
@@ -203,17 +201,11 @@ def answered(
         seed=lab.seed,
     )
     spent = time.process_time() - begun
-    read = {
-        kind: reader.generate(pages.image, LINE, longest=LONGEST).words
-        for kind, pages in (("strings", bed.strings), ("words", bed.words))
-    }
-    true = {"strings": bed.strings.texts, "words": bed.words.texts}
+    read = reader.generate(bed.strings.image, LINE, longest=LONGEST).words
     named = reader.generate(bed.things.image, THING, longest=LONGEST).words
     right = [one == other for one, other in zip(named, bed.things.texts, strict=True)]
     return {
-        **{f"wrong_{kind}_{name}": 100 * reading_scores(read[kind], true[kind]).wrong for kind in read},
-        f"wrong_{name}": 100
-        * reading_scores([*read["strings"], *read["words"]], [*true["strings"], *true["words"]]).wrong,
+        f"wrong_{name}": 100 * reading_scores(read, bed.strings.texts).wrong,
         f"named_{name}": 100 * float(np.mean(right)),
         **({} if lab.smoke else {f"seconds_{name}": spent}),
     }

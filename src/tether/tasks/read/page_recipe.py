@@ -54,6 +54,7 @@ class ReadPages(ReadRecipe):
         longest: Annotated[int, Ge(2)] = 64,
         rendered: Whole = 4000,
         negatives: Whole = 400,
+        words_steps: Whole = 100,
         pretrain_steps: Count = 2000,
         pretrain_rate: PositiveRate = 1e-3,
         steps: Count | None = None,
@@ -76,6 +77,7 @@ class ReadPages(ReadRecipe):
             longest: most tokens of a page; longer ones are cut.
             rendered: pages that are drawn for the vocabulary, besides those of the data.
             negatives: drawn images without text among them.
+            words_steps: of a small language model alone before, see ``pretrain_vocabulary``; none with ``lm``.
             pretrain_steps: of AdamW for the vocabulary.
             pretrain_rate: learning rate of the vocabulary.
             steps: for the language model; None takes 10 passes over the pages, at least 500 steps.
@@ -95,6 +97,7 @@ class ReadPages(ReadRecipe):
         """
         self.vocabulary, self.lm, self.longest, self.steps = vocabulary, lm, longest, steps
         self.rendered, self.negatives = rendered, negatives
+        self.words_steps = 0 if lm is not None else words_steps
         self.pretrain_steps, self.pretrain_rate = pretrain_steps, pretrain_rate
         self.batch_size, self.learning_rate, self.weight_decay = batch_size, learning_rate, weight_decay
         self.patch, self.width, self.depth, self.heads, self.window = patch, width, depth, heads, window
@@ -134,9 +137,14 @@ class ReadPages(ReadRecipe):
         """
         if self.lm is not None:
             return load_causal_lm(self.lm)
-        context = tokens + 2 + self.longest
         return small_causal_lm(
-            texts, width=self.lm_width, layers=self.lm_layers, vocabulary=257, context=context, seed=seed
+            texts,
+            width=self.lm_width,
+            layers=self.lm_layers,
+            vocabulary=257,
+            context=tokens + 2 + self.longest,
+            std=self.lm_width**-0.5,
+            seed=seed,
         )
 
     def pages(self, texts: Sequence[str], *, size: int, seed: int) -> DrawnPages:

@@ -95,6 +95,7 @@ def learn_pages(
                 starting.to(base.logit_scale.device),
                 pages,
                 negatives=negatives,
+                words_steps=recipe.words_steps,
                 learning_rate=recipe.pretrain_rate,
                 **settings,
             )
