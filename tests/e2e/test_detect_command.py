@@ -148,6 +148,7 @@ def test_prompts_that_were_learnt(
     assert "scores of 6 images by anomalyclip" in alone.out
     assert "no decisions: give --good" in alone.err
     scores = [row[1] for row in rows(tmp_path / "report" / "scores.csv")]
+    assert f"{tmp_path / 'head'} by its own report: " in alone.err
     judged = detect("--head", tmp_path / "head", "--good", place / "good", "--existing", "replace")
     assert "at most 11.1% false alarms, from 8 good images" in judged.err
     assert [row[1] for row in rows(tmp_path / "report" / "scores.csv")] == scores
@@ -315,12 +316,12 @@ def test_a_folder_of_normals_and_images_without_masks(place: Path, tmp_path: Pat
         (["--with", "patches"], "--with: patches compares with images without defects; give --good"),
         (["--false-alarms", "0.1"], "--false-alarms: is promised by images without defects; give --good"),
         (["--good", "GOOD", "--false-alarms", "0.05"], "8 good images cannot promise 0.05; give 19 or more"),
-        (["--good", "GOOD", "--false-alarms", "2"], "false_alarms: expected a number in (0, 1)"),
-        (["--good", "nowhere"], "nowhere"),
+        (["--good", "GOOD", "--false-alarms", "2"], "--false-alarms: expected a number in (0, 1), got 2.0"),
+        (["--good", "nowhere"], "--good: 'nowhere': no such file or folder"),
         (["--with", "patch"], "--with: unknown part 'patch'; did you mean 'patches'?"),
         (["--with", "winclip:scales=[5]"], "windows: expected a grid of 5 x 5 patches at least, got 4 x 4"),
         (["--object", " "], "object: expected the name of what the images show"),
-        (["--masks", "nowhere"], "masks: nowhere: no such folder"),
+        (["--masks", "nowhere"], "--masks: nowhere: no such folder"),
         (["--masks", "GOOD"], "0.png: expected the 70 x 40 pixels of its image '0.png', got 32 x 32"),
     ],
 )
@@ -330,6 +331,60 @@ def test_bad_options_are_refused(
     told = detect(*(place / "good" if one == "GOOD" else one for one in more), code=2)
     assert said in told.err
     assert not list(tmp_path.rglob("scores.csv"))
+
+
+def test_what_is_wrong_is_told_before_a_model_is_opened(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "products" / "good").mkdir(parents=True)
+    (tmp_path / "file").write_text("")
+    asked = {"model": tmp_path / "no-model"}
+    for more, told in (
+        ({"good": tmp_path / "empty"}, "--good: .*empty"),
+        ({"masks": tmp_path / "empty"}, "--masks: .*holds no PNG"),
+        ({"using": "patchcore"}, "--with: unknown part 'patchcore'"),
+        ({"using": {"name": "patches", "around": 9}}, "around"),
+        ({"out": tmp_path / "file"}, r"--out: .*file is a file; expected a folder$"),
+        ({"out": tmp_path / "products"}, "--out: .*products holds other things, such as 'good'"),
+    ):
+        with pytest.raises(InputError, match=told):
+            tether.detect(place / "photos", **asked, **more)
+
+
+def test_no_better_than_chance_and_good_images_among_the_images(place: Path, tmp_path: Path) -> None:
+    model = tether.load(place / "model", random_weights=True)
+    known = {"model": model, "masks": place / "masks", "out": tmp_path / "report"}
+    found = tether.detect(place / "photos", good=place / "photos", using="patches", **known)
+    told = found.remarks()
+    assert "6 of 6 images are good images, too: their scores are too low" in "\n".join(told)
+    assert "3 good images have a defect by --masks; leave them out of --good" in told
+    assert any(line.startswith("image AUROC") and line.endswith("; chance is 50.0%") for line in told)
+    assert any(line.endswith("chance is 50.0%, the share of defective images") for line in told)
+    assert any(line.startswith("NOT shown to be better than chance: image AUROC") for line in told)
+    assert "NOT shown to call defective images defective more often than normal ones" in told
+    assert "chance 50.0" in (tmp_path / "report" / "index.html").read_text()
+    assert (found.bad, found.good.bad, found.skipped) == (1, 1, 1)
+    words = tether.detect(place / "photos", model=model, masks=place / "masks")
+    assert "try --good with images without defects, and --with patches" in "\n".join(words.remarks())
+
+
+def test_images_in_memory(place: Path) -> None:
+    model = tether.load(place / "model", random_weights=True)
+    good = [Image.open(one) for one in sorted((place / "good").iterdir())]
+    photos = [Image.open(place / "photos" / name) for name in ("0.png", "1.png")]
+    found = tether.detect(photos, model=model, good=good, using="patches")
+    assert list(found.keys) == ["0", "1"]
+    assert found.decisions() == ["good", "defect"]
+    detector = PatchesDetector().prepare(model, "tile")
+    detector.remember(detector.look(good))
+    assert [one.score for one in detector.predict(photos)] == pytest.approx(found.scores.tolist(), abs=1e-6)
+    with pytest.raises(InputError, match=r"image 0: expected bytes, a path, a Pillow image or uint8 pixels, got int"):
+        detector.look([3])
+
+
+def test_files_that_a_shell_made_of_a_pattern(call: Callable[..., Any], place: Path) -> None:
+    files = sorted((place / "good").glob("*.png"))
+    said = call("detect", *files, "--model", "m", "--out", "o", code=2).err
+    assert "quote it, as" in " ".join(said.replace("│", " ").split())
 
 
 def test_an_empty_support_and_unreadable_images(place: Path, tmp_path: Path) -> None:

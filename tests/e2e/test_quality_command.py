@@ -52,6 +52,8 @@ def test_by_the_prompts_alone(judge: Callable[..., Any], tmp_path: Path) -> None
     said, rows = judge("--html", page, "--shown", 2, "--json")
     assert json.loads(said.out) | {"path": ""} == {"path": "", "rows": 10, "bad": 1, "trained": False}
     assert "by the prompts alone, untrained" in said.err
+    assert "the order is not that of sharpness (Spearman's correlation" in said.err
+    assert "best score" not in page.read_text()
     assert "1 bad row was skipped" in said.err
     assert "broken.jpg" in (tmp_path / "quality.bad_rows.jsonl").read_text()
     assert rows[0] == ["rank", "key", "score", "sharpness"]

@@ -134,6 +134,23 @@ def test_places_in_scenes(place: Path, tmp_path: Path) -> None:
     assert set(found.regions) == {"1"}
 
 
+def test_words_of_scenes_take_the_case_of_the_reader(place: Path, tmp_path: Path) -> None:
+    table = (place / "wholes" / "words.csv").read_text()
+    words = {row["phrases"] for row in rows_of(place / "wholes" / "words.csv")}
+    for word in words:
+        table = table.replace(word.replace('"', '""'), word.upper().replace('"', '""'))
+    for number in range(24):
+        (tmp_path / f"{number}.png").write_bytes((place / "wholes" / f"{number}.png").read_bytes())
+    (tmp_path / "words.csv").write_text(table)
+    recipe = {"name": "read_scene", "reader": str(place / "reader"), "steps": 1, "heads": 4}
+    said = str(tether.adapt(place / "model", tmp_path / "words.csv", recipe=recipe))
+    assert "NOT shown to read: held out: " in said
+    assert "Scenes are NOT shown to help: 0.0%" in said
+    (tmp_path / "words.csv").write_text(table.replace('[""', '[""?'))
+    with pytest.raises(InputError, match="reader reads no others; train it anew with"):
+        tether.adapt(place / "model", tmp_path / "words.csv", recipe=recipe)
+
+
 def test_what_replaces_a_reader_with_scenes_has_none(place: Path, tmp_path: Path) -> None:
     recipe = {"name": "read_scene", "reader": str(place / "reader"), "steps": 1, "heads": 4}
     out = tmp_path / "made"
@@ -260,7 +277,9 @@ def test_rapidocr(place: Path) -> None:
     ("given", "told"),
     [
         ({}, "--head: expected the folder of a reader"),
-        ({"head": "reader", "using": "rapidocr"}, "--head: expected the folder"),
+        ({"head": "reader", "using": "rapidocr"}, "--head: goes without --with; leave out one of both"),
+        ({"head": "crops", "page": True}, "PAGES --recipe read-page --out FOLDER made"),
+        ({"using": "rapidocr", "regions": "boxes.csv", "page": True}, "--page: whole pages have no --regions"),
         ({"head": "crops"}, "holds no reader; expected the folder of one that tether adapt MODEL WORDS --recipe read"),
         ({"using": "dual"}, "rapidocr"),
         ({"head": "reader", "model": "model"}, "--model: a reader has a model of its own"),
@@ -268,7 +287,7 @@ def test_rapidocr(place: Path) -> None:
         ({"head": "reader", "scene": True, "regions": "boxes.csv"}, "--scene: expected --model"),
         ({"head": "reader", "scene": True, "regions": "boxes.csv", "model": "model"}, "reads crops alone"),
         ({"using": "rapidocr", "scene": True, "regions": "boxes.csv"}, "--scene: goes with --head"),
-        ({"head": "reader", "compare": True, "regions": "boxes.csv"}, "--compare: goes with images of a word each"),
+        ({"head": "reader", "compare": True, "regions": "boxes.csv"}, "by a column text; there is none"),
         ({"head": "reader", "regions": "boxes.csv", "source": "crops"}, "boxes.csv"),
         ({"head": "reader", "source": "empty"}, "empty"),
         ({"head": "reader", "words": []}, "words: expected at least one"),

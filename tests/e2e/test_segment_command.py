@@ -138,7 +138,7 @@ def test_a_file_in_place_of_the_folder_is_refused(segment: Callable[..., Any], t
     (tmp_path / "masks").write_text("mine")
     same = segment("--html", tmp_path / "masks", "--existing", "replace", code=2).err
     assert f"--html: {tmp_path / 'masks'} is --out, too; give it another name" in same
-    assert f"--out: {tmp_path / 'masks'} is a file; expected a folder for the masks" in segment(code=2).err
+    assert f"--out: {tmp_path / 'masks'} is a file; expected a folder" in segment(code=2).err
 
 
 def test_a_folder_of_photos_is_never_written_over(place: Path, call: Callable[..., Any]) -> None:

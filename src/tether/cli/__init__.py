@@ -10,7 +10,7 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, TextIO
 
 import typer
@@ -74,13 +74,17 @@ class Verbs(TyperGroup):
         """Run the verb; what went wrong on purpose becomes one message on stderr and an exit code."""
         _quote_log()
         keep_freed_memory()
-        with _one_message():
+        with _one_message(lambda: self.get_command(ctx, ctx.invoked_subcommand or "")):
             return super().invoke(ctx)
 
 
 @contextlib.contextmanager
-def _one_message() -> Iterator[None]:
-    """What a user can cause ends in one message and an exit code; a bug keeps its traceback."""
+def _one_message(verb: Callable[[], Any] = lambda: None) -> Iterator[None]:
+    """What a user can cause ends in one message and an exit code; a bug keeps its traceback.
+
+    Args:
+        verb: gives the command that runs, whose options a message names as they are typed.
+    """
     try:
         yield
     except KeyboardInterrupt as error:
@@ -88,7 +92,9 @@ def _one_message() -> Iterator[None]:
     except StoppedError as error:
         raise typer.Exit(_say(str(error), code=INTERRUPTED)) from None
     except TetherError as error:
-        raise typer.Exit(_fail(error, str(error))) from error
+        from tether.cli.mistakes import as_typed
+
+        raise typer.Exit(_fail(error, as_typed(str(error), verb()))) from error
     except ModuleNotFoundError as error:
         extra = extra_of(error.name or "")
         if extra is None:
@@ -104,6 +110,10 @@ def _one_message() -> Iterator[None]:
             error.message = printable(error.message, keep="\n") + _example(error)
             if (option := getattr(error, "option_name", None)) and hasattr(error, "possibilities") and error.ctx:
                 _say_instead(error, option)
+            elif "unexpected extra argument" in error.message:
+                from tether.cli.mistakes import several_files
+
+                error.message += several_files(error.message)
         elif isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "CPUAllocator" in str(error):
             raise typer.Exit(_fail(error, f"out of memory: {reason_of(error)}")) from error
         raise

@@ -108,4 +108,4 @@ def command(
         say(f"{out}: scores of {len(found.keys)} images by {found.method}{kept}; look at {out / 'index.html'}")
     for line in found.remarks():
         say(line, err=True)
-    say_skipped(found.bad + found.good.bad, bad_rows)
+    say_skipped(found.skipped, bad_rows)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 from tether.core.component import meant
@@ -59,6 +61,30 @@ def instead(option: str, command: Any) -> str:
     if word in ("traceback", "verbose", "debug"):
         return f"before the verb: tether --traceback {command.name} ..."
     return ""
+
+
+def as_typed(message: str, command: Any) -> str:
+    """A message that begins with the name of a parameter in Python, with that of the verb's option in its place.
+
+    Args:
+        message: of an error.
+        command: of the verb; None where none runs.
+    """
+    name, colon, rest = message.partition(": ")
+    for one in getattr(command, "params", ()):
+        if colon and "_" in name and one.param_type_name == "option" and one.name == name:
+            return f"{one.opts[-1]}: {rest.replace(', or null,', ',')}"
+    return message
+
+
+def several_files(message: str) -> str:
+    """How to give several files, where those that a shell has made of a pattern came as arguments; else nothing."""
+    found = re.search(r"argument\S* \((.*)\)", message)
+    first = Path(found.group(1).split(" ")[0]) if found else Path()
+    if not first.is_file():
+        return ""
+    pattern = first.parent / f"*{first.suffix}"
+    return f"; a shell makes many arguments of a pattern: quote it, as '{pattern}', or name the folder"
 
 
 def _setting(word: str) -> str:

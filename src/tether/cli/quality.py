@@ -24,7 +24,7 @@ from tether.cli.say import say, say_skipped
 
 def command(
     images: Annotated[str, typer.Argument(help="A folder, .parquet, .csv or .tar file, a pattern, or a data set.")],
-    model: Annotated[str, typer.Option(help="A run's folder, open_clip:NAME/WEIGHTS or hf:OWNER/NAME.")],
+    model: Annotated[str, typer.Option(help="A run's folder, starter, open_clip:NAME/WEIGHTS or hf:OWNER/NAME.")],
     out: Annotated[Path, typer.Option(help="The CSV file: rank, key, score, sharpness.")],
     head: Annotated[
         Path | None, typer.Option(help="The folder that tether adapt --recipe quality wrote; it is the model, too.")

@@ -28,7 +28,8 @@ def command(
     head: Annotated[Path | None, typer.Option(help="The folder that tether adapt --recipe read wrote.")] = None,
     with_: Annotated[str | None, typer.Option("--with", help="In place of --head: rapidocr, which is trained.")] = None,
     regions: Annotated[
-        Path | None, typer.Option(help="Boxes of words in whole images: a table of key, x0, y0, x1, y1.")
+        str | None,
+        typer.Option(help="Boxes in whole images: a table of key, x0, y0, x1, y1, or rapidocr, which finds lines."),
     ] = None,
     region_unit: Annotated[
         str | None, typer.Option(help="Of the boxes: pixel or share (default: by their column unit, or the numbers).")
@@ -40,13 +41,13 @@ def command(
         str | None, typer.Option(help="With --scene: the model that tether adapt --recipe read_scene was given.")
     ] = None,
     page: Annotated[
-        bool, typer.Option("--page", help="Images are whole pages, for a reader of --recipe read-page.")
+        bool, typer.Option("--page", help="Images are whole pages or photos, for rapidocr or a reader of read-page.")
     ] = False,
     words: Annotated[
         str | None, typer.Option(help="Known words (.txt, .csv, .parquet): tell the nearest beside each text.")
     ] = None,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Compare with the captions of the images: share read right.")
+        bool, typer.Option("--compare", help="Compare with captions, or a column text of the boxes: share read right.")
     ] = False,
     ignore_case: Annotated[
         bool, typer.Option("--ignore-case", help="Capitals count as small letters where texts are compared.")
@@ -67,6 +68,8 @@ def command(
     Examples:
       tether read crops/ --with rapidocr --out words.csv --html words.html
       tether read crops/ --head reader --words products.txt --out words.csv
+      tether read scans/ --page --with rapidocr --out pages.csv --html pages.html
+      tether read photos/ --regions rapidocr --with rapidocr --out lines.csv
       tether read scans/ --page --head page-reader --out pages.csv
       tether read photos/ --regions boxes.csv --head reader --scene --model starter --out words.csv
     """

@@ -70,8 +70,8 @@ def meant(name: str, known: typing.Collection[str]) -> str:
     return next((found for found in names if found.partition(".")[0] in known), "")
 
 
-def closest(name: str, known: typing.Iterable[str]) -> str:
-    """``known: a, b, c``, led by a suggestion when one name is near, by its meaning or by its letters."""
+def closest(name: str, known: typing.Iterable[str], *, listed: int = _LISTED) -> str:
+    """``known: a, b, c``, ``listed`` of them at most, led by a suggestion when one is near, by meaning or letters."""
     names = sorted(known)
 
     def likeness(other: str) -> float:  # a wrong letter is likelier than one that is missing or too many
@@ -79,8 +79,8 @@ def closest(name: str, known: typing.Iterable[str]) -> str:
 
     near = meant(name, names) or max(difflib.get_close_matches(name, names), key=likeness, default="")
     hint = f"did you mean {near!r}? " if near else ""
-    more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
-    return f"{hint}known: {', '.join(names[:_LISTED]) or 'none'}{more}"
+    more = f" and {len(names) - listed:,} more" if len(names) > listed else ""
+    return f"{hint}known: {', '.join(names[:listed]) or 'none'}{more}"
 
 
 def schema(part: type, *, given: typing.Collection[str] = ()) -> type[BaseModel]:

@@ -133,5 +133,5 @@ def check_encoder(
     if given != recorded:
         raise InputError(
             f"{path}: was fitted on {name} with digest {recorded[:SHOWN]}, not on this one of digest "
-            f"{str(given)[:SHOWN]}; fit it again"
+            f"{str(given)[:SHOWN]}; give the one that it was fitted on, or fit it again"
         )

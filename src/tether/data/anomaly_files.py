@@ -154,7 +154,8 @@ class MapStore:
 
 def _other(path: Path) -> InputError:
     return InputError(
-        f"{path}: was made with other settings, good images, model or image; give another folder, or replace it"
+        f"{path}: was made with other settings, good images, model or image; give another folder, or "
+        "--existing replace (replace_maps=True)"
     )
 
 
@@ -179,13 +180,17 @@ class DefectMasks(PngFolder):
     An image whose mask is all black is a normal one. An image without a mask is not measured, as it may be either.
     """
 
-    def __init__(self, folder: Path | str) -> None:
+    def __init__(self, folder: Path | str, *, where: str = "masks") -> None:
         """List the files.
+
+        Args:
+            folder: with the files.
+            where: what the folder is called in errors.
 
         Raises:
             InputError: no such folder, or no PNG in it.
         """
-        super().__init__(folder, where="masks")
+        super().__init__(folder, where=where)
 
     def read(self, key: str, *, size: tuple[int, int] | None) -> Bool[np.ndarray, "h w"] | None:
         """True where an image is defective; None where it has no file.

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeGuard
 
 import numpy as np
 import torch
@@ -41,7 +41,8 @@ def decode(image: ImageLike, *, name: str = "", max_pixels: int = MAX_PIXELS) ->
     source ``windowed`` shows others), everything else through Pillow.
 
     Args:
-        image: an encoded file's bytes, the path of one, or uint8 pixels (h, w), (h, w, 1), (h, w, 3) or (h, w, 4).
+        image: an encoded file's bytes, the path of one, a Pillow image, or uint8 pixels (h, w), (h, w, 1), (h, w, 3) or
+            (h, w, 4).
         name: what errors call the image (a row's key); a path names itself.
         max_pixels: larger images are refused before they are decoded.
 
@@ -54,10 +55,13 @@ def decode(image: ImageLike, *, name: str = "", max_pixels: int = MAX_PIXELS) ->
     """
     if isinstance(image, np.ndarray):
         return _from_array(image, name=name)
+    if is_pillow(image):
+        return _of_pillow(image, name=name, max_pixels=max_pixels)
     if isinstance(image, (str, Path)):
         name, image = name or str(image), image_bytes(image, name=name)
     if not isinstance(image, (bytes, bytearray, memoryview)):
-        raise InputError(f"{_named(name)}: expected bytes, a path or uint8 pixels, got {type(image).__name__}")
+        expected = "bytes, a path, a Pillow image or uint8 pixels"
+        raise InputError(f"{_named(name)}: expected {expected}, got {type(image).__name__}")
     data = bytes(image)
     if not data:
         raise InputError(f"{_named(name)}: the image is empty (0 bytes)")
@@ -253,11 +257,28 @@ def _by_pydicom(data: bytes, *, name: str, max_pixels: int) -> Tensor:
 
 def _by_pillow(data: bytes, *, name: str, max_pixels: int) -> Tensor:
     with open_image(data, name=name, max_pixels=max_pixels) as opened:
-        opened.load()
-        lies = orientation(opened)
-        pixels = np.empty((opened.height, opened.width, 3), np.uint8)
-        for rows, band in bands(opened):
-            pixels[rows] = _rgb(band)
+        return _loaded(opened)
+
+
+def is_pillow(image: object) -> TypeGuard[PillowImage.Image]:
+    """Whether it is a Pillow image, without importing Pillow for the question."""
+    return hasattr(image, "convert") and hasattr(image, "mode")
+
+
+def _of_pillow(image: PillowImage.Image, *, name: str, max_pixels: int) -> Tensor:
+    try:
+        check_size(image.width, image.height, max_pixels=max_pixels)
+        return _loaded(image)
+    except (OSError, SyntaxError, ValueError) as error:  # an InputError is a ValueError
+        raise InputError(f"{_named(name)}: {error}") from error
+
+
+def _loaded(opened: PillowImage.Image) -> Tensor:
+    opened.load()
+    lies = orientation(opened)
+    pixels = np.empty((opened.height, opened.width, 3), np.uint8)
+    for rows, band in bands(opened):
+        pixels[rows] = _rgb(band)
     return _upright(torch.from_numpy(pixels).permute(2, 0, 1), lies)
 
 

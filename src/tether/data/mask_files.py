@@ -56,7 +56,7 @@ class MaskStore:
         """
         self.folder, self.replace = local(folder), replace
         if self.folder.exists() and not self.folder.is_dir():
-            raise InputError(f"--out: {folder} is a file; expected a folder for the masks")
+            raise InputError(f"--out: {folder} is a file; expected a folder")
         self._owner: dict[str, str | None] = {}  # of names in lower case; None owns folders
 
     def name(self, key: str) -> str:

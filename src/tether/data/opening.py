@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from glob import has_magic
 from pathlib import Path, PurePath
 from typing import Any
@@ -31,6 +31,8 @@ _WHERE = {
     "webdataset": "tether.data.sources.webdataset:WebDatasetSource",
     "windowed": "tether.data.sources.windowed:WindowedSource",
 }
+
+_DEFAULT = "--data"
 
 _BY_ENDING = {
     ".parquet": "parquet",
@@ -72,19 +74,28 @@ SOURCES = Sources(_WHERE)
 """Every kind of source by name."""
 
 
-def open_source(spec: str | Path | Mapping[str, Any] | Source, *, where: str = "--data") -> Source:
+def open_source(spec: str | Path | Mapping[str, Any] | Source | Sequence[Any], *, where: str = _DEFAULT) -> Source:
     """Make the source that a specification names.
 
     Args:
         spec: a set by name (``emoji``), with settings (``emoji:split=test,size=64,languages=[en,de]``); a folder, a
             ``.parquet``, ``.csv``, ``.tsv`` or ``.tar`` file, a pattern of such files, a URL; ``hf:owner/name`` with
-            settings after another colon (``hf:owner/name:split=train``); a mapping with ``name`` and keywords; or a
-            source, which is given back.
+            settings after another colon (``hf:owner/name:split=train``); a mapping with ``name`` and keywords; a
+            list of images, see ``data.sources.listed``; or a source, which is given back.
         where: what errors call the specification.
 
     Raises:
-        InputError: nothing of that name, an unknown setting, or no such file.
+        InputError: nothing of that name, an unknown setting, or no such file; of an option it says which.
     """
+    try:
+        return _opened(spec, where=where)
+    except InputError as error:
+        if not where.startswith("--") or where == _DEFAULT or str(error).startswith(where):
+            raise
+        raise InputError(f"{where}: {error}") from error
+
+
+def _opened(spec: str | Path | Mapping[str, Any] | Source | Sequence[Any], *, where: str) -> Source:
     if isinstance(spec, Mapping):
         path = spec.get("path")
         return build({**spec, "path": plain(path)} if isinstance(path, str) else spec, SOURCES, where=where)
@@ -92,8 +103,14 @@ def open_source(spec: str | Path | Mapping[str, Any] | Source, *, where: str = "
         return build({"name": kind_of(str(spec), where=where), "path": str(spec)}, SOURCES, where=where)
     if isinstance(spec, Source):
         return spec
+    if isinstance(spec, (list, tuple)):
+        from tether.data.sources.listed import ListedSource
+
+        return ListedSource(spec, where=where)
     if not isinstance(spec, str) or not spec.strip():
-        raise InputError(f"{where}: expected a data set's name, a path or a mapping, got {spec!r}")
+        raise InputError(
+            f"{where}: expected a data set's name, a path, a list of images or a mapping, got {spec!r:.200}"
+        )
     name, _, rest = spec.partition(":")
     if name == "hf":
         path, _, settings = rest.partition(":")

@@ -119,7 +119,7 @@ def labels(paths: list[str], *, folder: str | None = None) -> list[str]:
         return [encodable(path.removeprefix(folder.rstrip("/") + "/")) for path in paths]
     parts = [path.split("/") for path in paths]
     shared = 0
-    while all(shared < len(each) - 1 and each[shared] == parts[0][shared] for each in parts):
+    while parts and all(shared < len(each) - 1 and each[shared] == parts[0][shared] for each in parts):
         shared += 1
     return [encodable("/".join(each[shared:])) for each in parts]
 

@@ -28,6 +28,8 @@ _LARGEST = 2**28
 """Bytes of a table of boxes, at most."""
 _MOST_NAMES = 40
 """Columns that an error lists, at most."""
+_MOST_KEYS = 5
+"""Keys of images that an error lists, at most."""
 MOST_CLASSES = 150
 """A mask of several numbers up to this one numbers classes; smooth edges reach white."""
 
@@ -40,11 +42,13 @@ class NamedRegion:
         name: given, or its number among those of its image, from 1.
         box: x0, y0, x1, y1 in shares of the image; around the mask where there is one.
         mask: of the image's size, or None.
+        text: what stands there; empty where the file does not say.
     """
 
     name: str
     box: Float[np.ndarray, 4]
     mask: Bool[np.ndarray, "h w"] | None = None
+    text: str = ""
 
 
 class RegionFiles(abc.ABC):
@@ -53,9 +57,11 @@ class RegionFiles(abc.ABC):
     Attributes:
         path: of the table or the folder.
         unit: what boxes are in; None of masks.
+        texts: whether it says what stands in regions.
     """
 
     unit: Unit | None = None
+    texts: bool = False
 
     def __init__(self, path: Path) -> None:
         """Keep the path."""
@@ -100,11 +106,12 @@ class RegionFiles(abc.ABC):
                 raise InputError(f"{self.path}: {quoted(name)}: {both} have this name; write it with its ending")
         if left := self.unmatched(known):
             more = f", and {len(left) - 1} more" if len(left) > 1 else ""
-            raise InputError(f"{self.path}: {quoted(left[0])}{more}: no image has this key; {closest(left[0], known)}")
+            images = closest(left[0], known, listed=_MOST_KEYS)
+            raise InputError(f"{self.path}: {quoted(left[0])}{more}: no image has this key; {images}")
 
 
 class BoxTable(RegionFiles):
-    """A CSV file with the columns key, x0, y0, x1, y1 and, if wanted, name and unit; x1 and y1 are exclusive.
+    """A CSV file with the columns key, x0, y0, x1, y1 and, if wanted, name, unit and text; x1 and y1 are exclusive.
 
     A key may leave out the ending of its image's file, or have one that the image's key lacks.
     """
@@ -122,7 +129,7 @@ class BoxTable(RegionFiles):
             InputError: missing columns, a box that is none, or two of one name at an image; it names the row.
         """
         super().__init__(path)
-        self._rows: dict[str, list[tuple[int, str, tuple[float, ...]]]] = {}
+        self._rows: dict[str, list[tuple[int, str, tuple[float, ...], str]]] = {}
         said: dict[str, int] = {}
         text = read_bytes(path, limit=_LARGEST).decode("utf-8-sig", errors="surrogateescape")
         table = csv.DictReader(io.StringIO(text, newline=""))
@@ -135,6 +142,7 @@ class BoxTable(RegionFiles):
                 f"{path}: expected the columns {', '.join(_COLUMNS)} [, name, unit], without {missing[0]!r}; "
                 f"{closest(missing[0], [shortened(name) for name in given[:_MOST_NAMES]])}"
             )
+        self.texts = "text" in given
         try:
             for row in table:
                 self._add(table.line_num, row)
@@ -148,7 +156,7 @@ class BoxTable(RegionFiles):
             if (bare := without_ending(key)) != key:
                 self._longer.setdefault(bare, []).append(key)
         self.unit = unit or self._unit_said(said)
-        for line, _, box in (one for some in self._rows.values() for one in some if self.unit == "share"):
+        for line, _, box, _ in (one for some in self._rows.values() for one in some if self.unit == "share"):
             if not (min(box) >= 0 and max(box) <= 1):
                 hint = "; for pixels say unit=pixel, or --region-unit pixel" if unit is None else ""
                 got = ", ".join(f"{value:g}" for value in box)
@@ -164,7 +172,7 @@ class BoxTable(RegionFiles):
                 raise InputError(f"{self.path}: line {line}: unit: expected the same in all rows, got {both}")
         if word := next(iter(said)):
             return cast(Unit, word)
-        return unit_of(np.array([box for some in self._rows.values() for _, _, box in some]))
+        return unit_of(np.array([box for some in self._rows.values() for _, _, box, _ in some]))
 
     def _add(self, line: int, row: Mapping[str, str | None]) -> None:
         where = f"{self.path}: line {line}"
@@ -179,15 +187,15 @@ class BoxTable(RegionFiles):
             raise InputError(f"{where}: expected x0 < x1 and y0 < y1, got {', '.join(cells):.100}")
         known = self._rows.setdefault(key, [])
         name = unguarded(row.get("name") or "") or str(len(known) + 1)
-        if name in (other for _, other, _ in known):
+        if name in (other for _, other, _, _ in known):
             raise InputError(f"{where}: {quoted(key)} has a region {quoted(name)} already")
-        known.append((line, name, box))
+        known.append((line, name, box, unguarded(row.get("text") or "").strip()))
 
     def of(self, key: str, *, size: tuple[int, int]) -> list[NamedRegion]:
         """See RegionFiles."""
         height, width = size
         found = []
-        for line, name, box in (row for named in self.names_of(key) for row in self._rows[named]):
+        for line, name, box, text in (row for named in self.names_of(key) for row in self._rows[named]):
             shares = np.array(box)
             if self.unit == "pixel":
                 shares = shares / (width, height, width, height)
@@ -195,7 +203,7 @@ class BoxTable(RegionFiles):
                     got = ", ".join(f"{value:g}" for value in box)
                     expected = f"expected a box inside {quoted(key)} of {width} x {height} pixels"
                     raise InputError(f"{self.path}: line {line}: {expected}, got {got}")
-            found.append(NamedRegion(name, shares))
+            found.append(NamedRegion(name, shares, text=text))
         return found
 
     def names(self) -> Iterable[str]:

@@ -20,6 +20,29 @@ _BINS = 1024  # of scores, from which the intervals of pixel figures are drawn
 
 
 @dataclass(frozen=True, slots=True)
+class AnomalyFigure:
+    """One figure with its chance level.
+
+    Attributes:
+        name: of the figure.
+        measured: its value and interval; None where it is not defined.
+        chance: what scores without meaning have.
+        why: what the chance level is, if it is no fixed number.
+    """
+
+    name: str
+    measured: Measured | None
+    chance: float
+    why: str = ""
+
+    def __str__(self) -> str:
+        """In per cent."""
+        if self.measured is None:
+            return f"{self.name} none"
+        return f"{self.name} {self.measured}; chance is {self.chance:.1%}{self.why and f', {self.why}'}"
+
+
+@dataclass(frozen=True, slots=True)
 class AnomalyReport:
     """Agreement of scores and maps with what is known of the images.
 
@@ -43,16 +66,24 @@ class AnomalyReport:
     defective: int
     notes: Sequence[str] = ()
 
+    def figures(self) -> list[AnomalyFigure]:
+        """All four, each with what scores without meaning would have."""
+        share = self.defective / max(1, self.images)
+        return [
+            AnomalyFigure("image AUROC", self.image_auroc, 0.5),
+            AnomalyFigure("image average precision", self.average_precision, share, "the share of defective images"),
+            AnomalyFigure("pixel AUROC", self.pixel_auroc, 0.5),
+            AnomalyFigure(f"AUPRO up to {self.limit:.0%} false pixels", self.aupro, self.limit / 2),
+        ]
+
+    def not_above_chance(self) -> list[str]:
+        """Names of the figures whose interval reaches down to chance."""
+        return [one.name for one in self.figures() if one.measured and one.measured.interval[0] <= one.chance]
+
     def lines(self) -> list[str]:
         """What a person reads."""
-        told = [
-            f"{self.images:,} images with labels, {self.defective:,} of them defective, 95 % intervals over images",
-            f"image AUROC {self.image_auroc or 'none'}",
-            f"image average precision {self.average_precision or 'none'}",
-            f"pixel AUROC {self.pixel_auroc or 'none'}",
-            f"AUPRO up to {self.limit:.0%} false pixels {self.aupro or 'none'}",
-        ]
-        return [*told, *self.notes]
+        first = f"{self.images:,} images with labels, {self.defective:,} of them defective, 95 % intervals over images"
+        return [first, *map(str, self.figures()), *self.notes]
 
 
 @dataclass(frozen=True, slots=True)

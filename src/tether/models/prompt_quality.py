@@ -26,16 +26,16 @@ SCALE = 100.0
 
 
 @checked
-def checked_prompts(prompts: Sequence[str]) -> tuple[str, ...]:
-    """Prompts good and bad in turn.
+def checked_prompts(prompts: Sequence[str], *, where: str = "prompts") -> tuple[str, ...]:
+    """Prompts good and bad in turn; ``where`` is what errors call them.
 
     Raises:
         InputError: an odd number, none, or one without words.
     """
     if len(prompts) < 2 or len(prompts) % 2:
-        raise InputError(f"prompts: expected good and bad ones in turn, as many of each, got {prompts!r:.300}")
+        raise InputError(f"{where}: expected good and bad ones in turn, as many of each, got {prompts!r:.300}")
     if empty := [place for place, one in enumerate(prompts, 1) if not isinstance(one, str) or not one.strip()]:
-        raise InputError(f"prompts: expected words, number {empty[0]} of {len(prompts)} has none")
+        raise InputError(f"{where}: expected words, number {empty[0]} of {len(prompts)} has none")
     return tuple(prompts)
 
 

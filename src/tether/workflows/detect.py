@@ -27,16 +27,16 @@ from tether.data.bad_rows import BadRows
 from tether.data.bad_rows_log import kept_if_refused
 from tether.data.originals import originals
 from tether.evaluate.anomaly import AnomalyReport, AnomalyScores
-from tether.evaluate.dense import Measured
 from tether.evaluate.groups import Share, wilson
 from tether.tasks.anomaly import Detector, Learning
 from tether.tasks.anomaly.gallery import ShownDefect, gallery, shown_defect
 from tether.workflows.apart import check_apart
 from tether.workflows.detectors import detector_of
-from tether.workflows.good_images import GoodImages, GoodSource
-from tether.workflows.map_outputs import MapOutputs
+from tether.workflows.good_images import GoodImages, GoodSource, pixel_digest
+from tether.workflows.map_outputs import MapOutputs, check_report_folder
 from tether.workflows.methods import looked_at
 from tether.workflows.models import Data, Model, OnStage, Progress, opened, with_total
+from tether.workflows.verdicts import verdict_of
 
 SHOWN = 60
 """Images of a page, at most."""
@@ -66,7 +66,11 @@ class DetectedDefects:
         labels: by key whether an image's mask shows a defect; images without a mask are not there.
         report: agreement with the masks, or None without them.
         bad: images that could not be read or looked at.
+        skipped: those and the good ones, each once where both are of one source.
         kept: maps that were in the folder already.
+        among_good: images that are good images, too.
+        defective_good: those of them whose mask shows a defect.
+        verdict: what the report of a trained head says of it; empty without.
         shown: the most unusual images, to look at.
     """
 
@@ -82,7 +86,11 @@ class DetectedDefects:
     labels: Mapping[str, bool] = field(default_factory=dict)
     report: AnomalyReport | None = None
     bad: int = 0
+    skipped: int = 0
     kept: int = 0
+    among_good: int = 0
+    defective_good: int = 0
+    verdict: str = ""
     shown: Sequence[ShownDefect] = ()
 
     def decisions(self) -> list[str]:
@@ -105,7 +113,7 @@ class DetectedDefects:
 
     def remarks(self) -> list[str]:
         """The threshold and its promise, how well it agrees with the masks, and what is missing."""
-        good, told = self.good, list[str]()
+        good, told = self.good, [self.verdict] if self.verdict else []
         if good.threshold is not None:
             count = self.decisions().count("defect")
             told.append(f"{good.threshold}; {count:,} of {len(self.keys):,} images are above it")
@@ -113,6 +121,13 @@ class DetectedDefects:
             told.append("no decisions: 1 good image gives no threshold; give --good with 2 or more")
         else:
             told.append("no decisions: give --good with images without defects, 19 or more for 5 % false alarms")
+        if self.among_good:
+            told.append(
+                f"{self.among_good:,} of {len(self.keys):,} images are good images, too: their scores are too low, and "
+                "the threshold promises nothing for them; keep --good apart"
+            )
+        if self.defective_good:
+            told.append(f"{self.defective_good:,} good images have a defect by --masks; leave them out of --good")
         if good.more:
             told.append(f"of the good images the first {len(good.keys):,} were taken")
         if good.bad:
@@ -125,12 +140,24 @@ class DetectedDefects:
             f"{first}; {without:,} {'images have' if without > 1 else 'image has'} no mask" if without else first,
             *lines,
         ]
+        if below := self.report.not_above_chance():
+            told.append(f"NOT shown to be better than chance: {', '.join(below)}; {self._instead()}")
         if (alarms := self.alarms()) is not None:
             for what, share in zip(("defective", "normal"), alarms, strict=True):
                 if share.n:
                     ends = f"{share.low:.0%} to {share.high:.0%}"
                     told.append(f"of {share.n:,} {what} images {share.rate:.0%} are called defective ({ends})")
+            if all(share.n for share in alarms) and alarms[0].low <= alarms[1].rate:
+                told.append("NOT shown to call defective images defective more often than normal ones")
         return told
+
+    def _instead(self) -> str:
+        """What to try where nothing is shown."""
+        if not self.good.keys:
+            return "try --good with images without defects, and --with patches"
+        if self.method != "patches":
+            return "try --with patches"
+        return "try another --model, patches:size=N for small defects, or more images with masks"
 
     def save_scores(self, path: str | Path, *, raw_csv: bool = False) -> None:
         """Write a CSV file: key, score, decision, the most unusual place in pixels, and the map's file."""
@@ -242,21 +269,23 @@ def detect(
     check_apart(out, source)
     check_apart(out, good, holds="good images")
     check_apart(out, masks, holds="masks")
+    check_report_folder(out)
+    known_rows = None if good is None else open_source(good, where="--good")
+    truths = None if masks is None else DefectMasks(masks, where="--masks")
+    made = detector_of(using, head=head, good=good is not None)
     if good is None and false_alarms is not None:
         raise InputError("--false-alarms: is promised by images without defects; give --good")
     encoder, _ = opened(model, device=device, random_weights=random_weights)
     cast(nn.Module, encoder).eval()
-    detector, method = detector_of(using, encoder, head=head, good=good is not None)
+    detector, method = made(encoder)
     if detector.needs_good and good is None:
         raise InputError(f"--with: {method} compares with images without defects; give --good")
     detector.prepare(encoder, name)
-    truths = None if masks is None else DefectMasks(masks)
     place = None if out is None else local(out)
     with nullcontext() if place is None else locked(place, purpose="tether detect"):
         with kept_if_refused(bad_rows):  # that of the run before names what its results lack
             bad, support = BadRows.anew(rows.name, path=bad_rows, strict=strict), None
-            if good is not None:
-                known_rows = open_source(good, where="--good")
+            if known_rows is not None:
                 support = GoodSource(
                     known_rows,
                     detector,
@@ -283,7 +312,7 @@ def detect(
             outputs.put_good(known.keys[: len(known.scores)], known.scores)
         progress = with_total(on_progress, rows)
         keys, scores, peaks, labels = list[str](), list[float](), list[tuple[int, int]](), dict[str, bool]()
-        top, measured = list[ShownDefect](), AnomalyScores()
+        top, measured, both = list[ShownDefect](), AnomalyScores(), list[str]()
         for some, images in originals(rows, bad=bad, batch_size=batch_size, workers=workers):
             there = [outputs.find(row.key, image) for row, image in zip(some, images, strict=True)]
             if support is not None and None in there:
@@ -293,6 +322,8 @@ def detect(
                 outputs.put(key, found, old=old)
                 keys.append(key)
                 scores.append(found.score)
+                if support is not None and pixel_digest(image) in support.digests:
+                    both.append(key)
                 peaks.append(found.peak())
                 if truth is not None:
                     labels[key] = bool(truth.any())
@@ -319,7 +350,11 @@ def detect(
             labels=labels,
             report=measured.report() if labels else None,
             bad=bad.count,
+            skipped=bad.count + (known.bad if known_rows is not None and known_rows.name != rows.name else 0),
             kept=outputs.kept,
+            among_good=len(both),
+            defective_good=sum(labels.get(key, False) for key in both),
+            verdict=verdict_of(head),
             shown=top,
         )
         if outputs.folder is not None:
@@ -330,13 +365,9 @@ def detect(
 
 
 def _figures(report: AnomalyReport) -> Iterator[tuple[str, str, str]]:
-    named: dict[str, Measured | None] = {
-        "Image AUROC": report.image_auroc,
-        "Average precision": report.average_precision,
-        "Pixel AUROC": report.pixel_auroc,
-        f"AUPRO, {report.limit:.0%}": report.aupro,
-    }
-    for what, one in named.items():
-        if one is not None:
-            low, high = (100 * end for end in one.interval)
-            yield what, f"{one.value:.1%}", f"95 %: {low:.1f} to {high:.1f}"
+    for name, one in zip(
+        ("Image AUROC", "Average precision", "Pixel AUROC", f"AUPRO, {report.limit:.0%}"), report.figures(), strict=True
+    ):
+        if one.measured is not None:
+            low, high = (100 * end for end in one.measured.interval)
+            yield name, f"{one.measured.value:.1%}", f"95 %: {low:.1f} to {high:.1f}; chance {100 * one.chance:.1f}"

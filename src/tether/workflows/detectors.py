@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,23 +21,25 @@ HEADS: Mapping[type[Head], tuple[str, str]] = {
 
 
 def detector_of(
-    using: str | Mapping[str, Any] | Detector | None, model: DualEncoder, *, head: str | Path | Head | None, good: bool
-) -> tuple[Detector, str]:
-    """The detector, and what it is called; see ``tether.detect``.
+    using: str | Mapping[str, Any] | Detector | None, *, head: str | Path | Head | None, good: bool
+) -> Callable[[DualEncoder], tuple[Detector, str]]:
+    """What gives the detector for a model, and what it is called; see ``tether.detect``.
+
+    All that can be told without a model is refused at once, since opening one takes long.
 
     Where nothing is named it is ``patches`` with good images: ``benchmarks/detect_table.py`` has what others do.
 
     Raises:
-        InputError: settings that do not fit, or a head of another method, kind or model.
+        InputError: settings that do not fit, or a head of another method or kind; with the model, a head of another.
     """
     if isinstance(using, Detector):
         if head is not None:
             raise InputError("head: the detector that is given has its own; leave it out")
-        return using, type(using).__name__
+        return lambda model: (using, type(using).__name__)
     given = None if using is None else named(using)
     if given is not None and "head" in given:
         raise InputError("--with: head: is given as --head FOLDER; leave it out")
-    brought: dict[str, Any] = {}
+    brought, found = dict[str, Any](), None
     if head is not None:
         found = load_head(head) if isinstance(head, (str, Path)) else head
         if type(found) not in HEADS:
@@ -49,8 +51,19 @@ def detector_of(
         given = {"name": method} if given is None else given
         if given.get("name") != method:
             raise InputError(f"--head: {found.where} is for --with {method}, got {given.get('name')}")
-        found.check(model)
         brought = {"head": cast(Any, found).inner}
-    elif given is None:
-        given = {"name": "patches" if good else by_tower(model, transformer="winclip", other="patches")}
+    made = None if given is None else _build(given, brought)
+
+    def of(model: DualEncoder) -> tuple[Detector, str]:
+        if found is not None:
+            found.check(model)
+        if made is not None:
+            return made
+        name = "patches" if good else by_tower(model, transformer="winclip", other="patches")
+        return _build({"name": name}, brought)
+
+    return of
+
+
+def _build(given: Mapping[str, Any], brought: Mapping[str, Any]) -> tuple[Detector, str]:
     return cast(Detector, build(given, DETECTORS, where="--with", finite=True, **brought)), str(given.get("name"))

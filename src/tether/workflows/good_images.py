@@ -50,6 +50,7 @@ class GoodSource:
     Attributes:
         keys: of the images, in order.
         digest: of their pixels.
+        digests: of the pixels of each, see ``pixel_digest``.
         scores: see ``GoodImages``; None until they are known.
     """
 
@@ -86,12 +87,14 @@ class GoodSource:
         self._more = self._ready = False
         self.scores: Sequence[float] | None = None
         self.keys: list[str] = []
+        self.digests: set[str] = set()
         total = hashlib.blake2b(digest_size=16)
         for some, images in originals(rows, bad=self._bad, **self._settings):
             room = most - len(self.keys)
             self.keys += [row.key for row in some[:room]]
             for image in images[:room]:
-                total.update(pixel_digest(image).encode())
+                self.digests.add(one := pixel_digest(image))
+                total.update(one.encode())
             if len(some) > room:
                 self._more = True
                 break
@@ -109,7 +112,7 @@ class GoodSource:
             return
         self._ready = True
         looks, count = list[ImageFeatures](), len(self.keys)
-        for _, images in originals(self._rows, bad=BadRows(self._rows.name), **self._settings):
+        for _, images in originals(self._rows, bad=self._bad, **self._settings):
             looks += self._detector.look(images[: count - len(looks)])
             if self._told is not None:
                 self._told(len(looks), count)

@@ -13,11 +13,33 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from tether.core.anomaly_map import AnomalyMap
+from tether.core.atomic_io import local
+from tether.core.errors import InputError
+from tether.core.printable import quoted
 from tether.core.protocols import Source
-from tether.data.anomaly_files import MapStore
+from tether.data.anomaly_files import GOOD, MapStore
 from tether.data.bad_rows import BadRows
 from tether.data.shuffle import until_broken
 from tether.workflows.good_images import pixel_digest
+
+OURS = frozenset({"maps", "heat", "learnt", GOOD, "scores.csv", "index.html"})
+"""What lies in a folder of ``tether detect``."""
+
+
+def check_report_folder(out: str | Path | None) -> None:
+    """Refuse a folder of something else, before anything is looked at; hidden files do not count.
+
+    Raises:
+        InputError: a file, or a folder with what no earlier run has put there.
+    """
+    if out is None or not local(out).exists():
+        return
+    if not local(out).is_dir():
+        raise InputError(f"--out: {out} is a file; expected a folder")
+    names = {one.name for one in local(out).iterdir() if not one.name.startswith(".")}
+    if names - OURS and not {"maps", "scores.csv"} <= names:
+        first = min(names - OURS)
+        raise InputError(f"--out: {out} holds other things, such as {quoted(first)}; give a folder of its own")
 
 
 class StoredMaps(Mapping[str, AnomalyMap]):

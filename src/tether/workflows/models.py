@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ from tether.core.protocols import DualEncoder, Source
 from tether.models.load import load
 
 Model = DualEncoder | str | Path
-Data = Source | str | Path | Mapping[str, Any]
+Data = Source | str | Path | Mapping[str, Any] | Sequence[Any]
 """What ``data.open_source`` takes."""
 Progress = Callable[[int, int | None], None]
 OnStage = Callable[[str, int, int | None], None]

@@ -20,16 +20,20 @@ from tether.core.ranges import Count, Whole, checked
 from tether.data import open_source
 from tether.data.bad_rows import BadRows
 from tether.data.originals import originals
-from tether.models.prompt_quality import PROMPTS
+from tether.evaluate.imbalance import rank_correlation
+from tether.models.prompt_quality import PROMPTS, checked_prompts
 from tether.tasks.quality import QualityScorer, sharpness
 from tether.tasks.retrieve.gallery import gallery
 from tether.tasks.retrieve.search import Hit
 from tether.workflows.both_ends import both_ends
 from tether.workflows.models import Data, Model, Progress, opened, with_total
 from tether.workflows.search import figure
+from tether.workflows.verdicts import verdict_of
 
 SHOWN = 24
 """Images of each end that a notebook and a page show."""
+AGREES = 0.5
+"""Correlation with sharpness below which it is told that the two disagree."""
 UNTRAINED = (
     "by the prompts alone, untrained: captions hardly speak of quality, so look before you trust; "
     "tether adapt --recipe quality trains on images alone"
@@ -46,6 +50,7 @@ class PhotoQuality:
         sharpness: (n,) variance of the Laplacian, see ``tasks.quality.sharpness``.
         trained: whether a head gave the scores.
         bad: photos that could not be read.
+        verdict: what the report of the trained head says of it; empty without.
         hits: the first and the last photos, to look at.
     """
 
@@ -55,6 +60,7 @@ class PhotoQuality:
     trained: bool
     bad: int = 0
     hits: Sequence[Hit] = ()
+    verdict: str = ""
 
     @property
     def order(self) -> Int[np.ndarray, " n"]:
@@ -63,12 +69,21 @@ class PhotoQuality:
 
     def remarks(self) -> list[str]:
         """What gave the scores, and what to beware of."""
-        said = ["by a trained head" if self.trained else UNTRAINED]
+        said = [f"by a trained head; {self.verdict}".removesuffix("; ") if self.trained else UNTRAINED]
+        if (agree := self.agreement()) is not None and agree < AGREES:
+            said.append(
+                f"the order is not that of sharpness (Spearman's correlation {agree:.2f}): look at both columns; "
+                "where blur is all that is wrong, sharpness is surer"
+            )
         if len(self.keys) > 1 and np.ptp(self.scores) < 1e-6:
             said.append(
                 f"all {len(self.keys):,} photos have one score: they are equal, or the model tells nothing apart"
             )
         return said
+
+    def agreement(self) -> float | None:
+        """Spearman's correlation of scores and sharpness; None where one of both does not vary."""
+        return rank_correlation(self.scores, self.sharpness) if len(self.keys) > 2 else None
 
     def save(self, path: str | Path, *, raw_csv: bool = False) -> None:
         """Write a CSV file of ``rank`` (from 1), ``key``, ``score`` and ``sharpness``, the best first."""
@@ -92,6 +107,7 @@ class PhotoQuality:
             remarks=self.remarks(),
             first=first,
             scores="Scores are from 0 to 1, the highest first: an order by one model, not probabilities",
+            span=(0.0, 1.0),
         )
 
     def __repr__(self) -> str:
@@ -153,6 +169,8 @@ def quality(
     """
     if head is not None and prompts is not None:
         raise InputError("prompts: a head has its own; leave them out")
+    if prompts is not None:
+        checked_prompts(prompts, where="--prompt")
     photos = open_source(source, where="IMAGES")
     encoder, _ = opened(model, device=device, random_weights=random_weights)
     cast(torch.nn.Module, encoder).eval()
@@ -172,7 +190,7 @@ def quality(
         raise InputError(f"{photos.name}: {bad.nothing_good()}")
     found = PhotoQuality(tuple(keys), np.concatenate(scores), np.array(sharp), head is not None, bad.count)
     ranked = [(keys[row], float(found.scores[row])) for row in found.order]
-    return replace(found, hits=both_ends(photos, ranked, shown=shown))
+    return replace(found, hits=both_ends(photos, ranked, shown=shown), verdict=verdict_of(head))
 
 
 def _scorer(

@@ -32,7 +32,7 @@ from tether.models.tower_state import patch_grid
 from tether.models.value_attention import value_path
 from tether.models.windows import MOST_PIXELS, Windows, window_maps
 from tether.tasks.anomaly.contrast import contrast, quantile_mask, unit_range
-from tether.tasks.anomaly.detector import Detector, ImageFeatures, check_images, unprepared
+from tether.tasks.anomaly.detector import Detector, ImageFeatures, pixels_of, unprepared
 from tether.tasks.anomaly.repair import learn_repair, mosaic
 from tether.tasks.anomaly.states import DEFECTIVE, NORMAL, checked_name
 from tether.tasks.classify.prompts import SLOT
@@ -171,7 +171,7 @@ class ClapDetector(Detector):
         model = self._model
         if model is None:
             raise unprepared(self)
-        check_images(images)
+        images = pixels_of(images)
         found = []
         for image in images:
             height, width = _scaled((image.shape[1], image.shape[2]), self.side)

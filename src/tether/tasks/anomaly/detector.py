@@ -14,7 +14,8 @@ from torch import Tensor
 from tether.core.anomaly_map import AnomalyMap
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
-from tether.data.images import resize
+from tether.core.types import ImageLike
+from tether.data.images import decode, resize
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Detector(Protocol):
         ...
 
     def look(self, images: Sequence[UInt8[Tensor, "3 h w"]]) -> list[ImageFeatures]:
-        """Read images of any size."""
+        """Read images of any size; the detectors here also take files, Pillow images, bytes and arrays."""
         ...
 
     def remember(self, good: Sequence[ImageFeatures]) -> Detector:
@@ -93,15 +94,19 @@ class Learning(Protocol):
         ...
 
 
-def check_images(images: Sequence[Tensor]) -> None:
-    """Refuse what are no pixels.
+def pixels_of(images: Sequence[ImageLike | UInt8[Tensor, "3 h w"]]) -> list[UInt8[Tensor, "3 h w"]]:
+    """Pixels of images; what is no tensor goes through ``data.images.decode``.
 
     Raises:
-        InputError: it names the first.
+        InputError: what is no image or no pixels; it names the first.
     """
+    found = list[Tensor]()
     for number, image in enumerate(images):
-        if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
-            raise InputError(f"image {number}: expected uint8 (3, h, w), got {image.dtype} {tuple(image.shape)}")
+        pixels = image if isinstance(image, Tensor) else decode(image, name=f"image {number}")
+        if pixels.dtype != torch.uint8 or pixels.ndim != 3 or pixels.shape[0] != 3 or 0 in pixels.shape:
+            raise InputError(f"image {number}: expected uint8 (3, h, w), got {pixels.dtype} {tuple(pixels.shape)}")
+        found.append(pixels)
+    return found
 
 
 @torch.no_grad()
@@ -125,7 +130,7 @@ def looks_of(
     Raises:
         InputError: no pixels, or embeddings that are not finite.
     """
-    check_images(images)
+    images = pixels_of(images)
     spec, found = model.image_spec, list[ImageFeatures]()
     for start in range(0, len(images), batch_size):
         some = images[start : start + batch_size]

@@ -19,7 +19,7 @@ from tether.core.ranges import Count, Part, checked
 from tether.models.anatomy.find import tower_of
 from tether.models.tower_state import patch_grid
 from tether.models.windows import Windows, window_maps
-from tether.tasks.anomaly.detector import Detector, ImageFeatures, check_images, unprepared
+from tether.tasks.anomaly.detector import Detector, ImageFeatures, pixels_of, unprepared
 from tether.tasks.anomaly.memory import association, memory_of
 
 
@@ -91,7 +91,7 @@ class PatchesDetector(Detector):
         model = self._model
         if model is None:
             raise unprepared(self)
-        check_images(images)
+        images = pixels_of(images)
         maps = window_maps(self._read, images, spec=model.image_spec, grid=self._grid, windows=self.windows)
         found = []
         for image, patches in zip(images, maps, strict=True):

@@ -37,10 +37,12 @@ class Reading:
     Attributes:
         lines: what was read, a word or a line each.
         boxes: (n, 4) x0, y0, x1, y1 in pixels around each, the last two exclusive.
+        scores: how sure the reader was of each, 0 to 1; none where it does not say.
     """
 
     lines: tuple[str, ...]
     boxes: Int[np.ndarray, "n 4"]
+    scores: tuple[float, ...] = ()
 
 
 @runtime_checkable
@@ -94,15 +96,16 @@ class RapidReader:
         pixels = image if isinstance(image, Tensor) else decode(image)
         if pixels.dtype != torch.uint8 or pixels.ndim != 3 or pixels.shape[0] != 3:
             raise InputError(f"expected uint8 pixels (3, h, w), got {pixels.dtype} {tuple(pixels.shape)}")
-        found = rapid_engine(self.side)(pixels.flip(0).permute(1, 2, 0).contiguous().numpy())  # it expects BGR
-        lines: list[str] = []
+        found = rapid_engine(self.side)(bgr(pixels), use_det=True, use_cls=True, use_rec=True)
+        lines, scores = list[str](), list[float]()
         boxes: list[list[int]] = []
         for line, corners, score in zip(found.txts or (), _corners(found.boxes), found.scores or (), strict=True):
             if score >= self.least_score and sum(map(str.isalnum, line)) >= self.least_letters:
                 low, high = np.floor(corners.min(axis=0)), np.ceil(corners.max(axis=0))
                 lines.append(line)
+                scores.append(float(score))
                 boxes.append([*map(int, low), *map(int, high)])
-        return Reading(tuple(lines), np.array(boxes, np.int64).reshape(-1, 4))
+        return Reading(tuple(lines), np.array(boxes, np.int64).reshape(-1, 4), tuple(scores))
 
 
 class FillText:
@@ -136,9 +139,17 @@ def _corners(boxes: np.ndarray | None) -> np.ndarray:
     return np.zeros((0, 4, 2)) if boxes is None else np.asarray(boxes)
 
 
+def bgr(pixels: UInt8[Tensor, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Pixels as RapidOCR expects them."""
+    return pixels.flip(0).permute(1, 2, 0).contiguous().numpy()
+
+
 @functools.lru_cache(maxsize=2)
 def rapid_engine(side: int = SIDE) -> RapidOCR:
     """RapidOCR on one thread, loaded once in each process.
+
+    It keeps what a call told it to do for the calls after, so each says whether it looks for text (``use_det``), turns
+    it upright (``use_cls``) and reads it (``use_rec``).
 
     Args:
         side: see ``RapidReader``.

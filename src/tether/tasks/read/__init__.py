@@ -14,7 +14,7 @@ from tether.tasks.read.merged_vision import (
 from tether.tasks.read.orders import OrderMasks, cloze_mask, permutation_masks, permutations
 from tether.tasks.read.page_recipe import ReadPages
 from tether.tasks.read.permuted_decoder import PermutedDecoder
-from tether.tasks.read.rapid import RapidWords
+from tether.tasks.read.rapid import RapidPages, RapidWords
 from tether.tasks.read.reader import DualReader
 from tether.tasks.read.readers import READERS, ImageReader, load_reader
 from tether.tasks.read.recipe import READ_RECIPES, ReadScenes, ReadWords
@@ -37,6 +37,7 @@ __all__ = [
     "MergedVision",
     "OrderMasks",
     "PermutedDecoder",
+    "RapidPages",
     "RapidWords",
     "ReadPages",
     "ReadScenes",

@@ -102,13 +102,15 @@ class Charset:
         sure = chances.masked_fill(after, 1.0).prod(1).clamp(max=1.0)
         return Texts(tuple(self.words(ids)), sure.cpu().numpy().astype(np.float64))
 
+    def cased(self, word: str) -> str:
+        """The word in the case of these characters, where they have but one."""
+        if self.characters == self.characters.lower():
+            return word.lower()
+        return word.upper() if self.characters == self.characters.upper() else word
+
     def spell(self, word: str) -> str:
         """The word in these characters: in their case where they have but one, without characters that they lack."""
-        if self.characters == self.characters.lower():
-            word = word.lower()
-        elif self.characters == self.characters.upper():
-            word = word.upper()
-        return "".join(one for one in word if one in self.characters)
+        return "".join(one for one in self.cased(word) if one in self.characters)
 
 
 def unreadable(text: str) -> str:

@@ -11,13 +11,15 @@ from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.types import ImageLike
 from tether.core.words_read import Texts
-from tether.tasks.read.rapid import RapidWords
+from tether.tasks.read.rapid import RapidPages, RapidWords
 from tether.tasks.read.reader import DualReader
 from tether.tasks.read.scene_reader import SceneReader
 from tether.tasks.read.vision_lm import VisionLM
 
 MADE_READER = "tether adapt MODEL WORDS --recipe read --out FOLDER"
 """The command that makes a reader."""
+MADE_PAGES = "tether adapt MODEL PAGES --recipe read-page --out FOLDER"
+"""The command that makes a reader of pages."""
 
 
 @runtime_checkable
@@ -54,9 +56,16 @@ READERS: Mapping[str, type[ImageReader]] = {
     "rapidocr": RapidWords,
 }
 """Every reader by name; of those in folders the first whose file is there opens it."""
+TRAINED: Mapping[str, Mapping[str, type[ImageReader]]] = {
+    "word": {name: kind for name, kind in READERS.items() if kind.file is None},
+    "page": {"rapidocr": RapidPages},
+}
+"""Readers without a folder, which are trained already, by what an image holds."""
 
 
-def load_reader(folder: Path | str, *, model: DualEncoder | None = None, device: str = "cpu") -> ImageReader:
+def load_reader(
+    folder: Path | str, *, model: DualEncoder | None = None, device: str = "cpu", made_by: str = MADE_READER
+) -> ImageReader:
     """Open what ``save`` of a reader wrote, whatever its kind.
 
     Args:
@@ -64,6 +73,7 @@ def load_reader(folder: Path | str, *, model: DualEncoder | None = None, device:
         model: the encoder by which a reader with scenes learnt to look at them; without it such a reader is opened
             as one of crops alone.
         device: of its own model.
+        made_by: the command that an error advises where no reader is there.
 
     Raises:
         InputError: no reader there, a damaged one, or another encoder than it learnt with.
@@ -86,4 +96,4 @@ def load_reader(folder: Path | str, *, model: DualEncoder | None = None, device:
                 continue
             return SceneReader.load(place, scene_encoder=model, device=device)
         return cast(ImageReader, cast(Any, kind).load(place, device=device))
-    raise InputError(f"{folder}: holds no reader; expected the folder of one that {MADE_READER} made")
+    raise InputError(f"{folder}: holds no reader; expected the folder of one that {made_by} made")

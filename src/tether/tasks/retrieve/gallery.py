@@ -30,6 +30,7 @@ def gallery(
     nothing: Mapping[str, str] | None = None,
     first: Mapping[str, int] | None = None,
     scores: str = COSINES,
+    span: tuple[float, float] | None = None,
 ) -> Path:
     """Write a page with one row of images for each query.
 
@@ -43,6 +44,8 @@ def gallery(
         nothing: why a query has no hit.
         first: place of a query's first hit, where it is not 1.
         scores: what they are, said at the foot.
+        span: scores of the shortest bar and of the longest one, on all rows alike; None compares the images of a row,
+            and tells its best score.
 
     Returns:
         The path.
@@ -54,24 +57,34 @@ def gallery(
     pages = Environment(loader=PackageLoader("tether.tasks.retrieve", "."), autoescape=True)
     why, starts = nothing or {}, first or {}
     queries = [
-        _query(text, hits) | {"nothing": why.get(text), "first": starts.get(text, 1)}
+        _query(text, hits, span=span) | {"nothing": why.get(text), "first": starts.get(text, 1)}
         for text, hits in hits_by_query.items()
     ]
-    given = {"title": title, "note": note, "remarks": remarks, "queries": queries, "scores": scores}
-    page = pages.get_template("gallery.html.j2").render(given)
+    given = {
+        "title": title,
+        "note": note,
+        "remarks": remarks,
+        "queries": queries,
+        "scores": scores,
+        "alike": span is not None,
+    }
+    page = pages.get_template("gallery.html.j2").render(given, alike=span is not None)
     write_text(path, page)
     return path
 
 
-def _query(text: str, hits: Sequence[Hit]) -> dict[str, Any]:
+def _query(text: str, hits: Sequence[Hit], *, span: tuple[float, float] | None) -> dict[str, Any]:
     scores = [hit.score for hit in hits]
-    low, high = (min(scores), max(scores)) if scores else (0.0, 1.0)
-    return {"text": text, "note": _note(hits), "hits": [_shown(hit, low=low, high=high) for hit in hits]}
+    low, high = span or ((min(scores), max(scores)) if scores else (0.0, 1.0))
+    note = _note(hits, ends=span is not None)
+    return {"text": text, "note": note, "hits": [_shown(hit, low=low, high=high) for hit in hits]}
 
 
-def _note(hits: Sequence[Hit]) -> str:
-    """How well it went, where that is known."""
+def _note(hits: Sequence[Hit], *, ends: bool) -> str:
+    """How well it went, where that is known, or what the scores are."""
     if not any(hit.right is not None for hit in hits):
+        if ends and hits:
+            return f"scores {min(hit.score for hit in hits):.3f} to {max(hit.score for hit in hits):.3f}"
         return f"best score {hits[0].score:.3f}" if hits else ""
     places = [place for place, hit in enumerate(hits, start=1) if hit.right]
     if len(places) > 1:
@@ -87,7 +100,7 @@ def _shown(hit: Hit, *, low: float, high: float) -> dict[str, Any]:
     more = [("score", f"{hit.score:.4f}"), ("key", hit.key), *(("text", text) for text in hit.texts[:MOST_FIELDS])]
     fields = [(name, value) for name, value in hit.meta.items() if value not in (None, "", [])]
     more += [(name, str(value)[:MOST_LETTERS]) for name, value in fields[:MOST_FIELDS]]
-    height = 1.0 if high <= low else (hit.score - low) / (high - low)
+    height = 1.0 if high <= low else min(1.0, max(0.0, (hit.score - low) / (high - low)))
     return {
         "key": hit.key,
         "image": None if image is None else "data:image/jpeg;base64," + base64.b64encode(image).decode(),

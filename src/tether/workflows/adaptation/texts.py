@@ -27,7 +27,10 @@ class TextLines(IndexedSource):
         Raises:
             InputError: no such file, not UTF-8, or no text in it.
         """
-        lines = enumerate(read_text(path, limit=_LARGEST).split("\n"), start=1)
+        try:
+            lines = enumerate(read_text(path, limit=_LARGEST).split("\n"), start=1)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
         self.name = str(path)
         self._lines = [(number, line.strip()) for number, line in lines if line.strip()]
         if not self._lines:

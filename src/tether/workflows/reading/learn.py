@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -21,18 +22,22 @@ from tether.data.bad_rows import BadRows
 from tether.data.boxes import cut_box
 from tether.data.images import resize_and_crop
 from tether.data.originals import originals
+from tether.evaluate.bootstrap import interval
+from tether.evaluate.dense import Measured
 from tether.evaluate.reading import ReadingScores, reading_scores
 from tether.tasks.read import Charset, DualReader, ReadScenes, ReadWords, SceneReader
 from tether.tasks.read.charset import unreadable
 from tether.tasks.read.reader import word_spec
 from tether.train.loop import StepReport
 from tether.workflows.adaptation.boxes import boxes_said
-from tether.workflows.adaptation.learnt import LearntReport, LearntRun, held_out
+from tether.workflows.adaptation.learnt import HELD_OUT, LearntReport, LearntRun, held_out
 from tether.workflows.adaptation.run import named
 from tether.workflows.models import Progress, with_total
 
 MOST_BYTES = 1 << 33
 """Of the pixels that are held to learn from."""
+FEW = 200
+"""Held-out texts below which a report says that they tell little."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,23 +48,62 @@ class ReaderReport(LearntReport):
         scores: on words that were held out; None where there are none.
         unseen: on those among them that no crop shows that was learnt from; None where there are none.
         crops: the same held-out words read without their scenes; None for a reader of crops.
+        gain: share of held-out words that scenes set right less that they spoil, with its 95 % interval over words;
+            None for a reader of crops.
+        guess: share of held-out words that are the commonest one learnt from, which needs no image; None without.
     """
 
     gives: ClassVar[str] = "reader"
+    unit: ClassVar[str] = "words"
+    untrained: ClassVar[str] = "tether read CROPS --with rapidocr --compare --out rapidocr.csv"
     scores: ReadingScores | None
     unseen: ReadingScores | None
     crops: ReadingScores | None = None
+    gain: Measured | None = None
+    guess: float | None = None
+
+    @property
+    def reads(self) -> bool:
+        """Whether held-out data show that more is read right than one guess would have."""
+        return self.scores is not None and self.scores.right.low > (self.guess or 0.0)
+
+    @property
+    def helps(self) -> bool:
+        """Whether held-out data show that scenes help; true of a reader of crops, which has none."""
+        return self.gain is None or self.gain.interval[0] > 0
 
     def said(self) -> list[str]:
         """See LearntReport."""
         if self.scores is None:
             return ["No word was held out that says how well it reads."]
+        guess = "" if self.guess is None else f" (the commonest one of those learnt from is {self.guess:.1%} of them)"
         found = [f"Held out: {line}." for line in self.scores.lines()]
+        if not self.reads:
+            found[0] = f"NOT shown to read: {found[0][:1].lower()}{found[0][1:-1]}{guess}."
+        if self.gain is not None:
+            found.append(
+                f"{'Scenes help' if self.helps else 'Scenes are NOT shown to help'}: {self.gain} of the words more are "
+                "read right with them."
+            )
         if self.crops is not None:
             found += [f"The same without their scenes: {line}." for line in self.crops.lines()]
         if self.unseen is not None:
             found += [f"Words that it never saw: {line}." for line in self.unseen.lines()]
         return found
+
+    def next_steps(self, use: str) -> list[str]:
+        """See LearntReport; a reader that is not shown to read is not the first thing to use."""
+        told = list[str]()
+        if self.scores is None or self.scores.right.n < FEW:
+            held = 0 if self.scores is None else self.scores.right.n
+            told.append(f"{held} held-out {self.unit} tell little: bring more data, one in {HELD_OUT} is held out")
+        if not self.reads:
+            told.append(f"more {self.unit} or more steps; letters in common fonts need no training: {self.untrained}")
+        elif not self.helps:
+            told.append("read without --scene, unless scenes help on words that matter to you")
+        else:
+            told.append(f"compare it with what needs no training: {self.untrained}")
+        return [*told, use] if not (self.reads and self.helps) else [use, *told]
 
 
 @dataclass(frozen=True)
@@ -168,7 +212,11 @@ def learn_to_read(
                 _check_readable(every, source=source)
             reader = inner = recipe.start(base, every.words, seed=run.seed)
     charset = inner.charset
-    _check(every, charset, longest=inner.max_length, source=source)
+    hint = "longest=N and characters=ABC say what is read"
+    if isinstance(reader, SceneReader):
+        every = replace(every, words=[charset.cased(word) for word in every.words])
+        hint = f"{cast(ReadScenes, recipe).folder} reads no others; train it anew with characters=ABC or longest=N"
+    _check(every, charset, longest=inner.max_length, source=source, hint=hint)
     learnt, held = held_out(every.owners, source=source, seed=run.seed, what="words")
     train, test = every.part(learnt), every.part(held)
     steps = recipe.steps_for(len(learnt))
@@ -189,7 +237,7 @@ def learn_to_read(
         else:
             reader.fit(train.pixels, train.words, **settings)
         spent = time.process_time() - begun
-        scores, unseen, crops = _measured(reader, test, known=set(train.words))
+        measured = _measured(reader, test, known=set(train.words))
         skipped = [f"{every.bad:,} images were skipped, as they are bad or hold no word."] if every.bad else []
         report = run.reported(
             ReaderReport,
@@ -202,9 +250,8 @@ def learn_to_read(
                 f"{len(held):,} were held out.",
                 *said,
             ],
-            scores=scores,
-            unseen=unseen,
-            crops=crops,
+            guess=guess_of(train.words, test.words),
+            **measured,
             moved=sum(one.numel() for one in _moving(reader)),
             cpu_seconds=spent,
             remarks=[*skipped, f"It reads {len(charset.characters)} characters: {charset.characters}"],
@@ -231,20 +278,19 @@ def _scenes(reader: SceneReader, words: WordCrops) -> dict[str, Any]:
     return {"scenes": words.scenes, "scene_index": words.index, "boxes": boxes}
 
 
-def _measured(
-    reader: DualReader | SceneReader, test: WordCrops, *, known: set[str]
-) -> tuple[ReadingScores | None, ReadingScores | None, ReadingScores | None]:
+def _measured(reader: DualReader | SceneReader, test: WordCrops, *, known: set[str]) -> dict[str, Any]:
+    """The measured fields of a report."""
     if not test.words:
-        return None, None, None
-    crops = None
+        return {"scores": None, "unseen": None}
+    crops, gain = None, None
     if isinstance(reader, SceneReader):
-        read = reader.read(test.pixels, **_scenes(reader, test)).words
-        crops = reading_scores(reader.read(test.pixels).words, test.words)
+        read, alone = reader.read(test.pixels, **_scenes(reader, test)).words, reader.read(test.pixels).words
+        crops, gain = reading_scores(alone, test.words), _gain(read, alone, test.words)
     else:
         read = reader.read(test.pixels).words
     new = [row for row, word in enumerate(test.words) if word not in known]
     unseen = reading_scores([read[row] for row in new], [test.words[row] for row in new]) if new else None
-    return reading_scores(read, test.words), unseen, crops
+    return {"scores": reading_scores(read, test.words), "unseen": unseen, "crops": crops, "gain": gain}
 
 
 def _check_readable(every: WordCrops, *, source: Source) -> None:
@@ -257,16 +303,30 @@ def _check_readable(every: WordCrops, *, source: Source) -> None:
             )
 
 
-def _check(every: WordCrops, charset: Charset, *, longest: int, source: Source) -> None:
+def _gain(read: Sequence[str], alone: Sequence[str], true: Sequence[str]) -> Measured:
+    """Share of texts that one reading has right less the other's, in pairs."""
+    triples = zip(read, alone, true, strict=True)
+    change = np.array([[float(one == text) - float(other == text)] for one, other, text in triples])
+    low, high = interval(change, counts=np.ones_like(change))[0]
+    return Measured(float(change.mean()), (float(low), float(high)))
+
+
+def guess_of(learnt: Sequence[str], held: Sequence[str]) -> float | None:
+    """Share of held-out texts that are the commonest one learnt from; None without either."""
+    if not learnt or not held:
+        return None
+    commonest = Counter(learnt).most_common(1)[0][0]
+    return sum(text == commonest for text in held) / len(held)
+
+
+def _check(every: WordCrops, charset: Charset, *, longest: int, source: Source, hint: str) -> None:
     """Refuse a word that cannot be learnt, by its row."""
     for name, word in zip(every.names, every.words, strict=True):
         try:
             charset.encode([word], longest=longest)
         except InputError as error:
             reason = str(error).removeprefix("word 0, ")
-            raise InputError(
-                f"{source.name}: {name}: {reason}; longest=N and characters=ABC say what is read"
-            ) from error
+            raise InputError(f"{source.name}: {name}: {reason}; {hint}") from error
 
 
 def _room(count: int, spec: ImageSpec, *, source: Source) -> None:

@@ -25,7 +25,7 @@ from tether.train.loop import StepReport
 from tether.workflows.adaptation.learnt import LearntReport, LearntRun, held_out
 from tether.workflows.adaptation.run import named
 from tether.workflows.models import Progress
-from tether.workflows.reading.learn import ReaderReport, captioned
+from tether.workflows.reading.learn import ReaderReport, captioned, guess_of
 
 _SCENE = 64  # pixels of a drawn image without text
 
@@ -35,6 +35,8 @@ class PageReaderReport(ReaderReport):
     """What came of learning to read pages; none that is held out counts as seen."""
 
     gives: ClassVar[str] = "page reader"
+    unit: ClassVar[str] = "pages"
+    untrained: ClassVar[str] = "tether read PAGES --page --with rapidocr --compare --out rapidocr.csv"
 
 
 def learn_pages(
@@ -121,6 +123,7 @@ def learn_pages(
             ],
             scores=scores,
             unseen=None,
+            guess=guess_of([every.texts[row] for row in learnt], [every.texts[row] for row in held]),
             moved=sum(one.numel() for one in moving) + (sum(one.numel() for one in net.parameters()) if first else 0),
             cpu_seconds=spent,
             remarks=[*remarks, *([f"{said}."] if said else [])],
