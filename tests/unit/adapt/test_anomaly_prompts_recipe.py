@@ -78,7 +78,7 @@ def test_masks_come_from_a_column_or_a_folder(tmp_path: Path) -> None:
         ({"mask": np.ones(4)}, r"a: mask: expected a mask \(h, w\), got \(4,\)"),
         ({"mask": b"no image"}, "a: mask: "),
         ({"mask": "nowhere.png"}, "nowhere.png"),
-        ({"mask": 3.5}, "a: mask: expected bytes, a path or uint8 pixels, got float"),
+        ({"mask": 3.5}, "a: mask: expected bytes, a path, a Pillow image or uint8 pixels, got float"),
     ],
 )
 def test_masks_that_are_none(meta: dict[str, object], message: str) -> None:
