@@ -17,7 +17,7 @@ from tether.core.errors import InputError, StoppedError
 from tether.data.lettering.pages import draw_pages, random_texts
 from tether.models import create
 from tether.models.vision.vocabulary import VisionVocabulary
-from tether.tasks.read import VisionLM, load_reader
+from tether.tasks.read import RapidWords, VisionLM, load_reader
 
 RECIPE = {
     "name": "read_page", "rendered": 12, "negatives": 3, "pretrain_steps": 3, "steps": 3, "batch_size": 4,
@@ -88,7 +88,7 @@ def test_refuses_words_for_pages(place: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="reads pages; say it"):
         tether.read(place / "pages.csv", head=place / "reader")
     with pytest.raises(InputError, match="reads words; leave it out"):
-        tether.read(place / "pages.csv", using="rapidocr", page=True)
+        tether.read(place / "pages.csv", head=RapidWords(), page=True)
     recipe = RECIPE | {"vocabulary": str(other_vocabulary(tmp_path))}
     with pytest.raises(InputError, match="of 2 x 2, the CLIP's of 4 x 4"):
         tether.adapt(place / "model", place / "pages.csv", recipe=recipe)

@@ -79,7 +79,7 @@ def test_masks_come_from_a_column_or_a_folder(tmp_path: Path) -> None:
         ({"mask": b"no image"}, "a: mask: "),
         ({"mask": "nowhere.png"}, "nowhere.png"),
         ({"mask": "bad"}, "bad.*; column= names a column of masks, label= one of words"),
-        ({"mask": 3.5}, "a: mask: expected bytes, a path or uint8 pixels, got float"),
+        ({"mask": 3.5}, "a: mask: expected bytes, a path, a Pillow image or uint8 pixels, got float"),
     ],
 )
 def test_masks_that_are_none(meta: dict[str, object], message: str) -> None:
