@@ -28,11 +28,15 @@ CARD = Card(
         "tether.tasks.anomaly.adaptclip.AdaptclipDetector",
         "tether.tasks.anomaly.harmonic.harmonic_mean",
     ),
-    needs=("a trained CLIP", "images of some things with masks of their defects", "a good image of the thing, or none"),
-    gives="Scores and maps of defects of things never seen in training, from texts alone or with good images of the "
-    "thing. On ten drawn things of shapes never seen, one good image of each raised the precision of pixels from 30.8 "
-    "to 43.3 %, and image AUROC by 1.2 points, not shown, where 5 were asked; a memory of its patches had 42.3 % and "
-    "5.3 points less AUROC, texts alone as much AUROC and 23.3 %.",
+    needs=(
+        "a trained CLIP with a vision transformer, whose text tower takes vectors in place of words",
+        "images of some things with masks of their defects",
+        "a good image of the thing, or none",
+    ),
+    gives="Scores and maps of defects of things that the adapters never saw, from texts alone or with good images of "
+    "the thing. On ten drawn things of shapes that the CLIP knew and the adapters did not, one good image of each "
+    "raised the precision of pixels from 30.8 to 43.3 %, and image AUROC by 1.2 points, not shown, where 5 were asked; "
+    "a memory of its patches had 42.3 % and 5.3 points less AUROC, texts alone as much AUROC and 23.3 %.",
     claim=Claim(
         says="Adapters that learnt from flawed things of some shapes tell which things of other shapes are flawed "
         "better with one good image of each than without any.",
@@ -81,6 +85,7 @@ CARD = Card(
     differences=(
         "A tiny CLIP and drawn things stand in for ViT-L/14 at 518 px, VisA and MVTec; heads have 32 channels where "
         "the paper's have 128, and ten passes stand in for fifteen.",
+        "Shapes are unseen by the adapters alone: the CLIP's captions name all ten and say states of all of them.",
         "Whole images are read with the final norm, which the released code leaves out, and by texts in words that "
         "this CLIP's captions have.",
         "The norm of the patches' adapter does not see the class token.",

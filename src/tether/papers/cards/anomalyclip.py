@@ -28,7 +28,10 @@ CARD = Card(
         "tether.losses.masks.focal_loss",
         "tether.losses.masks.dice_loss",
     ),
-    needs=("a trained CLIP with a vision transformer", "masks of defects of some things"),
+    needs=(
+        "a trained CLIP with a vision transformer, whose text tower takes vectors in place of words",
+        "masks of defects of some things",
+    ),
     gives="Where things that were not learnt from have a defect, from two prompts learnt on masks of defects of "
     "others, while both towers rest. On a tiny CLIP a pixel AUROC of 85.2 % where sentences had 66.7 (49.0 to 86.5 by "
     "seed); flawed images were told worse, 81.7 % image AUROC against 83.9, and two vectors without a prompt had "
