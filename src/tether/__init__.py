@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from tether.workflows.evaluate import evaluate as eval
     from tether.workflows.quality import quality as quality
     from tether.workflows.rank import rank as rank
-    from tether.workflows.read import read as read
     from tether.workflows.search import search as search
     from tether.workflows.segment import segment as segment
 
@@ -33,7 +32,6 @@ _LAZY = {
     "embed": ("tether.workflows.embed", "embed"),
     "quality": ("tether.workflows.quality", "quality"),
     "rank": ("tether.workflows.rank", "rank"),
-    "read": ("tether.workflows.read", "read"),
     "search": ("tether.workflows.search", "search"),
     "segment": ("tether.workflows.segment", "segment"),
     "caption": ("tether.workflows.caption", "caption"),
@@ -55,7 +53,6 @@ __all__ = [
     "load",
     "quality",
     "rank",
-    "read",
     "save",
     "search",
     "segment",

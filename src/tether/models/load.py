@@ -138,8 +138,8 @@ def _refuse_head(path: Path) -> None:
     """A head in place of a model is an error that says where it belongs."""
     if (path.name == HEAD_FILE and path.is_file()) or (path / HEAD_FILE).is_file():
         raise InputError(
-            f"{path}: a head of tether adapt and no model; give it as --head FOLDER beside --model, the model that "
-            "it was fitted on"
+            f"{path}: a head of tether adapt and no model; give it to tether classify as --head FOLDER, beside the "
+            "model that it was fitted on"
         )
 
 

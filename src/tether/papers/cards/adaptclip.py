@@ -122,7 +122,7 @@ def reproduce(lab: Lab) -> Trial:
         AdaptclipDetector(head=bed.learnt(lab, world, **arm)) for arm in ({}, {"context": False}, {"apart": False})
     )
     zero, one = bed.scores(whole, world, shots=0), bed.scores(whole, world, shots=1)
-    texts = bed.scores(AnomalyclipDetector(templates=bed.TEMPLATES), world, shots=0)
+    texts = bed.scores(AnomalyclipDetector(templates=bed.TEMPLATES, post_norm=True), world, shots=0)
     memory = bed.scores(PatchesDetector(block=bed.BLOCK), world, shots=1)
     alone, together = bed.scores(residual, world, shots=1), bed.scores(joint, world, shots=0)
     notes = {"ap_zero": zero[1], "ap_one": one[1], "auroc_texts": texts[0], "ap_texts": texts[1]}
