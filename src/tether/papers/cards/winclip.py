@@ -26,8 +26,10 @@ CARD = Card(
     ),
     needs=("a trained CLIP with a vision transformer", "for WinCLIP+: a few images without defects"),
     gives="Which images show a defect, and where, from the name of a thing alone, or from a few good images besides. "
-    "Here windows found places better than patches in three models of five and worse in two, four good images added "
-    "less than a point of image AUROC, and a memory of patches of the same four found places far better.",
+    "Here windows found places no better than the best simple map: of five models they were 3 to 21 points better in "
+    "three and 16 to 21 worse in two, at ten times the cost. Four good images added less than a point of image "
+    "AUROC, and a memory of patches of the same four found places far better. The bed was chosen with figures of "
+    "windows and patches in sight.",
     claim=Claim(
         says="A CLIP finds where a thing is damaged better by small windows, each embedded by itself and compared with "
         "texts of the normal and of the damaged thing, than by patches and the same texts, and than by the whole "
@@ -72,6 +74,8 @@ CARD = Card(
         "Good images are measured on five products of 60 images each: all of a shape look alike but for place and "
         "tilt. Photographs of cloth, which the plan had for them, are left out: a CLIP that never saw cloth is at "
         "chance there, by patches, too (see clap).",
+        "Plain means in place of harmonic ones had a pixel AUROC of 74.6 %, harmonic ones 74.4; within flawed images "
+        "69.6 and 65.9.",
         "Three readings of patches are after the last block, with their own values in it, and attending by values over "
         "the last two, as AnomalyCLIP reads them.",
     ),
