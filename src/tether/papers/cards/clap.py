@@ -1,4 +1,4 @@
-"""CLAP: what some texts name and others do not is blurred and repaired; texts against find fewer false flaws."""
+"""CLAP: what some texts name and others do not is blurred and repaired; texts against shall spare false flaws."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ CARD = Card(
     ),
     needs=("a trained CLIP that shows patches", "for the network: images without defects"),
     gives="Maps of defects from texts for and texts against, and with good images from what a network that learnt "
-    "from them cannot repair. Here texts against gained 19 points of pixel AUROC, but random texts in their place "
-    "gained as much, and on photographs of cloth everything stayed at chance.",
+    "from them cannot repair. Here texts against gained 19 points of pixel AUROC over texts of damage alone, which are "
+    "below chance; but words of nothing that is drawn gained 20 in their place and names of other drawn things 18, the "
+    "image's own probability in every place, which finds no place at all, had more (69.2 % against 66.6, not shown), "
+    "and on photographs of cloth everything stayed at chance.",
     claim=Claim(
         says="A map of what texts of damage name finds flaws better if what texts of undamaged things name is taken "
         "from it, and better than the whole image's probability of damage in every place.",
