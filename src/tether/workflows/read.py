@@ -274,9 +274,8 @@ def _reader(
         if scene:
             raise InputError("--scene: goes with --head, a reader of tether adapt --recipe read_scene")
         given = named(using)
-        return cast(ImageReader, build(given, trained_readers(page=unit == "page"), where="--with", finite=True)), str(
-            given.get("name")
-        )
+        made = build(given, trained_readers(page=unit == "page"), where="--with", finite=True)
+        return cast(ImageReader, made), str(given.get("name"))
     if not isinstance(head, (str, Path)):
         assert head is not None
         reader, name = head, type(head).__name__
