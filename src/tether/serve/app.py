@@ -18,7 +18,7 @@ from tether.serve import schemas
 from tether.serve.auth import Guard
 from tether.serve.limits import BodyLimit
 from tether.serve.metrics import Counted
-from tether.serve.refused import Refused, refusal
+from tether.serve.refused import RefusedError, refusal
 from tether.serve.routes import routes
 from tether.serve.routes_v1 import routes_v1
 from tether.serve.service import GoneError, Service, refused_of
@@ -63,7 +63,12 @@ def make_app(
         service.close(stop_seconds)
 
     app = FastAPI(
-        title="Tether", version=__version__, summary=f"The model {service.name}", lifespan=life, docs_url=None, redoc_url=None
+        title="Tether",
+        version=__version__,
+        summary=f"The model {service.name}",
+        lifespan=life,
+        docs_url=None,
+        redoc_url=None,
     )
     app.include_router(routes_v1(service))
     app.include_router(routes(service))
@@ -125,8 +130,8 @@ def _add_file(app: FastAPI, name: str, kind: str, pages: Environment) -> None:
 
 
 def _add_errors(app: FastAPI) -> None:
-    @app.exception_handler(Refused)
-    async def refused(request: Request, error: Refused) -> Response:
+    @app.exception_handler(RefusedError)
+    async def refused(request: Request, error: RefusedError) -> Response:
         return refusal(error, path=request.url.path)
 
     @app.exception_handler(InputError)
@@ -135,7 +140,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def of_starlette(request: Request, error: HTTPException) -> Response:
-        found = refusal(Refused(error.status_code, str(error.detail)), path=request.url.path)
+        found = refusal(RefusedError(error.status_code, str(error.detail)), path=request.url.path)
         found.headers.update(error.headers or {})
         return found
 
@@ -146,4 +151,4 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def fault(request: Request, error: Exception) -> Response:
-        return refusal(Refused(500, "an error in the server; its log says more"), path=request.url.path)
+        return refusal(RefusedError(500, "an error in the server; its log says more"), path=request.url.path)

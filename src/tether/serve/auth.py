@@ -12,7 +12,7 @@ from typing import Any
 
 from tether.core.atomic_io import read_text
 from tether.core.errors import InputError
-from tether.serve.refused import Refused, refusal
+from tether.serve.refused import RefusedError, refusal
 
 VARIABLE = "TETHER_TOKEN"
 """Environment variable of the token."""
@@ -66,20 +66,20 @@ class Guard:
             return
         await self.app(scope, receive, send)
 
-    def _error(self, scope: dict[str, Any]) -> Refused | None:
+    def _error(self, scope: dict[str, Any]) -> RefusedError | None:
         headers = dict(scope["headers"])
         if self._local:
             name = headers.get(b"host", b"").decode("latin-1")
             name = name[: name.rfind("]") + 1] if name.startswith("[") else name.partition(":")[0]
             if not is_loopback(name):
-                return Refused(403, "this server answers to localhost alone; start it with --host for other names")
+                return RefusedError(403, "this server answers to localhost alone; start it with --host for other names")
         if self._digest is None or scope["path"] in OPEN:
             return None
         kind, _, given = headers.get(b"authorization", b"").partition(b" ")
         if kind.lower() == b"bearer" and hmac.compare_digest(_digest(given.strip()), self._digest):
             return None
         said = "the token is wrong" if given else "a token is needed: Authorization: Bearer TOKEN"
-        return Refused(401, said, code="invalid_api_key")
+        return RefusedError(401, said, code="invalid_api_key")
 
 
 def _digest(token: bytes) -> bytes:

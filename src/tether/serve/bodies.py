@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from tether.core.atomic_io import parse_json
 from tether.core.errors import InputError
-from tether.serve.refused import Refused
+from tether.serve.refused import RefusedError
 
 M = TypeVar("M", bound=BaseModel)
 _MOST_VALUES = 100_000
@@ -29,7 +29,7 @@ async def read(request: Request, model: type[M], *, most_files: int = 0) -> tupl
         most_files: files of a form; 0 where no forms are taken.
 
     Raises:
-        Refused: another type, no JSON, or a field that is not what it must be.
+        RefusedError: another type, no JSON, or a field that is not what it must be.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
@@ -44,12 +44,14 @@ async def read(request: Request, model: type[M], *, most_files: int = 0) -> tupl
                     elif name == "json":
                         text = value.encode(errors="surrogatepass")
                     else:
-                        raise Refused(400, f"form: unknown field {name[:80]!r}; expected files, and the rest as json")
+                        raise RefusedError(
+                            400, f"form: unknown field {name[:80]!r}; expected files, and the rest as json"
+                        )
         except MultiPartException as error:
-            raise Refused(400, f"form: {error.message}") from None
+            raise RefusedError(400, f"form: {error.message}") from None
         return await _checked(text, model), files
     said = "application/json" + (" or multipart/form-data" if most_files else "")
-    raise Refused(415, f"expected a body of type {said}, got {kind[:80] or 'none'}")
+    raise RefusedError(415, f"expected a body of type {said}, got {kind[:80] or 'none'}")
 
 
 async def _checked(data: bytes, model: type[M]) -> M:
@@ -57,11 +59,11 @@ async def _checked(data: bytes, model: type[M]) -> M:
         value = await run_in_threadpool(_parsed, data)
         return model.model_validate(value)
     except InputError as error:
-        raise Refused(400, str(error)) from None
+        raise RefusedError(400, str(error)) from None
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False, include_context=False)[0]
         place = ".".join(str(each) for each in found["loc"])[:200]
-        raise Refused(400, f"{place or 'body'}: {found['msg']}", param=place or None) from None
+        raise RefusedError(400, f"{place or 'body'}: {found['msg']}", param=place or None) from None
 
 
 def _parsed(data: bytes) -> object:

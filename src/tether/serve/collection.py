@@ -20,7 +20,7 @@ from tether.core.printable import encodable
 from tether.core.types import Row
 from tether.evaluate.cutoff import Cutoff
 from tether.serve.filters import columns_of, condition_of
-from tether.serve.refused import Refused
+from tether.serve.refused import RefusedError
 from tether.serve.schemas import Condition
 from tether.tasks.retrieve.embed import make_thumbnail
 from tether.tasks.retrieve.flat_index import Ranking
@@ -87,7 +87,7 @@ class Collection:
         """The vector of a row.
 
         Raises:
-            Refused: no such key.
+            RefusedError: no such key.
         """
 
         def ask() -> Tensor:
@@ -100,7 +100,7 @@ class Collection:
         """The image of a row as a JPEG.
 
         Raises:
-            Refused: no such key, or no image is kept of it.
+            RefusedError: no such key, or no image is kept of it.
         """
 
         def ask() -> bytes:
@@ -112,9 +112,9 @@ class Collection:
             try:
                 data = make_thumbnail(Row("thumbnail", hit.image), side=THUMBNAIL)  # whatever lies there, a JPEG comes
             except InputError as error:
-                raise Refused(404, f"the image of this row cannot be shown: {error}") from None
+                raise RefusedError(404, f"the image of this row cannot be shown: {error}") from None
             if data is None:
-                raise Refused(404, "no image is kept of this row; serve with --images FOLDER")
+                raise RefusedError(404, "no image is kept of this row; serve with --images FOLDER")
             self._thumbnails[key] = data
             while len(self._thumbnails) > _KEPT:
                 self._thumbnails.popitem(last=False)
@@ -152,7 +152,7 @@ class Collection:
         try:
             return self.searcher.store.records(keys, columns=columns)
         except InputError:
-            raise Refused(404, "the store has no row of that key") from None
+            raise RefusedError(404, "the store has no row of that key") from None
 
     def _shown(self, hit: Hit) -> dict[str, Any]:
         return {
@@ -165,7 +165,7 @@ class Collection:
 
     async def _asked(self, ask: Callable[[], T]) -> T:
         if self._waiting >= _MOST_WAITING:
-            raise Refused(429, "too many searches wait; try again in 1 s", retry_after=1)
+            raise RefusedError(429, "too many searches wait; try again in 1 s", retry_after=1)
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, ask)

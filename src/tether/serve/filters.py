@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import pyarrow as pa
 
 from tether.core.printable import quoted
-from tether.serve.refused import Refused
+from tether.serve.refused import RefusedError
 from tether.serve.schemas import Condition, Plain
 
 _HIDDEN = frozenset({"embedding", "thumbnail"})
@@ -32,7 +31,7 @@ def condition_of(filters: Sequence[Condition], columns: dict[str, str]) -> str |
         columns: see ``columns_of``.
 
     Raises:
-        Refused: no such column, or a value of another kind than the column's.
+        RefusedError: no such column, or a value of another kind than the column's.
     """
     parts = [_one(each, columns, where=f"filters[{place}]") for place, each in enumerate(filters)]
     return " AND ".join(parts) if parts else None
@@ -42,13 +41,13 @@ def _one(given: Condition, columns: dict[str, str], *, where: str) -> str:
     kind = columns.get(given.column)
     if kind is None:
         known = ", ".join(columns) or "none"
-        raise Refused(400, f"{where}: no column {quoted(given.column)}; columns: {known}", param=where)
+        raise RefusedError(400, f"{where}: no column {quoted(given.column)}; columns: {known}", param=where)
     values = given.value if isinstance(given.value, list) else [given.value]
     if isinstance(given.value, list) != (given.op == "in"):
-        raise Refused(400, f"{where}: a list of values goes with op in, one value with the others", param=where)
+        raise RefusedError(400, f"{where}: a list of values goes with op in, one value with the others", param=where)
     if given.op == "contains":
         if kind != "text" or not isinstance(values[0], str):
-            raise Refused(400, f"{where}: contains is for columns of text", param=where)
+            raise RefusedError(400, f"{where}: contains is for columns of text", param=where)
         return f"contains(lower(`{given.column}`), {_text(values[0].lower())})"
     said = [_value(value, kind, where=where) for value in values]
     if given.op == "in":
@@ -61,10 +60,9 @@ def _value(value: Plain, kind: str, *, where: str) -> str:
         return _text(value)
     if kind == "truth" and isinstance(value, bool):
         return str(value).lower()
-    if kind == "number" and isinstance(value, int | float) and not isinstance(value, bool):
-        if math.isfinite(value) and abs(value) < 2**63:
-            return repr(value)
-    raise Refused(400, f"{where}: expected a {kind}, got {quoted(value)}", param=where)
+    if kind == "number" and isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63:
+        return repr(value)  # NaN and infinity are not below it
+    raise RefusedError(400, f"{where}: expected a {kind}, got {quoted(value)}", param=where)
 
 
 def _text(value: str) -> str:

@@ -16,7 +16,7 @@ from tether.core.types import ImageSpec
 from tether.data.images import decode, resize_and_crop
 from tether.data.remote import fetch
 from tether.serve.limits import Limits
-from tether.serve.refused import Refused
+from tether.serve.refused import RefusedError
 
 Given = str | bytes
 """A data URI or URL, or the bytes of a file."""
@@ -54,7 +54,7 @@ class ImagesIn:
             spec: how the model wants them.
 
         Raises:
-            Refused: not an image, too large, or a URL that is not fetched; it names the place.
+            RefusedError: not an image, too large, or a URL that is not fetched; it names the place.
         """
         return await self._read(images, lambda pixels: resize_and_crop(pixels, spec), self.limits.pixels)
 
@@ -71,7 +71,7 @@ class ImagesIn:
         self, images: Sequence[tuple[str, Given]], then: Callable[[Tensor], Tensor], pixels: int
     ) -> list[Tensor]:
         if len(images) > self.limits.images:
-            raise Refused(413, f"{len(images):,} images; at most {self.limits.images} are read in one request")
+            raise RefusedError(413, f"{len(images):,} images; at most {self.limits.images} are read in one request")
         loop = asyncio.get_running_loop()
         found = list[Tensor]()
         for where, given in images:
@@ -82,19 +82,19 @@ class ImagesIn:
 
     async def _fetched(self, url: str, where: str) -> bytes:
         if not url.startswith(("http://", "https://")):
-            raise Refused(400, f"{where}: expected a data URI such as data:image/jpeg;base64,...", param=where)
+            raise RefusedError(400, f"{where}: expected a data URI such as data:image/jpeg;base64,...", param=where)
         if not self.allow_urls:
-            raise Refused(
+            raise RefusedError(
                 400, f"{where}: this server fetches no URLs (--allow-urls); send the image as a data URI", param=where
             )
         if self._fetching >= _MOST_FETCHES:
-            raise Refused(429, "too many images are being fetched; try again", retry_after=1)
+            raise RefusedError(429, "too many images are being fetched; try again", retry_after=1)
         call = partial(self._get, url[:4096], limit=self.limits.request_bytes, seconds=_SECONDS)
         self._fetching += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._fetchers, call)
         except InputError as error:
-            raise Refused(400, f"{where}: {error}", param=where) from None
+            raise RefusedError(400, f"{where}: {error}", param=where) from None
         finally:
             self._fetching -= 1
 
@@ -106,8 +106,8 @@ def _decoded(given: Given, where: str, then: Callable[[Tensor], Tensor], pixels:
     except (InputError, ImportError) as error:
         said = str(error)
         if "pixels" in said and "refused" in said:
-            raise Refused(413, said, param=where) from None
-        raise Refused(400, said if said.startswith(where) else f"{where}: {said}", param=where) from None
+            raise RefusedError(413, said, param=where) from None
+        raise RefusedError(400, said if said.startswith(where) else f"{where}: {said}", param=where) from None
 
 
 def _from_uri(uri: str) -> bytes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from tether.core.errors import InputError
-from tether.serve.refused import Refused, refusal
+from tether.serve.refused import RefusedError, refusal
 
 _DRAIN_SECONDS = 5.0
 """How long the rest of a body that is refused is read and dropped, so that its sender reads the answer."""
@@ -101,7 +101,7 @@ class BodyLimit:
                 async with asyncio.timeout_at(None if ended else until):
                     message = await receive()
             except TimeoutError:
-                raise Refused(408, f"the body took more than {self.limits.seconds:g} s") from None
+                raise RefusedError(408, f"the body took more than {self.limits.seconds:g} s") from None
             size = len(message.get("body", b""))
             ended = ended or not message.get("more_body", False)
             mine, self.held = mine + size, self.held + size
@@ -109,7 +109,7 @@ class BodyLimit:
                 await _drain(receive)
                 raise self._too_long()
             if self.held > self.limits.held_bytes:
-                raise Refused(429, "too many large requests at a time; try again", retry_after=1)
+                raise RefusedError(429, "too many large requests at a time; try again", retry_after=1)
             return message
 
         try:
@@ -117,8 +117,8 @@ class BodyLimit:
         finally:
             self.held -= mine
 
-    def _too_long(self) -> Refused:
-        return Refused(413, f"the request is too long: at most {self.limits.request_bytes:,} bytes are read")
+    def _too_long(self) -> RefusedError:
+        return RefusedError(413, f"the request is too long: at most {self.limits.request_bytes:,} bytes are read")
 
 
 async def _drain(receive: Any) -> None:

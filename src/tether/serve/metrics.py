@@ -15,9 +15,7 @@ class Metrics:
     def __init__(self) -> None:
         """Start at zero."""
         self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "tether_requests", "Answered requests", ["route", "status"], registry=self.registry
-        )
+        self._requests = Counter("tether_requests", "Answered requests", ["route", "status"], registry=self.registry)
         self._seconds = Histogram("tether_request_seconds", "Time of an answer", ["route"], registry=self.registry)
         self._rows = Counter("tether_rows", "Texts and images that the model read", ["kind"], registry=self.registry)
         self._batch = Histogram(

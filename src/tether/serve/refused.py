@@ -9,7 +9,7 @@ from tether.core.printable import printable
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A request that is not answered; the message is shown to the client."""
 
     def __init__(
@@ -34,7 +34,7 @@ class Refused(Exception):
         self.status, self.message, self.param, self.code, self.retry_after = status, message, param, code, retry_after
 
 
-def refusal(error: Refused, *, path: str) -> JSONResponse:
+def refusal(error: RefusedError, *, path: str) -> JSONResponse:
     """The answer that says it, in the shape of that path."""
     message = printable(error.message, keep="\n")
     if path.startswith("/v1/"):

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from tether.serve.bodies import read
 from tether.serve.collection import Collection
 from tether.serve.images_in import Given
-from tether.serve.refused import Refused
+from tether.serve.refused import RefusedError
 from tether.serve.schemas import ClassifyRequest, DetectRequest, SearchRequest, SegmentRequest, body_of
 from tether.serve.service import Service
 
@@ -23,7 +23,7 @@ def routes(service: Service) -> APIRouter:
 
     def store() -> Collection:
         if service.collection is None:
-            raise Refused(404, "this server has no store to search; start it with --store photos.db")
+            raise RefusedError(404, "this server has no store to search; start it with --store photos.db")
         return service.collection
 
     @router.get("/health", summary="Whether the server takes requests")
@@ -63,9 +63,9 @@ def routes(service: Service) -> APIRouter:
         asked, files = await read(request, SearchRequest, most_files=1)
         given = [name for name in ("text", "image", "key") if getattr(asked, name) is not None] + ["file"] * len(files)
         if len(given) != 1:
-            raise Refused(400, f"expected one of text, image and key, got {', '.join(given) or 'none'}")
+            raise RefusedError(400, f"expected one of text, image and key, got {', '.join(given) or 'none'}")
         if asked.k > service.limits.hits:
-            raise Refused(413, f"k: at most {service.limits.hits}, got {asked.k}", param="k")
+            raise RefusedError(413, f"k: at most {service.limits.hits}, got {asked.k}", param="k")
         cutoff = _cutoff(asked, collection)
         if asked.text is not None:
             service.check_texts([asked.text], where="text")
@@ -87,7 +87,9 @@ def routes(service: Service) -> APIRouter:
         return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 
     @router.post(
-        "/classify", summary="Images named from a list of classes", openapi_extra=body_of(ClassifyRequest, files="images")
+        "/classify",
+        summary="Images named from a list of classes",
+        openapi_extra=body_of(ClassifyRequest, files="images"),
     )
     async def classify(request: Request) -> dict[str, Any]:
         asked, files = await read(request, ClassifyRequest, most_files=service.limits.images)
@@ -96,9 +98,7 @@ def routes(service: Service) -> APIRouter:
             service.check_texts(asked.templates, where="templates")
         images = _images(asked.images, files, where="images")
         pixels = await service.images.fitted(images, service.model.image_spec)
-        found = await service.classify(
-            request, pixels, classes=asked.classes, templates=asked.templates, top=asked.top
-        )
+        found = await service.classify(request, pixels, classes=asked.classes, templates=asked.templates, top=asked.top)
         return {"images": found}
 
     @router.post(
@@ -128,20 +128,20 @@ def _cutoff(asked: SearchRequest, collection: Collection) -> float | None:
     if asked.cutoff != "auto":
         return asked.cutoff
     if collection.cutoff is None:
-        raise Refused(400, "cutoff: auto is not known for this model; give a number, such as 0.25", param="cutoff")
+        raise RefusedError(400, "cutoff: auto is not known for this model; give a number, such as 0.25", param="cutoff")
     if asked.text is None:
-        raise Refused(400, "cutoff: auto is for queries in words; images have none", param="cutoff")
+        raise RefusedError(400, "cutoff: auto is for queries in words; images have none", param="cutoff")
     return collection.cutoff.threshold
 
 
 def _check_classes(classes: Sequence[str], service: Service, *, least: int) -> None:
     if len(classes) < least:
-        raise Refused(400, f"classes: expected at least {least}, got {len(classes)}", param="classes")
+        raise RefusedError(400, f"classes: expected at least {least}, got {len(classes)}", param="classes")
     service.check_texts(classes, where="classes", most=service.limits.classes)
 
 
 def _images(named: Sequence[str], files: Sequence[bytes], *, where: str) -> list[tuple[str, Given]]:
     found: list[tuple[str, Given]] = [(f"{where}[{place}]", given) for place, given in enumerate([*named, *files])]
     if not found:
-        raise Refused(400, f"{where}: expected an image, as a data URI or as a file of a form", param=where)
+        raise RefusedError(400, f"{where}: expected an image, as a data URI or as a file of a form", param=where)
     return found

@@ -13,7 +13,7 @@ from torch import Tensor
 from tether.core.printable import quoted
 from tether.serve.batching import Rows
 from tether.serve.bodies import read
-from tether.serve.refused import Refused
+from tether.serve.refused import RefusedError
 from tether.serve.schemas import EmbeddingsRequest, ImageInput, TextInput, body_of
 from tether.serve.service import Service
 
@@ -44,7 +44,7 @@ def routes_v1(service: Service) -> APIRouter:
         _check_name(asked.model, service)
         items = asked.input if isinstance(asked.input, list) else [asked.input]
         if not items:
-            raise Refused(400, "input: expected at least one text or image", param="input")
+            raise RefusedError(400, "input: expected at least one text or image", param="input")
         texts = [(place, _words(item)) for place, item in enumerate(items) if not isinstance(item, ImageInput)]
         images = [(place, item.image) for place, item in enumerate(items) if isinstance(item, ImageInput)]
         service.check_texts([text for _, text in texts])
@@ -73,7 +73,7 @@ def routes_v1(service: Service) -> APIRouter:
 
 def _check_name(name: str, service: Service) -> None:
     if name != service.name:
-        raise Refused(
+        raise RefusedError(
             404, f"no model {quoted(name)}; this server has {service.name!r}", param="model", code="model_not_found"
         )
 

@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, StrictFloat, StrictInt, StrictStr
 
-Image = Annotated[str, Field(description="A data URI (data:image/jpeg;base64,...), or a URL where the server allows it")]
+Image = Annotated[
+    str, Field(description="A data URI (data:image/jpeg;base64,...), or a URL where the server allows it")
+]
 Plain = StrictBool | StrictInt | StrictFloat | StrictStr
 
 

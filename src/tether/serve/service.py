@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import base64
+import io
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ from tether.serve.collection import Collection
 from tether.serve.images_in import ImagesIn
 from tether.serve.limits import Limits
 from tether.serve.metrics import Metrics
-from tether.serve.refused import Refused
+from tether.serve.refused import RefusedError
 from tether.tasks.classify.classify import named
 from tether.tasks.classify.zero_shot import ZeroShotClassifier
 from tether.workflows.detectors import detector_of
@@ -91,13 +91,13 @@ class Service:
         """Embeddings as they are given out: of length 1 where the model compares by cosine.
 
         Raises:
-            Refused: more numbers than there are, or a model whose embeddings cannot be cut.
+            RefusedError: more numbers than there are, or a model whose embeddings cannot be cut.
         """
         unit = geometry_of(self.model).unit
         if dims is not None and dims > self.model.dim:
-            raise Refused(400, f"dimensions: at most {self.model.dim} of this model, got {dims}", param="dimensions")
+            raise RefusedError(400, f"dimensions: this model has {self.model.dim}, got {dims}", param="dimensions")
         if dims is not None and dims < self.model.dim and not unit:
-            raise Refused(400, "dimensions: embeddings of this model's geometry cannot be cut", param="dimensions")
+            raise RefusedError(400, "dimensions: embeddings of this model's geometry cannot be cut", param="dimensions")
         pooled = pooled[:, :dims]
         return F.normalize(pooled, dim=1) if unit else pooled
 
@@ -105,13 +105,13 @@ class Service:
         """Refuse too many texts, a long or an empty one."""
         most = self.limits.texts if most is None else most
         if len(texts) > most:
-            raise Refused(413, f"{where}: {len(texts):,} texts; at most {most:,} in one request", param=where)
+            raise RefusedError(413, f"{where}: {len(texts):,} texts; at most {most:,} in one request", param=where)
         for place, text in enumerate(texts):
             if len(text) > self.limits.letters:
                 said = f"a text of {len(text):,} letters; at most {self.limits.letters:,} are read"
-                raise Refused(413, f"{where}[{place}]: {said}", param=where)
+                raise RefusedError(413, f"{where}[{place}]: {said}", param=where)
             if not text.strip():
-                raise Refused(400, f"{where}[{place}]: the text is empty", param=where)
+                raise RefusedError(400, f"{where}[{place}]: the text is empty", param=where)
 
     async def texts(self, request: Request, texts: Sequence[str]) -> Rows:
         """Embed texts of a request."""
@@ -189,7 +189,7 @@ class Service:
 
         Raises:
             GoneError: it went away.
-            Refused: it took too long.
+            RefusedError: it took too long.
         """
         answer = asyncio.wrap_future(future)
         gone = asyncio.ensure_future(_gone(request))
@@ -199,11 +199,11 @@ class Service:
                 return answer.result()
             if gone.done():
                 raise GoneError
-            raise Refused(503, f"no answer within {self.limits.seconds:g} s", retry_after=10)
+            raise RefusedError(503, f"no answer within {self.limits.seconds:g} s", retry_after=10)
         except NotFiniteError as error:
-            raise Refused(500, str(error)) from None
+            raise RefusedError(500, str(error)) from None
         except UnsupportedModelError as error:
-            raise Refused(422, f"this model cannot do that: {error}", code="unsupported_model") from None
+            raise RefusedError(422, f"this model cannot do that: {error}", code="unsupported_model") from None
         finally:
             gone.cancel()
             answer.cancel()
@@ -217,7 +217,7 @@ class Service:
         try:
             return put()
         except FullError as error:
-            raise Refused(429, str(error), retry_after=error.retry_after, code="queue_full") from None
+            raise RefusedError(429, str(error), retry_after=error.retry_after, code="queue_full") from None
 
     def _kept(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         if key not in self.heads:
@@ -239,6 +239,6 @@ def _png(image: Any) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def refused_of(error: InputError) -> Refused:
+def refused_of(error: InputError) -> RefusedError:
     """What a client is told of bad input that a part found."""
-    return Refused(422 if isinstance(error, UnsupportedModelError) else 400, str(error))
+    return RefusedError(422 if isinstance(error, UnsupportedModelError) else 400, str(error))

@@ -13,9 +13,12 @@ from tether.core.errors import InputError, NotFiniteError
 from tether.serve.batching import Batcher, FullError
 from tether.serve.limits import Limits
 
-TEXTS = [f"a {colour} {shape} " * (1 + number % 3) for number, (colour, shape) in enumerate(
-    (colour, shape) for colour in ("red", "green", "blue") for shape in ("circle", "star", "square")
-)]
+TEXTS = [
+    f"a {colour} {shape} " * (1 + number % 3)
+    for number, (colour, shape) in enumerate(
+        (colour, shape) for colour in ("red", "green", "blue") for shape in ("circle", "star", "square")
+    )
+]
 
 
 @pytest.fixture(scope="module")

@@ -5,75 +5,30 @@ from __future__ import annotations
 import base64
 import io
 import json
+import threading
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
 from starlette.testclient import TestClient
 
 import tether
-from tether.core.model_digest import model_digest
+from serving import HOSTILE, data_uri, headed, image_bytes, make_store
+from tether.core.errors import InputError
+from tether.core.types import Features, ImageSpec
 from tether.serve.app import make_app
-from tether.serve.limits import Limits
+from tether.serve.auth import read_token
+from tether.serve.limits import BodyLimit, Limits
 from tether.serve.start import service_of
-from tether.tasks.retrieve.rows import DIGEST, MODEL
-from tether.tasks.retrieve.store import Store
 
-HOSTILE = "<img src=x onerror=alert(1)>' OR '1'='1"
 TOKEN = "a-token-of-many-letters"
 BASE = "http://localhost"
-
-
-def image_bytes(colour=(200, 30, 30), *, size=(64, 48), kind="PNG"):
-    buffer = io.BytesIO()
-    Image.new("RGB", size, colour).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def data_uri(data=None):
-    return "data:image/png;base64," + base64.b64encode(image_bytes() if data is None else data).decode()
 
 
 @pytest.fixture(scope="module")
 def model():
     return tether.load("tiny", random_weights=True).eval()
-
-
-def make_store(path, model):
-    rng = np.random.default_rng(0)
-    colours = rng.integers(0, 256, (12, 3))
-    images = [image_bytes(tuple(map(int, colour)), kind="JPEG") for colour in colours]
-    pixels = torch.stack([torch.tensor(colour, dtype=torch.uint8)[:, None, None].expand(3, 32, 32) for colour in colours])
-    vectors = torch.nn.functional.normalize(model.encode_image(pixels).pooled.detach(), dim=1).numpy()
-    schema = pa.schema(
-        [
-            pa.field("key", pa.string()),
-            pa.field("embedding", pa.list_(pa.float32(), 64)),
-            pa.field("texts", pa.list_(pa.string())),
-            pa.field("label", pa.string()),
-            pa.field("my year", pa.int64()),
-            pa.field("good", pa.bool_()),
-            pa.field("when", pa.date32()),
-            pa.field("thumbnail", pa.binary()),
-        ],
-        metadata={MODEL: b"tiny", DIGEST: model_digest(model).encode()},
-    )
-    rows = pa.table(
-        {
-            "key": [f"row {i}/ä?.jpg" for i in range(11)] + ["../../etc/passwd"],
-            "embedding": list(vectors),
-            "texts": [[HOSTILE if i == 0 else f"text {i}"] for i in range(12)],
-            "label": [HOSTILE if i == 0 else ("cat", "50%_dog")[i % 2] for i in range(12)],
-            "my year": [2000 + i for i in range(12)],
-            "good": [i % 3 == 0 for i in range(12)],
-            "when": pa.array([19000 + i for i in range(12)], pa.date32()),
-            "thumbnail": [*images[:10], b"<script>alert(1)</script>", None],
-        },
-        schema=schema,
-    )
-    return Store.create(path, schema=schema, rows=[rows])
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +89,7 @@ class TestEmbeddings:
             ({"model": "tiny", "input": "a" * 900_000}, 413, "a text of 900,000 letters"),
             ({"model": "tiny", "input": "a" * 1_100_000}, 413, "too long"),
             ({"model": "tiny", "input": [1, 2]}, 400, "input"),
-            ({"model": "tiny", "input": "a", "dimensions": 65}, 400, "at most 64"),
+            ({"model": "tiny", "input": "a", "dimensions": 65}, 400, "this model has 64"),
             ({"model": "tiny", "input": "a", "dimensions": 0}, 400, "dimensions"),
             ({"model": "tiny", "input": "a", "encoding_format": "xml"}, 400, "encoding_format"),
             ({"model": "tiny", "input": {"image": "data:image/png;base64,!"}}, 400, "not base64"),
@@ -152,13 +107,11 @@ class TestEmbeddings:
         assert said in answer.json()["error"]["message"]
         assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
-    def test_an_image_of_many_pixels_is_not_decoded(self, client):
-        bomb = image_bytes(size=(30_000, 29_000))
-        answer = embed(client, {"image": data_uri(bomb)}) if len(bomb) < 700_000 else None
-        small = embed(client, {"image": data_uri(image_bytes(size=(257, 257)))})
-        assert small.status_code == 413
-        assert "257 x 257 pixels" in small.json()["error"]["message"]
-        assert answer is None or answer.status_code == 413
+    @pytest.mark.parametrize("size", [(257, 257), (60_000, 60_000)])
+    def test_an_image_of_many_pixels_is_not_decoded(self, client, size):
+        answer = embed(client, {"image": data_uri(headed(*size))})
+        assert answer.status_code == 413
+        assert f"{size[0]} x {size[1]} pixels" in answer.json()["error"]["message"]
 
     @pytest.mark.parametrize(
         ("body", "kind", "status", "said"),
@@ -176,7 +129,7 @@ class TestEmbeddings:
         assert said in answer.json()["error"]["message"]
 
     def test_commas_in_texts_are_no_values(self, client):
-        assert embed(client, ["," * 999] * 100 + []).status_code == 200
+        assert embed(client, ["," * 999] * 100).status_code == 200
 
     def test_the_model_is_listed(self, client):
         assert [each["id"] for each in client.get("/v1/models").json()["data"]] == ["tiny"]
@@ -203,10 +156,6 @@ class TestBounds:
         assert "too long" in answer.json()["detail"]
 
     def test_all_bodies_together_are_bounded(self, model):
-        from tether.serve.limits import BodyLimit
-
-        limit = BodyLimit(None, limits=LIMITS)
-        limit.held = LIMITS.held_bytes
         app = make_app(service_of(model, name="tiny", limits=LIMITS))
         with TestClient(app, base_url=BASE) as client:
             stack = app.middleware_stack
@@ -223,8 +172,6 @@ class TestBounds:
         limits = Limits(texts=4, images=4, queue=4)
         service = service_of(model, name="tiny", limits=limits)
         with TestClient(make_app(service), base_url=BASE) as client:
-            import threading
-
             go, begun = threading.Event(), threading.Event()
             service.batcher.call(lambda _: (begun.set(), go.wait(30)))
             assert begun.wait(30)
@@ -281,8 +228,6 @@ class TestWhoMayAsk:
 
 class TestToken:
     def read(self, path=None, **environment):
-        from tether.serve.auth import read_token
-
         return read_token(path, environment=environment)
 
     def test_from_a_file_or_the_environment(self, tmp_path):
@@ -293,8 +238,6 @@ class TestToken:
 
     @pytest.mark.parametrize("token", ["", "short-secret", "with spaces in all of it", "ümlaute-ümlaute-ümlaute"])
     def test_bad_ones_are_refused_and_not_quoted(self, tmp_path, token):
-        from tether.core.errors import InputError
-
         (tmp_path / "token").write_text(token)
         with pytest.raises(InputError, match="expected a token") as refused:
             self.read(tmp_path / "token")
@@ -372,6 +315,7 @@ class TestSearch:
             ({"text": "a", "filters": [{"column": "label", "op": "LIKE", "value": "a"}]}, 400, "op"),
             ({"text": "a", "filters": [{"column": "label", "value": 3}]}, 400, "expected a text, got 3"),
             ({"text": "a", "filters": [{"column": "my year", "value": "1 OR 1=1"}]}, 400, "expected a number"),
+            ({"text": "a", "filters": [{"column": "my year", "value": 10**400}]}, 400, "filters"),
             ({"text": "a", "filters": [{"column": "label", "op": "in", "value": "cat"}]}, 400, "list"),
             ({"key": "no such"}, 404, "no row of that key"),
         ],
@@ -389,14 +333,10 @@ class TestSearch:
             assert client.get("/about").json()["store"] is None
 
     def test_a_store_of_another_model_is_refused(self, store):
-        from tether.core.errors import InputError
-
         with pytest.raises(InputError, match="between two models mean nothing"):
-            service_of(tether.load("tiny", random_weights=True, seed=1) if False else other_model(), store=str(store))
+            service_of(other_model(), store=str(store))
 
     def test_no_such_store(self, model, tmp_path):
-        from tether.core.errors import InputError
-
         with pytest.raises(InputError, match="no such store"):
             service_of(model, store=str(tmp_path / "none.db"))
 
@@ -441,7 +381,9 @@ class TestOtherTasks:
         assert len(found) == 2
         assert found[0]["label"] == found[0]["ranked"][0]["name"]
         assert len(found[0]["ranked"]) == 2
-        again = client.post("/classify", json={"classes": ["a cat", "a dog", HOSTILE], "images": [data_uri()], "top": 2})
+        again = client.post(
+            "/classify", json={"classes": ["a cat", "a dog", HOSTILE], "images": [data_uri()], "top": 2}
+        )
         assert again.json()["images"][0]["label"] == found[0]["label"]
 
     def test_masks(self, client):
@@ -487,20 +429,14 @@ class NoPatches(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        from tether.core.types import ImageSpec
-
         self.dim, self.image_spec, self.logit_bias = 3, ImageSpec((8, 8)), None
         self.logit_scale = torch.nn.Parameter(torch.tensor(10.0))
         self.tokenizer = tether.load("tiny", random_weights=True).tokenizer
 
     def encode_image(self, image, *, mask=None):
-        from tether.core.types import Features
-
         return Features(image.float().mean(dim=(2, 3)) + 1)
 
     def encode_text(self, text, *, mask=None):
-        from tether.core.types import Features
-
         return Features(torch.stack([text.float().mean(1), text.float().amax(1), text.float().amin(1)], 1))
 
 
