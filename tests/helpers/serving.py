@@ -84,11 +84,23 @@ def make_store(path, model):
 
 
 class Server:
-    """``tether serve tiny`` on a free port."""
+    """``tether serve tiny`` on a free port, called ``starter``."""
 
     def __init__(self, folder, *options, port="0"):
         self.log = folder / "log.txt"
-        command = [sys.executable, "-m", "tether", "serve", "tiny", "--random-weights", "--port", port, *options]
+        command = [
+            sys.executable,
+            "-m",
+            "tether",
+            "serve",
+            "tiny",
+            "--name",
+            "starter",
+            "--random-weights",
+            "--port",
+            port,
+            *options,
+        ]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command, stderr=log, stdout=log, env={**os.environ, "TETHER_TOKEN": TOKEN, "OMP_NUM_THREADS": "1"}

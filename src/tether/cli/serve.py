@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
 
 from tether.cli.options import Device, ModelName, RandomWeights
 from tether.cli.say import say
+from tether.cli.stopping import Terminated
 
 
 def command(
     model: ModelName,
-    store: Annotated[str | None, typer.Option(help="What tether index made of this model: /search and the page.")] = None,
+    store: Annotated[
+        str | None, typer.Option(help="What tether index made of this model: /search and the page.")
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for other machines.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any that is free.")] = 8000,
     name: Annotated[str | None, typer.Option(help="What clients call the model; default: its own name.")] = None,
@@ -64,9 +69,7 @@ def command(
 
     token = read_token(token_file)
     if token is None and not is_loopback(host) and not no_token:
-        raise InputError(
-            f"--host: {host} can be reached by others; give --token-file or {VARIABLE}, or say --no-token"
-        )
+        raise InputError(f"--host: {host} can be reached by others; give --token-file or {VARIABLE}, or say --no-token")
     limits = Limits(
         rows=max_rows,
         wait_ms=max_wait,
@@ -94,4 +97,12 @@ def command(
         shown = f"[{host}]" if ":" in host else host
         kept = "" if service.collection is None else f", {len(service.collection.searcher.store):,} images to search"
         say(f"{service.name} at http://{shown}:{listening.getsockname()[1]}/{kept}; the API: /docs", err=True)
-        run(app, listening, stop_seconds=stop_seconds)
+        before = signal.signal(signal.SIGTERM, _terminated)  # raised when what was taken is finished
+        try:
+            run(app, listening, stop_seconds=stop_seconds)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise Terminated

@@ -96,6 +96,9 @@ def routes(service: Service) -> APIRouter:
         _check_classes(asked.classes, service, least=1)
         if asked.templates is not None:
             service.check_texts(asked.templates, where="templates")
+            if (count := len(asked.templates) * len(asked.classes)) > service.limits.texts:
+                said = f"{count:,} texts of classes and templates; at most {service.limits.texts:,}"
+                raise RefusedError(413, said, param="templates")
         images = _images(asked.images, files, where="images")
         pixels = await service.images.fitted(images, service.model.image_spec)
         found = await service.classify(request, pixels, classes=asked.classes, templates=asked.templates, top=asked.top)
