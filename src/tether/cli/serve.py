@@ -35,7 +35,7 @@ def command(
     ] = None,
     max_rows: Annotated[int, typer.Option(min=1, help="Texts or images of one forward.")] = 64,
     max_wait: Annotated[float, typer.Option(min=0, help="Milliseconds that a first row waits for others.")] = 4.0,
-    max_queue: Annotated[int, typer.Option(min=1, help="Rows that may wait; more are answered 429.")] = 4096,
+    max_queue: Annotated[int, typer.Option(min=1, help="EmbeddedRows that may wait; more are answered 429.")] = 4096,
     max_bytes: Annotated[int, typer.Option(min=1, help="Bytes of one request.")] = 32 << 20,
     max_held: Annotated[int, typer.Option(min=1, help="Bytes of all requests that are held at a time.")] = 256 << 20,
     max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of one image; an eighth for masks.")] = 1 << 25,
@@ -55,7 +55,7 @@ def command(
       tether serve starter --host 0.0.0.0 --token-file token.txt
     """
     from tether.core.errors import InputError, MissingExtraError
-    from tether.serve.limits import Limits
+    from tether.serve.limits import ServerLimits
 
     try:
         from tether.serve.app import make_app
@@ -70,7 +70,7 @@ def command(
     token = read_token(token_file)
     if token is None and not is_loopback(host) and not no_token:
         raise InputError(f"--host: {host} can be reached by others; give --token-file or {VARIABLE}, or say --no-token")
-    limits = Limits(
+    limits = ServerLimits(
         rows=max_rows,
         wait_ms=max_wait,
         queue=max_queue,

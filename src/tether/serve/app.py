@@ -15,9 +15,9 @@ from starlette.responses import HTMLResponse, Response
 from tether import __version__
 from tether.core.errors import InputError
 from tether.serve import schemas
-from tether.serve.auth import Guard
+from tether.serve.auth import TokenGuard
 from tether.serve.limits import BodyLimit
-from tether.serve.metrics import Counted
+from tether.serve.metrics import RequestCounts
 from tether.serve.refused import RefusedError, refusal
 from tether.serve.routes import routes
 from tether.serve.routes_v1 import routes_v1
@@ -76,9 +76,9 @@ def make_app(
     _add_errors(app)
     # the last one stands first
     app.add_middleware(BodyLimit, limits=service.limits)
-    app.add_middleware(Guard, token=token, host=host)
+    app.add_middleware(TokenGuard, token=token, host=host)
     app.add_middleware(_Headers)
-    app.add_middleware(Counted, metrics=service.metrics)
+    app.add_middleware(RequestCounts, metrics=service.metrics)
     return app
 
 

@@ -48,7 +48,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-class Guard:
+class TokenGuard:
     """ASGI: refuses requests without the token, and on a loopback address those that name another host.
 
     A page of somebody else can lead its name to 127.0.0.1; the name in the request gives it away.

@@ -39,7 +39,7 @@ class FullError(TetherError):
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class AnsweredRows:
     """What the model made of the texts or images of one request.
 
     Attributes:
@@ -114,7 +114,7 @@ class Batcher:
         self._model, self._most, self._wait, self._queue = model, rows, wait_ms / 1000, queue
         self._on_batch = on_batch
         self._jobs: deque[_Job] = deque()
-        self._wake = threading.Condition()
+        self._wake = threading.ColumnFilter()
         self._closing = False
         self._rate = 100.0  # rows a second, until it is measured
         self._thread = threading.Thread(target=self._work, name="tether model", daemon=True)
@@ -126,15 +126,15 @@ class Batcher:
         with self._wake:
             return self._count()
 
-    def texts(self, texts: Sequence[str]) -> Future[Rows]:
-        """Embed texts; the future gives ``Rows``, or an error.
+    def texts(self, texts: Sequence[str]) -> Future[AnsweredRows]:
+        """Embed texts; the future gives ``AnsweredRows``, or an error.
 
         Raises:
             FullError: too many rows wait.
         """
         return self._put(_Job("text", texts))
 
-    def images(self, pixels: Sequence[Tensor]) -> Future[Rows]:
+    def images(self, pixels: Sequence[Tensor]) -> Future[AnsweredRows]:
         """Embed images of the model's size, (3, h, w) uint8 each; see ``texts``."""
         return self._put(_Job("image", pixels))
 
@@ -165,7 +165,7 @@ class Batcher:
 
     def _put(self, job: _Job) -> Future[Any]:
         if not job.items:
-            job.future.set_result(Rows(torch.empty(0, self._model.dim)))
+            job.future.set_result(AnsweredRows(torch.empty(0, self._model.dim)))
             return job.future
         with self._wake:
             if self._closing:
@@ -253,7 +253,7 @@ class Batcher:
                 part.job.tokens += tokens
                 part.job.cut += cut
             if not part.job.left and part.job.future.set_running_or_notify_cancel():
-                part.job.future.set_result(Rows(torch.cat(part.job.rows), part.job.tokens, part.job.cut))
+                part.job.future.set_result(AnsweredRows(torch.cat(part.job.rows), part.job.tokens, part.job.cut))
 
     def _pooled(self, kind: Kind, items: Sequence[Any]) -> Tensor:
         if kind == "text":

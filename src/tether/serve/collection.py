@@ -21,7 +21,7 @@ from tether.core.types import Row
 from tether.evaluate.cutoff import Cutoff
 from tether.serve.filters import columns_of, condition_of
 from tether.serve.refused import RefusedError
-from tether.serve.schemas import Condition
+from tether.serve.schemas import ColumnFilter
 from tether.tasks.retrieve.embed import make_thumbnail
 from tether.tasks.retrieve.flat_index import Ranking
 from tether.tasks.retrieve.search import Hit, Searcher
@@ -60,7 +60,7 @@ class Collection:
         self._thread.shutdown(wait=True)
 
     async def search(
-        self, vector: Tensor, *, filters: Sequence[Condition], k: int, cutoff: float | None
+        self, vector: Tensor, *, filters: Sequence[ColumnFilter], k: int, cutoff: float | None
     ) -> dict[str, Any]:
         """Rows nearest to a vector, as the answer of ``/search``."""
         where = condition_of(filters, self.columns)

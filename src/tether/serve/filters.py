@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from tether.core.printable import quoted
 from tether.serve.refused import RefusedError
-from tether.serve.schemas import Condition, Plain
+from tether.serve.schemas import ColumnFilter, Plain
 
 _HIDDEN = frozenset({"embedding", "thumbnail"})
 
@@ -23,7 +23,7 @@ def columns_of(schema: pa.Schema) -> dict[str, str]:
     return found
 
 
-def condition_of(filters: Sequence[Condition], columns: dict[str, str]) -> str | None:
+def condition_of(filters: Sequence[ColumnFilter], columns: dict[str, str]) -> str | None:
     """All conditions as one of SQL; None for none.
 
     Args:
@@ -37,7 +37,7 @@ def condition_of(filters: Sequence[Condition], columns: dict[str, str]) -> str |
     return " AND ".join(parts) if parts else None
 
 
-def _one(given: Condition, columns: dict[str, str], *, where: str) -> str:
+def _one(given: ColumnFilter, columns: dict[str, str], *, where: str) -> str:
     kind = columns.get(given.column)
     if kind is None:
         known = ", ".join(columns) or "none"

@@ -15,7 +15,7 @@ from tether.core.errors import InputError
 from tether.core.types import ImageSpec
 from tether.data.images import decode, resize_and_crop
 from tether.data.remote import fetch
-from tether.serve.limits import Limits
+from tether.serve.limits import ServerLimits
 from tether.serve.refused import RefusedError
 
 Given = str | bytes
@@ -33,7 +33,7 @@ class ImagesIn:
     refused, the address that was checked is the one connected to, and redirects are checked as well.
     """
 
-    def __init__(self, limits: Limits, *, allow_urls: bool = False, get: Callable[..., bytes] = fetch) -> None:
+    def __init__(self, limits: ServerLimits, *, allow_urls: bool = False, get: Callable[..., bytes] = fetch) -> None:
         """Start the threads.
 
         Args:

@@ -15,7 +15,7 @@ _DRAIN_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ServerLimits:
     """What is taken.
 
     Attributes:
@@ -36,8 +36,8 @@ class Limits:
         InputError: a limit below 1 (``wait_ms``: 0), or a queue that does not hold one request.
 
     Example:
-        >>> from tether.serve.limits import Limits
-        >>> Limits(rows=8).rows
+        >>> from tether.serve.limits import ServerLimits
+        >>> ServerLimits(rows=8).rows
         8
     """
 
@@ -75,7 +75,7 @@ class Limits:
 class BodyLimit:
     """ASGI: bodies are counted while they come; one that is too long is refused and never held."""
 
-    def __init__(self, app: Any, *, limits: Limits) -> None:
+    def __init__(self, app: Any, *, limits: ServerLimits) -> None:
         """Stand before an app."""
         self.app, self.limits, self.held = app, limits, 0
 

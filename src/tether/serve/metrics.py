@@ -43,7 +43,7 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-class Counted:
+class RequestCounts:
     """ASGI: counts answers by the route's pattern, never by what stands in the address."""
 
     def __init__(self, app: Any, *, metrics: Metrics) -> None:

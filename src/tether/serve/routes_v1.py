@@ -11,7 +11,7 @@ from starlette.requests import Request
 from torch import Tensor
 
 from tether.core.printable import quoted
-from tether.serve.batching import Rows
+from tether.serve.batching import AnsweredRows
 from tether.serve.bodies import read
 from tether.serve.refused import RefusedError
 from tether.serve.schemas import EmbeddingsRequest, ImageInput, TextInput, body_of
@@ -87,7 +87,7 @@ def _base64(row: Tensor) -> str:
     return base64.b64encode(row.contiguous().numpy().astype("<f4").tobytes()).decode()
 
 
-def _usage(read_texts: Rows | None) -> dict[str, int]:
+def _usage(read_texts: AnsweredRows | None) -> dict[str, int]:
     """Tokens that were read, and how many texts lost their ends, if any."""
     tokens = 0 if read_texts is None else read_texts.tokens
     cut = {} if read_texts is None or not read_texts.cut else {"texts_cut": read_texts.cut}

@@ -42,7 +42,7 @@ class EmbeddingsRequest(BaseModel):
     dimensions: Annotated[StrictInt, Field(ge=1)] | None = None
 
 
-class Condition(_Strict):
+class ColumnFilter(_Strict):
     """One condition on a column; several must all hold."""
 
     column: StrictStr
@@ -56,7 +56,7 @@ class SearchRequest(_Strict):
     text: StrictStr | None = None
     image: Image | None = None
     key: StrictStr | None = None
-    filters: Annotated[list[Condition], Field(max_length=20)] = []
+    filters: Annotated[list[ColumnFilter], Field(max_length=20)] = []
     k: Annotated[int, Field(ge=1)] = 24
     cutoff: FiniteFloat | Literal["auto"] | None = None
 

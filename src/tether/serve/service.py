@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from tether.core.errors import InputError, NotFiniteError, UnsupportedModelError
 from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder
-from tether.serve.batching import Batcher, FullError, Rows
+from tether.serve.batching import AnsweredRows, Batcher, FullError
 from tether.serve.collection import Collection
 from tether.serve.images_in import ImagesIn
-from tether.serve.limits import Limits
+from tether.serve.limits import ServerLimits
 from tether.serve.metrics import Metrics
 from tether.serve.refused import RefusedError
 from tether.tasks.classify.classify import named
@@ -57,7 +57,7 @@ class Service:
 
     model: DualEncoder
     name: str
-    limits: Limits = field(default_factory=Limits)
+    limits: ServerLimits = field(default_factory=ServerLimits)
     allow_urls: bool = False
     collection: Collection | None = None
     metrics: Metrics = field(default_factory=Metrics)
@@ -113,11 +113,11 @@ class Service:
             if not text.strip():
                 raise RefusedError(400, f"{where}[{place}]: the text is empty", param=where)
 
-    async def texts(self, request: Request, texts: Sequence[str]) -> Rows:
+    async def texts(self, request: Request, texts: Sequence[str]) -> AnsweredRows:
         """Embed texts of a request."""
         return await self.answered(request, self._taken(lambda: self.batcher.texts(texts)))
 
-    async def pixels(self, request: Request, pixels: Sequence[Tensor]) -> Rows:
+    async def pixels(self, request: Request, pixels: Sequence[Tensor]) -> AnsweredRows:
         """Embed images of the model's size."""
         return await self.answered(request, self._taken(lambda: self.batcher.images(pixels)))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from tether.core.errors import InputError
 from tether.evaluate.cutoff import Cutoff
 from tether.serve.collection import Collection
-from tether.serve.limits import Limits
+from tether.serve.limits import ServerLimits
 from tether.serve.service import Service
 from tether.tasks.retrieve.search import Searcher
 from tether.tasks.retrieve.store import Store
@@ -20,7 +20,7 @@ def service_of(
     *,
     store: str | None = None,
     name: str | None = None,
-    limits: Limits | None = None,
+    limits: ServerLimits | None = None,
     allow_urls: bool = False,
     images: Path | None = None,
     device: str = "auto",
@@ -48,7 +48,7 @@ def service_of(
         cutoff = _automatic(encoder, called)
         collection = Collection(Searcher(opened_store, model=encoder), cutoff=cutoff, images=images)
     shown = name or (Path(called).resolve().name if Path(called).is_dir() else called)
-    return Service(encoder, shown, limits=limits or Limits(), allow_urls=allow_urls, collection=collection)
+    return Service(encoder, shown, limits=limits or ServerLimits(), allow_urls=allow_urls, collection=collection)
 
 
 def _automatic(model: object, name: str) -> Cutoff | None:

@@ -11,7 +11,7 @@ import torch
 import tether
 from tether.core.errors import InputError, NotFiniteError
 from tether.serve.batching import Batcher, FullError
-from tether.serve.limits import Limits
+from tether.serve.limits import ServerLimits
 
 TEXTS = [
     f"a {colour} {shape} " * (1 + number % 3)
@@ -162,4 +162,4 @@ def test_the_end_does_not_wait_for_ever(model):
 )
 def test_limits_that_nothing_passes(settings, said):
     with pytest.raises(InputError, match=said):
-        Limits(**settings)
+        ServerLimits(**settings)

@@ -19,7 +19,7 @@ from tether.core.errors import InputError
 from tether.core.types import Features, ImageSpec
 from tether.serve.app import make_app
 from tether.serve.auth import read_token
-from tether.serve.limits import BodyLimit, Limits
+from tether.serve.limits import BodyLimit, ServerLimits
 from tether.serve.start import service_of
 
 TOKEN = "a-token-of-many-letters"
@@ -38,7 +38,7 @@ def store(tmp_path_factory, model):
     return path
 
 
-LIMITS = Limits(request_bytes=1 << 20, held_bytes=4 << 20, pixels=1 << 16, texts=100, letters=1000, images=4)
+LIMITS = ServerLimits(request_bytes=1 << 20, held_bytes=4 << 20, pixels=1 << 16, texts=100, letters=1000, images=4)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ class TestBounds:
             assert stack.held == 0
 
     def test_a_full_queue_is_429(self, model):
-        limits = Limits(texts=4, images=4, queue=4)
+        limits = ServerLimits(texts=4, images=4, queue=4)
         service = service_of(model, name="tiny", limits=limits)
         with TestClient(make_app(service), base_url=BASE) as client:
             go, begun = threading.Event(), threading.Event()
@@ -438,6 +438,42 @@ class NoPatches(torch.nn.Module):
 
     def encode_text(self, text, *, mask=None):
         return Features(torch.stack([text.float().mean(1), text.float().amax(1), text.float().amin(1)], 1))
+
+
+class TestUrls:
+    @pytest.fixture(scope="class")
+    def open_client(self, model):
+        service = service_of(model, name="tiny", limits=LIMITS, allow_urls=True)
+        with TestClient(make_app(service), base_url=BASE) as client:
+            yield client, service
+
+    @pytest.mark.parametrize(
+        "host",
+        ["127.0.0.1:9", "localhost:9", "[::1]:9", "169.254.169.254", "10.0.0.1", "224.0.0.1", "[::ffff:10.0.0.1]"],
+    )
+    def test_no_address_of_this_network_is_connected_to(self, open_client, host, monkeypatch):
+        tried = []
+        monkeypatch.setattr("socket.create_connection", lambda *given, **_: tried.append(given))
+        answer = embed(open_client[0], {"image": f"http://{host}/a.png"})
+        assert answer.status_code == 400
+        assert "is not a public host" in answer.json()["error"]["message"]
+        assert not tried
+
+    @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://example.com/a.png", "s3://bucket/a.png", "/a.png"])
+    def test_other_protocols_are_not_spoken(self, open_client, url):
+        assert "expected a data URI" in embed(open_client[0], {"image": url}).json()["error"]["message"]
+
+    def test_what_is_fetched_is_bounded_and_read_as_any_image(self, open_client, monkeypatch):
+        client, service = open_client
+        asked = []
+        monkeypatch.setattr(
+            service.images,
+            "_get",
+            lambda url, *, limit, seconds: (asked.append((url, limit, seconds)), image_bytes())[1],
+        )
+        found = floats(embed(client, {"image": "https://example.com/a.png"}))
+        assert asked == [("https://example.com/a.png", LIMITS.request_bytes, 15.0)]
+        torch.testing.assert_close(found, floats(embed(client, {"image": data_uri()})), atol=1e-5, rtol=0)
 
 
 class TestPages:
