@@ -114,7 +114,7 @@ class Batcher:
         self._model, self._most, self._wait, self._queue = model, rows, wait_ms / 1000, queue
         self._on_batch = on_batch
         self._jobs: deque[_Job] = deque()
-        self._wake = threading.ColumnFilter()
+        self._wake = threading.Condition()
         self._closing = False
         self._rate = 100.0  # rows a second, until it is measured
         self._thread = threading.Thread(target=self._work, name="tether model", daemon=True)

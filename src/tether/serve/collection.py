@@ -131,7 +131,7 @@ class Collection:
                 return self._described[1]
             columns = []
             for name, kind in self.columns.items():
-                values = self._values(name) if kind != "number" and name != "key" else None
+                values = self._values(name) if kind in ("text", "truth") and name != "key" else None
                 columns.append({"name": name, "kind": kind, "values": values})
             found = {
                 "images": len(store),

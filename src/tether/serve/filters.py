@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -10,11 +11,13 @@ from tether.core.printable import quoted
 from tether.serve.refused import RefusedError
 from tether.serve.schemas import ColumnFilter, Plain
 
+_WHOLE = {"<": ("<=", math.floor), "<=": ("<=", math.floor), ">": (">=", math.ceil), ">=": (">=", math.ceil)}
+_SAID = {"text": "a text", "integer": "a whole number", "number": "a number", "truth": "true or false"}
 _HIDDEN = frozenset({"embedding", "thumbnail"})
 
 
 def columns_of(schema: pa.Schema) -> dict[str, str]:
-    """The columns that may be filtered by: name to ``text``, ``number`` or ``truth``."""
+    """The columns that may be filtered by: name to ``text``, ``integer``, ``number`` or ``truth``."""
     found = {}
     for column in schema:
         kind = _kind(column.type)
@@ -49,10 +52,15 @@ def _one(given: ColumnFilter, columns: dict[str, str], *, where: str) -> str:
         if kind != "text" or not isinstance(values[0], str):
             raise RefusedError(400, f"{where}: contains is for columns of text", param=where)
         return f"contains(lower(`{given.column}`), {_text(values[0].lower())})"
+    value, op = values[0], given.op
+    if kind == "integer" and isinstance(value, float) and op in _WHOLE and abs(value) < 2**63:
+        op, rounded = _WHOLE[op]  # what a whole number above 2.5 is, is one from 3 on
+        values = [value if value == rounded(value) else rounded(value)]
+        op = given.op if values[0] == value else op
     said = [_value(value, kind, where=where) for value in values]
     if given.op == "in":
         return f"`{given.column}` IN ({', '.join(said)})"
-    return f"`{given.column}` {given.op} {said[0]}"
+    return f"`{given.column}` {op} {said[0]}"
 
 
 def _value(value: Plain, kind: str, *, where: str) -> str:
@@ -60,9 +68,12 @@ def _value(value: Plain, kind: str, *, where: str) -> str:
         return _text(value)
     if kind == "truth" and isinstance(value, bool):
         return str(value).lower()
-    if kind == "number" and isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63:
-        return repr(value)  # NaN and infinity are not below it
-    raise RefusedError(400, f"{where}: expected a {kind}, got {quoted(value)}", param=where)
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63:  # NaN is not
+        if kind == "integer" and value == int(value):
+            return str(int(value))
+        if kind == "number":
+            return repr(float(value))
+    raise RefusedError(400, f"{where}: expected {_SAID[kind]}, got {quoted(value)}", param=where)
 
 
 def _text(value: str) -> str:
@@ -74,4 +85,6 @@ def _kind(kind: pa.DataType) -> str | None:
         return "text"
     if pa.types.is_boolean(kind):
         return "truth"
-    return "number" if pa.types.is_integer(kind) or pa.types.is_floating(kind) else None
+    if pa.types.is_integer(kind):
+        return "integer"
+    return "number" if pa.types.is_floating(kind) else None

@@ -105,7 +105,7 @@ def _decoded(given: Given, where: str, then: Callable[[Tensor], Tensor], pixels:
         return then(decode(data, name=where, max_pixels=pixels))
     except (InputError, ImportError) as error:
         said = str(error)
-        if "pixels" in said and "refused" in said:
+        if "pixels" in said and ("refused" in said or "bomb" in said):
             raise RefusedError(413, said, param=where) from None
         raise RefusedError(400, said if said.startswith(where) else f"{where}: {said}", param=where) from None
 

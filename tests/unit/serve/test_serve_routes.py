@@ -111,7 +111,7 @@ class TestEmbeddings:
     def test_an_image_of_many_pixels_is_not_decoded(self, client, size):
         answer = embed(client, {"image": data_uri(headed(*size))})
         assert answer.status_code == 413
-        assert f"{size[0]} x {size[1]} pixels" in answer.json()["error"]["message"]
+        assert "pixels" in answer.json()["error"]["message"]
 
     @pytest.mark.parametrize(
         ("body", "kind", "status", "said"),
@@ -267,7 +267,7 @@ class TestSearch:
     def test_rows_are_plain_values(self, client):
         hit = next(one for one in self.search(client, text="a", k=12)["hits"] if one["key"].startswith("row 0/"))
         assert hit["texts"] == [HOSTILE]
-        assert hit["meta"] == {"label": HOSTILE, "my year": 2000, "good": True, "when": "2022-01-08"}
+        assert hit["meta"] == {"label": HOSTILE, "my year": 2000, "size": 0.5, "good": True, "when": "2022-01-08"}
         assert hit["image"]
 
     def test_nothing_above_the_cutoff(self, client):
@@ -290,6 +290,10 @@ class TestSearch:
             ({"column": "label", "op": "contains", "value": "' OR '1'='1"}, 1),
             ({"column": "my year", "op": ">=", "value": 2010}, 2),
             ({"column": "my year", "op": "<", "value": 2000.5}, 1),
+            ({"column": "my year", "op": ">", "value": 2000.5}, 11),
+            ({"column": "my year", "op": ">", "value": 2000.0}, 11),
+            ({"column": "size", "op": ">=", "value": 11}, 1),
+            ({"column": "size", "value": 0.5}, 1),
             ({"column": "good", "value": True}, 4),
             ({"column": "label", "value": "none\\"}, 0),
             ({"column": "label", "value": "x'; DROP TABLE embeddings; --"}, 0),
@@ -314,7 +318,9 @@ class TestSearch:
             ({"text": "a", "filters": [{"column": "embedding", "value": "a"}]}, 400, "no column"),
             ({"text": "a", "filters": [{"column": "label", "op": "LIKE", "value": "a"}]}, 400, "op"),
             ({"text": "a", "filters": [{"column": "label", "value": 3}]}, 400, "expected a text, got 3"),
-            ({"text": "a", "filters": [{"column": "my year", "value": "1 OR 1=1"}]}, 400, "expected a number"),
+            ({"text": "a", "filters": [{"column": "my year", "value": 2000.5}]}, 400, "expected a whole number"),
+            ({"text": "a", "filters": [{"column": "size", "value": True}]}, 400, "expected a number"),
+            ({"text": "a", "filters": [{"column": "my year", "value": "1 OR 1=1"}]}, 400, "expected a whole number"),
             ({"text": "a", "filters": [{"column": "my year", "value": 10**400}]}, 400, "filters"),
             ({"text": "a", "filters": [{"column": "label", "op": "in", "value": "cat"}]}, 400, "list"),
             ({"key": "no such"}, 404, "no row of that key"),
@@ -345,7 +351,7 @@ class TestSearch:
         columns = {one["name"]: one for one in told["store"]["columns"]}
         assert columns["label"]["values"] == sorted(["cat", "50%_dog", HOSTILE])
         assert columns["good"]["values"] == [False, True]
-        assert columns["my year"] == {"name": "my year", "kind": "number", "values": None}
+        assert columns["my year"] == {"name": "my year", "kind": "integer", "values": None}
         assert "thumbnail" not in columns
         assert told["limits"]["letters"] == 1000
 

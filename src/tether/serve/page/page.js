@@ -62,7 +62,7 @@ function showFilters() {
       column.read = () => select.value ? [{ column: column.name, value: column.values[Number(select.value) - 1] }] : [];
       select.onchange = search;
       label.append(select);
-    } else if (column.kind === "number") {
+    } else if (column.kind === "number" || column.kind === "integer") {
       const pair = make("span", null, { className: "pair" });
       const ends = [["from", ">="], ["to", "<="]].map(([hint, op]) => {
         const input = make("input", null, { type: "number", step: "any", placeholder: hint, ariaLabel: `${column.name} ${hint}`, oninput: soon });
