@@ -71,7 +71,13 @@ class Collection:
             hits = self.searcher.hits(ranking, images=self.images)
             shown = [self._shown(hit) for hit in hits if cutoff is None or hit.score > cutoff]
             images = len(self.searcher.store)
-            answer = {"hits": shown, "images": images, "nearest": nearest, "cutoff": cutoff, "nothing": None}
+            answer: dict[str, Any] = {
+                "hits": shown,
+                "images": images,
+                "nearest": nearest,
+                "cutoff": cutoff,
+                "nothing": None,
+            }
             if nearest is None:
                 answer["nothing"] = "no row passes the filter"
             elif not shown:
@@ -108,7 +114,7 @@ class Collection:
                 self._thumbnails.move_to_end(key)
                 return self._thumbnails[key]
             self._records([key], columns=[])
-            hit = self.searcher.hits(Ranking([key], np.zeros(1, dtype=np.float32)), images=self.images)[0]
+            hit = self.searcher.hits(Ranking((key,), np.zeros(1, dtype=np.float32)), images=self.images)[0]
             try:
                 data = make_thumbnail(Row("thumbnail", hit.image), side=THUMBNAIL)  # whatever lies there, a JPEG comes
             except InputError as error:

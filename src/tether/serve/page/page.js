@@ -22,6 +22,7 @@ async function get(path, options) {
   const answer = await fetch(path, given);
   if (answer.status === 401) {
     door.hidden = false;
+    find("#ask").hidden = true;
     throw new Error(token ? "The token is wrong." : "");
   }
   if (!answer.ok) {
@@ -36,6 +37,7 @@ async function start() {
   try {
     const about = await (await get("about")).json();
     door.hidden = true;
+    find("#ask").hidden = false;
     if (!about.store) {
       say("This server has no store to search. Start it with --store photos.db.");
       for (const one of document.querySelectorAll("#ask input, #ask button")) one.disabled = true;
@@ -132,8 +134,8 @@ function show(found) {
   for (const one of hits.querySelectorAll("img")) if (one.src) URL.revokeObjectURL(one.src);
   const rows = found.hits, scores = rows.map(one => one.score), low = Math.min(...scores), high = Math.max(...scores);
   const ends = rows.length ? `; scores ${low.toFixed(3)} to ${high.toFixed(3)}` : "";
-  const what = key ? `like ${key}` : file ? "like your image" : "";
-  say(found.nothing ? sentence(found.nothing) : `${rows.length} of ${found.images.toLocaleString("en")} images ${what}${ends}`);
+  const what = key ? ` like ${key}` : file ? " like your image" : "";
+  say(found.nothing ? sentence(found.nothing) : `${rows.length} of ${found.images.toLocaleString("en")} images${what}${ends}`);
   hits.replaceChildren(...rows.map((hit, place) => item(hit, place, high > low ? (hit.score - low) / (high - low) : 1)));
 }
 
