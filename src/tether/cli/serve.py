@@ -51,7 +51,7 @@ def command(
 
     Examples:
       tether serve starter --store photos.db
-      tether serve runs/mine --store photos.db --images photos/ --port 8080
+      tether serve runs/mine --store photos.db --allow-urls --port 8080
       tether serve starter --host 0.0.0.0 --token-file token.txt
     """
     from tether.core.errors import InputError, MissingExtraError
