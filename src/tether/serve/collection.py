@@ -175,6 +175,8 @@ class Collection:
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, ask)
+        except InputError as error:  # where the store lies is nobody's business
+            raise RefusedError(400, str(error).removeprefix(f"{self.searcher.store.uri}: ")) from None
         finally:
             self._waiting -= 1
 

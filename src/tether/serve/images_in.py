@@ -74,10 +74,15 @@ class ImagesIn:
             raise RefusedError(413, f"{len(images):,} images; at most {self.limits.images} are read in one request")
         loop = asyncio.get_running_loop()
         found = list[Tensor]()
-        for where, given in images:
-            if isinstance(given, str) and not given.startswith("data:"):
-                given = await self._fetched(given, where)
-            found.append(await loop.run_in_executor(self._decoders, partial(_decoded, given, where, then, pixels)))
+        try:
+            async with asyncio.timeout(self.limits.seconds):
+                for where, given in images:
+                    if isinstance(given, str) and not given.startswith("data:"):
+                        given = await self._fetched(given, where)
+                    call = partial(_decoded, given, where, then, pixels)
+                    found.append(await loop.run_in_executor(self._decoders, call))
+        except TimeoutError:
+            raise RefusedError(408, f"the images took more than {self.limits.seconds:g} s") from None
         return found
 
     async def _fetched(self, url: str, where: str) -> bytes:

@@ -16,6 +16,8 @@ from tether.serve.refused import RefusedError
 from tether.serve.schemas import ClassifyRequest, DetectRequest, SearchRequest, SegmentRequest, body_of
 from tether.serve.service import Service
 
+_LETTERS = 1000  # of a class or a template: their embeddings are kept
+
 
 def routes(service: Service) -> APIRouter:
     """Everything but OpenAI's part."""
@@ -95,7 +97,7 @@ def routes(service: Service) -> APIRouter:
         asked, files = await read(request, ClassifyRequest, most_files=service.limits.images)
         _check_classes(asked.classes, service, least=1)
         if asked.templates is not None:
-            service.check_texts(asked.templates, where="templates")
+            service.check_texts(asked.templates, where="templates", letters=_LETTERS)
             if (count := len(asked.templates) * len(asked.classes)) > service.limits.texts:
                 said = f"{count:,} texts of classes and templates; at most {service.limits.texts:,}"
                 raise RefusedError(413, said, param="templates")
@@ -140,7 +142,7 @@ def _cutoff(asked: SearchRequest, collection: Collection) -> float | None:
 def _check_classes(classes: Sequence[str], service: Service, *, least: int) -> None:
     if len(classes) < least:
         raise RefusedError(400, f"classes: expected at least {least}, got {len(classes)}", param="classes")
-    service.check_texts(classes, where="classes", most=service.limits.classes)
+    service.check_texts(classes, where="classes", most=service.limits.classes, letters=_LETTERS)
 
 
 def _images(named: Sequence[str], files: Sequence[bytes], *, where: str) -> list[tuple[str, Given]]:

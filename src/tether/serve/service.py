@@ -101,14 +101,17 @@ class Service:
         pooled = pooled[:, :dims]
         return F.normalize(pooled, dim=1) if unit else pooled
 
-    def check_texts(self, texts: Sequence[str], *, where: str = "input", most: int | None = None) -> None:
+    def check_texts(
+        self, texts: Sequence[str], *, where: str = "input", most: int | None = None, letters: int | None = None
+    ) -> None:
         """Refuse too many texts, a long or an empty one."""
         most = self.limits.texts if most is None else most
+        letters = self.limits.letters if letters is None else min(letters, self.limits.letters)
         if len(texts) > most:
             raise RefusedError(413, f"{where}: {len(texts):,} texts; at most {most:,} in one request", param=where)
         for place, text in enumerate(texts):
-            if len(text) > self.limits.letters:
-                said = f"a text of {len(text):,} letters; at most {self.limits.letters:,} are read"
+            if len(text) > letters:
+                said = f"a text of {len(text):,} letters; at most {letters:,} are read"
                 raise RefusedError(413, f"{where}[{place}]: {said}", param=where)
             if not text.strip():
                 raise RefusedError(400, f"{where}[{place}]: the text is empty", param=where)

@@ -416,6 +416,7 @@ class TestOtherTasks:
         [
             ("/classify", {"classes": ["a"], "images": []}, 400, "expected an image"),
             ("/classify", {"classes": [], "images": [data_uri()]}, 400, "at least 1"),
+            ("/classify", {"classes": ["a" * 1001], "images": [data_uri()]}, 413, "1,001 letters"),
             ("/classify", {"classes": ["a"] * 201, "images": [data_uri()]}, 413, "at most 200"),
             ("/classify", {"classes": ["a", "a"], "images": [data_uri()]}, 400, "a"),
             ("/classify", {"classes": ["a"], "images": [data_uri()], "templates": ["no place"]}, 400, "{}"),
