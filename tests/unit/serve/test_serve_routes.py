@@ -138,7 +138,8 @@ class TestEmbeddings:
 
 
 class TestBounds:
-    def test_a_body_without_a_length_is_counted_while_it_comes(self, client):
+    def test_a_body_without_a_length_is_counted_while_it_comes(self, client, monkeypatch):
+        monkeypatch.setattr("tether.serve.limits._DRAIN_SECONDS", 0.1)
         sent = []
 
         def pieces():
