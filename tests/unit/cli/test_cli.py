@@ -161,6 +161,7 @@ LOADS = {
     "rank",
     "search",
     "segment",
+    "serve",
     "train",
 }
 
@@ -303,7 +304,7 @@ def test_warnings_are_one_line(monkeypatch, capsys):
     [
         ("ray.data", "ray"),
         ("transformers", "hf"),
-        ("gradio", "app"),
+        ("pydicom", "medical"),
         ("conformal_clip_data", "textile"),
         ("numpy", None),
     ],

@@ -1,0 +1,198 @@
+"""The store that is searched: one thread asks it, so that a slow question holds up neither model nor server."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from tether.core.errors import InputError
+from tether.core.printable import encodable
+from tether.core.types import Row
+from tether.evaluate.cutoff import Cutoff
+from tether.serve.filters import columns_of, condition_of
+from tether.serve.refused import RefusedError
+from tether.serve.schemas import ColumnFilter
+from tether.tasks.retrieve.embed import make_thumbnail
+from tether.tasks.retrieve.flat_index import Ranking
+from tether.tasks.retrieve.search import Hit, Searcher
+from tether.tasks.retrieve.values import distinct
+
+T = TypeVar("T")
+THUMBNAIL = 320
+"""Longest side of what is shown of an image that has no thumbnail of its own."""
+_MOST_WAITING = 256
+_MOST_VALUES = 100  # of a column, that the page offers
+_KEPT = 512  # thumbnails
+_MOST_LETTERS = 2000
+
+
+class Collection:
+    """A store with the model that made its vectors, asked by one thread."""
+
+    def __init__(self, searcher: Searcher, *, cutoff: Cutoff | None = None, images: Path | None = None) -> None:
+        """Start the thread and read the vectors.
+
+        Args:
+            searcher: the store and its model.
+            cutoff: what ``auto`` means, where that is known.
+            images: the folder that was embedded, for images without a thumbnail.
+        """
+        self.searcher, self.cutoff, self.images = searcher, cutoff, images
+        self.columns = columns_of(searcher.store.schema)
+        self._thread = ThreadPoolExecutor(1, "tether store")
+        self._waiting = 0
+        self._thumbnails: OrderedDict[str, bytes] = OrderedDict()
+        self._described: tuple[int, dict[str, Any]] | None = None
+        searcher.store.warm()
+
+    def close(self) -> None:
+        """Finish what was taken and end the thread."""
+        self._thread.shutdown(wait=True)
+
+    async def search(
+        self, vector: Tensor, *, filters: Sequence[ColumnFilter], k: int, cutoff: float | None
+    ) -> dict[str, Any]:
+        """Rows nearest to a vector, as the answer of ``/search``."""
+        where = condition_of(filters, self.columns)
+
+        def ask() -> dict[str, Any]:
+            ranking = self.searcher.store.search(vector.numpy().astype(np.float32), top=k, where=where)
+            nearest = float(ranking.scores[0]) if len(ranking.scores) else None
+            hits = self.searcher.hits(ranking, images=self.images)
+            shown = [self._shown(hit) for hit in hits if cutoff is None or hit.score > cutoff]
+            images = len(self.searcher.store)
+            answer: dict[str, Any] = {
+                "hits": shown,
+                "images": images,
+                "nearest": nearest,
+                "cutoff": cutoff,
+                "nothing": None,
+            }
+            if nearest is None:
+                answer["nothing"] = "no row passes the filter"
+            elif not shown:
+                answer["nothing"] = (
+                    f"nothing found above the cutoff: the best of {images:,} images scores {nearest:.3f}, "
+                    f"the cutoff is {cutoff:.3f}"
+                )
+            return answer
+
+        return await self._asked(ask)
+
+    async def vector(self, key: str) -> Tensor:
+        """The vector of a row.
+
+        Raises:
+            RefusedError: no such key.
+        """
+
+        def ask() -> Tensor:
+            rows = self._records([key], columns=["embedding"])
+            return F.normalize(Tensor(rows.column("embedding").to_pylist()[0]), dim=0)
+
+        return await self._asked(ask)
+
+    async def thumbnail(self, key: str) -> bytes:
+        """The image of a row as a JPEG.
+
+        Raises:
+            RefusedError: no such key, or no image is kept of it.
+        """
+
+        def ask() -> bytes:
+            if key in self._thumbnails:
+                self._thumbnails.move_to_end(key)
+                return self._thumbnails[key]
+            self._records([key], columns=[])
+            hit = self.searcher.hits(Ranking((key,), np.zeros(1, dtype=np.float32)), images=self.images)[0]
+            try:
+                data = make_thumbnail(Row("thumbnail", hit.image), side=THUMBNAIL)  # whatever lies there, a JPEG comes
+            except InputError as error:
+                raise RefusedError(404, f"the image of this row cannot be shown: {error}") from None
+            if data is None:
+                raise RefusedError(404, "no image is kept of this row; serve with --images FOLDER")
+            self._thumbnails[key] = data
+            while len(self._thumbnails) > _KEPT:
+                self._thumbnails.popitem(last=False)
+            return data
+
+        return await self._asked(ask)
+
+    async def described(self) -> dict[str, Any]:
+        """Rows and columns, with the values of those that have few."""
+
+        def ask() -> dict[str, Any]:
+            store = self.searcher.store
+            if self._described is not None and self._described[0] == store.version:
+                return self._described[1]
+            columns = []
+            for name, kind in self.columns.items():
+                values = self._values(name) if kind in ("text", "truth") and name != "key" else None
+                columns.append({"name": name, "kind": kind, "values": values})
+            found = {
+                "images": len(store),
+                "columns": columns,
+                "cutoff": self.cutoff and {"auto": self.cutoff.threshold, "said": self.cutoff.line(pool=len(store))},
+            }
+            self._described = (store.version, found)
+            return found
+
+        return await self._asked(ask)
+
+    def _values(self, name: str) -> list[Any] | None:
+        """The values of a column, or None where they are many."""
+        found = distinct(self.searcher.store, name, most=_MOST_VALUES)
+        return None if found is None else [plain(value) for value in found]
+
+    def _records(self, keys: Sequence[str], *, columns: Sequence[str]) -> Any:
+        try:
+            return self.searcher.store.records(keys, columns=columns)
+        except InputError:
+            raise RefusedError(404, "the store has no row of that key") from None
+
+    def _shown(self, hit: Hit) -> dict[str, Any]:
+        return {
+            "key": hit.key,
+            "score": round(hit.score, 6),
+            "texts": [encodable(text)[:_MOST_LETTERS] for text in hit.texts[:20]],
+            "image": hit.image is not None,
+            "meta": {name: plain(value) for name, value in hit.meta.items()},
+        }
+
+    async def _asked(self, ask: Callable[[], T]) -> T:
+        if self._waiting >= _MOST_WAITING:
+            raise RefusedError(429, "too many searches wait; try again in 1 s", retry_after=1)
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, ask)
+        except InputError as error:  # where the store lies is nobody's business
+            raise RefusedError(400, str(error).removeprefix(f"{self.searcher.store.uri}: ")) from None
+        finally:
+            self._waiting -= 1
+
+
+def plain(value: object) -> Any:
+    """A cell of a store as JSON can hold it: bytes are left out, dates are words, NaN is none."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, str):
+        return encodable(value)[:_MOST_LETTERS]
+    if isinstance(value, datetime.date | datetime.time | datetime.datetime):
+        return value.isoformat()
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value[:100]]
+    if isinstance(value, dict):
+        return {str(name): plain(each) for name, each in list(value.items())[:100]}
+    return None if isinstance(value, bytes) else str(value)[:_MOST_LETTERS]
