@@ -15,7 +15,7 @@ _NAMES = ("loss", "grad_norm", "lr", "logit_scale")
 _WORKING = 0.3
 """Steps whose rate is below this share of the highest are expected to change little: warm-up, the end of a schedule."""
 _FLAT, _AT_CHANCE, _RISEN = 0.01, 0.02, 1.2
-_MOST_SCALE = 100.0
+_MOST_SCALE, _LARGEST = 100.0, 1e300
 _AT_BOUND = 0.999
 _SKIPPED, _GROWN = 0.02, 5.0
 ADVICE = {
@@ -67,13 +67,13 @@ class Course:
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Take in one record of the log."""
-        if "signs" in record:
+        if isinstance(record.get("signs"), Mapping):
             self._named |= set(record["signs"])
         if "loss" not in record:
             return
         for name, column in self._columns.items():
             value = record.get(name)
-            column.append(math.nan if value is None else float(value))
+            column.append(float(value) if isinstance(value, (int, float)) and abs(value) < _LARGEST else math.nan)
         self._skipped += bool(record.get("skipped"))
 
     def new_signs(self, *, chance: float | None) -> dict[str, str]:
