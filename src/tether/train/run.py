@@ -151,7 +151,7 @@ class _Run:
         )
         self.done, self.skipped, self.in_row, self.seconds, self.metrics = 0, 0, 0, 0.0, {}
         self.pending: list[StepReport] = []
-        self.last_loss, self.clock = float("nan"), time.perf_counter()
+        self.last_loss, self.clock, self.asked = float("nan"), time.perf_counter(), False
         best = config.evaluate.best if config.evaluate else None
         self.best = None if best is None else BestModel(folder, name=best, steps=config.steps)
         scaled = config.precision == "fp16"
@@ -245,6 +245,8 @@ class _Run:
             self._open_log()
             self._tell(record)
         self.accelerator.wait_for_everyone()
+        if self.asked:
+            raise self._stopped()
         self.clock = time.perf_counter()
 
     def _on_step(self, report: StepReport) -> None:
@@ -259,6 +261,7 @@ class _Run:
             stop, turn = self.states.look(report, asked=self.should_stop(), device=self.device)
         if turn is not None:
             self._log()  # what is undone is shown as well
+            self.asked = stop
             raise turn
         last = self.done == config.steps
         if last or self.done % config.log_every == 0:
@@ -276,7 +279,10 @@ class _Run:
         if stop or in_turn:
             self._save()
         if stop:
-            raise StoppedError(f"stopped after step {self.done}; go on with: tether train --resume --out {self.folder}")
+            raise self._stopped()
+
+    def _stopped(self) -> StoppedError:
+        return StoppedError(f"stopped after step {self.done}; go on with: tether train --resume --out {self.folder}")
 
     def _asked_to_stop(self) -> bool:
         """Whether any process was asked to; all learn it in the same step, so that they save together."""
