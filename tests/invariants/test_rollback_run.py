@@ -125,6 +125,15 @@ def test_a_fault_that_stays_ends_the_run_with_advice(tmp_path):
     assert [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")][-1] < "step-00000008"
 
 
+def test_the_state_that_it_went_back_to_stays_on_the_disk(tmp_path):
+    bad = loader_of(FaultyLoader, places=range(5, 9))
+    settings = [*PLAIN, "rollback={every: 4, window: 4, margin: 1, sustained: 4}", "save_every=1", "keep=2", "steps=10"]
+    faulty_run(tmp_path / "run", settings, factor=float("nan"), loader=bad, stop_after=9)
+    assert [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["step-00000004"]
+    faulty_run(tmp_path / "run", settings, factor=float("nan"), loader=bad)
+    assert [record["step"] for record in log(tmp_path / "run") if "loss" in record] == list(range(10))
+
+
 def test_nothing_bad_nothing_changes(tmp_path):
     for name, more in (("with", []), ("without", ["rollback=null"])):
         train(load_config(overrides=[*PLAIN, *more, "steps=5"]), folder=tmp_path / name, make_loader=Loader)

@@ -59,7 +59,7 @@ def greatest(values: Iterable[Tensor], *, device: torch.device) -> list[float]:
     return each.tolist()
 
 
-class Watch:
+class StepWatch:
     """Tells good steps from bad ones; given the same numbers, it says the same in every process.
 
     Attributes:
@@ -67,8 +67,8 @@ class Watch:
 
     Example:
         >>> from tether.train.config import Rollback
-        >>> from tether.train.rollback import Watch
-        >>> watch = Watch(Rollback(window=8))
+        >>> from tether.train.rollback import StepWatch
+        >>> watch = StepWatch(Rollback(window=8))
         >>> for step in range(8):
         ...     assert watch.see(step, loss=2.0 + 0.01 * (step % 2), norm=1.0) is None
         >>> watch.see(8, loss=5.0, norm=1.0)
@@ -153,8 +153,8 @@ class States:
     """
 
     def __init__(self, rule: Rollback, *, scaled: bool) -> None:
-        """Args: rule: of the run; scaled: see ``Watch``."""
-        self.rule, self.watch = rule, Watch(rule, scaled=scaled)
+        """Args: rule: of the run; scaled: see ``StepWatch``."""
+        self.rule, self.watch = rule, StepWatch(rule, scaled=scaled)
         self.records: list[dict[str, Any]] = []
         self._held: list[Checkpoint] = []
 

@@ -37,7 +37,7 @@ from tether.train.parts import check_parts
 from tether.train.result import Result, read_result
 from tether.train.rollback import DivergedError, States, TurnBackError
 from tether.train.run_files import CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, SUMMARY
-from tether.train.signs import Course, chance
+from tether.train.signs import RunCourse, chance
 from tether.train.stages import Stretch
 from tether.train.steps.module import Encoder
 from tether.train.trainer import Trainer
@@ -238,7 +238,7 @@ class _Run:
         if self.main:
             gone = [one for one in read_metrics(self.folder / METRICS) if one["step"] >= self.done and "loss" in one]
             record["rollback"]["losses"] = [one["loss"] for one in gone]
-        self._save()
+        self._save(keep=self.config.steps)  # those of later steps are the newest until they are removed
         if self.main:
             remove_after(self.folder / CHECKPOINTS, step=self.done)
             self.logbook.close()
@@ -303,7 +303,7 @@ class _Run:
 
     def _open_log(self) -> None:
         """The log up to this step, with all times that the run went back."""
-        self.logbook, self.course = Logbook(self.folder / METRICS, steps_done=self.done), Course()
+        self.logbook, self.course = Logbook(self.folder / METRICS, steps_done=self.done), RunCourse()
         for record in self.states.records if self.states is not None else []:
             if record not in self.logbook.kept:
                 self.logbook.write(record)
@@ -404,13 +404,13 @@ class _Run:
         if self.best is not None:
             self.best.keep(encoder, done=self.done, metrics=self.metrics, finished=finished)
 
-    def _save(self) -> None:
+    def _save(self, *, keep: int | None = None) -> None:
         checkpoint = self._state()
         if self.main:
             checkpoint = replace(checkpoint, about=describe_weights(self.trainer.encoder))
             if self.states is not None:
                 checkpoint = self.states.save_into(checkpoint)
-            save_checkpoint(self.folder / CHECKPOINTS, checkpoint, keep=self.config.keep)
+            save_checkpoint(self.folder / CHECKPOINTS, checkpoint, keep=keep or self.config.keep)
         self.accelerator.wait_for_everyone()
         self.clock = time.perf_counter()
 

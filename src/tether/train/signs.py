@@ -47,12 +47,12 @@ ADVICE = {
 """By sign: what is seen, with figures, and what to try."""
 
 
-class Course:
+class RunCourse:
     """The numbers of a run's steps, in little memory, and the signs that were named already.
 
     Example:
-        >>> from tether.train.signs import Course
-        >>> course = Course()
+        >>> from tether.train.signs import RunCourse
+        >>> course = RunCourse()
         >>> for step in range(100):
         ...     course.add({"step": step, "loss": 4.16, "grad_norm": 1.0, "lr": 0.1, "logit_scale": 14.0})
         >>> list(course.signs(chance=4.159))
@@ -120,8 +120,8 @@ class Course:
 
 
 def signs_of(records: Iterable[Mapping[str, Any]], *, chance: float | None) -> dict[str, str]:
-    """The signs of a whole log, see ``Course.signs``."""
-    course = Course()
+    """The signs of a whole log, see ``RunCourse.signs``."""
+    course = RunCourse()
     for record in records:
         course.add(record)
     return course.signs(chance=chance)

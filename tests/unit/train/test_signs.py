@@ -9,8 +9,8 @@ import pytest
 from tether.core.errors import InputError
 from tether.train import load_config
 from tether.train.config import Rollback
-from tether.train.rollback import Watch, check_rollback
-from tether.train.signs import FEWEST, Course, chance, signs_of
+from tether.train.rollback import StepWatch, check_rollback
+from tether.train.signs import FEWEST, RunCourse, chance, signs_of
 
 STEPS = 200
 
@@ -60,7 +60,7 @@ def test_steps_whose_loss_is_not_a_number_and_other_records_do_no_harm():
 
 
 def test_a_sign_is_new_once():
-    one = Course()
+    one = RunCourse()
     for record in course(loss=lambda share: 4.16):
         one.add(record)
     new = one.new_signs(chance=4.16)
@@ -76,14 +76,14 @@ def test_chance_is_known_for_clips_loss_alone():
     assert chance({}) is None
 
 
-def steady(watch: Watch, count: int = 8) -> Watch:
+def steady(watch: StepWatch, count: int = 8) -> StepWatch:
     for step in range(count):
         assert watch.see(step, loss=2 + 0.01 * (step % 2), norm=1 + 0.1 * (step % 3)) is None
     return watch
 
 
 def test_spikes_and_what_is_not_finite_are_bad_and_not_remembered():
-    watch = steady(Watch(Rollback(window=8)))
+    watch = steady(StepWatch(Rollback(window=8)))
     assert watch.see(8, loss=math.inf, norm=1.0) == "loss not finite"
     assert watch.see(9, loss=2.0, norm=math.inf) == "gradients not finite"
     assert watch.see(10, loss=2.5, norm=1.0) == "loss 2.5, where 2.406 is the limit"
@@ -94,7 +94,7 @@ def test_spikes_and_what_is_not_finite_are_bad_and_not_remembered():
 
 
 def test_a_noisy_past_bears_more():
-    watch = Watch(Rollback(window=8, deviations=4.0))
+    watch = StepWatch(Rollback(window=8, deviations=4.0))
     for step in range(8):
         watch.see(step, loss=2 + 0.3 * (step % 4), norm=1.0)
     assert watch.see(8, loss=4.0, norm=1.0) is None
@@ -102,21 +102,21 @@ def test_a_noisy_past_bears_more():
 
 
 def test_nothing_is_a_spike_before_half_the_window_is_known():
-    watch = steady(Watch(Rollback(window=20)), count=8)
+    watch = steady(StepWatch(Rollback(window=20)), count=8)
     assert watch.see(8, loss=50.0, norm=50.0) is None
     assert watch.see(9, loss=math.inf, norm=1.0) is not None
 
 
 def test_the_search_for_a_loss_scale_is_not_bad():
-    watch = Watch(Rollback(), scaled=True)
+    watch = StepWatch(Rollback(), scaled=True)
     assert watch.see(0, loss=2.0, norm=math.inf) is None
     assert watch.see(1, loss=math.inf, norm=math.inf) == "loss not finite"
 
 
 def test_it_goes_on_from_its_state():
-    watch = steady(Watch(Rollback(window=8)))
+    watch = steady(StepWatch(Rollback(window=8)))
     watch.see(8, loss=9.0, norm=1.0)
-    other = Watch(Rollback(window=8))
+    other = StepWatch(Rollback(window=8))
     other.load_state_dict(watch.state_dict())
     for one in (watch, other):
         assert one.see(9, loss=2.5, norm=1.0) == "loss 2.5, where 2.406 is the limit"
