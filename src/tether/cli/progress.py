@@ -60,6 +60,13 @@ class TrainingProgress:
             if record["step"] + 1 < self.steps:
                 self.console.print(f"step {record['step'] + 1}: {'  '.join(_recalls(record['eval']))}")
             return
+        if "rollback" in record:
+            self._turned_back(record["rollback"])
+            return
+        if "signs" in record:
+            for said in record["signs"].values():
+                self.console.print(f"step {record['step'] + 1}: {said}", style="yellow")
+            return
         if record["skipped"]:
             self.console.print(f"step {record['step'] + 1}: gradients were not finite; step skipped", style="yellow")
         threshold = "" if record["grad_threshold"] == float("inf") else f"/{record['grad_threshold']:.2f}"
@@ -77,6 +84,15 @@ class TrainingProgress:
             left = (self.steps - done) * record["seconds"] / done
             self.console.print(f"step {done}/{self.steps}  {state}  {left:.0f} s left")
 
+    def _turned_back(self, told: Mapping[str, Any]) -> None:
+        """The run goes on from an earlier step."""
+        batches = f"{told['skipped_batches']:,} batches passed over"
+        self.console.print(
+            f"step {told['at'] + 1}: {told['why']}; back to the state after step {told['to']}, {batches}",
+            style="yellow",
+        )
+        self._progress.update(self._task, completed=told["to"])
+
 
 def _recalls(metrics: Mapping[str, float], *, every: bool = False) -> list[str]:
     """Recalls with their interval and chance, all or those at ten."""
@@ -92,6 +108,8 @@ def summarise(done: TrainedRun, *, before: bool = False) -> None:
     if before:
         say(f"{folder}: this run was finished before, and nothing was done; it said:")
     skipped = f", {result.skipped} skipped" if result.skipped else ""
+    if result.rollbacks:
+        skipped += f", gone back {'once' if result.rollbacks == 1 else f'{result.rollbacks} times'}"
     if result.steps:
         rate = f"{result.images_per_second:.0f} images a second"
         say(f"{result.steps} steps{skipped} in {result.seconds:.0f} s ({rate})")

@@ -105,6 +105,14 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if _NAME.fullmatch(path.name))
 
 
+def remove_after(folder: Path, *, step: int) -> None:
+    """Remove the checkpoints of later steps, which the run has gone back from."""
+    for path in list_checkpoints(folder):
+        if path.name > _name(step):
+            path.rename(folder / f"{_SAVING}{path.name}")  # no longer listed, should the process be killed meanwhile
+    remove_unfinished(folder)
+
+
 def newest_checkpoint(
     folder: Path, *, steps: int, without: str = "begin again; there is no other"
 ) -> Checkpoint | None:

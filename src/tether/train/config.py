@@ -54,6 +54,31 @@ class Beside(BaseModel):
     contents: dict[str, Any] = Field(default_factory=dict)
 
 
+class Rollback(BaseModel):
+    """When steps go wrong, the run goes back to a state from before and on with later batches.
+
+    A step is bad when its loss or its gradient norm is not finite, or lies too far above the median of the good steps
+    before it: by ``deviations`` (1.48 times the median one) and, besides, by a share of the median.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    every: Count = Field(default=50, description="steps between the states that are held in memory")
+    states: int = Field(default=2, ge=1, le=8, description="how many are held, each in every process")
+    margin: int = Field(
+        default=5, ge=0, le=10**6, description="steps by which a state must lie before the first bad one"
+    )
+    sustained: Count = Field(default=3, description="bad steps in a row after which the run goes back")
+    window: int = Field(default=50, ge=4, le=10**5, description="good steps that a step is compared with")
+    deviations: float = Field(default=8.0, gt=0, le=10**6, description="above the median: a spike")
+    loss_rise: float = Field(default=0.2, ge=0, le=10**6, description="and above the median loss by this share of it")
+    norm_rise: float = Field(default=9.0, ge=0, le=10**6, description="and above the median norm by this share of it")
+    further: int = Field(
+        default=0, ge=0, le=10**6, description="steps' batches passed over besides those since the state"
+    )
+    most: Count = Field(default=3, description="times that the run goes back; then it stops")
+
+
 class Stage(BaseModel):
     """A stretch of a run, and what is other in it; what is not given is as in the rest of the recipe."""
 
@@ -147,6 +172,9 @@ class RunConfig(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**63)
     ema: float | None = Field(default=None, gt=0, lt=1, description="decay of an average of the weights")
     max_skips: Count = Field(default=10, description="non-finite steps in a row before the run stops")
+    rollback: Rollback | None = Field(
+        default=None, description="go back to an earlier state when steps go wrong; `{}` with the usual rules"
+    )
     log_every: Count = 1
     save_every: Count = Field(default=200, description="steps between checkpoints")
     keep: Count = Field(default=2, description="checkpoints kept")

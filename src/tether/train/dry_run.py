@@ -19,7 +19,7 @@ from tether.models.sides import Side
 from tether.train.config import RunConfig
 from tether.train.epochs import MANY_EPOCHS, steps_per_epoch
 from tether.train.locked_towers import KeptTowers
-from tether.train.loop import StepReport, fit
+from tether.train.loop import StepReport
 from tether.train.parts import check_parts
 from tether.train.trainer import Trainer
 
@@ -91,18 +91,7 @@ def dry_run(config: RunConfig, *, device: str = "auto", edits: Mapping[str, type
         )
         steps = min(_STEPS, plan[0].end)
         try:
-            fit(
-                trainer.forward,
-                [trainer.player],
-                trainer.loader,
-                start=0,
-                steps=config.steps,
-                end=steps,
-                accumulate=trainer.config.accumulate,
-                precision=trainer.precision,
-                gather=process_gather(),
-                on_step=on_step,
-            )
+            trainer.fit(start=0, end=steps, on_step=on_step)
         finally:
             trainer.loader.close()
     each = min(after - before for before, after in pairwise(times))

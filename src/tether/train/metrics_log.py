@@ -14,14 +14,19 @@ from tether.core.shape import check, finite
 
 
 class Logbook:
-    """Appends records with a ``step``; each line reaches the file before the next step begins."""
+    """Appends records with a ``step``; each line reaches the file before the next step begins.
+
+    Attributes:
+        kept: the records that were there, of steps before.
+    """
 
     def __init__(self, path: Path, *, steps_done: int) -> None:
         """Open ``path``, dropping what an interrupted run logged from step ``steps_done`` on."""
         path.parent.mkdir(parents=True, exist_ok=True)
+        self.kept: list[dict[str, Any]] = []
         if path.exists():
-            kept = [line for line in read_metrics(path) if line["step"] < steps_done]
-            write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+            self.kept = [line for line in read_metrics(path) if line["step"] < steps_done]
+            write_text(path, "".join(json.dumps(line) + "\n" for line in self.kept))
         self._file = open_append(path)
 
     def write(self, record: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from tether.models.sizes import How, read_how, tokenizer_at
 from tether.models.upcycle import upcycle
 from tether.train.batches import check_batches
 from tether.train.config import RunConfig
+from tether.train.rollback import check_rollback
 from tether.train.schedules import SCHEDULES
 from tether.train.stages import Stretch, stretches
 from tether.train.steps import STEPS
@@ -44,6 +45,7 @@ def check_parts(config: RunConfig, edits: Mapping[str, type[ModelEdit]], *, wher
     optimizers = with_timm(OPTIMIZERS, config.optimizer)
     build(config.optimizer, optimizers, where=f"{where}: optimizer", finite=True, params=probe)
     build(config.clipper, CLIPPERS, where=f"{where}: clipper")
+    check_rollback(config, where=where)
     plan = stretches(config, where=where)
     for number, stretch in enumerate(plan):
         here = f"{where}: stages, entry {number}" if config.stages else where

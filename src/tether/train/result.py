@@ -21,6 +21,7 @@ class Result:
         images_per_second: over all of it.
         loss: of the last step.
         metrics: the last evaluation.
+        rollbacks: how often the run went back to an earlier state.
     """
 
     steps: int
@@ -29,6 +30,7 @@ class Result:
     images_per_second: float
     loss: float
     metrics: dict[str, float]
+    rollbacks: int = 0
 
 
 def read_result(folder: Path) -> Result:
@@ -39,6 +41,8 @@ def read_result(folder: Path) -> Result:
     """
     values = read_json(folder / SUMMARY)
     own = {field.name for field in fields(Result)} - {"metrics"}
+    if isinstance(values, dict):
+        values.setdefault("rollbacks", 0)  # runs of before the setting
     numbers = isinstance(values, dict) and all(isinstance(value, (int, float)) for value in values.values())
     if not numbers or not own <= values.keys():
         raise InputError(f"{folder / SUMMARY}: expected numbers named {', '.join(sorted(own))} and those of a test")

@@ -8,7 +8,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -18,24 +18,26 @@ import numpy as np
 import torch
 
 from tether.core.atomic_io import write_json
-from tether.core.component import closest
 from tether.core.errors import InputError, MissingExtraError, StoppedError, TetherError, WriteError
 from tether.core.gather import process_gather
 from tether.core.protocols import ModelEdit
 from tether.data.loader import Loader
-from tether.models.load import chosen_device, fill
+from tether.models.load import chosen_device
 from tether.models.save import describe_weights, save, write_config
-from tether.train.checkpoints import Checkpoint, list_checkpoints, newest_checkpoint, save_checkpoint
+from tether.train.best_model import BestModel
+from tether.train.checkpoints import Checkpoint, list_checkpoints, newest_checkpoint, remove_after, save_checkpoint
 from tether.train.claim import claimed
 from tether.train.config import RunConfig
 from tether.train.environment import describe_environment
 from tether.train.epochs import with_steps
-from tether.train.loop import StepReport, fit
-from tether.train.metrics_log import Logbook
+from tether.train.loop import StepReport
+from tether.train.metrics_log import Logbook, read_metrics
 from tether.train.parallel import together
 from tether.train.parts import check_parts
 from tether.train.result import Result, read_result
-from tether.train.run_files import BEST, CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, SUMMARY
+from tether.train.rollback import DivergedError, States, TurnBackError
+from tether.train.run_files import CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, SUMMARY
+from tether.train.signs import RunCourse, chance
 from tether.train.stages import Stretch
 from tether.train.steps.module import Encoder
 from tether.train.trainer import Trainer
@@ -45,10 +47,6 @@ if TYPE_CHECKING:
 
 Evaluate = Callable[[Encoder], dict[str, float]]
 OnRecord = Callable[[dict[str, Any]], None]
-
-
-class DivergedError(TetherError):
-    """Too many steps in a row had gradients that were not finite."""
 
 
 def train(
@@ -81,7 +79,8 @@ def train(
     Raises:
         InputError: the folder holds a run and ``resume`` is false, or that run has other settings.
         LockedError: another run is writing there.
-        DivergedError: too many non-finite steps in a row; the newest checkpoint is from before.
+        DivergedError: too many non-finite steps in a row, or a run that goes back has done so as often as it may; the
+            newest checkpoint is from before.
         TetherError: the disk is full, or another process of the run ended; it says what to go on from.
     """
     from accelerate import Accelerator
@@ -151,7 +150,14 @@ class _Run:
             where="settings" if checkpoint is None else str(folder / CONFIG),
         )
         self.done, self.skipped, self.in_row, self.seconds, self.metrics = 0, 0, 0, 0.0, {}
-        self.last_loss = float("nan")
+        self.pending: list[StepReport] = []
+        self.last_loss, self.clock, self.asked = float("nan"), time.perf_counter(), False
+        best = config.evaluate.best if config.evaluate else None
+        self.best = None if best is None else BestModel(folder, name=best, steps=config.steps)
+        scaled = config.precision == "fp16"
+        self.states = States(config.rollback, scaled=scaled) if config.rollback is not None else None
+        if checkpoint is not None and self.states is not None:
+            checkpoint = self.states.load_from(checkpoint)
         if checkpoint is not None:
             self.done, state = checkpoint.step, checkpoint.state
             try:
@@ -160,18 +166,20 @@ class _Run:
                 raise InputError(f"{checkpoint.where}: does not fit this run: {error}") from error
         self.number = max(number for number, stretch in enumerate(plan) if number == 0 or self.done >= stretch.first)
         self.trainer = self.make_trainer(self.number, checkpoint=checkpoint)
+        border = self.number > 0 and self.done == plan[self.number].first
+        if self.states is not None and (checkpoint is None or (border and not checkpoint.state.get("crossed"))):
+            self.states.begin(self._state())
 
     def go(self) -> Result:
         config = self.config
         if self.main:
             write_config(self.trainer.encoder, self.folder)
             write_json(self.folder / ENVIRONMENT, describe_environment() | {"processes": self.gather.world})
-            self.logbook = Logbook(self.folder / METRICS, steps_done=self.done)
+            self._open_log()
         if config.trackers:
             plain = config.model_dump(mode="json").items()
             flat = {key: value if isinstance(value, (int, float, str)) else json.dumps(value) for key, value in plain}
             self.accelerator.init_trackers(self.folder.name, config=flat)
-        self.pending: list[StepReport] = []
         self.clock = time.perf_counter()
         try:
             self._play()
@@ -188,19 +196,17 @@ class _Run:
 
     def _play(self) -> None:
         """The steps of this stretch that are left."""
-        trainer = self.trainer
-        fit(
-            trainer.forward,
-            [trainer.player],
-            trainer.loader,
-            start=self.done,
-            steps=self.config.steps,
-            end=trainer.stretch.end,
-            accumulate=trainer.config.accumulate,
-            precision=trainer.precision,
-            gather=self.gather,
-            on_step=self._on_step,
-        )
+        while self.done < self.trainer.stretch.end:
+            if (why := self._fit()) is not None:
+                self._turn_back(why)
+
+    def _fit(self) -> str | None:
+        """Steps up to the stretch's end, or why the run has to go back."""
+        try:
+            self.trainer.fit(start=self.done, on_step=self._on_step)
+        except TurnBackError as turn:
+            return str(turn)
+        return None
 
     def _cross(self) -> None:
         """Go over to the next stretch, as a run does that goes on from a checkpoint of the border."""
@@ -210,8 +216,37 @@ class _Run:
         checkpoint = Checkpoint(self.done, *self.trainer.checkpoint(), where=f"stage {self.number}")
         self.number += 1
         self.trainer = self.make_trainer(self.number, checkpoint=checkpoint)
+        if self.states is not None:
+            self.states.begin(self._state())
         if self.main:
             write_config(self.trainer.encoder, self.folder)
+        self.clock = time.perf_counter()
+
+    def _turn_back(self, why: str) -> None:
+        """Go on from a state from before the fault, with the batches after those of the last step."""
+        assert self.states is not None
+        end, position = self.done, self.trainer.loader.state_dict()
+        self.trainer.loader.close()
+        self.trainer.player.optimizer.state.clear()  # room for the one that comes
+        record, state = self.states.turn_back(end=end, why=why, each=self.trainer.config.accumulate)
+        self.done, self.in_row = state.step, 0
+        self.skipped, self.last_loss = state.state["skipped"], state.state["loss"]
+        self.trainer = self.make_trainer(self.number, checkpoint=state)
+        self.trainer.loader.load_state_dict(position)
+        for _ in range(self.states.rule.further * self.trainer.config.accumulate):
+            next(self.trainer.loader)
+        if self.main:
+            gone = [one for one in read_metrics(self.folder / METRICS) if one["step"] >= self.done and "loss" in one]
+            record["rollback"]["losses"] = [one["loss"] for one in gone]
+        self._save(keep=self.config.steps)  # those of later steps are the newest until they are removed
+        if self.main:
+            remove_after(self.folder / CHECKPOINTS, step=self.done)
+            self.logbook.close()
+            self._open_log()
+            self._tell(record)
+        self.accelerator.wait_for_everyone()
+        if self.asked:
+            raise self._stopped()
         self.clock = time.perf_counter()
 
     def _on_step(self, report: StepReport) -> None:
@@ -221,17 +256,33 @@ class _Run:
             self.trainer.average.update_()
         self.done = report.step + 1
         self.pending.append(report)
+        stop, turn = False, None
+        if self.states is not None:
+            stop, turn = self.states.look(report, asked=self.should_stop(), device=self.device)
+        if turn is not None:
+            self._log()  # what is undone is shown as well
+            self.asked = stop
+            raise turn
         last = self.done == config.steps
         if last or self.done % config.log_every == 0:
             self._log()
         every = config.evaluate.every if config.evaluate else 0
         if self.evaluate and not last and every and self.done % every == 0:
             self._evaluate()
-        stop = self._asked_to_stop()
-        if stop or (self.done % config.save_every == 0 and not last):
+        if self.states is None:
+            stop = self._asked_to_stop()
+        elif self.states.due(self.done) and not last:
+            self.states.hold(self._state())
+        in_turn = self.done % config.save_every == 0 and not last
+        if in_turn:
+            self._name_signs()
+        if stop or in_turn:
             self._save()
         if stop:
-            raise StoppedError(f"stopped after step {self.done}; go on with: tether train --resume --out {self.folder}")
+            raise self._stopped()
+
+    def _stopped(self) -> StoppedError:
+        return StoppedError(f"stopped after step {self.done}; go on with: tether train --resume --out {self.folder}")
 
     def _asked_to_stop(self) -> bool:
         """Whether any process was asked to; all learn it in the same step, so that they save together."""
@@ -239,6 +290,32 @@ class _Run:
         if self.gather.world == 1:
             return asked
         return bool(self.accelerator.reduce(torch.tensor(float(asked), device=self.device), reduction="sum"))
+
+    def _state(self) -> Checkpoint:
+        """All that the run needs to go on from here; every process must call it."""
+        if self.pending:
+            self._log()
+        tensors, state = self.trainer.checkpoint()
+        state |= {"skipped": self.skipped, "seconds": self.seconds, "loss": self.last_loss}
+        if self.done == self.trainer.stretch.first:
+            state["crossed"] = True  # by this stretch's trainer; what a run saves at a border is by the one before
+        return Checkpoint(self.done, tensors, state)
+
+    def _open_log(self) -> None:
+        """The log up to this step, with all times that the run went back."""
+        self.logbook, self.course = Logbook(self.folder / METRICS, steps_done=self.done), RunCourse()
+        for record in self.states.records if self.states is not None else []:
+            if record not in self.logbook.kept:
+                self.logbook.write(record)
+        for record in self.logbook.kept:
+            self.course.add(record)
+
+    def _name_signs(self) -> None:
+        """Say what the course so far is a sign of, each sign once."""
+        if self.pending:
+            self._log()
+        if self.main and (signs := self.course.new_signs(chance=chance(self.config.model_dump()))):
+            self._record({"step": self.done - 1, "signs": signs})
 
     def _log(self) -> None:
         """Write the pending records: loss and terms are means over processes, all else is equal in all of them."""
@@ -282,11 +359,16 @@ class _Run:
         return [{name: float(value) for name, value in each.items()} for each in named]
 
     def _record(self, record: dict[str, Any]) -> None:
-        if not self.main:
-            return
-        self.logbook.write(record)
+        if self.main:
+            self.logbook.write(record)
+            self.course.add(record)
+            self._tell(record)
+
+    def _tell(self, record: dict[str, Any]) -> None:
         if self.config.trackers:
             numbers = {key: value for key, value in record.items() if isinstance(value, float)}
+            if self.states is not None:
+                numbers["rollbacks"] = float(len(self.states.records))
             self.accelerator.log(numbers | record.get("eval", {}), step=record["step"])
         if self.on_record is not None:
             self.on_record(record)
@@ -312,55 +394,28 @@ class _Run:
 
     def _keep_best(self, encoder: Encoder, heads: Mapping[str, torch.Tensor]) -> None:
         """Save the model if it is the best that was measured so far."""
-        name = self.config.evaluate.best if self.config.evaluate else None
-        if name is None or not self.metrics:
-            return
-        if name not in self.metrics:
-            raise InputError(f"evaluate.best: {closest(name, self.metrics)}, got {name!r}")
-        saved = self._best(encoder)
-        if saved is not None and saved.state["metrics"][name] >= self.metrics[name]:
-            return
-        if self.trainer.edits:  # kept as it will be in the end: merged
-            encoder = copy.deepcopy(encoder)
+
+        def finished() -> Encoder:
+            merged = copy.deepcopy(encoder) if self.trainer.edits else encoder  # kept as it will be in the end
             for edit in reversed(self.trainer.edits):
-                edit.merge_(encoder)
-        encoder = self.trainer.finished(encoder, heads)
-        tensors = {key: tensor.detach().cpu() for key, tensor in encoder.state_dict().items()}
-        best = Checkpoint(self.done, {"model": tensors}, {"metrics": self.metrics}, describe_weights(encoder))
-        save_checkpoint(self.folder / BEST, best, keep=1)
+                edit.merge_(merged)
+            return self.trainer.finished(merged, heads)
 
-    def _best(self, encoder: Encoder) -> Checkpoint | None:
-        """The best model so far; one that was measured at other sizes than the encoder's now does not count."""
-        without = "go on without the best model so far"
-        best = newest_checkpoint(self.folder / BEST, steps=self.config.steps, without=without)
-        if best is None:
-            return None
-        own = encoder.state_dict()
-        fits = all(own[name].shape == tensor.shape for name, tensor in best.tensors["model"].items() if name in own)
-        return best if fits else None
+        if self.best is not None:
+            self.best.keep(encoder, done=self.done, metrics=self.metrics, finished=finished)
 
-    def _save(self) -> None:
-        if self.pending:
-            self._log()
-        tensors, state = self.trainer.checkpoint()
-        state |= {"skipped": self.skipped, "seconds": self.seconds, "loss": self.last_loss}
+    def _save(self, *, keep: int | None = None) -> None:
+        checkpoint = self._state()
         if self.main:
-            checkpoint = Checkpoint(self.done, tensors, state, describe_weights(self.trainer.encoder))
-            save_checkpoint(self.folder / CHECKPOINTS, checkpoint, keep=self.config.keep)
+            checkpoint = replace(checkpoint, about=describe_weights(self.trainer.encoder))
+            if self.states is not None:
+                checkpoint = self.states.save_into(checkpoint)
+            save_checkpoint(self.folder / CHECKPOINTS, checkpoint, keep=keep or self.config.keep)
         self.accelerator.wait_for_everyone()
         self.clock = time.perf_counter()
 
-    def _take_best(self, encoder: Encoder) -> None:
-        """Give the model the weights of the best evaluation, if that was an earlier one."""
-        name = self.config.evaluate.best if self.config.evaluate else None
-        best = self._best(encoder)
-        if name is None or best is None:
-            return
-        if best.state["metrics"][name] > self.metrics[name]:
-            fill(encoder, best.tensors["model"], where=best.where)
-            self.metrics = {**best.state["metrics"], "best_step": float(best.step)}
-
     def _finish(self) -> Result:
+        self._name_signs()
         trainer = self.trainer
         if trainer.average is not None:
             trainer.average.copy_to_weights_()
@@ -370,7 +425,8 @@ class _Run:
         encoder = trainer.finished(encoder, heads)
         self._measure(encoder)
         if self.main:
-            self._take_best(encoder)
+            if self.best is not None:
+                self.metrics = self.best.take(encoder, metrics=self.metrics)
             if self.metrics:
                 self._record({"step": self.done - 1, "eval": self.metrics, "seconds": self.seconds})
         images = sum((one.end - one.first) * one.config.batch_size * one.config.accumulate for one in self.plan)
@@ -381,6 +437,7 @@ class _Run:
             images_per_second=images / max(self.seconds, 1e-9),
             loss=self.last_loss,
             metrics=self.metrics,
+            rollbacks=len(self.states.records) if self.states is not None else 0,
         )
         if self.main:
             save(encoder, self.folder)

@@ -21,7 +21,7 @@ from tether.train.batches import go_on, make_batches, words_of
 from tether.train.checkpoints import Checkpoint
 from tether.train.ema import TRAILING, WeightAverage
 from tether.train.locked_towers import kept_towers
-from tether.train.loop import Player, Precision
+from tether.train.loop import Player, Precision, StepReport, fit
 from tether.train.parallel import choose_sharding, load_optimizer_tensors, optimizer_tensors, parallelise, whole
 from tether.train.parts import build_edits, build_step, new_encoder, prune_vocabulary_
 from tether.train.resized_checkpoint import resized_checkpoint
@@ -77,11 +77,12 @@ class Trainer:
         from tether.optim.clip import CLIPPERS
 
         self.stretch = stretch = plan[number]
-        crossing = number and checkpoint is not None and checkpoint.step == stretch.first
+        border = number and checkpoint is not None and checkpoint.step == stretch.first
+        crossing = border and checkpoint is not None and not checkpoint.state.get("crossed")
         before = plan[number - 1] if crossing else stretch
         if checkpoint is not None and not stretch.keeps(before, "model"):
             checkpoint = resized_checkpoint(checkpoint, before.config, stretch)
-        self.config, self.device = stretch.config, device
+        self.config, self.device, self.gather = stretch.config, device, gather
         config = stretch.config
         self.edits = build_edits(config, edits, where=where)
         self.edited: set[Side] = set()
@@ -148,6 +149,21 @@ class Trainer:
                 self._restore(checkpoint, before=before)
             except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
                 raise InputError(f"{checkpoint.where}: does not fit this run: {error}") from error
+
+    def fit(self, *, start: int, end: int | None = None, on_step: Callable[[StepReport], None]) -> None:
+        """Train from step ``start`` to the stretch's end, or to an earlier one; see ``loop.fit``."""
+        fit(
+            self.forward,
+            [self.player],
+            self.loader,
+            start=start,
+            steps=self.config.steps,
+            end=self.stretch.end if end is None else end,
+            accumulate=self.config.accumulate,
+            precision=self.precision,
+            gather=self.gather,
+            on_step=on_step,
+        )
 
     def checkpoint(self) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
         """Tensors by group, and plain state; every process must call it."""

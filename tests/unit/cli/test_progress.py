@@ -61,3 +61,16 @@ def test_slow_steps_are_told_every_half_minute(clock: list[float], capsys: pytes
             shown.show(record | {"step": step, "seconds": 10.0 * (step + 1)})
     said = capsys.readouterr().out.splitlines()
     assert [int(line.split()[1].partition("/")[0]) for line in said] == [*range(1, 101, 3)]
+
+
+def test_going_back_and_signs_are_said() -> None:
+    shown = progress.TrainingProgress(steps=100)
+    out = io.StringIO()
+    shown.console = screen.Screen(file=out)
+    with shown:
+        told = {"to": 30, "at": 35, "why": "loss 9, where 4 is the limit", "skipped_batches": 6}
+        shown.show({"step": 29, "rollback": told})
+        shown.show({"step": 59, "signs": {"chance": "the loss stays [red]"}})
+    said = " ".join(out.getvalue().split())
+    assert "step 36: loss 9, where 4 is the limit; back to the state after step 30, 6 batches passed over" in said
+    assert "step 60: the loss stays [red]" in said

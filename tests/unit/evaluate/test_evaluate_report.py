@@ -89,6 +89,20 @@ def test_page_is_whole_light_and_loads_nothing(run, source):
     assert "1 of 40 steps were clipped, 1 skipped" in page
 
 
+def test_going_back_and_signs_are_told(run):
+    lines = [record(step, logit_scale=min(100.0, 14.0 + 2 * step)) for step in range(100)]
+    told = {"to": 30, "first_bad": 33, "at": 35, "why": "loss <b>5</b>", "skipped_batches": 1200, "losses": [5.0]}
+    lines.insert(30, {"step": 29, "rollback": told})
+    lines.insert(60, {"step": 58, "signs": {"scale": "said then"}})
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = report.write(run).read_text(encoding="utf-8")
+    assert (
+        "After step 36 the run went back to step 30: loss &lt;b&gt;5&lt;/b&gt;; 1,200 batches were passed over." in page
+    )
+    assert "The scale of the logits stands at its bound, 100; likely too many passes over few pairs" in page
+    assert "times gone back" in page
+
+
 def test_same_run_gives_the_same_page(run, source):
     first = report.write(run, model=ColourModel(), source=source).read_bytes()
     assert report.write(run, model=ColourModel(), source=source).read_bytes() == first

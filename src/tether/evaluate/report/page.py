@@ -27,6 +27,7 @@ from tether.evaluate.report.run_folder import RunFolder, read_run
 from tether.evaluate.retrieval import ranks
 from tether.evaluate.suite import MEASURES, class_rows, measure
 from tether.evaluate.zero_shot import logits, zero_shot
+from tether.train.signs import chance, signs_of
 
 FILE = "report.html"
 THUMBNAIL = 56  # pixels; shown at up to twice that
@@ -232,9 +233,22 @@ def _render(
         highlights=_highlights(numbers, run),
         sections=_sections(numbers),
         cost=_cost(run, parameters),
+        remarks=_remarks(run),
         missing=missing,
         meaning=read_meaning(run.path),
     )
+
+
+def _remarks(run: RunFolder) -> list[str]:
+    """What the run's course is a sign of, with what to try, and each time that it went back."""
+    back = [record["rollback"] for record in run.records if "rollback" in record]
+    said = [
+        f"After step {one['at'] + 1:,} the run went back to step {one['to']:,}: {one['why']}; "
+        f"{one['skipped_batches']:,} batches were passed over."
+        for one in back
+    ]
+    signs = signs_of(run.records, chance=chance(run.config))
+    return said + [f"{line[0].upper()}{line[1:]}." for line in signs.values()]
 
 
 def _highlights(numbers: dict[str, float], run: RunFolder) -> list[tuple[str, str, str]]:
@@ -279,6 +293,8 @@ def _cost(run: RunFolder, parameters: int | None) -> list[tuple[str, str]]:
     skipped = run.summary.get("skipped", sum(bool(record.get("skipped")) for record in steps))
     seconds = run.summary.get("seconds", steps[-1].get("seconds") if steps else None)
     rows = [("steps", f"{done:,}"), ("of them skipped", f"{skipped:,}")]
+    if back := run.summary.get("rollbacks", sum("rollback" in record for record in run.records)):
+        rows.append(("times gone back", f"{back:,}"))
     if batch:
         rows.append(("pairs seen", f"{done * batch:,}"))
     if seconds:

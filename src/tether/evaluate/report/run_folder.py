@@ -18,11 +18,13 @@ from tether.train.run_files import METRICS
 
 _CONFIG = {"batch_size?": int, "accumulate?": int}
 _ENVIRONMENT = {"threads?": MAYBE_NUMBER, "libraries?": {}}
-_SUMMARY = {"steps?": int, "skipped?": int, "seconds?": MAYBE_NUMBER}
+_SUMMARY = {"steps?": int, "skipped?": int, "seconds?": MAYBE_NUMBER, "rollbacks?": int}
 _CURVES = ("loss", "grad_norm", "grad_threshold", "grad_scale", "lr", "logit_scale", "images_per_second", "seconds")
 _RECORD = {
     "skipped?": (bool, int, None),
     "eval?": (None, {"*": MAYBE_NUMBER}),
+    "rollback?": {"to": int, "at": int, "why": str, "skipped_batches": int},
+    "signs?": {"*": str},
     **{f"{name}?": MAYBE_NUMBER for name in _CURVES},
 }
 MAX_METRICS = 2**28

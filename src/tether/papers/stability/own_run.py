@@ -100,7 +100,7 @@ def compare(
                 edits=edits,
                 make_loader=loaders,
             )
-    traces = {name: RunTrace.of_log(read_metrics(folder / COMPARE / name / METRICS)) for name in specs}
+    traces = {name: RunTrace.of_log(_steps(folder / COMPARE / name / METRICS)) for name in specs}
     own, measured = _own(config.clipper), _costs(config, specs)
     seen = tuple(
         look(name, specs[name], trace, cost=measured[name].ratio, beside=traces[own], diverged=failures[name])
@@ -118,6 +118,11 @@ def candidates(own: Spec, known: Mapping[str, type]) -> dict[str, Spec]:
     if name not in known:
         raise InputError(f"clipper: unknown part {name!r}; {closest(name, known)}")
     return {other: own if other == name else other for other in known}
+
+
+def _steps(path: Path) -> list[dict[str, Any]]:
+    """The records of steps alone, without what else a log says."""
+    return [record for record in read_metrics(path) if "loss" in record]
 
 
 def _own(spec: Spec) -> str:
