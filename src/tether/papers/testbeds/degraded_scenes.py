@@ -45,7 +45,7 @@ OTHERS = ("motionblur", "impulsenoise", "brighten")
 SCENES, HELD_OUT, EXAMPLES = 1_000, 60, 400
 """Drawings to learn from, others to be asked about, and those of the first that ridge regression learns from."""
 THINGS = (2, 4)
-STEPS, BATCH, RATE = 700, 8, 2e-3
+STEPS, BATCH, RATE = 1_500, 8, 2e-3
 M_RANK, M_CONS = 0.02, 0.05
 """Of cosines, which spread by 0.3 over drawings, where CLIP's spread by 0.02; its good and bad prompts lie near."""
 SIZED_FOR = 64
