@@ -150,7 +150,8 @@ CARD = Card(
         Tried(
             bed="this bed with fewer crops, to save time, seed 10: 700 steps of 8, and 1,500 of 4",
             outcome="700 steps of 8: -0.55, ridge regression -0.59, sharpness -0.32, prompts before training -0.12; "
-            "1,500 of 4: -0.56, the tuned regression -0.77. The steps were therefore left at the 1,500 of 8 of the first bed",
+            "1,500 of 4: -0.56, the tuned regression -0.77. The 1,500 steps of 8 of the "
+            "first bed were therefore kept",
         ),
         Tried(
             bed="a small convolutional network in place of the vision transformer, same bed",
