@@ -109,8 +109,8 @@ CARD = Card(
         ),
         Tried(
             bed="this bed, one pilot on seed 10, after which nothing was changed",
-            outcome="both branches 44.5 %, the visual branch 44.5 %; 6.7 % of the tokens of wrong guesses had never been "
-            "read by the CLIP, where on the first bed it was nearly half",
+            outcome="both branches 44.5 %, the visual branch 44.5 %; 6.7 % of the tokens of wrong guesses had never "
+            "been read by the CLIP, where on the first bed it was nearly half",
         ),
         Tried(
             bed="two letters hidden in place of one, at training and test, one pilot on seed 10",
