@@ -341,7 +341,7 @@ def test_steps_that_cannot_be(run, strange, model, step, said):
     [
         ("--entries WORDS --t 5 --workers 0", "workers"),
         ("--entries WORDS --t 0", "t: expected a number of at least 1, or null, got 0"),
-        ("--entries WORDS --tail-share 2", "tail_share"),
+        ("--entries WORDS --tail-share 2", "--tail-share: expected a number in [0, 1]"),
         ("--entries WORDS --t nan", "t"),
         ("--entries auto --t 1 --limit 0", "limit"),
         ("--recipe RECIPE --plan --sample 0", "sample"),

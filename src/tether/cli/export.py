@@ -52,7 +52,10 @@ def command(
     from tether.workflows.export import export
 
     if (folder is None) == (out is None):
-        raise InputError("OUT: expected one new folder, as the second argument or as --out FOLDER")
+        raise InputError(
+            "OUT: expected one new folder, as the second argument or as --out FOLDER. "
+            "For example: tether export runs/demo out/ --format transformers"
+        )
     target = folder or out
     assert target is not None
     if target.exists() and (not target.is_dir() or any(target.iterdir())):

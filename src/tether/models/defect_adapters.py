@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
@@ -85,8 +85,10 @@ class VisualAdapter(nn.Module):
 
 def nearest_rows(
     rows: Float[Tensor, "b n d"], known: Float[Tensor, "b m d"]
-) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n"]]:
-    """Of each row the known one with the highest cosine, the first of equal ones, and that cosine; a few at a time.
+) -> tuple[Int[Tensor, "b n"], Float[Tensor, "b n"]]:
+    """Of each row the number of the known one with the highest cosine, the first of equal ones, and that cosine.
+
+    A few rows are compared at a time, so that memory does not grow with both.
 
     Args:
         rows: of length 1.
@@ -95,14 +97,14 @@ def nearest_rows(
     Example:
         >>> import torch
         >>> from tether.models.defect_adapters import nearest_rows
-        >>> near, cosine = nearest_rows(torch.tensor([[[0.6, 0.8]]]), torch.eye(2)[None])
-        >>> near.tolist(), round(float(cosine), 3)
-        ([[[0.0, 1.0]]], 0.8)
+        >>> place, cosine = nearest_rows(torch.tensor([[[0.6, 0.8]]]), torch.eye(2)[None])
+        >>> place.tolist(), round(float(cosine), 3)
+        ([[1]], 0.8)
     """
     step = max(1, _MOST // (known.shape[0] * known.shape[1]))
     found = [(some @ known.mT).max(dim=2) for some in rows.split(step, dim=1)]
     cosine, place = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
-    return known.gather(1, place[..., None].expand_as(rows)), cosine
+    return place, cosine
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,8 +242,8 @@ class PromptQueryAdapter(nn.Module):
         _check_several(self, query.shape[1])
         answers = []
         for norm, own, good in zip(self.norms, F.normalize(query, dim=3), known, strict=True):
-            near, cosine = nearest_rows(own, good)
-            apart = (own - near).abs()
+            place, cosine = nearest_rows(own, good)
+            apart = (own - good.gather(1, place[..., None].expand_as(own))).abs()
             mixed = norm(_on_grid(own + apart if self.context else apart, grid))
             flat = mixed.flatten(2)
             largest = flat.topk(min(TOP, flat.shape[2]), dim=2).values.mean(dim=2)

@@ -27,7 +27,7 @@ from tether.data.originals import originals
 from tether.data.sources.advice import caption_advice
 from tether.evaluate.reading import ReadingScores, reading_scores
 from tether.tasks.read import ImageReader, SceneReader, load_reader
-from tether.tasks.read.readers import MADE_PAGES, MADE_READER, TRAINED
+from tether.tasks.read.readers import MADE_PAGES, MADE_READER, trained_readers
 from tether.tasks.retrieve.embed import make_thumbnail
 from tether.tasks.retrieve.gallery import SIDE, gallery
 from tether.tasks.retrieve.search import Hit
@@ -274,7 +274,8 @@ def _reader(
         if scene:
             raise InputError("--scene: goes with --head, a reader of tether adapt --recipe read_scene")
         given = named(using)
-        return cast(ImageReader, build(given, TRAINED[unit], where="--with", finite=True)), str(given.get("name"))
+        made = build(given, trained_readers(page=unit == "page"), where="--with", finite=True)
+        return cast(ImageReader, made), str(given.get("name"))
     if not isinstance(head, (str, Path)):
         assert head is not None
         reader, name = head, type(head).__name__

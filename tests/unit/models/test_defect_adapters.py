@@ -72,11 +72,12 @@ def test_places_of_good_images_do_not_count_and_context_does() -> None:
 
 def test_the_nearest_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, known = (torch.nn.functional.normalize(drawn(3, n, 8, seed=n), dim=2) for n in (9, 50))
-    near, cosine = nearest_rows(rows, known)
+    place, cosine = nearest_rows(rows, known)
+    near = torch.stack([some[numbers] for some, numbers in zip(known, place, strict=True)])
     torch.testing.assert_close(cosine, torch.nn.functional.cosine_similarity(rows, near, dim=2))
     torch.testing.assert_close(cosine, (rows @ known.mT).amax(dim=2))
     monkeypatch.setattr("tether.models.defect_adapters._MOST", 100)
-    for whole, piece in zip((near, cosine), nearest_rows(rows, known), strict=True):
+    for whole, piece in zip((place, cosine), nearest_rows(rows, known), strict=True):
         torch.testing.assert_close(whole, piece)
 
 

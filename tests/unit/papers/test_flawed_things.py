@@ -1,11 +1,14 @@
 """The bed of four checks: flaws are where the masks say, good images have none, and captions tell the truth."""
 
+import pytest
 import torch
+import torch.nn.functional as F
 
 from tether.papers.reproduction.lab import Lab
-from tether.papers.testbeds import flawed_things
+from tether.papers.testbeds import contrasted_flaws, flawed_things
 from tether.papers.testbeds.flaw_figures import flaw_figures
 from tether.papers.testbeds.flawed_things import DAMAGED, FLAWS, LEAST, SEEN, TEMPLATES, UNSEEN, flawed
+from tether.papers.testbeds.flaws_within import flat, within_flawed
 
 
 def test_half_of_the_images_have_a_flaw_and_its_mask():
@@ -56,6 +59,36 @@ def test_a_map_that_knows_the_masks_has_the_best_figures():
     assert nothing["image_auroc"] == 50
     assert abs(nothing["pixel_auroc"] - 50) < 0.1  # rounding of the enlargement
     assert abs(nothing["pixel_ap"] - 100 * found.masks.float().mean().item()) < 0.1
+
+
+def test_a_flat_map_finds_pixels_over_images_and_none_within():
+    found = flawed(Lab(0), "some", 24, SEEN)
+    maps = flat(found.damaged.double() * 0.5 + 0.25, (8, 8))
+    assert flaw_figures(found, maps[:, 0, 0], maps)["pixel_auroc"] > 70  # of an image that is told apart all pixels are
+    assert within_flawed(found, maps) == 50
+    assert within_flawed(found, found.masks.float()) == 100
+    assert within_flawed(found, 1 - found.masks.float()) == 0
+
+
+def test_pixels_that_were_cut_off_rank_by_what_they_were_before():
+    found = flawed(Lab(0), "some", 24, SEEN)
+    before = F.avg_pool2d(found.masks[:, None].float(), 8)[:, 0] - 2.0  # all below 0, so that nothing is left
+    cut = before.relu()
+    figures = contrasted_flaws.pixel_figures(cut, found, before=before)
+    assert figures["auroc"] == figures["within"] == 50
+    assert figures["lost"] == 100
+    assert figures["false"] < 40
+    assert contrasted_flaws.pixel_figures(cut, found)["false"] == 100
+    known = contrasted_flaws.pixel_figures(found.masks.float(), found, before=found.masks.float() - 2)
+    assert known == {"auroc": 100, "within": 100, "lost": 0, "false": pytest.approx(0)}
+
+
+def test_texts_of_controls_are_as_many_and_the_strange_ones_name_nothing_that_is_drawn():
+    texts = contrasted_flaws.other_texts(Lab(3))
+    assert {len(some) for some in texts.values()} == {len(contrasted_flaws.NEGATIVE)}
+    assert all(any(text.rstrip(".").endswith(shape) for shape in flawed_things.SHAPES) for text in texts["things"])
+    known = set(" ".join(flawed_things.captioned(Lab(0), "base", count=200)[1]).replace(".", "").split())
+    assert not known & set(contrasted_flaws.STRANGE)
 
 
 def test_the_clip_is_trained_once_and_knows_its_prompts():

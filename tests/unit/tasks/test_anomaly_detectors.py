@@ -61,11 +61,13 @@ def test_every_state_in_every_sentence():
     assert prompt_ensemble("bottle", templates=["{}"])[1][0] == "damaged bottle"
 
 
-def test_association():
+def test_association_in_pieces(monkeypatch):
     rows, memory = torch.randn(50, 8), torch.randn(30, 8)
     whole = association(rows, memory)
     expected = (1 - torch.nn.functional.cosine_similarity(rows[:, None], memory[None], dim=2)).amin(dim=1) / 2
     torch.testing.assert_close(whole, expected)
+    monkeypatch.setattr("tether.models.defect_adapters._MOST", 60)
+    torch.testing.assert_close(association(rows, memory), whole)
     with pytest.raises(InputError, match=r"memory: expected \(m, 8\) with m > 0, got \(0, 8\)"):
         association(rows, memory[:0])
 

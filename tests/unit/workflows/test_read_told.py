@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,9 +92,17 @@ def test_a_box_of_no_image_is_told_shortly(tmp_path: Path) -> None:
         tether.read(tmp_path, head=Never(), regions=tmp_path / "boxes.csv")
 
 
-def report(read: list[str], true: list[str], **more: object) -> ReaderReport:
-    known = {"recipe": "read", "settings": {}, "base": "m", "digest": "", "data": (), "moved": 1, "cpu_seconds": 1.0}
-    return ReaderReport(**known, scores=reading_scores(read, true), unseen=None, **more)  # type: ignore[arg-type]
+def report(read: list[str], true: list[str], **more: Any) -> ReaderReport:
+    known: dict[str, Any] = {
+        "recipe": "read",
+        "settings": {},
+        "base": "m",
+        "digest": "",
+        "data": (),
+        "moved": 1,
+        "cpu_seconds": 1.0,
+    }
+    return ReaderReport(**known, scores=reading_scores(read, true), unseen=None, **more)
 
 
 def test_a_reader_that_reads_nothing_says_so() -> None:

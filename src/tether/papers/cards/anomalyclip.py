@@ -28,22 +28,44 @@ CARD = Card(
         "tether.losses.masks.focal_loss",
         "tether.losses.masks.dice_loss",
     ),
-    needs=("a trained CLIP with a vision transformer", "masks of defects of some things"),
+    needs=(
+        "a trained CLIP with a vision transformer, whose text tower takes vectors in place of words",
+        "masks of defects of some things",
+    ),
     gives="Where things that were not learnt from have a defect, from two prompts learnt on masks of defects of "
-    "others, while both towers rest. On a tiny CLIP a pixel AUROC of 85.2 % where sentences had 66.7 (49.0 to 86.5 by "
-    "seed); flawed images were told worse, 81.7 % image AUROC against 83.9, and two vectors without a prompt had "
-    "87.4 % of pixels.",
+    "others, while both towers rest. On a tiny CLIP a pixel AUROC of 85.2 % where the better of sentences and of the "
+    "image's score in every place had 75.0, and a precision of pixels of 14.9 % against 9.3. Most of it is where "
+    "sentences failed, in three models of five; where they worked it was 0.9 and 4.6 points of AUROC. Flawed images "
+    "were told worse, 81.7 % image AUROC against 83.9, and two vectors without a prompt had 87.4 and 18.3 % of pixels.",
     claim=Claim(
         says="Two prompts that never name the object, learnt on flawed things of five shapes, tell better which places "
-        "of things of five other shapes are flawed than WinCLIP's sentences do on the same features.",
+        "of things of five other shapes are flawed than WinCLIP's sentences do on the same features, and than by the "
+        "whole image's score in every place.",
         metric="pixel AUROC on shapes that were not learnt from, percentage points",
         better="higher",
         margin=5.0,
-        baseline="the mean of WinCLIP's states in sentences of the kind that the CLIP has read, on the same patches",
+        baseline="the better, in that seed, of two maps by the mean of WinCLIP's states in sentences of the kind that "
+        "the CLIP has read: on the same patches, or the image's own score in every place",
         scale="a tiny CLIP of four blocks, 64 px, 64 patches, of whole and flawed things of all ten shapes, of which "
         "seven captions in ten say the state; 400 images with masks, 10 epochs; 400 images of other shapes",
         equal="model, images and features, those of the best of five ways to read patches for both on pilot seeds",
         conditions=(
+            Condition(
+                says="The average precision of pixels is at least 5 points higher, too, than in the better of those "
+                "maps.",
+                ours="pixel_ap",
+                than="pixel_ap_baseline",
+                better="higher",
+                least=5.0,
+            ),
+            Condition(
+                says="Within flawed images, where telling images apart counts nothing, they are at least 5 points "
+                "better than the sentences.",
+                ours="within",
+                than="within_sentences",
+                better="higher",
+                least=5.0,
+            ),
             Condition(
                 says="They tell by at least 5 points of image AUROC better which images are flawed.",
                 ours="image_auroc",
@@ -85,6 +107,15 @@ CARD = Card(
     ),
     tried=(
         Tried(
+            bed="this claim as it was first measured on seeds 0 to 4: sentences on patches as the baseline, precision "
+            "of pixels a note, and maps of prompts with names not blurred",
+            outcome="Pixel AUROC 85.2 % against 66.7: +18.5 (2.8 to 34.1), in part; precision 14.9 % against 8.8, and "
+            "18.3 by two vectors. A review found that a map with the image's score by sentences in every place has "
+            "70.8 and 72.3 on seeds 5 and 6, above sentences on seeds 0, 2 and 4. That map and the conditions of "
+            "precision and within images were added after that, and fixed before seeds 0 to 4 ran again; the margins "
+            "are the plan's 5, and the gain in precision had been seen.",
+        ),
+        Tried(
             bed="sentences on this bed on pilot seeds 10 and 11, patches with none, one, two, three or four blocks "
             "changed, the last two blocks read, the final norm on images, and other sentences",
             outcome="Seed 10: pixel AUROC 67.4, 71.4, 80.6, 77.7 and 73.6 %, of two blocks read 80.5; image AUROC 82.4 "
@@ -117,11 +148,13 @@ def reproduce(lab: Lab) -> Trial:
 
     bench, recipe = flaw_prompts.prepare(lab), flaw_prompts.recipe_of(lab)
     arms = {
-        "sentences": bench.figures(flaw_prompts.sentences()),
+        **flaw_prompts.sentence_figures(bench),
         "": bench.figures(flaw_prompts.learnt(bench, recipe)),
         "plain": bench.figures(flaw_prompts.learnt(bench, flaw_prompts.recipe_of(lab, blocks=0))),
         "named": flaw_prompts.named_figures(bench, recipe),
         "free": bench.figures(flaw_prompts.free(bench, recipe)),
     }
     notes = {f"{what}_{arm}".strip("_"): value for arm, found in arms.items() for what, value in found.items()}
-    return Trial(notes["pixel_auroc_sentences"], notes.pop("pixel_auroc"), notes)
+    notes["pixel_ap_baseline"] = max(notes["pixel_ap_sentences"], notes["pixel_ap_image"])
+    baseline = max(notes["pixel_auroc_sentences"], notes["pixel_auroc_image"])
+    return Trial(baseline, notes.pop("pixel_auroc"), notes)

@@ -1,4 +1,4 @@
-"""CLAP: what some texts name and others do not is blurred and repaired; texts against find fewer false flaws."""
+"""CLAP: what some texts name and others do not is blurred and repaired; texts against shall spare false flaws."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
 DENSE = "value-attention"
 """Which patches all arms read, by pilots."""
-ARMS = ("positive", "similar", "contrast", "random", "difference", "softmax")
-
 CARD = Card(
     slug="clap",
     title="Contrastive Language Prompting to Ease False Positives in Medical Anomaly Detection",
@@ -31,15 +29,18 @@ CARD = Card(
     ),
     needs=("a trained CLIP that shows patches", "for the network: images without defects"),
     gives="Maps of defects from texts for and texts against, and with good images from what a network that learnt "
-    "from them cannot repair. Here texts against gained 19 points of pixel AUROC, but random texts in their place "
-    "gained as much, and on photographs of cloth everything stayed at chance.",
+    "from them cannot repair. Here texts against gained 19 points of pixel AUROC over texts of damage alone, which are "
+    "below chance; but words of nothing that is drawn gained 20 in their place and names of other drawn things 18, the "
+    "image's own probability in every place, which finds no place at all, had more (69.2 % against 66.6, not shown), "
+    "and on photographs of cloth everything stayed at chance.",
     claim=Claim(
         says="A map of what texts of damage name finds flaws better if what texts of undamaged things name is taken "
-        "from it.",
+        "from it, and better than the whole image's probability of damage in every place.",
         metric="AUROC of pixels, percentage points",
         better="higher",
         margin=2.0,
-        baseline="the map of the texts of damage alone, in the range of its image or as it is, the better in that seed",
+        baseline="the best, in that seed, of the map of the texts of damage alone, in the range of its image or as it "
+        "is, and of the image's own probability of damaged against undamaged texts in every place",
         scale="a tiny CLIP of drawn things, 64 px, 64 patches, seven in ten of whose captions say the state; 300 new "
         "things, half of them flawed; 12 texts for and 18 against; cloth: 100 normal photographs to learn from, 100 "
         "of each of three kinds, 300 steps",
@@ -47,17 +48,39 @@ CARD = Card(
         "the same for all",
         conditions=(
             Condition(
+                says="Over the better map of the texts of damage alone it gains at least 2 points.",
+                ours="ours",
+                than="auroc_alone",
+                better="higher",
+                least=2.0,
+            ),
+            Condition(
+                says="So it does within flawed images, where telling images apart counts nothing.",
+                ours="within_contrast",
+                than="within_positive",
+                better="higher",
+                least=2.0,
+            ),
+            Condition(
                 says="At the threshold that finds 80 % of the flawed pixels, false pixels are 5 points of all good "
-                "ones fewer.",
+                "ones fewer than in the best of the baseline's maps.",
                 ours="false_contrast",
-                than="false_alone",
+                than="false_baseline",
                 better="lower",
                 least=5.0,
             ),
             Condition(
-                says="Control: random texts in the place of those of undamaged things gain no more than 1 point.",
-                ours="auroc_random",
-                than="baseline",
+                says="Control: names of other drawn things in the place of texts of undamaged things gain no more than "
+                "1 point over texts of damage alone.",
+                ours="auroc_things",
+                than="auroc_alone",
+                better="lower",
+                least=-1.0,
+            ),
+            Condition(
+                says="Control: words of nothing that is drawn gain no more than 1 point, either.",
+                ours="auroc_strange",
+                than="auroc_alone",
                 better="lower",
                 least=-1.0,
             ),
@@ -79,12 +102,25 @@ CARD = Card(
         ),
     ),
     differences=(
+        "Words of nothing that is drawn have vectors that this CLIP never learnt, in sentences that it did learn.",
+        "Where a difference is cut off at 0, no threshold tells pixels apart. The count of false pixels ranks these by "
+        "the difference before that; AUROC counts them as ties, as the method has them.",
         "No code is public: what an attention is, its range, the share of pixels, the mosaic's block, the network, its "
         "masks and losses and both scores are our definition.",
         "Six sets of medical images and a medical CLIP are replaced by drawn things, a tiny CLIP and photographs of "
         "cloth; nothing is said of medical images.",
     ),
     tried=(
+        Tried(
+            bed="this claim as it was first measured on seeds 0 to 4: texts of damage alone as the baseline, one "
+            "control, of names of drawn things, called random, and false pixels with ties at 0",
+            outcome="AUROC of pixels 66.6 % by the difference, 47.4 by texts of damage alone: +19.1 (8.3 to 29.9), in "
+            "part; the control 65.5, the probability 66.3. False pixels fell by 23.7 points (lower bound -0.5), where "
+            "one seed counted 100 %, as more than a fifth of its flawed pixels were 0. A review found that a map with "
+            "the image's probability in every place has 70.7 and 68.0 on seeds 5 and 6. That map, the condition within "
+            "images, the second control and the rule for ties were added after that, and fixed before seeds 0 to 4 "
+            "ran again; the margins were kept.",
+        ),
         Tried(
             bed="this bed on pilot seeds 10 and 11, three kinds of patches",
             outcome="AUROC of pixels by texts of damage alone in the range of the image, as they are, less texts of "
@@ -111,10 +147,13 @@ def reproduce(lab: Lab) -> Trial:
     from tether.papers.testbeds import contrasted_flaws, flawed_things
 
     model, images = flawed_things.base(lab), contrasted_flaws.asked(lab)
-    maps = contrasted_flaws.attentions(lab, model, images.pixels, dense=DENSE)
+    maps, before = contrasted_flaws.attentions(lab, model, images.pixels, dense=DENSE)
     notes = {}
-    for arm in ARMS:
-        notes[f"auroc_{arm}"], notes[f"false_{arm}"] = contrasted_flaws.pixel_figures(maps[arm], images)
+    for arm, found in maps.items():
+        figures = contrasted_flaws.pixel_figures(found, images, before=before.get(arm))
+        notes |= {f"{what}_{arm}": value for what, value in figures.items()}
+    notes["auroc_alone"] = max(notes["auroc_positive"], notes["auroc_similar"])
     notes["false_alone"] = min(notes["false_positive"], notes["false_similar"])
+    notes["false_baseline"] = min(notes["false_alone"], notes["false_image"])
     notes |= contrasted_flaws.cloth_figures(lab, model, dense=DENSE)
-    return Trial(max(notes["auroc_positive"], notes["auroc_similar"]), notes["auroc_contrast"], notes)
+    return Trial(max(notes["auroc_alone"], notes["auroc_image"]), notes["auroc_contrast"], notes)

@@ -26,20 +26,33 @@ CARD = Card(
     ),
     needs=("a trained CLIP with a vision transformer", "for WinCLIP+: a few images without defects"),
     gives="Which images show a defect, and where, from the name of a thing alone, or from a few good images besides. "
-    "Here windows found places better than patches in three models of five and worse in two, four good images added "
-    "less than a point of image AUROC, and a memory of patches of the same four found places far better.",
+    "Here windows found places no better than the best simple map: of five models they were 3 to 21 points better in "
+    "three and 16 to 21 worse in two, at ten times the cost. Four good images added less than a point of image "
+    "AUROC, and a memory of patches of the same four found places far better. The bed was chosen with figures of "
+    "windows and patches in sight.",
     claim=Claim(
         says="A CLIP finds where a thing is damaged better by small windows, each embedded by itself and compared with "
-        "texts of the normal and of the damaged thing, than by patches after its last block and the same texts.",
+        "texts of the normal and of the damaged thing, than by patches and the same texts, and than by the whole "
+        "image's score in every place.",
         metric="pixel AUROC of 300 images of one thing each, half of them flawed, percentage points",
         better="higher",
         margin=5.0,
-        baseline="patches after the last block, or with their own value in it, whichever is better on other images",
+        baseline="the better, in that seed, of two maps: patches by the best of three readings on other images, with "
+        "the image's score as one more scale as windows have it; and the image's score in every place",
         scale="a tiny CLIP of four blocks, 64 px, 64 patches, 1,500 steps of 64, of things of ten shapes with five "
         "kinds of flaws, whose captions say the state in seven cases of ten; five of the shapes are asked about",
-        equal="CLIP, texts, the image's own score; patches take the better of two ways by 100 images of other shapes, "
-        "windows the published setting; the memory takes the best of four blocks by products of other shapes",
+        equal="CLIP, texts, the image's own score; patches take the best of three ways by 100 images of other shapes, "
+        "windows the published setting; not cost: windows run the tower on ten times as many tokens; the memory takes "
+        "the best of four blocks by products of other shapes",
         conditions=(
+            Condition(
+                says="Within flawed images, where telling images apart counts nothing, windows are at least 5 points "
+                "better than patches.",
+                ours="within_windows",
+                than="within_patches",
+                better="higher",
+                least=5.0,
+            ),
             Condition(
                 says="Four good images of a product raise the image AUROC by at least 5 points over the words alone.",
                 ours="product_image_auroc_both",
@@ -58,9 +71,24 @@ CARD = Card(
     differences=(
         "A tiny CLIP and drawn things stand in for a ViT-B/16+ of 240 px and for MVTec-AD and VisA.",
         "Every thing is called object, in the three sentences that captions use, not in the 22 published ones.",
-        "Conditions are measured on five products of 60 images each: all of a shape look alike but for place and tilt.",
+        "Good images are measured on five products of 60 images each: all of a shape look alike but for place and "
+        "tilt. Photographs of cloth, which the plan had for them, are left out: a CLIP that never saw cloth is at "
+        "chance there, by patches, too (see clap).",
+        "Plain means in place of harmonic ones had a pixel AUROC of 74.6 %, harmonic ones 74.4; within flawed images "
+        "69.6 and 65.9.",
+        "Three readings of patches are after the last block, with their own values in it, and attending by values over "
+        "the last two, as AnomalyCLIP reads them.",
     ),
     tried=(
+        Tried(
+            bed="this claim as it was first measured on seeds 0 to 4: patches by the better of the first two readings, "
+            "without the image's score, and no flat map",
+            outcome="Pixel AUROC 74.4 % by windows, 62.5 by patches: +11.9 (-11.3 to 35.1), not shown; patches over "
+            "two blocks, beside the comparison, had 66.2. A review found that baseline too weak: on seeds 5 and 6 a "
+            "map with the image's score in every place had 70.9 and 71.8, patches over two blocks 82.6 and 84.9, "
+            "windows 76.1 and 80.3. So the third reading, the image's score in patches, the flat map and the condition "
+            "within images were added after that, and fixed before seeds 0 to 4 ran again; the margins were kept.",
+        ),
         Tried(
             bed="this bed on pilot seeds 10 and 11, every arm in the setting of the claim; the margins are the "
             "project's plan and were kept",
@@ -89,4 +117,5 @@ def reproduce(lab: Lab) -> Trial:
 
     model = flawed_things.base(lab)
     notes = flaws_by_windows.from_words(lab, model) | flaws_by_windows.from_good_images(lab, model)
-    return Trial(notes["pixel_auroc_patches"], notes["pixel_auroc_windows"], notes)
+    baseline = max(notes["pixel_auroc_patches"], notes["pixel_auroc_image"])
+    return Trial(baseline, notes["pixel_auroc_windows"], notes)

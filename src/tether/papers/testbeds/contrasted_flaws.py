@@ -18,6 +18,7 @@ from tether.data.images import decode
 from tether.data.sets.scenes.world import COLOURS, SHAPES
 from tether.data.sets.textile import Label, TextileSet
 from tether.papers.testbeds import flawed_things, in_memory
+from tether.papers.testbeds.flaws_within import flat, within_flawed
 from tether.tasks.anomaly import ClapDetector, Detector, PatchesDetector
 from tether.tasks.anomaly.contrast import contrast, unit_range
 
@@ -35,6 +36,13 @@ POSITIVE, NEGATIVE = (
     tuple(template.format(state) for template in flawed_things.TEMPLATES for state in states)
     for states in (flawed_things.DAMAGED, flawed_things.NORMAL)
 )
+STRANGE = (
+    *("harbour", "violin", "teacher", "winter", "newspaper", "mountain", "dinner", "engine", "garden"),
+    *("letter", "parliament", "elephant", "sweater", "railway", "doctor", "candle", "island", "orchestra"),
+)
+"""As many words as there are negative texts, of nothing that the scenes have; the CLIP never learnt their vectors."""
+RANGED = ("contrast", "things", "strange")
+"""Arms whose maps are a difference of which nothing below 0 is left."""
 ASKED = 300
 RECALL = 0.8
 CLOTH = 100
@@ -50,44 +58,61 @@ def asked(lab: Lab) -> Flawed:
     return flawed_things.flawed(lab, "contrasted", lab.steps(ASKED, 12), SHAPES)
 
 
-def random_texts(lab: Lab) -> list[str]:
-    """As many texts as the negative ones, of drawn things that the images need not show."""
+def other_texts(lab: Lab) -> dict[str, list[str]]:
+    """As many texts as the negative ones, in the same sentences.
+
+    ``things`` names drawn things that the images need not show; so it takes away what all texts of things share.
+    ``strange`` has words of nothing that is drawn.
+    """
     dice = in_memory.dice_of(lab, "texts", salt="random negatives")
     drawn = [f"{dice.pick(tuple(COLOURS))} {dice.pick(SHAPES)}" for _ in NEGATIVE]
-    return [dice.pick(flawed_things.TEMPLATES).format(name) for name in drawn]
+    names = {"things": drawn, "strange": STRANGE}
+    return {arm: [dice.pick(flawed_things.TEMPLATES).format(name) for name in some] for arm, some in names.items()}
 
 
 def attentions(
     lab: Lab, model: Clip, pixels: UInt8[Tensor, "n 3 h w"], *, dense: Dense, name: str = NAME
-) -> dict[str, Float[Tensor, "n r c"]]:
-    """Maps of each arm.
+) -> tuple[dict[str, Float[Tensor, "n r c"]], dict[str, Float[Tensor, "n r c"]]]:
+    """Maps of each arm, and of those in ``RANGED`` the differences before what is below 0 is cut off.
 
-    ``positive`` is of positive texts alone, ``contrast`` less negative ones and ``random`` less random ones, each in
-    the range of its image as the method has it; ``similar`` and ``difference`` are of the mean similarities as they
-    are, and ``softmax`` is a patch's probability of the mean positive against the mean negative text, as WinCLIP's.
+    ``positive`` is of positive texts alone, ``contrast`` less negative ones, ``things`` and ``strange`` less others
+    (see ``other_texts``), each in the range of its image as the method has it; ``similar`` and ``difference`` are of
+    the mean similarities as they are, ``softmax`` is a patch's probability of the mean positive against the mean
+    negative text, as WinCLIP's, and ``image`` the image's own at every place.
 
     Args:
-        lab: seed, of the random texts.
+        lab: seed, of the other texts.
         model: the CLIP.
         pixels: of the images.
         dense: see ``ClapDetector``.
         name: what the texts call the things.
     """
-    detector, other = (
+    detector, *others = (
         ClapDetector(positive=POSITIVE, negative=negative, dense=dense, blocks=BLOCKS[dense]).prepare(model, name)
-        for negative in (NEGATIVE, random_texts(lab))
+        for negative in (NEGATIVE, *other_texts(lab).values())
     )
     positive, negative = means_of(detector, pixels).unbind(dim=1)
     lengths = [float(texts.mean(dim=0).norm()) for texts in detector.texts]
     margin = positive / lengths[0] - negative / lengths[1]  # cosines to the mean texts
-    return {
+    scale, (_, rows, columns) = float(model.logit_scale.detach()), positive.shape
+    against = dict(zip(RANGED, (negative, *(means_of(other, pixels)[:, 1] for other in others)), strict=True))
+    maps = {
         "positive": unit_range(positive),
-        "contrast": unit_range(contrast(positive, negative)),
-        "random": unit_range(contrast(positive, means_of(other, pixels)[:, 1])),
+        **{arm: unit_range(contrast(positive, other)) for arm, other in against.items()},
         "similar": positive,
         "difference": positive - negative,
-        "softmax": (float(model.logit_scale.detach()) * margin).double().sigmoid(),
+        "softmax": (scale * margin).double().sigmoid(),
+        "image": flat((scale * image_margins(detector, model, pixels)).sigmoid(), (rows, columns)),
     }
+    return maps, {arm: unit_range(positive) - unit_range(other) for arm, other in against.items()}
+
+
+@torch.no_grad()
+def image_margins(detector: ClapDetector, model: Clip, pixels: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
+    """How much nearer by cosine whole images are to the mean positive than to the mean negative text."""
+    rows = F.normalize(torch.cat([model.encode_image(some).pooled for some in pixels.split(100)]), dim=1)
+    positive, negative = (F.normalize(texts.mean(dim=0), dim=0) for texts in detector.texts)
+    return rows @ (positive - negative)
 
 
 def means_of(detector: ClapDetector, pixels: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 2 r c"]:
@@ -95,14 +120,34 @@ def means_of(detector: ClapDetector, pixels: UInt8[Tensor, "n 3 h w"]) -> Float[
     return torch.stack([look.rows[0].T.unflatten(1, look.grid) for look in detector.look(list(pixels))])
 
 
-def pixel_figures(maps: Float[Tensor, "n r c"], images: Flawed) -> tuple[float, float]:
-    """AUROC of pixels, and the share of good pixels at or above the threshold that finds ``RECALL``; in percent."""
+def pixel_figures(
+    maps: Float[Tensor, "n r c"], images: Flawed, *, before: Float[Tensor, "n r c"] | None = None
+) -> dict[str, float]:
+    """Figures of pixels in percent.
+
+    ``auroc`` is over all images, ``within`` in each flawed one by itself, and ``false`` the share of good pixels at or
+    above the threshold that finds ``RECALL`` of the flawed ones. With ``before`` there is also ``lost``, the share of
+    flawed pixels where the map is 0.
+
+    Args:
+        maps: of 0 or more where ``before`` is given.
+        images: with their masks.
+        before: differences of which nothing below 0 is left in ``maps``. Where these are 0, no threshold tells pixels
+            apart and more than the rest cannot be found; so ``false`` ranks such pixels by what they were before.
+    """
     from sklearn.metrics import roc_auc_score
 
-    scores = F.interpolate(maps[:, None], images.masks.shape[1:], mode="bilinear").flatten().numpy()
-    truth = images.masks.flatten().numpy()
+    scores, truth = _at_pixels(maps, images), images.masks.flatten().numpy()
+    found = {"auroc": 100 * float(roc_auc_score(truth, scores)), "within": within_flawed(images, maps)}
+    if before is not None:
+        found["lost"] = 100 * float((scores[truth] <= 0).mean())
+        scores = np.where(scores > 0, scores, _at_pixels(before, images))
     threshold = np.quantile(scores[truth], 1 - RECALL, method="lower")
-    return 100 * float(roc_auc_score(truth, scores)), 100 * float((scores[~truth] >= threshold).mean())
+    return found | {"false": 100 * float((scores[~truth] >= threshold).mean())}
+
+
+def _at_pixels(maps: Float[Tensor, "n r c"], images: Flawed) -> Float[np.ndarray, " p"]:
+    return F.interpolate(maps[:, None], images.masks.shape[1:], mode="bilinear").flatten().numpy()
 
 
 def cloth_figures(

@@ -29,7 +29,9 @@ from tether.models.prompts import Prompts
 from tether.models.value_attention import ValueRows, text_maps, text_probabilities
 from tether.papers.testbeds.flaw_figures import flaw_figures
 from tether.papers.testbeds.flawed_things import SEEN, TEMPLATES, UNSEEN, Flawed, base, flawed
+from tether.papers.testbeds.flaws_within import flat, within_flawed
 from tether.tasks.anomaly import AnomalyclipDetector, Detector
+from tether.tasks.anomaly.value_looks import blurred
 from tether.train.steps.module import InsideStep, StepModule
 from tether.train.tensor_batches import TensorBatches
 
@@ -41,6 +43,8 @@ BLOCKS = 2
 """Last blocks that are changed, for sentences as for what is learnt: the best of five ways for both on pilot seeds."""
 TEMPERATURE = 0.02
 """Of learning, the best of 0.07 and 0.02 on pilot seeds; areas under curves of sentences do not depend on it."""
+FLAT = ("pixel_auroc", "pixel_ap")
+"""Figures of maps that are flat: of their places they say nothing else."""
 WORDS = {"normal": "{}.", "defective": "damaged {}."}
 
 
@@ -82,11 +86,18 @@ class FlawBench:
         source = FlawedImages(self.learn, name=f"learn, seed {self.lab.seed}")
         return read_defects(recipe.reader(self.model), source, DefectTruths())
 
-    def figures(self, detector: Detector) -> dict[str, float]:
-        """How well a detector finds the flaws of other shapes; see ``flawed_things.flaw_figures``."""
+    def said(self, detector: Detector) -> tuple[Float[Tensor, " n"], Float[Tensor, "n r c"]]:
+        """A detector's scores and maps of the images of other shapes."""
         found = detector.prepare(self.model, "object").predict(list(self.asked.pixels))
-        maps = torch.stack([torch.from_numpy(one.values) for one in found])
-        return flaw_figures(self.asked, torch.tensor([one.score for one in found]), maps)
+        return torch.tensor([one.score for one in found]), torch.stack([torch.from_numpy(one.values) for one in found])
+
+    def measured(self, scores: Float[Tensor, " n"], maps: Float[Tensor, "n r c"]) -> dict[str, float]:
+        """See ``flaw_figures``; ``within`` is of ``flaws_within``."""
+        return flaw_figures(self.asked, scores, maps) | {"within": within_flawed(self.asked, maps)}
+
+    def figures(self, detector: Detector) -> dict[str, float]:
+        """How well a detector finds the flaws of other shapes."""
+        return self.measured(*self.said(detector))
 
 
 def prepare(lab: Lab) -> FlawBench:
@@ -103,6 +114,13 @@ def recipe_of(lab: Lab, *, blocks: int = BLOCKS) -> AnomalyPromptsRecipe:
 def sentences() -> AnomalyclipDetector:
     """WinCLIP's states in sentences that the CLIP has read, on the same features."""
     return AnomalyclipDetector(templates=TEMPLATES, blocks=BLOCKS)
+
+
+def sentence_figures(bench: FlawBench) -> dict[str, dict[str, float]]:
+    """Figures of sentences, and of maps that have the image's own score by them in every place (``image``)."""
+    scores, maps = bench.said(sentences())
+    apart = flaw_figures(bench.asked, scores, flat(scores, bench.model.image_spec.size))
+    return {"sentences": bench.measured(scores, maps), "image": {name: apart[name] for name in FLAT}}
 
 
 def learnt(bench: FlawBench, recipe: AnomalyPromptsRecipe) -> AnomalyclipDetector:
@@ -149,8 +167,8 @@ def named_figures(bench: FlawBench, recipe: AnomalyPromptsRecipe) -> dict[str, f
             scores.append(text_probabilities(seen.image, own, temperature=recipe.temperature)[0, 1])
             size_of = reader.image_spec.size
             found = text_maps(seen.patches, own, grid=reader.grid, size=size_of, temperature=recipe.temperature)
-            maps.append(found[:, 0, 1].mean(dim=0))
-    return flaw_figures(bench.asked, torch.stack(scores), torch.stack(maps))
+            maps.append(torch.from_numpy(blurred(found[:, 0, 1].mean(dim=0).numpy())))
+    return bench.measured(torch.stack(scores), torch.stack(maps))
 
 
 class _FreeTexts(nn.Module):

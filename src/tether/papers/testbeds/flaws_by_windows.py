@@ -1,4 +1,4 @@
-"""Flaws found by words in small windows, by words in single patches, and by four good images of a product."""
+"""Flaws found by words in windows, in single patches and in whole images, and by four good images of a product."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 from tether.models.dense import DensePath, dense_tokens
 from tether.models.dual import Clip
 from tether.models.token_windows import window_masks
-from tether.models.value_attention import value_path
 from tether.papers.testbeds.flaw_figures import flaw_figures
 from tether.papers.testbeds.flawed_things import LAYERS, SEEN, TEMPLATES, UNSEEN, Flawed, flawed
+from tether.papers.testbeds.flaws_within import flat, within_flawed
 from tether.tasks.anomaly.detector import Detector, ImageFeatures
-from tether.tasks.anomaly.harmonic import harmonic_map
+from tether.tasks.anomaly.harmonic import harmonic_map, harmonic_mean
 from tether.tasks.anomaly.patches import PatchesDetector
 from tether.tasks.anomaly.winclip import WinclipDetector
 
@@ -26,10 +26,13 @@ if TYPE_CHECKING:
 ASKED, CHOOSING, GOOD, OF_A_PRODUCT = 300, 100, 4, 60
 """Images that are asked about, those to choose by, good ones of a product, and those asked about of each product."""
 NAME = "object"
-PATHS = {"tokens": None, "values": DensePath()}
-"""Ways to read patches, of which the baseline takes the better."""
-BESIDE = 2
-"""Last blocks that are changed in AnomalyCLIP's way: a figure beside the comparison."""
+PATHS = {
+    "tokens": None,
+    "values": DensePath(),
+    "beside": DensePath(kind="v", start=-2, beside=True, feed_forward=False),
+}
+"""Ways to read patches, of which the baseline takes the best: as they leave the tower, with their own values in the
+last block (MaskCLIP), and attending by values over the last two (AnomalyCLIP)."""
 
 
 def words(model: Clip) -> WinclipDetector:
@@ -38,7 +41,10 @@ def words(model: Clip) -> WinclipDetector:
 
 
 def from_words(lab: Lab, model: Clip) -> dict[str, float]:
-    """Figures of windows and of patches by the same two texts, and of the image's score, which all share."""
+    """Figures of windows, of patches and of whole images by the same two texts.
+
+    ``patches`` has of each figure that of the reading which has the best one on other images.
+    """
     asked = flawed(lab, "asked", lab.steps(ASKED, 12), UNSEEN)
     other = flawed(lab, "to choose by", lab.steps(CHOOSING, 12), SEEN)
     detector = words(model)
@@ -48,17 +54,16 @@ def from_words(lab: Lab, model: Clip) -> dict[str, float]:
     maps = {
         "windows": torch.from_numpy(np.stack([one.values for one in found])),
         "arithmetic": _arithmetic(detector, looks),
-        **{name: _patches(detector, model, asked, path) for name, path in PATHS.items()},
-        "beside": _patches(detector, model, asked, value_path(model, blocks=BESIDE)),
+        **_patches(detector, model, asked),
     }
-    figures = {name: flaw_figures(asked, scores, one) for name, one in maps.items()}
-    ahead = {
-        name: flaw_figures(other, torch.zeros(len(other)), _patches(detector, model, other, path))["pixel_auroc"]
-        for name, path in PATHS.items()
+    figures = {name: _figures(asked, one) for name, one in maps.items()}
+    ahead = {name: _figures(other, one) for name, one in _patches(detector, model, other).items()}
+    figures["patches"] = {
+        what: figures[max(ahead, key=lambda name: ahead[name][what])][what] for what in figures["windows"]
     }
-    figures["patches"] = figures[max(ahead, key=ahead.__getitem__)]
-    notes = {f"{what}_{name}": each[what] for name, each in figures.items() for what in ("pixel_auroc", "aupro")}
-    return notes | {"image_auroc": figures["windows"]["image_auroc"]}
+    apart = flaw_figures(asked, scores, flat(scores, detector.grid))
+    notes = {f"{what}_{name}": value for name, each in figures.items() for what, value in each.items()}
+    return notes | {"image_auroc": apart["image_auroc"], "pixel_auroc_image": apart["pixel_auroc"]}
 
 
 def from_good_images(lab: Lab, model: Clip) -> dict[str, float]:
@@ -94,17 +99,29 @@ def _products(lab: Lab, detector: Detector, shapes: tuple[str, ...], *, good: bo
     return {what: float(np.mean([one[what] for one in found])) for what in found[0]}
 
 
+def _figures(asked: Flawed, maps: Float[Tensor, "n r c"]) -> dict[str, float]:
+    """Of maps alone."""
+    found = flaw_figures(asked, torch.zeros(len(asked)), maps)
+    return {"pixel_auroc": found["pixel_auroc"], "aupro": found["aupro"], "within": within_flawed(asked, maps)}
+
+
 @torch.no_grad()
-def _patches(detector: WinclipDetector, model: Clip, asked: Flawed, path: DensePath | None) -> Float[Tensor, "n r c"]:
-    """Scores of single patches by the detector's texts."""
-    tokens = torch.cat([dense_tokens(model, some, path=path) for some in asked.pixels.split(100)])
-    return detector.defect_scores(tokens).unflatten(1, detector.grid)
+def _patches(detector: WinclipDetector, model: Clip, asked: Flawed) -> dict[str, Float[Tensor, "n r c"]]:
+    """Maps of single patches by the detector's texts, with the image's score as one more scale, as windows have it."""
+    parts = asked.pixels.split(100)
+    whole = detector.defect_scores(torch.cat([model.encode_image(some).pooled for some in parts]))
+    maps = {}
+    for name, path in PATHS.items():
+        tokens = torch.cat([dense_tokens(model, some, path=path) for some in parts])
+        scores = detector.defect_scores(tokens).unflatten(1, detector.grid)
+        maps[name] = harmonic_mean([flat(whole, detector.grid), scores])
+    return maps
 
 
 def _arithmetic(detector: WinclipDetector, looks: list[ImageFeatures]) -> Float[Tensor, "n r c"]:
     """The detector's maps with plain means in place of harmonic ones."""
     whole, _, *windows = (torch.stack(rows) for rows in zip(*(look.rows for look in looks), strict=True))
-    maps = [detector.defect_scores(whole)[:, :, None].expand(-1, *detector.grid)]
+    maps = [flat(detector.defect_scores(whole)[:, 0], detector.grid)]
     for rows, side in zip(windows, detector.scales, strict=True):
         masks = window_masks(detector.grid, side=side)
         inverse = harmonic_map(detector.defect_scores(rows).reciprocal(), masks=masks, grid=detector.grid)

@@ -56,11 +56,11 @@ READERS: Mapping[str, type[ImageReader]] = {
     "rapidocr": RapidWords,
 }
 """Every reader by name; of those in folders the first whose file is there opens it."""
-TRAINED: Mapping[str, Mapping[str, type[ImageReader]]] = {
-    "word": {name: kind for name, kind in READERS.items() if kind.file is None},
-    "page": {"rapidocr": RapidPages},
-}
-"""Readers without a folder, which are trained already, by what an image holds."""
+
+
+def trained_readers(*, page: bool) -> Mapping[str, type[ImageReader]]:
+    """Readers that need no folder, since they come trained: of whole pages, or of crops."""
+    return {"rapidocr": RapidPages} if page else {name: kind for name, kind in READERS.items() if kind.file is None}
 
 
 def load_reader(
