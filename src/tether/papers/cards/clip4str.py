@@ -32,7 +32,8 @@ CARD = Card(
     ),
     needs=("a trained encoder", "crops of words with their texts"),
     gives="A reader of words in crops: one decoder reads the image, a second reads image and guess together, at twice "
-    "the cost. Where the list of words is known, the nearest of them to what was read is worth more.",
+    "the cost, which won nothing here. Reading once more with all other letters in view helps, and where the list of "
+    "words is known, the nearest of them to what was read is worth more.",
     claim=Claim(
         says="Words of a known list with a letter hidden are read right more often by both branches than by the "
         "visual branch alone.",

@@ -30,7 +30,8 @@ CARD = Card(
     ),
     needs=("a trained encoder", "good images, without ratings"),
     gives="A score of how good a photo is, by opposite prompts and an image side that has learnt from degraded copies "
-    "of good images which of two is worse; of blur alone sharpness says more, at no cost.",
+    "of good images which of two is worse; the prompts' own words matter little, and of blur alone sharpness says "
+    "more, at no cost.",
     claim=Claim(
         says="Trained on degraded drawings, the score of opposite prompts falls with the level of degradation of "
         "drawings that were held out, more surely than before training, than a measure of sharpness and than ridge "
