@@ -110,7 +110,7 @@ def _add_pages(app: FastAPI, service: Service) -> None:
 
     @app.get("/", include_in_schema=False)
     async def page() -> HTMLResponse:
-        return HTMLResponse(pages.get_template("page.html.j2").render(name=service.name, store=service.collection))
+        return HTMLResponse(pages.get_template("page.html.j2").render(name=service.name))
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:

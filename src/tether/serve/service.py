@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -76,11 +75,9 @@ class Service:
         )
         self.metrics.watch_queue(lambda: self.batcher.waiting)
         self.heads: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
-        self.stopping = threading.Event()
 
     def close(self, seconds: float) -> bool:
         """Finish what was taken; whether all was."""
-        self.stopping.set()
         done = self.batcher.close(seconds)
         self.images.close()
         if self.collection is not None:
