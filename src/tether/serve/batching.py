@@ -38,6 +38,14 @@ class FullError(TetherError):
         self.retry_after = retry_after
 
 
+class StoppingError(TetherError):
+    """The server is being stopped: nothing more is taken, and what is left is not waited for."""
+
+    def __init__(self) -> None:
+        """Say so."""
+        super().__init__("the server is stopping")
+
+
 @dataclass(frozen=True, slots=True)
 class AnsweredRows:
     """What the model made of the texts or images of one request.
@@ -131,6 +139,7 @@ class Batcher:
 
         Raises:
             FullError: too many rows wait.
+            StoppingError: ``close`` was called.
         """
         return self._put(_Job("text", texts))
 
@@ -160,7 +169,7 @@ class Batcher:
         with self._wake:
             left, self._jobs = self._jobs, deque()
         for job in left:
-            _fail(job, InputError("the server is stopping"))
+            _fail(job, StoppingError())
         return False
 
     def _put(self, job: _Job) -> Future[Any]:
@@ -169,7 +178,7 @@ class Batcher:
             return job.future
         with self._wake:
             if self._closing:
-                raise FullError(1)
+                raise StoppingError
             if self._count() + len(job.items) > self._queue:
                 self._drop_gone()
                 if (waiting := self._count()) + len(job.items) > self._queue:

@@ -16,10 +16,10 @@ from jaxtyping import Float
 from starlette.requests import Request
 from torch import Tensor, nn
 
-from tether.core.errors import InputError, NotFiniteError, UnsupportedModelError
+from tether.core.errors import NotFiniteError, TetherError, UnsupportedModelError
 from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder
-from tether.serve.batching import AnsweredRows, Batcher, FullError
+from tether.serve.batching import AnsweredRows, Batcher, FullError, StoppingError
 from tether.serve.collection import Collection
 from tether.serve.images_in import ImagesIn
 from tether.serve.limits import ServerLimits
@@ -115,11 +115,11 @@ class Service:
 
     async def texts(self, request: Request, texts: Sequence[str]) -> AnsweredRows:
         """Embed texts of a request."""
-        return await self.answered(request, self._taken(lambda: self.batcher.texts(texts)))
+        return await self.answered(request, self.batcher.texts(texts))
 
     async def pixels(self, request: Request, pixels: Sequence[Tensor]) -> AnsweredRows:
         """Embed images of the model's size."""
-        return await self.answered(request, self._taken(lambda: self.batcher.images(pixels)))
+        return await self.answered(request, self.batcher.images(pixels))
 
     async def classify(
         self, request: Request, pixels: Sequence[Tensor], *, classes: Sequence[str], templates: Any, top: int
@@ -138,7 +138,7 @@ class Service:
             return found
 
         rows = max(1, min(self.limits.rows, len(pixels)))
-        return await self.answered(request, self._taken(lambda: self.batcher.call(call, rows=rows)))
+        return await self.answered(request, self.batcher.call(call, rows=rows))
 
     async def segment(self, request: Request, image: Tensor, *, classes: Sequence[str]) -> dict[str, Any]:
         """The class of each pixel."""
@@ -158,7 +158,7 @@ class Service:
                 "mask": _png(masks.to_image()),
             }
 
-        return await self.answered(request, self._taken(lambda: self.batcher.call(call)))
+        return await self.answered(request, self.batcher.call(call))
 
     async def detect(self, request: Request, image: Tensor, *, name: str) -> dict[str, Any]:
         """How unusual an image is, and where."""
@@ -182,7 +182,7 @@ class Service:
                 "heat": _png(found.to_image(longest=1024)),
             }
 
-        return await self.answered(request, self._taken(lambda: self.batcher.call(call)))
+        return await self.answered(request, self.batcher.call(call))
 
     async def answered(self, request: Request, future: Future[T]) -> T:
         """The result, unless the client goes away first: then it is not computed.
@@ -190,6 +190,7 @@ class Service:
         Raises:
             GoneError: it went away.
             RefusedError: it took too long.
+            StoppingError: longer than a server that stops waits.
         """
         answer = asyncio.wrap_future(future)
         gone = asyncio.ensure_future(_gone(request))
@@ -200,10 +201,8 @@ class Service:
             if gone.done():
                 raise GoneError
             raise RefusedError(503, f"no answer within {self.limits.seconds:g} s", retry_after=10)
-        except NotFiniteError as error:
-            raise RefusedError(500, str(error)) from None
-        except UnsupportedModelError as error:
-            raise RefusedError(422, f"this model cannot do that: {error}", code="unsupported_model") from None
+        except asyncio.CancelledError:  # the server stops, and this took longer than it waits
+            raise StoppingError from None
         finally:
             gone.cancel()
             answer.cancel()
@@ -212,12 +211,6 @@ class Service:
     def map_pixels(self) -> int:
         """Pixels of an image that masks or maps are made of, at most."""
         return max(1, self.limits.pixels // _MAP_SHARE)
-
-    def _taken(self, put: Callable[[], Future[T]]) -> Future[T]:
-        try:
-            return put()
-        except FullError as error:
-            raise RefusedError(429, str(error), retry_after=error.retry_after, code="queue_full") from None
 
     def _kept(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         if key not in self.heads:
@@ -239,6 +232,14 @@ def _png(image: Any) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def refused_of(error: InputError) -> RefusedError:
-    """What a client is told of bad input that a part found."""
-    return RefusedError(422 if isinstance(error, UnsupportedModelError) else 400, str(error))
+def refused_of(error: TetherError) -> RefusedError:
+    """What a client is told of an error that a part raised on purpose; bad input, where it is no other."""
+    if isinstance(error, FullError):
+        return RefusedError(429, str(error), retry_after=error.retry_after, code="queue_full")
+    if isinstance(error, StoppingError):
+        return RefusedError(503, str(error), retry_after=1)
+    if isinstance(error, NotFiniteError):
+        return RefusedError(500, str(error))
+    if isinstance(error, UnsupportedModelError):
+        return RefusedError(422, f"this model cannot do that: {error}", code="unsupported_model")
+    return RefusedError(400, str(error))

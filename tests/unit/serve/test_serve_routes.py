@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
 import threading
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 import tether
@@ -19,6 +22,7 @@ from tether.core.errors import InputError
 from tether.core.types import Features, ImageSpec
 from tether.serve.app import make_app
 from tether.serve.auth import read_token
+from tether.serve.batching import StoppingError
 from tether.serve.limits import BodyLimit, ServerLimits
 from tether.serve.start import service_of
 
@@ -182,6 +186,28 @@ class TestBounds:
             assert answer.status_code == 429
             assert int(answer.headers["retry-after"]) >= 1
             assert answer.json()["error"]["code"] == "queue_full"
+
+    def test_a_server_that_stops_says_so(self, model):
+        service = service_of(model, name="tiny", limits=LIMITS)
+        with TestClient(make_app(service), base_url=BASE) as client:
+            service.batcher.close(30)
+            answer = embed(client, "a cat")
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+            assert answer.json()["error"]["message"] == "the server is stopping"
+
+    def test_who_is_waited_for_no_longer_is_told_as_well(self, model):
+        service = service_of(model, name="tiny", limits=LIMITS)
+
+        async def ask():
+            request = Request({"type": "http"}, asyncio.Event().wait)
+            asked = asyncio.create_task(service.answered(request, Future()))
+            await asyncio.sleep(0)
+            asked.cancel()  # as uvicorn does after --stop-seconds
+            with pytest.raises(StoppingError):
+                await asked
+
+        asyncio.run(ask())
+        service.close(30)
 
 
 class TestWhoMayAsk:
