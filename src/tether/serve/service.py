@@ -107,11 +107,12 @@ class Service:
         if len(texts) > most:
             raise RefusedError(413, f"{where}: {len(texts):,} texts; at most {most:,} in one request", param=where)
         for place, text in enumerate(texts):
+            here = where if len(texts) == 1 else f"{where}[{place}]"
             if len(text) > letters:
                 said = f"a text of {len(text):,} letters; at most {letters:,} are read"
-                raise RefusedError(413, f"{where}[{place}]: {said}", param=where)
+                raise RefusedError(413, f"{here}: {said}", param=where)
             if not text.strip():
-                raise RefusedError(400, f"{where}[{place}]: the text is empty", param=where)
+                raise RefusedError(400, f"{here}: the text is empty", param=where)
 
     async def texts(self, request: Request, texts: Sequence[str]) -> AnsweredRows:
         """Embed texts of a request."""

@@ -300,7 +300,7 @@ class TestSearch:
     def test_nothing_above_the_cutoff(self, client):
         found = self.search(client, text="a cat", cutoff=0.9999)
         assert found["hits"] == []
-        assert "nothing found above the cutoff: the best of 12 images" in found["nothing"]
+        assert "nothing found: the best of 12 images" in found["nothing"]
         every = self.search(client, text="a cat", cutoff=-1)
         assert len(every["hits"]) == 12
         assert every["nothing"] is None
@@ -336,7 +336,7 @@ class TestSearch:
         [
             ({"text": "a", "image": data_uri()}, 400, "one of text, image and key, got text, image"),
             ({}, 400, "got none"),
-            ({"text": "  "}, 400, "empty"),
+            ({"text": "  "}, 400, "text: the text is empty"),
             ({"text": "a", "k": 1000}, 413, "at most 200"),
             ({"text": "a", "cutoff": "auto"}, 400, "auto is not known"),
             ({"text": "a", "cutoff": "high"}, 400, "cutoff"),
@@ -438,6 +438,13 @@ class TestOtherTasks:
                 assert answer.status_code == 422, answer.text
                 assert "this model cannot do that" in answer.json()["detail"]
 
+    @pytest.mark.parametrize("path", ["/segment", "/detect"])
+    def test_of_two_images_none_is_left_out(self, client, path):
+        body = {"image": data_uri()} | ({"classes": ["a", "b"]} if path == "/segment" else {})
+        form = {"image": ("a.png", image_bytes(), "image/png")}
+        answer = client.post(path, files=form, data={"json": json.dumps(body)})
+        assert (answer.status_code, "got 2" in answer.json()["detail"]) == (400, True)
+
     @pytest.mark.parametrize(
         ("path", "body", "status", "said"),
         [
@@ -449,7 +456,8 @@ class TestOtherTasks:
             ("/classify", {"classes": ["a"], "images": [data_uri()], "templates": ["no place"]}, 400, "{}"),
             ("/segment", {"classes": ["a"], "image": data_uri()}, 400, "at least 2"),
             ("/segment", {"classes": ["a", "b"], "image": data_uri(image_bytes(size=(100, 100)))}, 413, "pixels"),
-            ("/detect", {"name": ""}, 400, "image"),
+            ("/detect", {}, 400, "image: expected an image, as a data URI or as a file of a form, got none"),
+            ("/detect", {"name": " ", "image": data_uri()}, 400, "name: the text is empty"),
         ],
     )
     def test_bad_input(self, client, path, body, status, said):
