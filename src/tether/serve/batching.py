@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -15,10 +14,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tether.core.errors import InputError, NotFiniteError, TetherError, is_fault
+from tether.core.errors import NotFiniteError, TetherError, is_fault
 from tether.core.protocols import DualEncoder
 from tether.models.embed import encode_images, encode_texts
-from tether.models.tokenizer import TextCutWarning, lengths
+from tether.models.tokenizer import lengths
+from tether.models.whole_texts import all_whole, unheard
 
 Kind = Literal["text", "image", "call"]
 OnBatch = Callable[[Kind, int, float], None]
@@ -36,6 +36,14 @@ class FullError(TetherError):
         """Say when to try again."""
         super().__init__(f"too many requests wait; try again in {retry_after} s")
         self.retry_after = retry_after
+
+
+class StoppingError(TetherError):
+    """The server is being stopped: nothing more is taken, and what is left is not waited for."""
+
+    def __init__(self) -> None:
+        """Say so."""
+        super().__init__("the server is stopping")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +139,7 @@ class Batcher:
 
         Raises:
             FullError: too many rows wait.
+            StoppingError: ``close`` was called.
         """
         return self._put(_Job("text", texts))
 
@@ -160,7 +169,7 @@ class Batcher:
         with self._wake:
             left, self._jobs = self._jobs, deque()
         for job in left:
-            _fail(job, InputError("the server is stopping"))
+            _fail(job, StoppingError())
         return False
 
     def _put(self, job: _Job) -> Future[Any]:
@@ -169,7 +178,7 @@ class Batcher:
             return job.future
         with self._wake:
             if self._closing:
-                raise FullError(1)
+                raise StoppingError
             if self._count() + len(job.items) > self._queue:
                 self._drop_gone()
                 if (waiting := self._count()) + len(job.items) > self._queue:
@@ -188,8 +197,7 @@ class Batcher:
         while parts := self._take():
             start, size = time.monotonic(), sum(len(part.items) for part in parts)
             kind = parts[0].job.kind
-            with warnings.catch_warnings():  # each client is told of its own texts
-                warnings.simplefilter("ignore", TextCutWarning)
+            with unheard():  # each client is told of its own texts
                 if kind == "call":
                     _call(parts[0].job, self._model)
                 else:
@@ -272,15 +280,7 @@ class Batcher:
         tokenizer = self._model.tokenizer
         count = lengths(tokenizer(texts))
         full = [texts[place] for place in (count == tokenizer.context_length).nonzero()[:, 0].tolist()]
-        return int(count.sum()), sum(not _fits(tokenizer, text) for text in full)
-
-
-def _fits(tokenizer: Any, text: str) -> bool:
-    try:
-        tokenizer([text], long_text="raise")
-    except InputError:
-        return False
-    return True
+        return int(count.sum()), sum(not all_whole([text], self._model) for text in full)
 
 
 def _call(job: _Job, model: DualEncoder) -> None:
