@@ -86,8 +86,9 @@ class _Part:
 class Batcher:
     """One thread that runs the model on what all clients ask.
 
-    Rows of one kind are joined: up to ``rows`` of them, or those that came ``wait_ms`` after the first. A long request
-    is cut into parts, and every waiting request has its share of each batch, so that a short one need not wait for it.
+    Rows of one kind are joined: up to ``rows`` of them, or those that came ``wait_ms`` after the first; a lone request
+    after a lone one does not wait for others. A long request is cut into parts, and every waiting request has its share
+    of each batch, so that a short one need not wait for it.
     What is asked by a client that went away (its future is cancelled) is not computed. An error hits the request that
     causes it alone.
 
@@ -124,6 +125,7 @@ class Batcher:
         self._jobs: deque[_Job] = deque()
         self._wake = threading.Condition()
         self._closing = False
+        self._alone = True  # nobody but one asked last, and so waiting for others is in vain
         self._rate = 100.0  # rows a second, until it is measured
         self._thread = threading.Thread(target=self._work, name="tether model", daemon=True)
         self._thread.start()
@@ -184,7 +186,8 @@ class Batcher:
                 if (waiting := self._count()) + len(job.items) > self._queue:
                     raise FullError(min(_MOST_WAIT, max(1, math.ceil(waiting / self._rate))))
             self._jobs.append(job)
-            self._wake.notify_all()
+            if len(self._jobs) == 1 or self._count() >= self._most:
+                self._wake.notify_all()  # else the thread waits for others anyway
         return job.future
 
     def _count(self) -> int:
@@ -217,11 +220,12 @@ class Batcher:
                         return []
                     self._wake.wait()
                     continue
-                left = self._jobs[0].since + self._wait - time.monotonic()
+                self._alone = self._alone and len(self._jobs) == 1
+                left = 0.0 if self._alone else self._jobs[0].since + self._wait - time.monotonic()
                 if self._jobs[0].kind == "call" or self._closing or left <= 0 or self._count() >= self._most:
                     break
                 self._wake.wait(left)
-            first = self._jobs[0]
+            first, self._alone = self._jobs[0], len(self._jobs) == 1
             if first.kind == "call":
                 return [_Part(self._jobs.popleft(), first.items)]
             some = [job for job in self._jobs if job.kind == first.kind][: self._most]

@@ -88,15 +88,18 @@ class Service:
         """Embeddings as they are given out: of length 1 where the model compares by cosine.
 
         Raises:
-            RefusedError: more numbers than there are, or a model whose embeddings cannot be cut.
+            RefusedError: see ``check_dimensions``.
         """
-        unit = geometry_of(self.model).unit
+        self.check_dimensions(dims)
+        pooled = pooled[:, :dims]
+        return F.normalize(pooled, dim=1) if geometry_of(self.model).unit else pooled
+
+    def check_dimensions(self, dims: int | None) -> None:
+        """Refuse more numbers than there are, and fewer of a model whose embeddings cannot be cut."""
         if dims is not None and dims > self.model.dim:
             raise RefusedError(400, f"dimensions: this model has {self.model.dim}, got {dims}", param="dimensions")
-        if dims is not None and dims < self.model.dim and not unit:
+        if dims is not None and dims < self.model.dim and not geometry_of(self.model).unit:
             raise RefusedError(400, "dimensions: embeddings of this model's geometry cannot be cut", param="dimensions")
-        pooled = pooled[:, :dims]
-        return F.normalize(pooled, dim=1) if unit else pooled
 
     def check_texts(
         self, texts: Sequence[str], *, where: str = "input", most: int | None = None, letters: int | None = None

@@ -73,6 +73,20 @@ def test_a_long_request_does_not_hold_up_a_short_one(model):
     assert order == ["short", "long"]
 
 
+def test_only_where_others_ask_does_one_wait_for_them(model):
+    rows = []
+    batcher = Batcher(model, rows=2, wait_ms=1e8, on_batch=lambda kind, count, _: rows.append((kind, count)))
+    for text in TEXTS[:2]:
+        assert len(batcher.texts([text]).result(60).pooled) == 1
+    held = Held(batcher)
+    both = [batcher.texts([text]) for text in TEXTS[:2]]
+    held.go.set()
+    both += [both[1].result(60) and batcher.texts([text]) for text in TEXTS[2:4]]
+    assert all(len(each.result(60).pooled) == 1 for each in both)
+    assert batcher.close(60)
+    assert [count for kind, count in rows if kind == "text"] == [1, 1, 2, 2]
+
+
 def test_a_full_queue_refuses_and_says_when_to_come_again(model):
     batcher = Batcher(model, rows=4, queue=10)
     held = Held(batcher)
