@@ -8,6 +8,7 @@ import statistics
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,8 +20,8 @@ from tether.train.checkpoints import Checkpoint
 from tether.train.config import Rollback, RunConfig
 from tether.train.loop import StepReport
 
-_MAD = 1.4826
-"""A normal deviation in median ones."""
+_CHANGE = 1.4826 / math.sqrt(2)
+"""A normal deviation, in median changes from one step to the next; so a loss that falls is not a loss that scatters."""
 _KEY = "rollback"
 
 
@@ -72,7 +73,7 @@ class StepWatch:
         >>> for step in range(8):
         ...     assert watch.see(step, loss=2.0 + 0.01 * (step % 2), norm=1.0) is None
         >>> watch.see(8, loss=5.0, norm=1.0)
-        'loss 5, where 2.405 is the limit'
+        'loss 5, where 2.406 is the limit'
         >>> watch.bad
         [8]
     """
@@ -140,7 +141,7 @@ class StepWatch:
 def _limit(past: Iterable[float], deviations: float, rise: float) -> float:
     past = list(past)
     middle = statistics.median(past)
-    spread = _MAD * statistics.median(abs(value - middle) for value in past)
+    spread = _CHANGE * statistics.median(abs(later - value) for value, later in pairwise(past))
     return middle + max(rise * abs(middle), deviations * spread)
 
 
@@ -177,8 +178,8 @@ class States:
             return bool(stop), TurnBackError(why)
         return bool(stop), DivergedError(
             f"step {report.step}: {why}; the run has gone back {len(self.records)} times and did not get past this. "
-            f"Lower the learning rate, {report.learning_rate:g} at this step, warm up for longer, use a clipper, or "
-            "look at the batches of these steps"
+            f"Lower the learning rate, {report.learning_rate:g} at this step, warm up for longer, use a clipper, look "
+            f"at the batches of these steps, or pass over more of them (rollback.further, now {self.rule.further})"
         )
 
     def turn_back(self, *, end: int, why: str, each: int) -> tuple[dict[str, Any], Checkpoint]:

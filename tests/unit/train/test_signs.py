@@ -97,8 +97,15 @@ def test_a_noisy_past_bears_more():
     watch = StepWatch(Rollback(window=8, deviations=4.0))
     for step in range(8):
         watch.see(step, loss=2 + 0.3 * (step % 4), norm=1.0)
-    assert watch.see(8, loss=4.0, norm=1.0) is None
+    assert watch.see(8, loss=3.6, norm=1.0) is None
     assert watch.see(9, loss=5.0, norm=1.0) is not None
+
+
+def test_a_falling_loss_is_not_a_noisy_one():
+    watch = StepWatch(Rollback(window=20))
+    for step in range(20):
+        assert watch.see(step, loss=5 - 0.1 * step, norm=1.0) is None
+    assert watch.see(20, loss=5.0, norm=1.0) == "loss 5, where 4.889 is the limit"
 
 
 def test_nothing_is_a_spike_before_half_the_window_is_known():
