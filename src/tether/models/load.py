@@ -40,7 +40,7 @@ from tether.models.vision.eva_config import saved_config
 if TYPE_CHECKING:
     from tether.models.wrapped_encoders import WrappedEncoder
 
-_CHECKPOINTS, _RUN = "checkpoints", "config.yaml"
+_CHECKPOINTS, _RUN, _SHARDS = "checkpoints", "config.yaml", "rank-*-of-*.safetensors"
 """What a training run leaves in its folder."""
 _HINT = (
     "expected a folder that tether, open_clip or transformers wrote, starter, open_clip:ARCHITECTURE/WEIGHTS, or "
@@ -245,8 +245,9 @@ def _described(described: Path, weights: Path | None) -> Clip | WrappedEncoder:
 
 def _own_weights(folder: Path, *, random_weights: bool) -> Path | None:
     """The folder's weights, or those of its newest checkpoint; None where random ones were asked for."""
-    steps = sorted(folder.glob(f"{_CHECKPOINTS}/step-*/{WEIGHTS_FILE}"))
-    found = next((path for path in (folder / WEIGHTS_FILE, *reversed(steps)) if path.is_file()), None)
+    steps = sorted(folder.glob(f"{_CHECKPOINTS}/step-*"), reverse=True)
+    places = [path for step in (folder, *steps) for path in (step / WEIGHTS_FILE, *sorted(step.glob(_SHARDS)))]
+    found = next((path for path in places if path.is_file()), None)
     if found is None and not random_weights:
         raise InputError(
             f"{folder / WEIGHTS_FILE}: no such file; the model has no weights (random ones must be asked for)"

@@ -32,7 +32,8 @@ from tether.train.run_files import (
     SUMMARY,
 )
 
-_MAY_CHANGE = {"log_every", "save_every", "keep", "evaluate", "trackers", "workers", "max_skips", "threads", "sharding"}
+_MAY_CHANGE = {"log_every", "save_every", "keep", "evaluate", "trackers", "workers", "max_skips", "threads"}
+_MAY_CHANGE |= {"sharding", "checkpoints"}
 """Settings that leave the trajectory alone, so a resumed run may have others."""
 _BESIDE = {COMPARE, COMPARE_JSON, COMPARE_PAGE, BAD_ROWS}
 """What may lie in a folder that no run has been in."""

@@ -146,6 +146,11 @@ class RunConfig(BaseModel):
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field(default="bf16", description="autocast; weights stay float32")
     sharding: Literal["auto", "ddp", "fsdp2"] = Field(default="auto", description="with several processes")
+    checkpoints: Literal["auto", "whole", "sharded"] = Field(
+        default="auto",
+        description="written by one process, or by each its own part (into a folder that all machines share); `auto` "
+        "shards where fsdp2 does",
+    )
     vocabulary: Literal["whole", "used"] = Field(
         default="whole", description="`used` trains only the token rows that the data has; the rest keep their start"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Literal, final
 
@@ -54,15 +54,16 @@ class WeightAverage:
         """Move the average one step toward the weights."""
         approach_(self._averages.values(), self._parameters.values(), share=1 - self.decay)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The average, whole, on the CPU."""
-        return {name: whole(average) for name, average in self._averages.items()}
+    def tensors(self, take: Callable[[Tensor], Tensor] = whole) -> dict[str, Tensor]:
+        """The average, whole and on the CPU, or as ``take`` gives it."""
+        return {name: take(average) for name, average in self._averages.items()}
 
     @torch.no_grad()
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take back what ``tensors`` gave."""
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what ``tensors`` gave, whole or sharded as the weights are; what is not there stays."""
         for name, average in self._averages.items():
-            average.copy_(placed_like(average, tensors[name]))
+            if name in tensors:
+                average.copy_(placed_like(average, tensors[name]))
 
     @torch.no_grad()
     def copy_to_weights_(self) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
@@ -37,13 +37,23 @@ def choose_sharding(sharding: Literal["auto", "ddp", "fsdp2"]) -> Literal["none"
     return "fsdp2" if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" else "ddp"
 
 
+def choose_checkpoints(
+    kind: Literal["auto", "whole", "sharded"], *, sharding: Literal["none", "ddp", "fsdp2"]
+) -> Literal["whole", "sharded"]:
+    """How checkpoints are written: where the state is sharded, each process its own part, if nothing is said."""
+    if kind != "auto":
+        return kind
+    return "sharded" if sharding == "fsdp2" else "whole"
+
+
 def agree(refused: TetherError | None) -> None:
-    """Raise the first process's error, if it has one, in every process."""
+    """Raise the error of the first process that has one in every process; all must call it."""
     if dist.is_initialized() and dist.get_world_size() > 1:
-        said = [str(refused or "")]
-        dist.broadcast_object_list(said, src=0)
-        if said[0] and refused is None:
-            raise InputError(said[0])
+        said: list[Any] = [""] * dist.get_world_size()
+        dist.all_gather_object(said, str(refused or ""))
+        first = next((one for one in said if one), "")
+        if first and first != str(refused):
+            raise InputError(first)
     if refused is not None:
         raise refused
 
@@ -116,18 +126,39 @@ def whole(tensor: Tensor) -> Tensor:
     return full.detach().to("cpu", copy=True).contiguous()
 
 
+def as_it_is(tensor: Tensor) -> Tensor:
+    """This process's own part, in its own memory; whoever wants it later takes a ``part_copy``."""
+    return tensor.detach()
+
+
+def part_copy(tensor: Tensor) -> Tensor:
+    """A detached copy on the CPU of this process's own part, sharded as it is."""
+    return tensor.detach().to("cpu", copy=True)
+
+
 def placed_like(target: Tensor, value: Tensor) -> Tensor:
-    """A whole tensor on the device of ``target``, sharded as it is, and in its layout: fused kernels read memory."""
+    """A copy on the device of ``target``, sharded as it is, and in its layout: fused kernels read memory.
+
+    Args:
+        target: says where to.
+        value: a whole tensor, or one that is sharded as ``target`` is.
+    """
+    if isinstance(target, DTensor) and isinstance(value, DTensor):
+        found = torch.empty_like(target, dtype=value.dtype, requires_grad=False)
+        cast(DTensor, found).to_local().copy_(value.to_local())
+        return found
     value = value.to(target.device)
     if isinstance(target, DTensor):
         return distribute_tensor(value, target.device_mesh, target.placements)
     return torch.empty_like(target, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
-    """The optimiser's state, whole, as ``parameter.key``."""
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], *, take: Callable[[Tensor], Tensor] = whole
+) -> dict[str, Tensor]:
+    """The optimiser's state as ``parameter.key``, whole or as ``take`` gives it."""
     return {
-        f"{names[parameter]}.{key}": whole(value)
+        f"{names[parameter]}.{key}": take(value)
         for parameter, entries in optimizer.state.items()
         for key, value in entries.items()
     }
@@ -136,7 +167,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, s
 def load_optimizer_tensors(
     optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], tensors: dict[str, Tensor]
 ) -> None:
-    """Put back what ``optimizer_tensors`` gave, sharded as the parameters are.
+    """Put back what ``optimizer_tensors`` gave, whole or sharded as the parameters are.
 
     Raises:
         InputError: state that no step of this optimiser on these parameters leaves.

@@ -32,7 +32,7 @@ def resized_checkpoint(checkpoint: Checkpoint, before: RunConfig, stretch: Stret
     target: Any = new_encoder(stretch.config)
     sizes: dict[str, Any] = {"image_size": target.image_spec.size, "context": target.tokenizer.context_length}
     sizes["how"] = stretch.how
-    weights = checkpoint.tensors["model"]
+    weights = checkpoint.group("model")
 
     def at_new_sizes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         own = {name: one for name, one in tensors.items() if name in weights and one.shape == weights[name].shape}
@@ -44,7 +44,7 @@ def resized_checkpoint(checkpoint: Checkpoint, before: RunConfig, stretch: Stret
     found = dict(checkpoint.tensors)
     for group in ("model", "ema", "teacher"):
         if group in found:
-            found[group] = at_new_sizes(found[group])
+            found[group] = at_new_sizes(checkpoint.group(group))
     kept = {name for name, tensor in found["model"].items() if tensor.shape == weights[name].shape}
     resized = weights.keys() - kept
     moments = {key: tensor for key, tensor in found["optimizer"].items() if key.rpartition(".")[0] not in resized}

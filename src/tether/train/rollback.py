@@ -19,6 +19,7 @@ from tether.core.errors import InputError, TetherError
 from tether.train.checkpoints import Checkpoint
 from tether.train.config import Rollback, RunConfig
 from tether.train.loop import StepReport
+from tether.train.parallel import part_copy
 
 _CHANGE = 1.4826 / math.sqrt(2)
 """A normal deviation, in median changes from one step to the next; so a loss that falls is not a loss that scatters."""
@@ -227,28 +228,30 @@ class States:
         kept = {"watch": self.watch.state_dict(), "records": self.records, "held": held}
         return replace(checkpoint, tensors=tensors, state={**checkpoint.state, _KEY: kept})
 
-    def load_from(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Take over what ``save_into`` wrote; gives the checkpoint without it.
+    def load_from(self, checkpoint: Checkpoint, *, held: bool = True) -> None:
+        """Take over what ``save_into`` wrote.
+
+        Args:
+            checkpoint: that it is in.
+            held: whether the states are wanted, too; those of another stretch are not.
 
         Raises:
             InputError: it holds no such thing.
         """
-        state, tensors = dict(checkpoint.state), checkpoint.tensors
-        own = {name: group for name, group in tensors.items() if not name.startswith("back")}
+        tensors = checkpoint.tensors
         try:
-            kept = state.pop(_KEY)
+            kept = checkpoint.state[_KEY]
             self._held = []
-            for place, one in enumerate(kept["held"]):
+            for place, one in enumerate(kept["held"] if held else []):
                 groups = {name: tensors[f"back{place}_{name}" if one["own"] else name] for name in one["groups"]}
                 self._held.append(_copied(Checkpoint(one["step"], groups, one["state"])))
             self.records = list(kept["records"])
             self.watch.load_state_dict(kept["watch"])
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{checkpoint.where}: does not fit this run: {_KEY}: {error}") from error
-        return replace(checkpoint, tensors=own, state=state)
 
 
 def _copied(one: Checkpoint) -> Checkpoint:
     """With memory of its own, which no step moves."""
-    tensors = {name: {key: value.clone() for key, value in group.items()} for name, group in one.tensors.items()}
+    tensors = {name: {key: part_copy(value) for key, value in group.items()} for name, group in one.tensors.items()}
     return replace(one, tensors=tensors, state=copy.deepcopy(one.state))

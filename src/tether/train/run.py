@@ -25,18 +25,19 @@ from tether.data.loader import Loader
 from tether.models.load import chosen_device
 from tether.models.save import describe_weights, save, write_config
 from tether.train.best_model import BestModel
-from tether.train.checkpoints import Checkpoint, list_checkpoints, newest_checkpoint, remove_after, save_checkpoint
+from tether.train.checkpoints import Checkpoint, list_checkpoints, remove_after, save_checkpoint
 from tether.train.claim import claimed
 from tether.train.config import RunConfig
 from tether.train.environment import describe_environment
 from tether.train.epochs import with_steps
-from tether.train.loop import StepReport
+from tether.train.loop import StepReport, losses_of
 from tether.train.metrics_log import Logbook, read_metrics
-from tether.train.parallel import together
+from tether.train.parallel import choose_checkpoints, choose_sharding, together
 from tether.train.parts import check_parts
 from tether.train.result import Result, read_result
 from tether.train.rollback import DivergedError, States, TurnBackError
 from tether.train.run_files import CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, SUMMARY
+from tether.train.shared_folder import check_shared, checkpoint_to_resume
 from tether.train.signs import RunCourse, chance
 from tether.train.stages import Stretch
 from tether.train.steps.module import Encoder
@@ -140,7 +141,9 @@ class _Run:
         random.seed(config.seed)
         np.random.seed(config.seed % 2**32)  # noqa: NPY002 - libraries below may draw from the global one
         torch.manual_seed(config.seed)
-        checkpoint = newest_checkpoint(folder / CHECKPOINTS, steps=config.steps)
+        if choose_checkpoints(config.checkpoints, sharding=choose_sharding(config.sharding)) == "sharded":
+            check_shared(folder)
+        checkpoint = checkpoint_to_resume(folder / CHECKPOINTS, steps=config.steps)
         self.make_trainer = partial(
             make_trainer,
             plan,
@@ -156,8 +159,6 @@ class _Run:
         self.best = None if best is None else BestModel(folder, name=best, steps=config.steps)
         scaled = config.precision == "fp16"
         self.states = States(config.rollback, scaled=scaled) if config.rollback is not None else None
-        if checkpoint is not None and self.states is not None:
-            checkpoint = self.states.load_from(checkpoint)
         if checkpoint is not None:
             self.done, state = checkpoint.step, checkpoint.state
             try:
@@ -167,8 +168,12 @@ class _Run:
         self.number = max(number for number, stretch in enumerate(plan) if number == 0 or self.done >= stretch.first)
         self.trainer = self.make_trainer(self.number, checkpoint=checkpoint)
         border = self.number > 0 and self.done == plan[self.number].first
-        if self.states is not None and (checkpoint is None or (border and not checkpoint.state.get("crossed"))):
-            self.states.begin(self._state())
+        crossing = checkpoint is not None and border and not checkpoint.state.get("crossed")
+        if checkpoint is not None and self.states is not None:
+            placed = self.trainer.placed if self.trainer.sharded else Checkpoint.together
+            self.states.load_from(checkpoint if crossing else placed(checkpoint), held=not crossing)
+        if self.states is not None and (checkpoint is None or crossing):
+            self.states.begin(self._state(held=True))
 
     def go(self) -> Result:
         config = self.config
@@ -217,7 +222,7 @@ class _Run:
         self.number += 1
         self.trainer = self.make_trainer(self.number, checkpoint=checkpoint)
         if self.states is not None:
-            self.states.begin(self._state())
+            self.states.begin(self._state(held=True))
         if self.main:
             write_config(self.trainer.encoder, self.folder)
         self.clock = time.perf_counter()
@@ -272,7 +277,7 @@ class _Run:
         if self.states is None:
             stop = self._asked_to_stop()
         elif self.states.due(self.done) and not last:
-            self.states.hold(self._state())
+            self.states.hold(self._state(held=True))
         in_turn = self.done % config.save_every == 0 and not last
         if in_turn:
             self._name_signs()
@@ -291,11 +296,11 @@ class _Run:
             return asked
         return bool(self.accelerator.reduce(torch.tensor(float(asked), device=self.device), reduction="sum"))
 
-    def _state(self) -> Checkpoint:
-        """All that the run needs to go on from here; every process must call it."""
+    def _state(self, *, held: bool = False) -> Checkpoint:
+        """All that the run needs to go on from here, held for later or not; every process must call it."""
         if self.pending:
             self._log()
-        tensors, state = self.trainer.checkpoint()
+        tensors, state = self.trainer.checkpoint(held=held)
         state |= {"skipped": self.skipped, "seconds": self.seconds, "loss": self.last_loss}
         if self.done == self.trainer.stretch.first:
             state["crossed"] = True  # by this stretch's trainer; what a run saves at a border is by the one before
@@ -322,7 +327,8 @@ class _Run:
         elapsed = time.perf_counter() - self.clock
         self.seconds += elapsed
         pairs = len(self.pending) * self.trainer.config.batch_size * self.trainer.config.accumulate
-        for report, means in zip(self.pending, self._means(), strict=True):
+        over = partial(self.accelerator.reduce, reduction="mean") if self.gather.world > 1 else None
+        for report, means in zip(self.pending, losses_of(self.pending, over=over, device=self.device), strict=True):
             skipped = bool(report.clip.skip)
             self.skipped += skipped
             self.last_loss = means["loss"]
@@ -348,15 +354,6 @@ class _Run:
                 )
         self.pending.clear()
         self.clock = time.perf_counter()
-
-    def _means(self) -> list[dict[str, float]]:
-        """Loss and terms of the pending steps, averaged over processes in one go."""
-        named = [{"loss": report.loss, **report.terms} for report in self.pending]
-        if self.gather.world > 1:
-            values = [value.to(self.device, torch.float64) for each in named for value in each.values()]
-            means = iter(self.accelerator.reduce(torch.stack(values), reduction="mean").tolist())
-            return [{name: next(means) for name in each} for each in named]
-        return [{name: float(value) for name, value in each.items()} for each in named]
 
     def _record(self, record: dict[str, Any]) -> None:
         if self.main:
@@ -405,12 +402,16 @@ class _Run:
             self.best.keep(encoder, done=self.done, metrics=self.metrics, finished=finished)
 
     def _save(self, *, keep: int | None = None) -> None:
-        checkpoint = self._state()
-        if self.main:
-            checkpoint = replace(checkpoint, about=describe_weights(self.trainer.encoder))
-            if self.states is not None:
-                checkpoint = self.states.save_into(checkpoint)
-            save_checkpoint(self.folder / CHECKPOINTS, checkpoint, keep=keep or self.config.keep)
+        checkpoint = replace(self._state(), about=describe_weights(self.trainer.encoder))
+        if self.states is not None:
+            checkpoint = self.states.save_into(checkpoint)
+        keep = keep or self.config.keep
+        if self.trainer.sharded:
+            from tether.train.sharded import save_sharded  # which takes a while to import
+
+            save_sharded(self.folder / CHECKPOINTS, checkpoint, keep=keep)
+        elif self.main:
+            save_checkpoint(self.folder / CHECKPOINTS, checkpoint, keep=keep)
         self.accelerator.wait_for_everyone()
         self.clock = time.perf_counter()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +23,16 @@ from tether.train.checkpoints import Checkpoint
 from tether.train.ema import TRAILING, WeightAverage
 from tether.train.locked_towers import kept_towers
 from tether.train.loop import Player, Precision, StepReport, fit
-from tether.train.parallel import choose_sharding, load_optimizer_tensors, optimizer_tensors, parallelise, whole
+from tether.train.parallel import (
+    as_it_is,
+    choose_checkpoints,
+    choose_sharding,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    parallelise,
+    part_copy,
+    whole,
+)
 from tether.train.parts import build_edits, build_step, new_encoder, prune_vocabulary_
 from tether.train.resized_checkpoint import resized_checkpoint
 from tether.train.run_files import BAD_ROWS
@@ -32,6 +42,8 @@ from tether.train.steps.module import Encoder, StepModule
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _HEADS = "heads."
+_AFTER = ("optimizer", "ema", "teacher")
+"""Groups of a checkpoint that are read once the model is sharded; its weights are read before, by each process."""
 
 
 class Trainer:
@@ -45,6 +57,7 @@ class Trainer:
         loader: of the batches.
         average: of the weights, or None.
         precision: autocast and loss scale.
+        sharded: whether each process writes its own part of a checkpoint.
     """
 
     def __init__(
@@ -91,7 +104,7 @@ class Trainer:
         if isinstance(step, Taught):
             step.see_start(self.encoder)
         if checkpoint is not None:
-            fill(self.encoder, checkpoint.tensors.get("model", {}), where=checkpoint.where)
+            fill(self.encoder, checkpoint.group("model"), where=checkpoint.where)
         if config.vocabulary == "used":
             prune_vocabulary_(self.encoder, words_of([one.config for one in plan], where=where), plan=plan)
         if config.logit_scale == "fixed":
@@ -99,11 +112,12 @@ class Trainer:
         heads = step.new_heads(self.encoder) if isinstance(step, Owning) else {}
         self.module = StepModule(self.encoder, micro_batch=config.micro_batch, heads=heads)
         if checkpoint is not None and heads:
-            self._fill_heads(checkpoint.tensors.get("heads", {}))
+            self._fill_heads(checkpoint.group("heads"))
         averaged = {name for name, parameter in self._named() if parameter.requires_grad}
         self._freeze(where=where)
         self.module.to(device).train()
         self.sharding = choose_sharding(config.sharding)
+        self.sharded = choose_checkpoints(config.checkpoints, sharding=self.sharding) == "sharded"
         self.forward = parallelise(self.module, sharding=self.sharding, device=device)
         named = [(name, parameter) for name, parameter in self._named() if parameter.requires_grad]
         self.names: dict[torch.Tensor, str] = {parameter: name for name, parameter in named}
@@ -165,13 +179,21 @@ class Trainer:
             on_step=on_step,
         )
 
-    def checkpoint(self) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
-        """Tensors by group, and plain state; every process must call it."""
-        tensors = {"model": self.model_tensors(), "optimizer": optimizer_tensors(self.player.optimizer, self.names)}
+    def checkpoint(self, *, held: bool = False) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
+        """Tensors by group, and plain state; every process must call it.
+
+        Tensors are whole copies on the CPU; where checkpoints are sharded, this process's own parts as they are.
+
+        Args:
+            held: its own parts are copied, too, for they are wanted after the next step.
+        """
+        take = whole if not self.sharded else part_copy if held else as_it_is
+        moments = optimizer_tensors(self.player.optimizer, self.names, take=take)
+        tensors = {"model": self.model_tensors(take), "optimizer": moments}
         if len(self.module.heads):
-            tensors["heads"] = self.head_tensors()
+            tensors["heads"] = self.head_tensors(take)
         if self.average is not None:
-            tensors["ema"] = self.average.tensors()
+            tensors["ema"] = self.average.tensors(take)
         if isinstance(self.player.step, Taught) and (moving := self.player.step.teacher_tensors()):
             tensors["teacher"] = moving
         state = {
@@ -191,13 +213,44 @@ class Trainer:
         fill(encoder, self.model_tensors(), where="shards")
         return encoder.to(self.device)
 
-    def model_tensors(self) -> dict[str, torch.Tensor]:
-        """The encoder's weights, whole, on the CPU."""
-        return {name: whole(tensor) for name, tensor in self.encoder.state_dict().items()}
+    def model_tensors(self, take: Callable[[torch.Tensor], torch.Tensor] = whole) -> dict[str, torch.Tensor]:
+        """The encoder's weights, whole and on the CPU, or as ``take`` gives them; every process must call it."""
+        return {name: take(tensor) for name, tensor in self.encoder.state_dict().items()}
 
-    def head_tensors(self) -> dict[str, torch.Tensor]:
-        """The step's own modules' weights, whole, on the CPU; every process must call it."""
-        return {name: whole(tensor) for name, tensor in self.module.heads.state_dict().items()}
+    def head_tensors(self, take: Callable[[torch.Tensor], torch.Tensor] = whole) -> dict[str, torch.Tensor]:
+        """The step's own modules' weights, likewise."""
+        return {name: take(tensor) for name, tensor in self.module.heads.state_dict().items()}
+
+    def placed(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The checkpoint with what lies in the files of several processes read, each tensor sharded as it is here.
+
+        Every process must call it, and reads its own part alone.
+        """
+        if checkpoint.shards is None:
+            return checkpoint
+        from tether.train.sharded import read_sharded
+
+        live: Mapping[str, Mapping[str, torch.Tensor]] = {
+            "model": self.encoder.state_dict(),
+            "heads": self.module.heads.state_dict(),
+            "ema": dict(self._named()),
+            "optimizer": {name: parameter for parameter, name in self.names.items()},
+        }
+        tensors = {group: dict(found) for group, found in checkpoint.tensors.items()}
+        targets: dict[str, torch.Tensor] = {}
+        for group, found in tensors.items():
+            kind = group.rpartition("_")[2]  # of a state that a rollback goes to, too
+            for name, outline in found.items():
+                near = live.get(kind, {}).get(name.rpartition(".")[0] if kind == "optimizer" else name)
+                if not outline.is_meta:
+                    continue
+                if near is not None and near.shape == outline.shape:
+                    found[name] = torch.empty_like(near, dtype=outline.dtype, requires_grad=False)
+                else:
+                    found[name] = torch.empty_like(outline, device="cpu")
+                targets[f"{group}/{name}"] = found[name]
+        read_sharded(checkpoint.shards, targets)
+        return replace(checkpoint, tensors=tensors, shards=None)
 
     def finished(self, encoder: Encoder, heads: Mapping[str, torch.Tensor]) -> Encoder:
         """The encoder as it is measured and saved, with the modules of the step that stay.
@@ -259,17 +312,17 @@ class Trainer:
 
     def _restore(self, checkpoint: Checkpoint, *, before: Stretch) -> None:
         """Take over a checkpoint that the stretch ``before`` has made: of what has changed since, nothing."""
-        state, tensors = checkpoint.state, checkpoint.tensors
-        kept = self.stretch.keeps
-        moments = tensors["optimizer"]
+        state, kept = checkpoint.state, self.stretch.keeps
+        tensors = {name: group for name, group in checkpoint.tensors.items() if name in _AFTER}
         if not kept(before, "trainable", "step"):
-            known = set(self.names.values())
-            moments = {key: value for key, value in moments.items() if key.rpartition(".")[0] in known}
+            known, moments = set(self.names.values()), tensors["optimizer"]
+            tensors["optimizer"] = {key: one for key, one in moments.items() if key.rpartition(".")[0] in known}
         else:
             self.player.clipper.load_state_dict(state["clipper"])
-        load_optimizer_tensors(self.player.optimizer, self.names, moments)
+        tensors = self.placed(replace(checkpoint, tensors=tensors)).tensors
+        load_optimizer_tensors(self.player.optimizer, self.names, tensors["optimizer"])
         if self.average is not None:
-            self.average.load({**self.average.tensors(), **tensors["ema"]})
+            self.average.load(tensors["ema"])
         if kept(before, "data", "batch_size", "beside"):
             self.loader.load_state_dict(state["data"])
         else:

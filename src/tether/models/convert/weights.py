@@ -11,11 +11,14 @@ from torch import Tensor, nn
 
 from tether.core.atomic_io import read_json
 from tether.core.errors import InputError, reason_of
+from tether.core.tensor_shards import TensorShards, shards_beside
 from tether.models.described import MAX_BYTES, blamed_on, other_architecture
 
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 MAX_HEADER = 16 * 2**20
 """Longest header that is read; a model of 10,000 tensors has 1 MB."""
+SHARDED_MODEL = "model/"
+"""How the names of a model's tensors begin in a sharded checkpoint."""
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
@@ -43,8 +46,10 @@ def _start(path: Path) -> bytes:
 def read_weights(path: Path, *, meta: bool = False) -> dict[str, Tensor]:
     """The tensors of a safetensors file, or of the files that a ``*.safetensors.index.json`` lists.
 
+    Of a sharded checkpoint, the model's tensors, put together from the files of all processes.
+
     Args:
-        path: the file.
+        path: the file; of a sharded checkpoint any one.
         meta: only names, shapes and types, from the header, as tensors of the meta device.
 
     Raises:
@@ -57,6 +62,12 @@ def read_weights(path: Path, *, meta: bool = False) -> dict[str, Tensor]:
         for part in shards(path):
             state.update(read_weights(part, meta=meta))
         return state
+    if parts := shards_beside(path):
+        sharded = TensorShards(parts)
+        if not meta:
+            return sharded.group(SHARDED_MODEL)
+        found = {name: one for name, one in sharded.tensors.items() if name.startswith(SHARDED_MODEL)}
+        return {name.removeprefix(SHARDED_MODEL): one for name, one in found.items()}
     refuse_pickle(path)
     length = int.from_bytes(_start(path)[:8], "little")
     if length > min(MAX_HEADER, path.stat().st_size):
