@@ -243,11 +243,17 @@ class States:
             kept = checkpoint.state[_KEY]
             self._held = []
             for place, one in enumerate(kept["held"] if held else []):
+                step, state = one["step"], dict(one["state"])
+                if type(step) is not int or not 0 <= step <= checkpoint.step:
+                    raise ValueError(f"a state of step {step!r:.80}, in a checkpoint of step {checkpoint.step}")
+                self.watch.load_state_dict(state["watch"])  # so that what is wrong is said now, not in hours
                 groups = {name: tensors[f"back{place}_{name}" if one["own"] else name] for name in one["groups"]}
-                self._held.append(_copied(Checkpoint(one["step"], groups, one["state"])))
-            self.records = list(kept["records"])
+                self._held.append(_copied(Checkpoint(step, groups, state)))
+            if held and not self._held:
+                raise ValueError("no state to go back to")
+            self.records = [dict(record) for record in kept["records"]]
             self.watch.load_state_dict(kept["watch"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise InputError(f"{checkpoint.where}: does not fit this run: {_KEY}: {error}") from error
 
 

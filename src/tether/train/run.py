@@ -265,7 +265,7 @@ class _Run:
         if self.states is not None:
             stop, turn = self.states.look(report, asked=self.should_stop(), device=self.device)
         if turn is not None:
-            self._log()  # what is undone is shown as well
+            self._name_signs()  # and log what is undone: it is shown as well
             self.asked = stop
             raise turn
         last = self.done == config.steps
