@@ -144,7 +144,7 @@ class NoWayBack(TensorBoardTracker):
 
     def log(self, values, step=None, **more):
         last = getattr(self, "last", -1)
-        assert step >= last, f"step {step} after {last}"
+        assert (step or 0) >= last, f"step {step} after {last}"
         self.last = step
         super().log(values, step=step, **more)
 
