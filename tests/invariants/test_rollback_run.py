@@ -8,6 +8,7 @@ import signal
 
 import pytest
 import torch
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, TensorBoardTracker
 from safetensors.torch import load_file
 
 from planted_faults import FaultyLoader, LeapingLoader, faulty_run, killed_run, loader_of
@@ -18,7 +19,7 @@ from tether.train import load_config, train
 from tether.train.checkpoints import list_checkpoints
 from tether.train.metrics_log import read_metrics
 from tether.train.result import read_result
-from tether.train.run import DivergedError
+from tether.train.rollback import DivergedError
 
 TOWER = "width: 16, hidden: 16, heads: 1, layers: 2"
 PLAIN = [
@@ -136,6 +137,32 @@ def test_a_state_at_the_border_of_a_stage_is_gone_back_to(tmp_path):
     faulty_run(tmp_path / "stopped", STAGED, factor=float("nan"), loader=early, stop_after=5)
     faulty_run(tmp_path / "stopped", STAGED, factor=float("nan"), loader=early)
     assert_equal(tmp_path / "stopped", tmp_path / "run")
+
+
+class NoWayBack(TensorBoardTracker):
+    """Refuses, as wandb does, a step before the last one."""
+
+    def log(self, values, step=None, **more):
+        last = getattr(self, "last", -1)
+        assert (step or 0) >= last, f"step {step} after {last}"
+        self.last = step
+        super().log(values, step=step, **more)
+
+
+def test_trackers_see_undone_steps_and_the_way_back(tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "tensorboard", NoWayBack)
+    bad = loader_of(FaultyLoader, places=range(5, 7))
+    faulty_run(tmp_path / "run", [*PLAIN, "trackers=[tensorboard]"], factor=50.0, loader=bad)
+    events = EventAccumulator(str(tmp_path / "run" / "run")).Reload()
+
+    def drawn(name):
+        return [(one.step, one.value) for one in events.Scalars(name)]
+
+    assert drawn("run_step") == [*enumerate([0, 1, 2, 3, 4, 5, 6, 3, 4, 5, 6, 7, 8])]
+    assert [step for step, _ in drawn("loss")] == [*range(13)]
+    assert drawn("rollbacks")[5:9] == [(5, 0.0), (6, 0.0), (6, 1.0), (7, 1.0)]
 
 
 def test_a_fault_that_stays_ends_the_run_with_advice(tmp_path):

@@ -61,6 +61,11 @@ def greatest(values: Iterable[Tensor], *, device: torch.device) -> list[float]:
     return each.tolist()
 
 
+def steps_undone(records: Iterable[Mapping[str, Any]]) -> int:
+    """Steps that were done once more, by the log's records of going back."""
+    return sum(record["rollback"]["at"] + 1 - record["rollback"]["to"] for record in records)
+
+
 class StepWatch:
     """Tells good steps from bad ones; given the same numbers, it says the same in every process.
 
