@@ -49,7 +49,7 @@ class MirrorGate(nn.Module):
         self.depth = depth
         self.weight = nn.Parameter(torch.empty(depth // 2, width))
         self.bias = nn.Parameter(torch.empty(depth // 2))
-        self._next, self._sums = 0, list[Tensor]()
+        self._next, self._half = 0, list[tuple[Tensor, Tensor]]()  # sums and gates of the first half
         self.initialise_(None)
 
     def initialise_(self, generator: torch.Generator | None) -> None:
@@ -70,7 +70,7 @@ class MirrorGate(nn.Module):
         if hidden.shape[-1] != self.weight.shape[1]:
             raise InputError(f"hidden: expected {self.weight.shape[1]} channels, got {hidden.shape[-1]}")
         if layer == 0:
-            self._next, self._sums = 0, []
+            self._next, self._half = 0, []
         if layer != self._next or layer == self.depth:
             raise InputError(f"layer: {layer} is out of turn; expected 0 to {self.depth - 1} in order")
         self._next += 1
@@ -78,16 +78,15 @@ class MirrorGate(nn.Module):
             with torch.autocast(hidden.device.type, enabled=False):
                 wide = hidden if hidden.dtype == torch.float64 else hidden.float()
                 own = F.relu(wide @ self.weight[layer].to(wide.dtype) + self.bias[layer].to(wide.dtype))
-            self._sums.append(own + self._sums[-1] if self._sums else own)
-            total = self._sums[-1]
-        else:
-            total = self._sums.pop()
-        return 1 - total.clamp(0, 1)
+            total = own + self._half[-1][0] if self._half else own
+            self._half.append((total, 1 - total.clamp(0, 1)))
+            return self._half[-1][1]
+        return self._half.pop()[1]
 
 
 def check_open(gate: Tensor, *, name: str) -> None:
-    """Refuse gates outside [0, 1]; on the CPU only, as elsewhere the look would stall the device."""
-    if gate.device.type == "cpu" and gate.numel():
+    """Refuse gates outside [0, 1]; on the CPU alone, as elsewhere the look stalls the device, and in no trace."""
+    if gate.device.type == "cpu" and not torch.compiler.is_compiling() and gate.numel():
         least, most = gate.detach().aminmax()
         if not (least >= 0 and most <= 1):
             raise InputError(f"{name}: expected values in [0, 1], got {float(least):g} to {float(most):g}")

@@ -291,6 +291,8 @@ class MoEMlp(nn.Module):
             real: (g, s) False for padding; None is all.
             lengths: (g,) tokens of each packed sequence.
         """
+        if torch.compiler.is_exporting():
+            raise InputError("its experts each take the tokens that chose them, and a graph knows no such numbers")
         flat = x.reshape(-1, x.shape[-1])
         if lengths is None:
             groups, size = x.shape[0], x.shape[1]

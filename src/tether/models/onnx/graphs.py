@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import re
 import warnings
@@ -184,13 +185,14 @@ def _check_installed() -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Inside, the libraries neither warn of their own deprecations nor report every stage."""
+    """Inside, the libraries neither warn of their own deprecations nor report every stage, nor print whole graphs."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                yield
     finally:
         logging.disable(before)
 
@@ -208,4 +210,4 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     said = " ".join(_COLOURS.sub("", str(error)).split())
-    return f"{type(error).__name__}: {said:.300}"
+    return f"{said:.300}" if isinstance(error, InputError) else f"{type(error).__name__}: {said:.300}"
