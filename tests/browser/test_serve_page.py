@@ -90,7 +90,7 @@ def test_words_filters_and_a_cutoff_that_nothing_passes(page):
     count(page, 12)
     page.locator("#cutoff").fill("1")
     count(page, 0)
-    sync_api.expect(page.locator("#said")).to_contain_text("Nothing found above the cutoff: the best of 12 images")
+    sync_api.expect(page.locator("#said")).to_contain_text("Nothing found: the best of 12 images")
     page.locator("#cutoff").fill("-0.2")
     sync_api.expect(page.locator(".cut output")).to_have_text("none")
 

@@ -282,6 +282,30 @@ def _bomb(graph):
     graph.graph.node.append(node)
 
 
+def _hidden_bomb(graph):
+    _bomb(graph)
+    graph.graph.node[-1].input[0] = "hidden"
+    graph.graph.node.append(onnx.helper.make_node("Pow", ["bomb_shape", "bomb_shape"], ["hidden"]))
+
+
+def _many(graph):
+    shape = onnx.numpy_helper.from_array(np.array([2**26], np.int64), "shape_of_many")
+    graph.graph.initializer.append(shape)
+    for number in range(100):
+        graph.graph.node.append(onnx.helper.make_node("ConstantOfShape", ["shape_of_many"], [f"one_of_{number}"]))
+
+
+def _long_range(graph):
+    ends = [("start", 0), ("limit", 2**40), ("step", 1)]
+    graph.graph.initializer.extend(onnx.numpy_helper.from_array(np.array(value), name) for name, value in ends)
+    graph.graph.node.append(onnx.helper.make_node("Range", [name for name, _ in ends], ["long"]))
+
+
+def _sparse(graph):
+    values, place = (onnx.numpy_helper.from_array(np.array([one])) for one in (1.0, 1))
+    graph.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, place, [2**40]))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -290,7 +314,11 @@ def _bomb(graph):
         (_outside("gone.bin"), "no such file"),
         (_custom, "custom ones are never run"),
         (_loop, "runs graphs of its own"),
-        (_bomb, "numbers; at most"),
+        (_bomb, "numbers, .* at most"),
+        (_hidden_bomb, r"the size of 'bomb' \(ConstantOfShape\) cannot be told before it runs"),
+        (_many, "numbers, .* with those before it; at most"),
+        (_long_range, r"the size of 'long' \(Range\)|numbers, .* at most"),
+        (_sparse, "sparse weights"),
     ],
 )
 def test_graphs_of_others_that_are_refused(folder, change, said):
@@ -304,11 +332,11 @@ def test_weights_beside_a_graph_may_not_be_links_or_too_short(folder):
     _changed(folder, _outside("beside.bin"))
     (folder / "beside.bin").symlink_to("/etc/passwd")
     with pytest.raises(InputError, match="or a link"):
-        check_onnx(folder / "image.onnx")
+        check_onnx(folder / "image.onnx", (1, 3, 32, 32))
     (folder / "beside.bin").unlink()
     (folder / "beside.bin").write_bytes(b"12")
     with pytest.raises(InputError, match="truncated: 2 bytes"):
-        check_onnx(folder / "image.onnx")
+        check_onnx(folder / "image.onnx", (1, 3, 32, 32))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
@@ -330,6 +358,7 @@ def test_a_truncated_graph_is_one_message(folder, share):
         ("dim", 65, "its output is"),
         ("dim", 0, "dim: expected 1 to"),
         ("logit_scale", float("nan"), "logit_scale"),
+        ("logit_bias", float("nan"), "logit_bias: expected a finite"),
         ("geometry", "flat", "unknown geometry"),
         ("image", {"size": [48, 48]}, "its input is"),
         ("text", {"context": 24, "vocabulary": 100, "pad": 0, "tokenizer": "clip"}, "49408 ids"),

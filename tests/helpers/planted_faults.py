@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -116,6 +117,19 @@ def faulty_run(folder: Path, settings: list[str], *, factor: float, loader: type
     went = [{key: value for key, value in one["rollback"].items() if key != "losses"} for one in run.states.records]
     told = {"weights": digest.hexdigest(), "records": went}
     (folder / f"rank-{rank}.json").write_text(json.dumps(told), encoding="utf-8")
+
+
+def killed_run(folder: Path, settings: list[str], factor: float, places: range, call: str, late: bool) -> None:
+    """A run whose process is killed when it calls that function of ``train.run``: before it, or ``late``, after it."""
+    inner = getattr(run_module, call)
+
+    def last_call(*arguments: Any, **more: Any) -> None:
+        if late:
+            inner(*arguments, **more)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with mock.patch.object(run_module, call, last_call):
+        faulty_run(folder, settings, factor=factor, loader=loader_of(FaultyLoader, places=places))
 
 
 def launch_faulty(folder: Path, settings: list[str], stop_after: int, factor: float) -> None:

@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 
 from processes import tether as tether_process
 from processes import wait_for
-from tether.core.errors import InputError, MissingExtraError
+from tether.core.errors import InputError, MissingExtraError, StoppedError
 from tether.train import load_config, train
 from tether.train.checkpoints import list_checkpoints
 from tether.train.metrics_log import read_metrics
-from tether.train.run import DivergedError, StoppedError
+from tether.train.rollback import DivergedError
 
 SETTINGS = [
     "data={name: emoji, split: validation, size: 32}",

@@ -35,7 +35,7 @@ def command(
     ] = None,
     max_rows: Annotated[int, typer.Option(min=1, help="Texts or images of one forward.")] = 64,
     max_wait: Annotated[float, typer.Option(min=0, help="Milliseconds that a first row waits for others.")] = 4.0,
-    max_queue: Annotated[int, typer.Option(min=1, help="EmbeddedRows that may wait; more are answered 429.")] = 4096,
+    max_queue: Annotated[int, typer.Option(min=1, help="Rows that may wait; more are answered 429.")] = 4096,
     max_bytes: Annotated[int, typer.Option(min=1, help="Bytes of one request.")] = 32 << 20,
     max_held: Annotated[int, typer.Option(min=1, help="Bytes of all requests that are held at a time.")] = 256 << 20,
     max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of one image; an eighth for masks.")] = 1 << 25,

@@ -129,6 +129,11 @@ class Cutoff:
         return line
 
 
+def none_above(threshold: float, *, best: float, pool: int) -> str:
+    """What is said where no image of so many scores more than a cutoff."""
+    return f"nothing found: the best of {pool:,} images scores {best:.3f}, the cutoff is {threshold:.3f}"
+
+
 def fit_cutoffs(seen: Embedded, *, digest: str, source: str) -> Cutoffs:
     """Measure how often pairs that belong together, and all others, lie above thresholds.
 

@@ -6,6 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
 
+from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.models.sizes import tokenizer_at
 from tether.models.tokenizer import TextCutWarning, lengths
@@ -41,6 +42,15 @@ class FitsContext:
     def __call__(self, changed: Sequence[str], texts: Sequence[str]) -> list[bool]:
         """See ``data.captions.typos.Constraint``: a changed text is read whole, or the text before was not either."""
         return [new or not old for new, old in zip(self.whole(changed), self.whole(texts), strict=True)]
+
+
+def all_whole(texts: Sequence[str], model: DualEncoder) -> bool:
+    """Whether the model reads all texts to their ends, whatever its tokenizer is."""
+    try:
+        model.tokenizer(texts, long_text="raise")
+    except InputError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -13,9 +13,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 
 from tether import __version__
-from tether.core.errors import InputError
+from tether.core.errors import InputError, TetherError
 from tether.serve import schemas
 from tether.serve.auth import TokenGuard
+from tether.serve.batching import FullError, StoppingError
 from tether.serve.limits import BodyLimit
 from tether.serve.metrics import RequestCounts
 from tether.serve.refused import RefusedError, refusal
@@ -110,7 +111,7 @@ def _add_pages(app: FastAPI, service: Service) -> None:
 
     @app.get("/", include_in_schema=False)
     async def page() -> HTMLResponse:
-        return HTMLResponse(pages.get_template("page.html.j2").render(name=service.name, store=service.collection))
+        return HTMLResponse(pages.get_template("page.html.j2").render(name=service.name))
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
@@ -134,8 +135,10 @@ def _add_errors(app: FastAPI) -> None:
     async def refused(request: Request, error: RefusedError) -> Response:
         return refusal(error, path=request.url.path)
 
+    @app.exception_handler(FullError)
+    @app.exception_handler(StoppingError)
     @app.exception_handler(InputError)
-    async def bad_input(request: Request, error: InputError) -> Response:
+    async def of_a_part(request: Request, error: TetherError) -> Response:
         return refusal(refused_of(error), path=request.url.path)
 
     @app.exception_handler(HTTPException)

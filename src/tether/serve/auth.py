@@ -17,7 +17,7 @@ from tether.serve.refused import RefusedError, refusal
 VARIABLE = "TETHER_TOKEN"
 """Environment variable of the token."""
 OPEN = frozenset({"/", "/page.js", "/page.css", "/docs", "/openapi.json", "/health"})
-"""Paths that need no token, since they show nothing of the model, the store or the requests."""
+"""Paths that need no token: of all that is served they show the model's name alone."""
 _LEAST, _MOST = 16, 4096
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -15,10 +14,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tether.core.errors import InputError, NotFiniteError, TetherError, is_fault
+from tether.core.errors import NotFiniteError, TetherError, is_fault
 from tether.core.protocols import DualEncoder
 from tether.models.embed import encode_images, encode_texts
-from tether.models.tokenizer import TextCutWarning, lengths
+from tether.models.tokenizer import lengths
+from tether.models.whole_texts import all_whole, unheard
 
 Kind = Literal["text", "image", "call"]
 OnBatch = Callable[[Kind, int, float], None]
@@ -36,6 +36,14 @@ class FullError(TetherError):
         """Say when to try again."""
         super().__init__(f"too many requests wait; try again in {retry_after} s")
         self.retry_after = retry_after
+
+
+class StoppingError(TetherError):
+    """The server is being stopped: nothing more is taken, and what is left is not waited for."""
+
+    def __init__(self) -> None:
+        """Say so."""
+        super().__init__("the server is stopping")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +86,9 @@ class _Part:
 class Batcher:
     """One thread that runs the model on what all clients ask.
 
-    Rows of one kind are joined: up to ``rows`` of them, or those that came ``wait_ms`` after the first. A long request
-    is cut into parts, and every waiting request has its share of each batch, so that a short one need not wait for it.
+    Rows of one kind are joined: up to ``rows`` of them, or those that came ``wait_ms`` after the first; a lone request
+    after a lone one does not wait for others. A long request is cut into parts, and every waiting request has its share
+    of each batch, so that a short one need not wait for it.
     What is asked by a client that went away (its future is cancelled) is not computed. An error hits the request that
     causes it alone.
 
@@ -116,6 +125,7 @@ class Batcher:
         self._jobs: deque[_Job] = deque()
         self._wake = threading.Condition()
         self._closing = False
+        self._alone = True  # nobody but one asked last, and so waiting for others is in vain
         self._rate = 100.0  # rows a second, until it is measured
         self._thread = threading.Thread(target=self._work, name="tether model", daemon=True)
         self._thread.start()
@@ -131,6 +141,7 @@ class Batcher:
 
         Raises:
             FullError: too many rows wait.
+            StoppingError: ``close`` was called.
         """
         return self._put(_Job("text", texts))
 
@@ -160,7 +171,7 @@ class Batcher:
         with self._wake:
             left, self._jobs = self._jobs, deque()
         for job in left:
-            _fail(job, InputError("the server is stopping"))
+            _fail(job, StoppingError())
         return False
 
     def _put(self, job: _Job) -> Future[Any]:
@@ -169,13 +180,14 @@ class Batcher:
             return job.future
         with self._wake:
             if self._closing:
-                raise FullError(1)
+                raise StoppingError
             if self._count() + len(job.items) > self._queue:
                 self._drop_gone()
                 if (waiting := self._count()) + len(job.items) > self._queue:
                     raise FullError(min(_MOST_WAIT, max(1, math.ceil(waiting / self._rate))))
             self._jobs.append(job)
-            self._wake.notify_all()
+            if len(self._jobs) == 1 or self._count() >= self._most:
+                self._wake.notify_all()  # else the thread waits for others anyway
         return job.future
 
     def _count(self) -> int:
@@ -188,8 +200,7 @@ class Batcher:
         while parts := self._take():
             start, size = time.monotonic(), sum(len(part.items) for part in parts)
             kind = parts[0].job.kind
-            with warnings.catch_warnings():  # each client is told of its own texts
-                warnings.simplefilter("ignore", TextCutWarning)
+            with unheard():  # each client is told of its own texts
                 if kind == "call":
                     _call(parts[0].job, self._model)
                 else:
@@ -209,11 +220,12 @@ class Batcher:
                         return []
                     self._wake.wait()
                     continue
-                left = self._jobs[0].since + self._wait - time.monotonic()
+                self._alone = self._alone and len(self._jobs) == 1
+                left = 0.0 if self._alone else self._jobs[0].since + self._wait - time.monotonic()
                 if self._jobs[0].kind == "call" or self._closing or left <= 0 or self._count() >= self._most:
                     break
                 self._wake.wait(left)
-            first = self._jobs[0]
+            first, self._alone = self._jobs[0], len(self._jobs) == 1
             if first.kind == "call":
                 return [_Part(self._jobs.popleft(), first.items)]
             some = [job for job in self._jobs if job.kind == first.kind][: self._most]
@@ -272,15 +284,7 @@ class Batcher:
         tokenizer = self._model.tokenizer
         count = lengths(tokenizer(texts))
         full = [texts[place] for place in (count == tokenizer.context_length).nonzero()[:, 0].tolist()]
-        return int(count.sum()), sum(not _fits(tokenizer, text) for text in full)
-
-
-def _fits(tokenizer: Any, text: str) -> bool:
-    try:
-        tokenizer([text], long_text="raise")
-    except InputError:
-        return False
-    return True
+        return int(count.sum()), sum(not all_whole([text], self._model) for text in full)
 
 
 def _call(job: _Job, model: DualEncoder) -> None:

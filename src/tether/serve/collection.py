@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +19,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.printable import encodable
 from tether.core.types import Row
-from tether.evaluate.cutoff import Cutoff
+from tether.evaluate.cutoff import Cutoff, none_above
 from tether.serve.filters import columns_of, condition_of
 from tether.serve.refused import RefusedError
 from tether.serve.schemas import ColumnFilter
@@ -70,22 +71,12 @@ class Collection:
             nearest = float(ranking.scores[0]) if len(ranking.scores) else None
             hits = self.searcher.hits(ranking, images=self.images)
             shown = [self._shown(hit) for hit in hits if cutoff is None or hit.score > cutoff]
-            images = len(self.searcher.store)
-            answer: dict[str, Any] = {
-                "hits": shown,
-                "images": images,
-                "nearest": nearest,
-                "cutoff": cutoff,
-                "nothing": None,
-            }
+            images, nothing = len(self.searcher.store), None
             if nearest is None:
-                answer["nothing"] = "no row passes the filter"
-            elif not shown:
-                answer["nothing"] = (
-                    f"nothing found above the cutoff: the best of {images:,} images scores {nearest:.3f}, "
-                    f"the cutoff is {cutoff:.3f}"
-                )
-            return answer
+                nothing = "no row passes the filter"
+            elif cutoff is not None and not shown:
+                nothing = none_above(cutoff, best=nearest, pool=images)
+            return {"hits": shown, "images": images, "nearest": nearest, "cutoff": cutoff, "nothing": nothing}
 
         return await self._asked(ask)
 
@@ -97,7 +88,8 @@ class Collection:
         """
 
         def ask() -> Tensor:
-            rows = self._records([key], columns=["embedding"])
+            with _of_a_row():
+                rows = self.searcher.store.records([key], columns=["embedding"])
             return F.normalize(Tensor(rows.column("embedding").to_pylist()[0]), dim=0)
 
         return await self._asked(ask)
@@ -113,8 +105,8 @@ class Collection:
             if key in self._thumbnails:
                 self._thumbnails.move_to_end(key)
                 return self._thumbnails[key]
-            self._records([key], columns=[])
-            hit = self.searcher.hits(Ranking((key,), np.zeros(1, dtype=np.float32)), images=self.images)[0]
+            with _of_a_row():
+                hit = self.searcher.hits(Ranking((key,), np.zeros(1, dtype=np.float32)), images=self.images)[0]
             try:
                 data = make_thumbnail(Row("thumbnail", hit.image), side=THUMBNAIL)  # whatever lies there, a JPEG comes
             except InputError as error:
@@ -154,12 +146,6 @@ class Collection:
         found = distinct(self.searcher.store, name, most=_MOST_VALUES)
         return None if found is None else [plain(value) for value in found]
 
-    def _records(self, keys: Sequence[str], *, columns: Sequence[str]) -> Any:
-        try:
-            return self.searcher.store.records(keys, columns=columns)
-        except InputError:
-            raise RefusedError(404, "the store has no row of that key") from None
-
     def _shown(self, hit: Hit) -> dict[str, Any]:
         return {
             "key": hit.key,
@@ -179,6 +165,14 @@ class Collection:
             raise RefusedError(400, str(error).removeprefix(f"{self.searcher.store.uri}: ")) from None
         finally:
             self._waiting -= 1
+
+
+@contextlib.contextmanager
+def _of_a_row() -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise RefusedError(404, "the store has no row of that key") from None
 
 
 def plain(value: object) -> Any:

@@ -53,10 +53,9 @@ def _one(given: ColumnFilter, columns: dict[str, str], *, where: str) -> str:
             raise RefusedError(400, f"{where}: contains is for columns of text", param=where)
         return f"contains(lower(`{given.column}`), {_text(values[0].lower())})"
     value, op = values[0], given.op
-    if kind == "integer" and isinstance(value, float) and op in _WHOLE and abs(value) < 2**63:
-        op, rounded = _WHOLE[op]  # what a whole number above 2.5 is, is one from 3 on
-        values = [value if value == rounded(value) else rounded(value)]
-        op = given.op if values[0] == value else op
+    if kind == "integer" and isinstance(value, float) and op in _WHOLE and math.isfinite(value) and value % 1:
+        op, rounded = _WHOLE[op]  # a whole number above 2.5 is one from 3 on
+        values = [rounded(value)]
     said = [_value(value, kind, where=where) for value in values]
     if given.op == "in":
         return f"`{given.column}` IN ({', '.join(said)})"

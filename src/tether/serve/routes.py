@@ -17,6 +17,7 @@ from tether.serve.schemas import ClassifyRequest, DetectRequest, SearchRequest, 
 from tether.serve.service import Service
 
 _LETTERS = 1000  # of a class or a template: their embeddings are kept
+_NO_IMAGE = "expected an image, as a data URI or as a file of a form"
 
 
 def routes(service: Service) -> APIRouter:
@@ -29,10 +30,8 @@ def routes(service: Service) -> APIRouter:
         return service.collection
 
     @router.get("/health", summary="Whether the server takes requests")
-    async def health() -> Response:
-        if service.stopping.is_set():
-            return Response('{"status":"stopping"}', 503, media_type="application/json")
-        return Response('{"status":"ok"}', media_type="application/json")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
 
     @router.get("/metrics", summary="Counts and times, as Prometheus reads them")
     async def metrics() -> Response:
@@ -75,9 +74,7 @@ def routes(service: Service) -> APIRouter:
         elif asked.key is not None:
             pooled = (await collection.vector(asked.key))[None]
         else:
-            pixels = await service.images.fitted(
-                [("image", files[0] if files else asked.image or "")], service.model.image_spec
-            )
+            pixels = await service.images.fitted(_image(asked.image, files), service.model.image_spec)
             pooled = (await service.pixels(request, pixels)).pooled
         return await collection.search(
             pooled[0, : collection.searcher.store.dim], filters=asked.filters, k=asked.k, cutoff=cutoff
@@ -101,7 +98,11 @@ def routes(service: Service) -> APIRouter:
             if (count := len(asked.templates) * len(asked.classes)) > service.limits.texts:
                 said = f"{count:,} texts of classes and templates; at most {service.limits.texts:,}"
                 raise RefusedError(413, said, param="templates")
-        images = _images(asked.images, files, where="images")
+        images: list[tuple[str, Given]] = [
+            (f"images[{place}]", given) for place, given in enumerate([*asked.images, *files])
+        ]
+        if not images:
+            raise RefusedError(400, f"images: {_NO_IMAGE}, got none", param="images")
         pixels = await service.images.fitted(images, service.model.image_spec)
         found = await service.classify(request, pixels, classes=asked.classes, templates=asked.templates, top=asked.top)
         return {"images": found}
@@ -112,8 +113,7 @@ def routes(service: Service) -> APIRouter:
     async def segment(request: Request) -> dict[str, Any]:
         asked, files = await read(request, SegmentRequest, most_files=1)
         _check_classes(asked.classes, service, least=2)
-        images = _images([asked.image] if asked.image is not None else [], files, where="image")
-        pixels = await service.images.whole(images[:1], pixels=service.map_pixels())
+        pixels = await service.images.whole(_image(asked.image, files), pixels=service.map_pixels())
         return await service.segment(request, pixels[0], classes=asked.classes)
 
     @router.post(
@@ -121,9 +121,8 @@ def routes(service: Service) -> APIRouter:
     )
     async def detect(request: Request) -> dict[str, Any]:
         asked, files = await read(request, DetectRequest, most_files=1)
-        images = _images([asked.image] if asked.image is not None else [], files, where="image")
         service.check_texts([asked.name], where="name")
-        pixels = await service.images.whole(images[:1], pixels=service.map_pixels())
+        pixels = await service.images.whole(_image(asked.image, files), pixels=service.map_pixels())
         return await service.detect(request, pixels[0], name=asked.name)
 
     return router
@@ -145,8 +144,8 @@ def _check_classes(classes: Sequence[str], service: Service, *, least: int) -> N
     service.check_texts(classes, where="classes", most=service.limits.classes, letters=_LETTERS)
 
 
-def _images(named: Sequence[str], files: Sequence[bytes], *, where: str) -> list[tuple[str, Given]]:
-    found: list[tuple[str, Given]] = [(f"{where}[{place}]", given) for place, given in enumerate([*named, *files])]
-    if not found:
-        raise RefusedError(400, f"{where}: expected an image, as a data URI or as a file of a form", param=where)
-    return found
+def _image(named: str | None, files: Sequence[bytes]) -> list[tuple[str, Given]]:
+    given: list[Given] = [*([] if named is None else [named]), *files]
+    if len(given) != 1:
+        raise RefusedError(400, f"image: {_NO_IMAGE}, got {len(given) or 'none'}", param="image")
+    return [("image", given[0])]

@@ -7,7 +7,9 @@ import base64
 from typing import Any
 
 from fastapi import APIRouter
+from pydantic import TypeAdapter
 from starlette.requests import Request
+from starlette.responses import Response
 from torch import Tensor
 
 from tether.core.printable import quoted
@@ -17,6 +19,8 @@ from tether.serve.refused import RefusedError
 from tether.serve.schemas import EmbeddingsRequest, ImageInput, TextInput, body_of
 from tether.serve.service import Service
 
+_FEW = 16  # embeddings that are written at once: it takes less than a thread does
+_JSON = TypeAdapter(dict[str, Any])
 _STARTED = 0  # of a model that was made once and does not change
 
 
@@ -37,9 +41,10 @@ def routes_v1(service: Service) -> APIRouter:
     @router.post(
         "/embeddings",
         summary="Texts and images as vectors, as OpenAI's API gives them",
+        response_model=dict[str, Any],
         openapi_extra=body_of(EmbeddingsRequest),
     )
-    async def embeddings(request: Request) -> dict[str, Any]:
+    async def embeddings(request: Request) -> Response:
         asked, _ = await read(request, EmbeddingsRequest)
         _check_name(asked.model, service)
         items = asked.input if isinstance(asked.input, list) else [asked.input]
@@ -48,7 +53,7 @@ def routes_v1(service: Service) -> APIRouter:
         texts = [(place, _words(item)) for place, item in enumerate(items) if not isinstance(item, ImageInput)]
         images = [(place, item.image) for place, item in enumerate(items) if isinstance(item, ImageInput)]
         service.check_texts([text for _, text in texts])
-        service.unit(Tensor(0, service.model.dim), asked.dimensions)  # refused before anything is computed
+        service.check_dimensions(asked.dimensions)  # refused before anything is computed
         pixels = await service.images.fitted(
             [(f"input[{place}]", given) for place, given in images], service.model.image_spec
         )
@@ -61,12 +66,15 @@ def routes_v1(service: Service) -> APIRouter:
                 for (place, _), row in zip(places, unit, strict=True):
                     vectors[place] = row
         shown = _base64 if asked.encoding_format == "base64" else Tensor.tolist
-        data = await asyncio.to_thread(
-            lambda: [
+
+        def written() -> bytes:
+            data = [
                 {"object": "embedding", "index": place, "embedding": shown(row)} for place, row in enumerate(vectors)
             ]
-        )
-        return {"object": "list", "data": data, "model": service.name, "usage": _usage(read_texts)}
+            return _JSON.dump_json({"object": "list", "data": data, "model": service.name, "usage": _usage(read_texts)})
+
+        body = written() if len(vectors) <= _FEW else await asyncio.to_thread(written)
+        return Response(body, media_type="application/json")
 
     return router
 

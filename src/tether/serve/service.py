@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -17,10 +16,10 @@ from jaxtyping import Float
 from starlette.requests import Request
 from torch import Tensor, nn
 
-from tether.core.errors import InputError, NotFiniteError, UnsupportedModelError
+from tether.core.errors import NotFiniteError, TetherError, UnsupportedModelError
 from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder
-from tether.serve.batching import AnsweredRows, Batcher, FullError
+from tether.serve.batching import AnsweredRows, Batcher, FullError, StoppingError
 from tether.serve.collection import Collection
 from tether.serve.images_in import ImagesIn
 from tether.serve.limits import ServerLimits
@@ -76,11 +75,9 @@ class Service:
         )
         self.metrics.watch_queue(lambda: self.batcher.waiting)
         self.heads: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
-        self.stopping = threading.Event()
 
     def close(self, seconds: float) -> bool:
         """Finish what was taken; whether all was."""
-        self.stopping.set()
         done = self.batcher.close(seconds)
         self.images.close()
         if self.collection is not None:
@@ -91,15 +88,18 @@ class Service:
         """Embeddings as they are given out: of length 1 where the model compares by cosine.
 
         Raises:
-            RefusedError: more numbers than there are, or a model whose embeddings cannot be cut.
+            RefusedError: see ``check_dimensions``.
         """
-        unit = geometry_of(self.model).unit
+        self.check_dimensions(dims)
+        pooled = pooled[:, :dims]
+        return F.normalize(pooled, dim=1) if geometry_of(self.model).unit else pooled
+
+    def check_dimensions(self, dims: int | None) -> None:
+        """Refuse more numbers than there are, and fewer of a model whose embeddings cannot be cut."""
         if dims is not None and dims > self.model.dim:
             raise RefusedError(400, f"dimensions: this model has {self.model.dim}, got {dims}", param="dimensions")
-        if dims is not None and dims < self.model.dim and not unit:
+        if dims is not None and dims < self.model.dim and not geometry_of(self.model).unit:
             raise RefusedError(400, "dimensions: embeddings of this model's geometry cannot be cut", param="dimensions")
-        pooled = pooled[:, :dims]
-        return F.normalize(pooled, dim=1) if unit else pooled
 
     def check_texts(
         self, texts: Sequence[str], *, where: str = "input", most: int | None = None, letters: int | None = None
@@ -110,19 +110,20 @@ class Service:
         if len(texts) > most:
             raise RefusedError(413, f"{where}: {len(texts):,} texts; at most {most:,} in one request", param=where)
         for place, text in enumerate(texts):
+            here = where if len(texts) == 1 else f"{where}[{place}]"
             if len(text) > letters:
                 said = f"a text of {len(text):,} letters; at most {letters:,} are read"
-                raise RefusedError(413, f"{where}[{place}]: {said}", param=where)
+                raise RefusedError(413, f"{here}: {said}", param=where)
             if not text.strip():
-                raise RefusedError(400, f"{where}[{place}]: the text is empty", param=where)
+                raise RefusedError(400, f"{here}: the text is empty", param=where)
 
     async def texts(self, request: Request, texts: Sequence[str]) -> AnsweredRows:
         """Embed texts of a request."""
-        return await self.answered(request, self._taken(lambda: self.batcher.texts(texts)))
+        return await self.answered(request, self.batcher.texts(texts))
 
     async def pixels(self, request: Request, pixels: Sequence[Tensor]) -> AnsweredRows:
         """Embed images of the model's size."""
-        return await self.answered(request, self._taken(lambda: self.batcher.images(pixels)))
+        return await self.answered(request, self.batcher.images(pixels))
 
     async def classify(
         self, request: Request, pixels: Sequence[Tensor], *, classes: Sequence[str], templates: Any, top: int
@@ -141,7 +142,7 @@ class Service:
             return found
 
         rows = max(1, min(self.limits.rows, len(pixels)))
-        return await self.answered(request, self._taken(lambda: self.batcher.call(call, rows=rows)))
+        return await self.answered(request, self.batcher.call(call, rows=rows))
 
     async def segment(self, request: Request, image: Tensor, *, classes: Sequence[str]) -> dict[str, Any]:
         """The class of each pixel."""
@@ -161,7 +162,7 @@ class Service:
                 "mask": _png(masks.to_image()),
             }
 
-        return await self.answered(request, self._taken(lambda: self.batcher.call(call)))
+        return await self.answered(request, self.batcher.call(call))
 
     async def detect(self, request: Request, image: Tensor, *, name: str) -> dict[str, Any]:
         """How unusual an image is, and where."""
@@ -185,7 +186,7 @@ class Service:
                 "heat": _png(found.to_image(longest=1024)),
             }
 
-        return await self.answered(request, self._taken(lambda: self.batcher.call(call)))
+        return await self.answered(request, self.batcher.call(call))
 
     async def answered(self, request: Request, future: Future[T]) -> T:
         """The result, unless the client goes away first: then it is not computed.
@@ -193,6 +194,7 @@ class Service:
         Raises:
             GoneError: it went away.
             RefusedError: it took too long.
+            StoppingError: longer than a server that stops waits.
         """
         answer = asyncio.wrap_future(future)
         gone = asyncio.ensure_future(_gone(request))
@@ -203,10 +205,8 @@ class Service:
             if gone.done():
                 raise GoneError
             raise RefusedError(503, f"no answer within {self.limits.seconds:g} s", retry_after=10)
-        except NotFiniteError as error:
-            raise RefusedError(500, str(error)) from None
-        except UnsupportedModelError as error:
-            raise RefusedError(422, f"this model cannot do that: {error}", code="unsupported_model") from None
+        except asyncio.CancelledError:  # the server stops, and this took longer than it waits
+            raise StoppingError from None
         finally:
             gone.cancel()
             answer.cancel()
@@ -215,12 +215,6 @@ class Service:
     def map_pixels(self) -> int:
         """Pixels of an image that masks or maps are made of, at most."""
         return max(1, self.limits.pixels // _MAP_SHARE)
-
-    def _taken(self, put: Callable[[], Future[T]]) -> Future[T]:
-        try:
-            return put()
-        except FullError as error:
-            raise RefusedError(429, str(error), retry_after=error.retry_after, code="queue_full") from None
 
     def _kept(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         if key not in self.heads:
@@ -242,6 +236,14 @@ def _png(image: Any) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def refused_of(error: InputError) -> RefusedError:
-    """What a client is told of bad input that a part found."""
-    return RefusedError(422 if isinstance(error, UnsupportedModelError) else 400, str(error))
+def refused_of(error: TetherError) -> RefusedError:
+    """What a client is told of an error that a part raised on purpose; bad input, where it is no other."""
+    if isinstance(error, FullError):
+        return RefusedError(429, str(error), retry_after=error.retry_after, code="queue_full")
+    if isinstance(error, StoppingError):
+        return RefusedError(503, str(error), retry_after=1)
+    if isinstance(error, NotFiniteError):
+        return RefusedError(500, str(error))
+    if isinstance(error, UnsupportedModelError):
+        return RefusedError(422, f"this model cannot do that: {error}", code="unsupported_model")
+    return RefusedError(400, str(error))

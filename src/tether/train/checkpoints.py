@@ -32,6 +32,7 @@ from tether.train.seal import read_sealed, sealed
 
 _NAME = re.compile(r"step-(\d{8})")
 _SAVING = ".saving-"
+_REPLACED = ".replaced-"
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
@@ -126,8 +127,8 @@ def publish(temporary: Path, checkpoint: Checkpoint, *, keep: int, **digests: Ma
         as_umask_says(path)
         flush(path)
     flush(temporary)
-    if target.exists():
-        shutil.rmtree(target)
+    if target.exists():  # of a run that went back; remove_unfinished puts it back, should the process be killed here
+        target.rename(folder / f"{_REPLACED}{target.name}")
     temporary.rename(target)
     flush(folder)
     for old in list_checkpoints(folder)[:-keep]:
@@ -145,7 +146,16 @@ def step_name(step: int) -> str:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed process left half written or half removed; only for who holds the run's folder."""
+    """Remove what a killed process left half written or half removed; only for who holds the run's folder.
+
+    A checkpoint that was about to be replaced by one of the same step gets its name back, if that one did not.
+    """
+    for replaced in folder.glob(f"{_REPLACED}*"):
+        target = folder / replaced.name.removeprefix(_REPLACED)
+        if target.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+        else:
+            replaced.rename(target)
     for leftover in folder.glob(f"{_SAVING}*"):
         shutil.rmtree(leftover, ignore_errors=True)
 

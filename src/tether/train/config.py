@@ -58,7 +58,7 @@ class Rollback(BaseModel):
     """When steps go wrong, the run goes back to a state from before and on with later batches.
 
     A step is bad when its loss or its gradient norm is not finite, or lies too far above the median of the good steps
-    before it: by ``deviations`` (1.48 times the median one) and, besides, by a share of the median.
+    before it: by ``deviations`` (1.05 times the median change from one to the next) and by a share of the median.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)

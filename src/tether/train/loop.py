@@ -52,24 +52,6 @@ class StepReport:
     learning_rate: float
 
 
-def losses_of(
-    reports: Sequence[StepReport], *, over: Callable[[Tensor], Any] | None, device: torch.device
-) -> list[dict[str, float]]:
-    """Loss and terms of some steps.
-
-    Args:
-        reports: of the steps.
-        over: averages numbers over processes, all of them in one go; None for one process.
-        device: where processes talk.
-    """
-    named = [{"loss": report.loss, **report.terms} for report in reports]
-    if over is None:
-        return [{name: float(value) for name, value in each.items()} for each in named]
-    values = [value.to(device, torch.float64) for each in named for value in each.values()]
-    means = iter(over(torch.stack(values)).tolist())
-    return [{name: next(means) for name in each} for each in named]
-
-
 @dataclass
 class Precision:
     """Autocast and, for float16, the loss scale."""

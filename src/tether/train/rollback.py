@@ -8,6 +8,7 @@ import statistics
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,8 +21,8 @@ from tether.train.config import Rollback, RunConfig
 from tether.train.loop import StepReport
 from tether.train.parallel import part_copy
 
-_MAD = 1.4826
-"""A normal deviation in median ones."""
+_CHANGE = 1.4826 / math.sqrt(2)
+"""A normal deviation, in median changes from one step to the next; so a loss that falls is not a loss that scatters."""
 _KEY = "rollback"
 
 
@@ -60,6 +61,11 @@ def greatest(values: Iterable[Tensor], *, device: torch.device) -> list[float]:
     return each.tolist()
 
 
+def steps_undone(records: Iterable[Mapping[str, Any]]) -> int:
+    """Steps that were done once more, by the log's records of going back."""
+    return sum(record["rollback"]["at"] + 1 - record["rollback"]["to"] for record in records)
+
+
 class StepWatch:
     """Tells good steps from bad ones; given the same numbers, it says the same in every process.
 
@@ -73,7 +79,7 @@ class StepWatch:
         >>> for step in range(8):
         ...     assert watch.see(step, loss=2.0 + 0.01 * (step % 2), norm=1.0) is None
         >>> watch.see(8, loss=5.0, norm=1.0)
-        'loss 5, where 2.405 is the limit'
+        'loss 5, where 2.406 is the limit'
         >>> watch.bad
         [8]
     """
@@ -141,7 +147,7 @@ class StepWatch:
 def _limit(past: Iterable[float], deviations: float, rise: float) -> float:
     past = list(past)
     middle = statistics.median(past)
-    spread = _MAD * statistics.median(abs(value - middle) for value in past)
+    spread = _CHANGE * statistics.median(abs(later - value) for value, later in pairwise(past))
     return middle + max(rise * abs(middle), deviations * spread)
 
 
@@ -178,8 +184,8 @@ class States:
             return bool(stop), TurnBackError(why)
         return bool(stop), DivergedError(
             f"step {report.step}: {why}; the run has gone back {len(self.records)} times and did not get past this. "
-            f"Lower the learning rate, {report.learning_rate:g} at this step, warm up for longer, use a clipper, or "
-            "look at the batches of these steps"
+            f"Lower the learning rate, {report.learning_rate:g} at this step, warm up for longer, use a clipper, look "
+            f"at the batches of these steps, or pass over more of them (rollback.further, now {self.rule.further})"
         )
 
     def turn_back(self, *, end: int, why: str, each: int) -> tuple[dict[str, Any], Checkpoint]:
@@ -242,11 +248,17 @@ class States:
             kept = checkpoint.state[_KEY]
             self._held = []
             for place, one in enumerate(kept["held"] if held else []):
+                step, state = one["step"], dict(one["state"])
+                if type(step) is not int or not 0 <= step <= checkpoint.step:
+                    raise ValueError(f"a state of step {step!r:.80}, in a checkpoint of step {checkpoint.step}")
+                self.watch.load_state_dict(state["watch"])  # so that what is wrong is said now, not in hours
                 groups = {name: tensors[f"back{place}_{name}" if one["own"] else name] for name in one["groups"]}
-                self._held.append(_copied(Checkpoint(one["step"], groups, one["state"])))
-            self.records = list(kept["records"])
+                self._held.append(_copied(Checkpoint(step, groups, state)))
+            if held and not self._held:
+                raise ValueError("no state to go back to")
+            self.records = [dict(record) for record in kept["records"]]
             self.watch.load_state_dict(kept["watch"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise InputError(f"{checkpoint.where}: does not fit this run: {_KEY}: {error}") from error
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import json
 import random
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -30,15 +28,15 @@ from tether.train.claim import claimed
 from tether.train.config import RunConfig
 from tether.train.environment import describe_environment
 from tether.train.epochs import with_steps
-from tether.train.loop import StepReport, losses_of
-from tether.train.metrics_log import Logbook, read_metrics
+from tether.train.journal import Journal, OnRecord
+from tether.train.loop import StepReport
+from tether.train.metrics_log import read_metrics
 from tether.train.parallel import choose_checkpoints, choose_sharding, together
 from tether.train.parts import check_parts
 from tether.train.result import Result, read_result
-from tether.train.rollback import DivergedError, States, TurnBackError
+from tether.train.rollback import States, TurnBackError
 from tether.train.run_files import CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, SUMMARY
 from tether.train.shared_folder import check_shared, checkpoint_to_resume
-from tether.train.signs import RunCourse, chance
 from tether.train.stages import Stretch
 from tether.train.steps.module import Encoder
 from tether.train.trainer import Trainer
@@ -47,7 +45,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 Evaluate = Callable[[Encoder], dict[str, float]]
-OnRecord = Callable[[dict[str, Any]], None]
 
 
 def train(
@@ -135,7 +132,7 @@ class _Run:
         make_trainer: Callable[..., Trainer],
     ) -> None:
         self.config, self.folder, self.evaluate, self.plan = config, folder, evaluate, plan
-        self.on_record, self.should_stop = on_record, should_stop
+        self.should_stop, self.asked = should_stop, False
         self.accelerator, self.main, self.device = accelerator, accelerator.is_main_process, accelerator.device
         self.gather = process_gather()
         random.seed(config.seed)
@@ -152,17 +149,16 @@ class _Run:
             gather=self.gather,
             where="settings" if checkpoint is None else str(folder / CONFIG),
         )
-        self.done, self.skipped, self.in_row, self.seconds, self.metrics = 0, 0, 0, 0.0, {}
-        self.pending: list[StepReport] = []
-        self.last_loss, self.clock, self.asked = float("nan"), time.perf_counter(), False
+        self.done, self.metrics = 0, {}
+        self.journal = Journal(config, folder, accelerator, on_record=on_record)
         best = config.evaluate.best if config.evaluate else None
         self.best = None if best is None else BestModel(folder, name=best, steps=config.steps)
         scaled = config.precision == "fp16"
         self.states = States(config.rollback, scaled=scaled) if config.rollback is not None else None
         if checkpoint is not None:
-            self.done, state = checkpoint.step, checkpoint.state
+            self.done = checkpoint.step
             try:
-                self.skipped, self.seconds, self.last_loss = state["skipped"], state["seconds"], state["loss"]
+                self.journal.load_state_dict(checkpoint.state)
             except KeyError as error:
                 raise InputError(f"{checkpoint.where}: does not fit this run: {error}") from error
         self.number = max(number for number, stretch in enumerate(plan) if number == 0 or self.done >= stretch.first)
@@ -176,16 +172,12 @@ class _Run:
             self.states.begin(self._state(held=True))
 
     def go(self) -> Result:
-        config = self.config
         if self.main:
             write_config(self.trainer.encoder, self.folder)
             write_json(self.folder / ENVIRONMENT, describe_environment() | {"processes": self.gather.world})
-            self._open_log()
-        if config.trackers:
-            plain = config.model_dump(mode="json").items()
-            flat = {key: value if isinstance(value, (int, float, str)) else json.dumps(value) for key, value in plain}
-            self.accelerator.init_trackers(self.folder.name, config=flat)
-        self.clock = time.perf_counter()
+        self.journal.begin()
+        self._open_log()
+        self.journal.start_clock()
         try:
             self._play()
             while self.number + 1 < len(self.plan):
@@ -194,10 +186,7 @@ class _Run:
             return self._finish()
         finally:
             self.trainer.loader.close()
-            if self.main:
-                self.logbook.close()
-            if config.trackers:
-                self.accelerator.end_training()
+            self.journal.close()
 
     def _play(self) -> None:
         """The steps of this stretch that are left."""
@@ -215,8 +204,7 @@ class _Run:
 
     def _cross(self) -> None:
         """Go over to the next stretch, as a run does that goes on from a checkpoint of the border."""
-        if self.pending:
-            self._log()
+        self.journal.write(self.trainer)
         self.trainer.loader.close()
         checkpoint = Checkpoint(self.done, *self.trainer.checkpoint(), where=f"stage {self.number}")
         self.number += 1
@@ -225,7 +213,7 @@ class _Run:
             self.states.begin(self._state(held=True))
         if self.main:
             write_config(self.trainer.encoder, self.folder)
-        self.clock = time.perf_counter()
+        self.journal.start_clock()
 
     def _turn_back(self, why: str) -> None:
         """Go on from a state from before the fault, with the batches after those of the last step."""
@@ -234,8 +222,8 @@ class _Run:
         self.trainer.loader.close()
         self.trainer.player.optimizer.state.clear()  # room for the one that comes
         record, state = self.states.turn_back(end=end, why=why, each=self.trainer.config.accumulate)
-        self.done, self.in_row = state.step, 0
-        self.skipped, self.last_loss = state.state["skipped"], state.state["loss"]
+        self.done = state.step
+        self.journal.go_back(state.state)
         self.trainer = self.make_trainer(self.number, checkpoint=state)
         self.trainer.loader.load_state_dict(position)
         for _ in range(self.states.rule.further * self.trainer.config.accumulate):
@@ -246,13 +234,13 @@ class _Run:
         self._save(keep=self.config.steps)  # those of later steps are the newest until they are removed
         if self.main:
             remove_after(self.folder / CHECKPOINTS, step=self.done)
-            self.logbook.close()
-            self._open_log()
-            self._tell(record)
+        self._open_log()
+        if self.main:
+            self.journal.tell(record)
         self.accelerator.wait_for_everyone()
         if self.asked:
             raise self._stopped()
-        self.clock = time.perf_counter()
+        self.journal.start_clock()
 
     def _on_step(self, report: StepReport) -> None:
         config = self.config
@@ -260,17 +248,17 @@ class _Run:
         if self.trainer.average is not None:
             self.trainer.average.update_()
         self.done = report.step + 1
-        self.pending.append(report)
+        self.journal.add(report)
         stop, turn = False, None
         if self.states is not None:
             stop, turn = self.states.look(report, asked=self.should_stop(), device=self.device)
         if turn is not None:
-            self._log()  # what is undone is shown as well
+            self._name_signs()  # and log what is undone: it is shown as well
             self.asked = stop
             raise turn
         last = self.done == config.steps
         if last or self.done % config.log_every == 0:
-            self._log()
+            self.journal.write(self.trainer)
         every = config.evaluate.every if config.evaluate else 0
         if self.evaluate and not last and every and self.done % every == 0:
             self._evaluate()
@@ -298,88 +286,36 @@ class _Run:
 
     def _state(self, *, held: bool = False) -> Checkpoint:
         """All that the run needs to go on from here, held for later or not; every process must call it."""
-        if self.pending:
-            self._log()
+        self.journal.write(self.trainer)
         tensors, state = self.trainer.checkpoint(held=held)
-        state |= {"skipped": self.skipped, "seconds": self.seconds, "loss": self.last_loss}
+        state |= self.journal.state_dict()
         if self.done == self.trainer.stretch.first:
             state["crossed"] = True  # by this stretch's trainer; what a run saves at a border is by the one before
         return Checkpoint(self.done, tensors, state)
 
+    def _turns(self) -> list[dict[str, Any]]:
+        """The records of the times that the run went back."""
+        return [] if self.states is None else self.states.records
+
     def _open_log(self) -> None:
-        """The log up to this step, with all times that the run went back."""
-        self.logbook, self.course = Logbook(self.folder / METRICS, steps_done=self.done), RunCourse()
-        for record in self.states.records if self.states is not None else []:
-            if record not in self.logbook.kept:
-                self.logbook.write(record)
-        for record in self.logbook.kept:
-            self.course.add(record)
+        self.journal.open(done=self.done, turns=self._turns())
 
     def _name_signs(self) -> None:
-        """Say what the course so far is a sign of, each sign once."""
-        if self.pending:
-            self._log()
-        if self.main and (signs := self.course.new_signs(chance=chance(self.config.model_dump()))):
-            self._record({"step": self.done - 1, "signs": signs})
+        self.journal.write(self.trainer)
+        self.journal.name_signs(done=self.done)
 
-    def _log(self) -> None:
-        """Write the pending records: loss and terms are means over processes, all else is equal in all of them."""
-        elapsed = time.perf_counter() - self.clock
-        self.seconds += elapsed
-        pairs = len(self.pending) * self.trainer.config.batch_size * self.trainer.config.accumulate
-        over = partial(self.accelerator.reduce, reduction="mean") if self.gather.world > 1 else None
-        for report, means in zip(self.pending, losses_of(self.pending, over=over, device=self.device), strict=True):
-            skipped = bool(report.clip.skip)
-            self.skipped += skipped
-            self.last_loss = means["loss"]
-            record = {
-                "step": report.step,
-                **means,
-                "grad_norm": float(report.clip.norm),
-                "grad_threshold": float(report.clip.threshold),
-                "grad_scale": float(report.clip.scale),
-                "skipped": skipped,
-                "lr": report.learning_rate,
-                "logit_scale": float(self.trainer.encoder.logit_scale.detach()),
-                "images_per_second": pairs / elapsed,
-                "seconds": self.seconds,
-            }
-            self._record(record)
-            self.in_row = self.in_row + 1 if skipped else 0
-            if self.in_row >= self.config.max_skips:
-                raise DivergedError(
-                    f"step {report.step}: gradients were not finite for {self.in_row} steps in a row; the weights are "
-                    f"those of the last good step. Lower the learning rate, {report.learning_rate:g} at this step, or "
-                    "look at the batches before it"
-                )
-        self.pending.clear()
-        self.clock = time.perf_counter()
-
-    def _record(self, record: dict[str, Any]) -> None:
-        if self.main:
-            self.logbook.write(record)
-            self.course.add(record)
-            self._tell(record)
-
-    def _tell(self, record: dict[str, Any]) -> None:
-        if self.config.trackers:
-            numbers = {key: value for key, value in record.items() if isinstance(value, float)}
-            if self.states is not None:
-                numbers["rollbacks"] = float(len(self.states.records))
-            self.accelerator.log(numbers | record.get("eval", {}), step=record["step"])
-        if self.on_record is not None:
-            self.on_record(record)
+    def _record_metrics(self) -> None:
+        self.journal.record({"step": self.done - 1, "eval": self.metrics, "seconds": self.journal.seconds})
 
     def _evaluate(self) -> None:
         """Measure the model as it stands, on the main process."""
-        if self.pending:
-            self._log()
+        self.journal.write(self.trainer)
         encoder, heads = self.trainer.whole_encoder(), self.trainer.head_tensors()
         self._measure(self.trainer.finished(encoder, heads))
-        self._record({"step": self.done - 1, "eval": self.metrics, "seconds": self.seconds})
+        self._record_metrics()
         if self.main:
             self._keep_best(encoder, heads)
-        self.clock = time.perf_counter()
+        self.journal.start_clock()
 
     def _measure(self, encoder: Encoder) -> None:
         if self.evaluate is not None and self.main:
@@ -413,7 +349,7 @@ class _Run:
         elif self.main:
             save_checkpoint(self.folder / CHECKPOINTS, checkpoint, keep=keep)
         self.accelerator.wait_for_everyone()
-        self.clock = time.perf_counter()
+        self.journal.start_clock()
 
     def _finish(self) -> Result:
         self._name_signs()
@@ -429,16 +365,16 @@ class _Run:
             if self.best is not None:
                 self.metrics = self.best.take(encoder, metrics=self.metrics)
             if self.metrics:
-                self._record({"step": self.done - 1, "eval": self.metrics, "seconds": self.seconds})
+                self._record_metrics()
         images = sum((one.end - one.first) * one.config.batch_size * one.config.accumulate for one in self.plan)
         result = Result(
             steps=self.done,
-            skipped=self.skipped,
-            seconds=self.seconds,
-            images_per_second=images / max(self.seconds, 1e-9),
-            loss=self.last_loss,
+            skipped=self.journal.skipped,
+            seconds=self.journal.seconds,
+            images_per_second=images / max(self.journal.seconds, 1e-9),
+            loss=self.journal.last_loss,
             metrics=self.metrics,
-            rollbacks=len(self.states.records) if self.states is not None else 0,
+            rollbacks=len(self._turns()),
         )
         if self.main:
             save(encoder, self.folder)

@@ -19,7 +19,6 @@ from tether.data.loader import ordered
 from tether.data.sources.advice import caption_advice
 from tether.evaluate.embeddings import Embedded, embed_source
 from tether.evaluate.retrieval import ranks
-from tether.models.export import Format as FolderFormat
 from tether.models.export import export as export_folder
 from tether.models.onnx.encoder import ExportedEncoder
 from tether.models.onnx.folder import export_graphs
@@ -86,7 +85,7 @@ def export(
     if format not in ("onnx", "openvino"):
         if int8 or data is not None:
             raise InputError(f"int8 and data are for the formats onnx and openvino, got {format}")
-        return export_folder(model, folder, format=cast(FolderFormat, format))
+        return export_folder(model, folder, format=format)
     if int8 and data is None:
         raise InputError("int8: needs data to measure ranges and recall on (--data SOURCE), got none")
     encoder = cast(DualEncoder, model)

@@ -16,11 +16,12 @@ from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder
 from tether.core.types import Row
 from tether.data import SOURCES, open_source
-from tether.evaluate.cutoff import Cutoff
+from tether.evaluate.cutoff import Cutoff, none_above
 from tether.models.long_texts import CutNotice, LongTexts
 from tether.models.named import near
 from tether.models.narrow import narrowed
 from tether.models.precision import chosen_precision
+from tether.models.whole_texts import all_whole
 from tether.tasks.retrieve.embed import embed, make_thumbnail
 from tether.tasks.retrieve.index import build_index
 from tether.tasks.retrieve.lance import table_of
@@ -66,8 +67,7 @@ class Found:
             return ""
         if self.cutoff is None or query not in self.nearest:
             return "no row passes the filter"
-        best, at = self.nearest[query], self.cutoff.threshold
-        return f"nothing found: the best of {self.images:,} images scores {best:.3f}, the cutoff is {at:.3f}"
+        return none_above(self.cutoff.threshold, best=self.nearest[query], pool=self.images)
 
     def __repr__(self) -> str:
         """Queries and their best hits."""
@@ -147,7 +147,7 @@ def search(
         str(where), model=model, device=device, random_weights=random_weights, on_progress=on_progress
     )
     searcher = Searcher(store, model=encoder, long_text=long_text)
-    reader = searcher.model if cutoff_from is None and _fit(wanted, searcher.model) else searcher.reader
+    reader = searcher.model if cutoff_from is None and all_whole(wanted, searcher.model) else searcher.reader
     seen = narrowed(reader, dims if shortlist is None else None)  # which scores the cutoff is for
     if cutoff == "auto" and cutoff_from is None and seen is not encoder:
         raise InputError(
@@ -167,15 +167,6 @@ def search(
     if order_by is not None:
         hits = {query: searcher.ordered_by(some, order_by) for query, some in hits.items()}
     return Found(hits, len(store), name, nearest, used, unseen_words(wanted, model=encoder, name=name))
-
-
-def _fit(texts: Sequence[str], model: DualEncoder) -> bool:
-    """Whether the model reads all texts whole."""
-    try:
-        model.tokenizer(texts, long_text="raise")
-    except InputError:
-        return False
-    return True
 
 
 def open_store(

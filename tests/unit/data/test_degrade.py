@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -36,6 +37,13 @@ def test_each_level_is_further_from_the_image(kind: str) -> None:
     ]
     assert away == sorted(away)
     assert away[4] > away[0]
+
+
+@pytest.mark.parametrize("kind", LADDERS)
+def test_no_two_levels_are_one_image_on_few_pixels(kind: str) -> None:
+    levels = [degrade(photo(32, 48), kind, level, seeded(), angle=20.0) for level in range(1, 6)]
+    pixels = [(255 * one).round() for one in levels]
+    assert not any(torch.equal(milder, worse) for milder, worse in itertools.pairwise(pixels))
 
 
 def test_quantised_images_have_fewer_values() -> None:
@@ -105,7 +113,7 @@ def test_several_one_after_the_other() -> None:
 
 
 def test_no_ladders() -> None:
-    assert set(DEGRADATIONS) - set(LADDERS) == {"meanshift", "pixelate", "lincontrchange"}
+    assert set(DEGRADATIONS) - set(LADDERS) == {"meanshift", "pixelate", "lincontrchange", "jpeg2000"}
     assert torch.equal(degrade(photo(), "meanshift", 1), photo())
     assert len({one.group for one in DEGRADATIONS.values()}) == 7
 

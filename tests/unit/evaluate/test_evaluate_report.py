@@ -101,6 +101,7 @@ def test_going_back_and_signs_are_told(run):
     )
     assert "The scale of the logits stands at its bound, 100; likely too many passes over few pairs" in page
     assert "times gone back" in page
+    assert "undone step (1)" in page
 
 
 def test_same_run_gives_the_same_page(run, source):

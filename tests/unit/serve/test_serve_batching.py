@@ -10,7 +10,7 @@ import torch
 
 import tether
 from tether.core.errors import InputError, NotFiniteError
-from tether.serve.batching import Batcher, FullError
+from tether.serve.batching import Batcher, FullError, StoppingError
 from tether.serve.limits import ServerLimits
 
 TEXTS = [
@@ -73,6 +73,20 @@ def test_a_long_request_does_not_hold_up_a_short_one(model):
     assert order == ["short", "long"]
 
 
+def test_only_where_others_ask_does_one_wait_for_them(model):
+    rows = []
+    batcher = Batcher(model, rows=2, wait_ms=1e8, on_batch=lambda kind, count, _: rows.append((kind, count)))
+    for text in TEXTS[:2]:
+        assert len(batcher.texts([text]).result(60).pooled) == 1
+    held = Held(batcher)
+    both = [batcher.texts([text]) for text in TEXTS[:2]]
+    held.go.set()
+    both += [both[1].result(60) and batcher.texts([text]) for text in TEXTS[2:4]]
+    assert all(len(each.result(60).pooled) == 1 for each in both)
+    assert batcher.close(60)
+    assert [count for kind, count in rows if kind == "text"] == [1, 1, 2, 2]
+
+
 def test_a_full_queue_refuses_and_says_when_to_come_again(model):
     batcher = Batcher(model, rows=4, queue=10)
     held = Held(batcher)
@@ -116,7 +130,6 @@ def test_an_error_hits_its_own_request(model):
 def test_damaged_weights_are_an_error():
     model = tether.load("tiny", random_weights=True)
     with torch.no_grad():
-        next(model.parameters()).fill_(torch.nan)
         for parameter in model.parameters():
             parameter.fill_(torch.nan)
     batcher = Batcher(model)
@@ -140,7 +153,7 @@ def test_the_end_finishes_what_was_taken(model):
     threading.Timer(0.05, held.go.set).start()
     assert batcher.close(30)
     assert len(taken.result(0).pooled) == len(TEXTS)
-    with pytest.raises(FullError):
+    with pytest.raises(StoppingError):
         batcher.texts(["late"])
 
 
@@ -151,7 +164,7 @@ def test_the_end_does_not_wait_for_ever(model):
     start = time.monotonic()
     assert not batcher.close(0.05)
     assert time.monotonic() - start < 20
-    with pytest.raises(InputError, match="stopping"):
+    with pytest.raises(StoppingError, match="stopping"):
         taken.result(5)
     held.go.set()
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
 import threading
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 import tether
@@ -19,6 +22,7 @@ from tether.core.errors import InputError
 from tether.core.types import Features, ImageSpec
 from tether.serve.app import make_app
 from tether.serve.auth import read_token
+from tether.serve.batching import StoppingError
 from tether.serve.limits import BodyLimit, ServerLimits
 from tether.serve.start import service_of
 
@@ -183,6 +187,28 @@ class TestBounds:
             assert int(answer.headers["retry-after"]) >= 1
             assert answer.json()["error"]["code"] == "queue_full"
 
+    def test_a_server_that_stops_says_so(self, model):
+        service = service_of(model, name="tiny", limits=LIMITS)
+        with TestClient(make_app(service), base_url=BASE) as client:
+            service.batcher.close(30)
+            answer = embed(client, "a cat")
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+            assert answer.json()["error"]["message"] == "the server is stopping"
+
+    def test_who_is_waited_for_no_longer_is_told_as_well(self, model):
+        service = service_of(model, name="tiny", limits=LIMITS)
+
+        async def ask():
+            request = Request({"type": "http"}, asyncio.Event().wait)
+            asked = asyncio.create_task(service.answered(request, Future()))
+            await asyncio.sleep(0)
+            asked.cancel()  # as uvicorn does after --stop-seconds
+            with pytest.raises(StoppingError):
+                await asked
+
+        asyncio.run(ask())
+        service.close(30)
+
 
 class TestWhoMayAsk:
     @pytest.fixture(scope="class")
@@ -274,7 +300,7 @@ class TestSearch:
     def test_nothing_above_the_cutoff(self, client):
         found = self.search(client, text="a cat", cutoff=0.9999)
         assert found["hits"] == []
-        assert "nothing found above the cutoff: the best of 12 images" in found["nothing"]
+        assert "nothing found: the best of 12 images" in found["nothing"]
         every = self.search(client, text="a cat", cutoff=-1)
         assert len(every["hits"]) == 12
         assert every["nothing"] is None
@@ -310,7 +336,7 @@ class TestSearch:
         [
             ({"text": "a", "image": data_uri()}, 400, "one of text, image and key, got text, image"),
             ({}, 400, "got none"),
-            ({"text": "  "}, 400, "empty"),
+            ({"text": "  "}, 400, "text: the text is empty"),
             ({"text": "a", "k": 1000}, 413, "at most 200"),
             ({"text": "a", "cutoff": "auto"}, 400, "auto is not known"),
             ({"text": "a", "cutoff": "high"}, 400, "cutoff"),
@@ -412,6 +438,13 @@ class TestOtherTasks:
                 assert answer.status_code == 422, answer.text
                 assert "this model cannot do that" in answer.json()["detail"]
 
+    @pytest.mark.parametrize("path", ["/segment", "/detect"])
+    def test_of_two_images_none_is_left_out(self, client, path):
+        body = {"image": data_uri()} | ({"classes": ["a", "b"]} if path == "/segment" else {})
+        form = {"image": ("a.png", image_bytes(), "image/png")}
+        answer = client.post(path, files=form, data={"json": json.dumps(body)})
+        assert (answer.status_code, "got 2" in answer.json()["detail"]) == (400, True)
+
     @pytest.mark.parametrize(
         ("path", "body", "status", "said"),
         [
@@ -423,7 +456,8 @@ class TestOtherTasks:
             ("/classify", {"classes": ["a"], "images": [data_uri()], "templates": ["no place"]}, 400, "{}"),
             ("/segment", {"classes": ["a"], "image": data_uri()}, 400, "at least 2"),
             ("/segment", {"classes": ["a", "b"], "image": data_uri(image_bytes(size=(100, 100)))}, 413, "pixels"),
-            ("/detect", {"name": ""}, 400, "image"),
+            ("/detect", {}, 400, "image: expected an image, as a data URI or as a file of a form, got none"),
+            ("/detect", {"name": " ", "image": data_uri()}, 400, "name: the text is empty"),
         ],
     )
     def test_bad_input(self, client, path, body, status, said):

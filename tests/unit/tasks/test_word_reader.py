@@ -82,6 +82,35 @@ def test_a_guess_of_many_tokens_keeps_its_end():
     torch.testing.assert_close(made.text_memory(ids[1:]), made.text_memory(ids)[1:])
 
 
+def test_a_smaller_charset_is_what_the_text_tower_sees_and_what_comes_out(monkeypatch):
+    both = Charset("abcABC")
+    made = DualReader(create("tiny", seed=0).eval(), charset=both, max_length=4, heads=4).eval()
+    with torch.no_grad():  # both branches read the same letter everywhere
+        for branch, letter in ((made.decoder.visual, "B"), (made.decoder.cross, "C")):
+            branch.head.weight.zero_()
+            branch.head.bias.zero_()
+            branch.head.bias[1 + both.characters.index(letter)] = 5.0
+    given, tokenizer = [], made.model.tokenizer
+    monkeypatch.setattr(made.model, "tokenizer", Told(tokenizer, given))
+    crops = signs(2)[0]
+    plain, spelt = made.read(crops), made.read(crops, charset=Charset("abc"))
+    assert (plain.words, spelt.words) == (("CCCCC",) * 2, ("ccccc",) * 2)  # no place has an end
+    assert given == [["BBBBB"] * 2] * 2 + [["bbbbb"] * 2] * 2  # the first guess, and the refined one
+    np.testing.assert_array_equal(plain.confidence, spelt.confidence)
+    assert made.read(crops, charset=Charset("x")).words == ("", "")
+
+
+class Told:
+    """A tokenizer that keeps what it was given."""
+
+    def __init__(self, inner, given):
+        self.inner, self.given = inner, given
+
+    def __call__(self, texts):
+        self.given.append(list(texts))
+        return self.inner(texts)
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 import stat
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from tether.train.checkpoints import (
     list_checkpoints,
     load_checkpoint,
     newest_checkpoint,
+    remove_unfinished,
     save_checkpoint,
 )
 
@@ -81,6 +83,29 @@ def test_what_a_killed_save_left_behind_is_neither_listed_nor_kept(tmp_path):
     assert list_checkpoints(tmp_path) == []
     save_checkpoint(tmp_path, example(3), keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000003"]
+
+
+def test_a_checkpoint_is_replaced_without_a_moment_in_which_there_is_none(tmp_path, monkeypatch):
+    folder, killed = tmp_path / "checkpoints", []
+    save_checkpoint(folder, example(3), keep=1)
+    rename = Path.rename
+
+    def seen(path, target):
+        if folder not in path.parents:
+            return rename(path, target)
+        for moment in ("before", "after"):
+            copy = shutil.copytree(folder, tmp_path / f"{moment}{len(killed)}")
+            remove_unfinished(copy)
+            killed.append(newest_checkpoint(copy, steps=9))
+            if moment == "before":
+                made = rename(path, target)
+        return made
+
+    monkeypatch.setattr(Path, "rename", seen)
+    save_checkpoint(folder, example(3), keep=1)
+    assert [one.step for one in killed] == [3] * len(killed)
+    assert len(killed) >= 4
+    assert [path.name for path in folder.iterdir()] == ["step-00000003"]
 
 
 def test_a_truncated_file_is_named(tmp_path):

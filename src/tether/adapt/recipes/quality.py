@@ -138,18 +138,10 @@ class QualityStep(InsideStep):
 
     def loss_of(self, module: StepModule, batch: Batch, *, step: int, gather: Gather) -> Loss:
         """See InsideStep."""
-        model, recipe = cast(DualEncoder, module.model), self.recipe
-        first = gather.rank * len(batch.image)
-        ladders = [
-            self.ladder(image, size=model.image_spec.fixed().size, key=f"{step} {first + row}")
-            for row, image in enumerate(batch.image.cpu())
-        ]
-        crops = torch.stack(ladders, dim=2)  # levels, crops, images
-        device = model.logit_scale.device
-        rows = model.encode_image(crops.flatten(0, 2).to(device)).pooled
-        good, bad = self.text.to(device).unflatten(0, (-1, 2)).unbind(1)
+        recipe, rows = self.recipe, self.rows(module, batch, step=step, gather=gather)
+        good, bad = self.text.to(rows.device).unflatten(0, (-1, 2)).unbind(1)
         return quality_ranking_loss(
-            rows.unflatten(0, crops.shape[:3]),
+            rows,
             good,
             bad,
             m_cons=recipe.m_cons,
@@ -157,6 +149,19 @@ class QualityStep(InsideStep):
             pairs=recipe.pairs,
             weights=recipe.weights,
         )
+
+    def rows(
+        self, module: StepModule, batch: Batch, *, step: int, gather: Gather
+    ) -> Float[Tensor, "levels crops images d"]:
+        """Embeddings of two crops of each image at each level."""
+        model, first = cast(DualEncoder, module.model), gather.rank * len(batch.image)
+        ladders = [
+            self.ladder(image, size=model.image_spec.fixed().size, key=f"{step} {first + row}")
+            for row, image in enumerate(batch.image.cpu())
+        ]
+        crops = torch.stack(ladders, dim=2)
+        rows = model.encode_image(crops.flatten(0, 2).to(model.logit_scale.device)).pooled
+        return rows.unflatten(0, crops.shape[:3])
 
     def ladder(
         self, image: UInt8[Tensor, "3 h w"], *, size: tuple[int, int], key: str

@@ -29,7 +29,8 @@ class Degradation:
         group: kinds of one group are not combined.
         strengths: of levels 1 to 5.
         ladder: whether each level is worse than the one before; those of which two levels go to different sides, or
-            that may not be so on a small image, are no ladder.
+            that may not be so on a small image, are no ladder: JPEG 2000 makes the same image of levels 4 and 5 up to
+            96 pixels, and of all but the first at 32.
         apply: from an image, a strength and what is drawn to an image, which may leave [0, 1].
     """
 
@@ -48,7 +49,7 @@ DEGRADATIONS: Mapping[str, Degradation] = MappingProxyType(
         "colorshift": Degradation("colour", (1, 3, 6, 8, 12), kinds.colour_shift),
         "colorsat1": Degradation("colour", (0.4, 0.2, 0.1, 0, -0.4), kinds.hsv_saturation),
         "colorsat2": Degradation("colour", (1, 2, 3, 6, 9), kinds.lab_saturation),
-        "jpeg2000": Degradation("jpeg", (16, 32, 45, 120, 170), kinds.jpeg_2000),
+        "jpeg2000": Degradation("jpeg", (16, 32, 45, 120, 170), kinds.jpeg_2000, ladder=False),
         "jpeg": Degradation("jpeg", (43, 36, 24, 7, 4), kinds.jpeg),
         "whitenoise": Degradation("noise", (0.001, 0.002, 0.003, 0.005, 0.01), kinds.white_noise),
         "whitenoiseCC": Degradation("noise", (0.0001, 0.0005, 0.001, 0.002, 0.003), kinds.white_noise_ycbcr),

@@ -27,7 +27,7 @@ from tether.evaluate.report.run_folder import RunFolder, read_run
 from tether.evaluate.retrieval import ranks
 from tether.evaluate.suite import MEASURES, class_rows, measure
 from tether.evaluate.zero_shot import logits, zero_shot
-from tether.train.signs import chance, signs_of
+from tether.train.signs import signs_of
 
 FILE = "report.html"
 THUMBNAIL = 56  # pixels; shown at up to twice that
@@ -247,7 +247,7 @@ def _remarks(run: RunFolder) -> list[str]:
         f"{one['skipped_batches']:,} batches were passed over."
         for one in back
     ]
-    signs = signs_of(run.records, chance=chance(run.config))
+    signs = signs_of(run.records, config=run.config)
     return said + [f"{line[0].upper()}{line[1:]}." for line in signs.values()]
 
 

@@ -15,7 +15,14 @@ def of_run(records: Records) -> list[Chart]:
     steps = [record for record in records if "loss" in record]
     evals = [record for record in records if isinstance(record.get("eval"), Mapping)]
     charts = [
-        chart("Loss", lines=_smoothed(steps, "loss"), marks=[Marks("skipped step", "skipped", skipped(steps))]),
+        chart(
+            "Loss",
+            lines=_smoothed(steps, "loss"),
+            marks=[
+                Marks("skipped step", "skipped", skipped(steps)),
+                Marks("undone step", "clipped", _undone(records)),
+            ],
+        ),
         gradient_norm(steps, limit="threshold", note=_norm_note(steps)),
         *_recall(evals),
         chart("Learning rate", lines=[Line("learning rate", "main", column(steps, "lr"))]),
@@ -47,6 +54,12 @@ def column(steps: Records, name: str) -> list[tuple[float, float | None]]:
 def skipped(steps: Records) -> list[tuple[float, float | None]]:
     """The skipped steps, at no height."""
     return [(record["step"], None) for record in steps if record.get("skipped")]
+
+
+def _undone(records: Records) -> list[tuple[float, float | None]]:
+    """The steps that the run went back over, at the losses that they had."""
+    told = [record["rollback"] for record in records if isinstance(record.get("rollback"), Mapping)]
+    return [(one["to"] + place, loss) for one in told for place, loss in enumerate(one.get("losses", []))]
 
 
 def _clipped(steps: Records) -> list[tuple[float, float | None]]:

@@ -23,7 +23,7 @@ _CURVES = ("loss", "grad_norm", "grad_threshold", "grad_scale", "lr", "logit_sca
 _RECORD = {
     "skipped?": (bool, int, None),
     "eval?": (None, {"*": MAYBE_NUMBER}),
-    "rollback?": {"to": int, "at": int, "why": str, "skipped_batches": int},
+    "rollback?": {"to": int, "at": int, "why": str, "skipped_batches": int, "losses?": [MAYBE_NUMBER]},
     "signs?": {"*": str},
     **{f"{name}?": MAYBE_NUMBER for name in _CURVES},
 }

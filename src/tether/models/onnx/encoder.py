@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -48,8 +49,15 @@ class ExportedEncoder(WrappedEncoder):
         """Open both graphs of a folder; see ``load_exported``."""
         height, width = (None, None) if described.any_size else described.image.size
         inputs = {"image": (None, 3, height, width), "text": (None, None)}
+        rows = {"image": (1, 3, *described.image.size), "text": (1, described.context)}
         image, text = (
-            GraphTower(folder / described.files[side], runtime=described.runtime, shape=inputs[side], dim=described.dim)
+            GraphTower(
+                folder / described.files[side],
+                runtime=described.runtime,
+                shape=inputs[side],
+                largest=rows[side],
+                dim=described.dim,
+            )
             for side in ("image", "text")
         )
         super().__init__(
@@ -129,8 +137,9 @@ def load_exported(folder: Path) -> ExportedEncoder:
         MissingExtraError: the runtime is not installed.
     """
     described = read_description(folder)
-    if described.logit_scale <= 0 or not torch.tensor(described.logit_scale).isfinite():
-        raise InputError(
-            f"{folder / CONFIG_FILE}: logit_scale: expected a finite number above 0, got {described.logit_scale}"
-        )
+    scale, bias = described.logit_scale, described.logit_bias
+    if scale <= 0 or not math.isfinite(scale):
+        raise InputError(f"{folder / CONFIG_FILE}: logit_scale: expected a finite number above 0, got {scale}")
+    if bias is not None and not math.isfinite(bias):
+        raise InputError(f"{folder / CONFIG_FILE}: logit_bias: expected a finite number, got {bias}")
     return ExportedEncoder(folder, described)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError, MissingExtraError, refusing
 from tether.models.onnx.description import Runtime
-from tether.models.onnx.untrusted import check_onnx, check_openvino
+from tether.models.onnx.untrusted import check_onnx, check_openvino, check_openvino_sizes
 
 Run = Callable[[np.ndarray], np.ndarray]
 _CHUNK = 2**22
@@ -28,13 +28,16 @@ class GraphTower(nn.Module):
 
     sha256: Tensor
 
-    def __init__(self, path: Path, *, runtime: Runtime, shape: Sequence[int | None], dim: int) -> None:
+    def __init__(
+        self, path: Path, *, runtime: Runtime, shape: Sequence[int | None], largest: Sequence[int], dim: int
+    ) -> None:
         """Check the file and open it.
 
         Args:
             path: of the graph.
             runtime: what opens it.
             shape: of its input; None where any length goes.
+            largest: shape of its input for one row, as large as rows come; what a graph makes of it is bounded.
             dim: length of a row of its output.
 
         Raises:
@@ -42,10 +45,13 @@ class GraphTower(nn.Module):
             MissingExtraError: the runtime is not installed.
         """
         super().__init__()
-        check, opened = (check_onnx, open_onnx) if runtime == "onnx" else (check_openvino, open_openvino)
-        beside = check(path)
         self.dim = dim
-        self.run, inside, outside = opened(path)
+        if runtime == "onnx":
+            beside = check_onnx(path, largest)
+            self.run, inside, outside = open_onnx(path)
+        else:
+            beside = check_openvino(path)
+            self.run, inside, outside = open_openvino(path, largest)
         if inside[1:] != list(shape[1:]):
             raise InputError(f"{path}: its input is {_shown(inside)}, expected {_shown(shape)}")
         if outside[1:] not in ([dim], [None]):
@@ -88,11 +94,13 @@ def open_onnx(path: Path) -> tuple[Run, list[int | None], list[int | None]]:
     return lambda rows: session.run([made.name], {given.name: rows})[0], inside, outside
 
 
-def open_openvino(path: Path) -> tuple[Run, list[int | None], list[int | None]]:
+def open_openvino(path: Path, largest: Sequence[int]) -> tuple[Run, list[int | None], list[int | None]]:
     """The same of OpenVINO's files; products stay in float32 where the processor would take bfloat16."""
     core = openvino_core()
     with refusing(f"{path}: openvino cannot open it"):
         model = core.read_model(path)
+    check_openvino_sizes(model, path, largest)
+    with refusing(f"{path}: openvino cannot open it"):
         made = core.compile_model(model, "CPU", SETTINGS | {"INFERENCE_NUM_THREADS": torch.get_num_threads()})
     shapes = [part.partial_shape for part in _only(model.inputs, model.outputs, path)]
     inside, outside = ([side.get_length() if side.is_static else None for side in shape] for shape in shapes)

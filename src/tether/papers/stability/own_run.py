@@ -26,7 +26,8 @@ from tether.train.checkpoints import list_checkpoints
 from tether.train.config import RunConfig, Spec
 from tether.train.metrics_log import read_metrics
 from tether.train.parts import new_encoder
-from tether.train.run import DivergedError, train
+from tether.train.rollback import DivergedError
+from tether.train.run import train
 from tether.train.run_files import CHECKPOINTS, COMPARE, COMPARE_JSON, CONFIG, METRICS
 from tether.train.stages import stretches
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import string
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
 from tether.core.edit_distance import KnownWords
 from tether.data.lettering.signs import lexicon
+from tether.models import Clip
 from tether.papers.testbeds import drawn_words
 from tether.papers.testbeds.drawn_words import HIDDEN, LONGEST, right
 from tether.tasks.read import DualReader
@@ -20,8 +24,9 @@ if TYPE_CHECKING:
 
 WORDS = 400
 """Of both halves of the list; one half is never learnt from."""
-CROPS, TEST = 6_000, 1_000
-CLIP_STEPS, STEPS, BATCH, RATE = 300, 400, 64, 4e-3
+CROPS, MISSPELT, TEST = 6_000, 6_000, 1_000
+"""Crops of known words; of such words with a wrong letter, from which the CLIP alone learns; and of each kind asked."""
+CLIP_STEPS, STEPS, BATCH, RATE = 600, 400, 64, 4e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +44,13 @@ class OccludedBench:
     Attributes:
         reader: that learnt clean and occluded crops of the known half.
         known: the words of that half.
+        pieces: ids of the tokens that the CLIP has read in training.
         asked: by ``known`` or ``unseen`` and ``clean`` or ``occluded``.
     """
 
     reader: DualReader
     known: tuple[str, ...]
+    pieces: frozenset[int]
     asked: dict[tuple[str, str], AskedWords]
 
 
@@ -63,15 +70,34 @@ def prepare(lab: Lab, *, rate: float = RATE) -> OccludedBench:
         for half in halves
         for what, hidden in (("clean", 0), ("occluded", HIDDEN))
     }
-    clip = drawn_words.word_clip(lab, "occluded", crops, words, steps=CLIP_STEPS)
+    other = drawn_words.generator_of(lab, "misspelt")
+    drawn_from = [halves["known"][place] for place in other.integers(0, WORDS // 2, lab.steps(MISSPELT, 48))]
+    wrong = misspelt(drawn_from, other)
+    seen = torch.cat([crops, drawn_words.draw_words(wrong, rng=other)])
+    clip = drawn_words.word_clip(lab, "misspelt", seen, [*words, *wrong], steps=CLIP_STEPS)
     reader = drawn_words.new_reader(lab, clip)
     reader.fit(crops, words, steps=lab.steps(STEPS), batch_size=BATCH, learning_rate=rate, seed=lab.seed)
-    return OccludedBench(reader, halves["known"], asked)
+    pieces = frozenset(clip.tokenizer([*words, *wrong]).flatten().tolist())
+    return OccludedBench(reader, halves["known"], pieces, asked)
+
+
+def misspelt(words: Sequence[str], rng: np.random.Generator) -> list[str]:
+    """The words with one letter of each replaced by another."""
+    found = []
+    for word in words:
+        place = int(rng.integers(len(word)))
+        others = string.ascii_lowercase.replace(word[place], "")
+        found.append(word[:place] + others[int(rng.integers(len(others)))] + word[place + 1 :])
+    return found
 
 
 @torch.no_grad()
 def shares(bed: OccludedBench, asked: AskedWords) -> dict[str, float]:
-    """Words read right by each branch, before and after refinement, and by the nearest known word, in percent."""
+    """Percentages of what is read.
+
+    Words read right by each branch, before and after refinement, and by the nearest known word; and as ``new_pieces``
+    the tokens of the visual branch's wrong guesses that the CLIP had never read in training.
+    """
     reader, found = bed.reader, dict[str, float]()
     memory = torch.cat([reader.encode(some) for some in asked.crops.split(256)])
     known = KnownWords(bed.known)
@@ -82,4 +108,7 @@ def shares(bed: OccludedBench, asked: AskedWords) -> dict[str, float]:
         found |= {f"visual{more}": right(visual, asked.words), f"dual{more}": right(dual, asked.words)}
     for name, read in (("visual", visual), ("dual", dual)):
         found[f"{name}_nearest"] = right([known.nearest(word)[0] for word in read], asked.words)
+    wrong = [word for word, true in zip(visual, asked.words, strict=True) if word != true] or list(asked.words)
+    tokens = [token for row in cast(Clip, reader.model).tokenizer(wrong).tolist() for token in row]
+    found["new_pieces"] = 100 * sum(token not in bed.pieces for token in tokens if token) / sum(map(bool, tokens))
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -191,14 +192,22 @@ class DualReader(nn.Module):
             ids[:, :longest].to(memory.device), memory, text_memory=self.text_memory, orders=orders
         )
 
-    def decode(self, memory: Float[Tensor, "b n d"], *, refine: int = 1) -> Texts:
-        """The words that a memory holds."""
-        return self.charset.decode(self.decoder.read(memory, text_memory=self.text_memory, refine=refine).cross)
+    def decode(self, memory: Float[Tensor, "b n d"], *, refine: int = 1, charset: Charset | None = None) -> Texts:
+        """The words that a memory holds, spelt in ``charset`` as ``read`` says."""
+        text_memory = functools.partial(self.text_memory, charset=charset)
+        found = self.charset.decode(self.decoder.read(memory, text_memory=text_memory, refine=refine).cross)
+        return found if charset is None else replace(found, words=tuple(map(charset.spell, found.words)))
 
-    def text_memory(self, guess: Int[Tensor, "b l"]) -> Float[Tensor, "b t d"]:
-        """What the text tower makes of guessed words: all its tokens, padding too, so that no row sees its batch."""
+    def text_memory(self, guess: Int[Tensor, "b l"], *, charset: Charset | None = None) -> Float[Tensor, "b t d"]:
+        """What the text tower makes of guessed words: all its tokens, padding too, so that no row sees its batch.
+
+        Args:
+            guess: of a decoder.
+            charset: that the guess is spelt in before; None leaves it as it is.
+        """
         encoder = cast(DualEncoder, self.model)
-        ids = encoder.tokenizer(self.charset.words(guess))
+        words = self.charset.words(guess)
+        ids = encoder.tokenizer(words if charset is None else [charset.spell(word) for word in words])
         kept = ids[:, : self.text_length].clone()
         cut = (ids[:, self.text_length :] != 0).any(1)
         if bool(cut.any()):  # the end stays
@@ -281,7 +290,12 @@ class DualReader(nn.Module):
 
     @checked
     def read(
-        self, crops: Sequence[ImageLike] | UInt8[Tensor, "b 3 h w"], *, refine: Whole = 1, batch_size: Count = 64
+        self,
+        crops: Sequence[ImageLike] | UInt8[Tensor, "b 3 h w"],
+        *,
+        refine: Whole = 1,
+        batch_size: Count = 64,
+        charset: Charset | None = None,
     ) -> Texts:
         """The words that stand in crops.
 
@@ -289,12 +303,16 @@ class DualReader(nn.Module):
             crops: of a word each.
             refine: how often all is read again with all other characters in view.
             batch_size: crops read at once; no word depends on it.
+            charset: what the words can be made of, where that is less than the reader knows, such as small letters:
+                guesses are spelt in it before the text tower sees them, and so is the answer: in its case where it has
+                but one, without characters that it lacks. The confidence stays that of what was read.
 
         Raises:
             InputError: none, or one that cannot be read, by its number.
         """
         with torch.no_grad(), eval_mode(self):
-            found = [self.decode(self.encode(some), refine=refine) for some in self.prepare(crops).split(batch_size)]
+            parts = self.prepare(crops).split(batch_size)
+            found = [self.decode(self.encode(some), refine=refine, charset=charset) for some in parts]
         return Texts.joined(found)
 
     def save(self, folder: Path | str) -> Path:
