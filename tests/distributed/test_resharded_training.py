@@ -7,27 +7,30 @@ import shutil
 import pytest
 from launch_sharded import launch_killed, launch_on_other_disks, launch_without_gathering
 from launch_training import launch
+from test_rollback_training import FAULTY, assert_same_path_but_for_the_record
 from test_training import SETTINGS, assert_same_path, run
 
+from planted_faults import launch_faulty
 from processes import ranks, run_ranks
 from tether.core.tensor_shards import shard_file
-from tether.train.checkpoints import list_checkpoints
+from tether.train.checkpoints import list_checkpoints, load_checkpoint
 
-USED = [*SETTINGS, "vocabulary=used"]
+FAULT = float("nan")
+HELD = [*FAULTY, "vocabulary=used"]
 
 pytestmark = pytest.mark.distributed
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    return run(1, tmp_path_factory.mktemp("alone") / "run", *USED)
+    return run(1, tmp_path_factory.mktemp("alone") / "run")
 
 
 @pytest.fixture(scope="module")
 def stopped_once(tmp_path_factory):
     """Two sharded processes that were stopped after the second step."""
     folder = tmp_path_factory.mktemp("stopped") / "run"
-    run_ranks(launch, folder, [*USED, "sharding=fsdp2"], 2)
+    run_ranks(launch_without_gathering, folder, [*SETTINGS, "sharding=fsdp2"], 2)
     return folder
 
 
@@ -47,31 +50,36 @@ def told(started) -> list[str]:
 
 
 def test_two_processes_one_and_two_again_equal_one(stopped, alone):
-    parts = [shard_file(rank, 2) for rank in range(2)]
-    assert files(stopped) == {"step-00000002": [*parts, "state.json"]}
-    run_ranks(launch, stopped, [*USED, "checkpoints=sharded"], 1, world=1)
-    assert files(stopped) == {
-        "step-00000002": [*parts, "state.json"],
-        "step-00000003": [shard_file(0, 1), "state.json"],
-    }
-    run_ranks(launch, stopped, [*USED, "sharding=ddp", "checkpoints=sharded"], 1)
-    assert [*files(stopped).values()][-1] == [*parts, "state.json"]
-    run_ranks(launch, stopped, [*USED, "sharding=fsdp2"], 0)
+    parts = [*(shard_file(rank, 2) for rank in range(2)), "state.json"]
+    assert files(stopped) == {"step-00000002": parts}
+    run_ranks(launch, stopped, SETTINGS, 1, world=1)
+    assert "model.safetensors" in files(stopped)["step-00000003"]
+    run_ranks(launch, stopped, [*SETTINGS, "sharding=ddp", "checkpoints=sharded"], 1)
+    assert files(stopped)["step-00000004"] == parts
+    run_ranks(launch, stopped, [*SETTINGS, "sharding=fsdp2"], 0)
     assert_same_path(stopped, alone)
 
 
-def test_from_whole_ones_and_back_and_nothing_is_gathered(tmp_path, alone):
-    settings = [*USED, "vocabulary=whole"]
-    run_ranks(launch, tmp_path / "run", [*settings, "sharding=ddp"], 1)
-    assert "model.safetensors" in files(tmp_path / "run")["step-00000001"]
-    run_ranks(launch_without_gathering, tmp_path / "run", [*settings, "sharding=fsdp2"], 3)
-    assert files(tmp_path / "run").keys() == {"step-00000003", "step-00000004"}
-    run_ranks(launch, tmp_path / "run", [*settings, "sharding=fsdp2", "checkpoints=whole"], 0)
-    assert_same_path(tmp_path / "run", run(1, tmp_path / "alone"))
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory):
+    """Two sharded processes that were stopped just before they go back, and one that was not."""
+    folder = tmp_path_factory.mktemp("faulty")
+    run_ranks(launch_faulty, folder / "two", [*HELD, "sharding=fsdp2"], 8, FAULT)
+    run_ranks(launch_faulty, folder / "alone", HELD, 0, FAULT, world=1)
+    return folder
+
+
+@pytest.mark.parametrize("then", ["sharded", "whole"])
+def test_what_two_processes_hold_one_goes_back_to(faulty, tmp_path, then):
+    shutil.copytree(faulty, tmp_path, ignore=shutil.ignore_patterns(".lock"), dirs_exist_ok=True)
+    left = load_checkpoint(list_checkpoints(tmp_path / "two" / "checkpoints")[-1])
+    assert any(name.startswith("back") for name in left.tensors)
+    run_ranks(launch_faulty, tmp_path / "two", [*HELD, f"checkpoints={then}"], 0, FAULT, world=1)
+    assert_same_path_but_for_the_record(tmp_path / "two", tmp_path / "alone")
 
 
 def test_killed_while_it_saves_it_goes_on_from_the_checkpoint_before(tmp_path, alone):
-    settings = [*USED, "sharding=fsdp2", "save_every=2"]
+    settings = [*SETTINGS, "sharding=fsdp2", "save_every=2"]
     first, second = ranks(launch_killed, tmp_path / "run", settings, 4)
     _, said = first.communicate()
     second.communicate()
@@ -88,15 +96,12 @@ def test_damage_that_one_process_finds_is_told_by_all(stopped):
     data = bytearray(file.read_bytes())
     data[-5] ^= 1
     file.write_bytes(data)
-    said = told(ranks(launch, stopped, [*USED, "sharding=fsdp2"], 0))
-    assert said[0].startswith("remove the folder ")
-    file.unlink()
-    said = [child.communicate()[1] for child in ranks(launch, stopped, [*USED, "sharding=fsdp2"], 0)]
-    assert all(f"{file}: missing: the part of process 1 of 2" in one for one in said)
+    said = [child.communicate()[1] for child in ranks(launch, stopped, [*SETTINGS, "sharding=fsdp2"], 0)]
+    assert all(f"{file}: truncated or damaged: not the part of process 1 of 2" in one for one in said)
 
 
 def test_a_folder_that_machines_do_not_share_is_told_before_the_first_step(tmp_path):
-    settings = [*USED, "checkpoints=sharded"]
+    settings = [*SETTINGS, "checkpoints=sharded"]
     said = told(ranks(launch_on_other_disks, tmp_path, settings))
     assert all(
         "process 1 does not see what process 0 writes: checkpoints=sharded needs a folder" in one for one in said
@@ -106,5 +111,5 @@ def test_a_folder_that_machines_do_not_share_is_told_before_the_first_step(tmp_p
 def test_processes_that_see_other_checkpoints_do_not_go_on(stopped, tmp_path):
     shutil.copytree(stopped, tmp_path / "0", ignore=shutil.ignore_patterns(".lock"))
     shutil.copytree(stopped, tmp_path / "1", ignore=shutil.ignore_patterns(".lock", "step-*"))
-    said = told(ranks(launch_on_other_disks, tmp_path, [*USED, "checkpoints=whole"]))
+    said = told(ranks(launch_on_other_disks, tmp_path, [*SETTINGS, "checkpoints=whole"]))
     assert all("process 0 sees the checkpoint of step 2, process 1 that of step None" in one for one in said)

@@ -27,7 +27,7 @@ _DTYPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class StoredBlock:
     """A block of a tensor.
 
     Attributes:
@@ -114,7 +114,7 @@ class TensorShards:
             InputError: a file is missing or truncated, is not one of blocks, or blocks of a tensor do not fit together.
         """
         self._open: dict[Path, Any] = {}
-        blocks: dict[str, list[Piece]] = {}
+        blocks: dict[str, list[StoredBlock]] = {}
         for file in files:
             for name, piece in self._blocks(file):
                 blocks.setdefault(name, []).append(piece)
@@ -151,7 +151,7 @@ class TensorShards:
         """All tensors whose names begin so, put together, by the rest of their names."""
         return {name.removeprefix(prefix): self.read(name) for name in self.tensors if name.startswith(prefix)}
 
-    def _blocks(self, file: Path) -> Iterable[tuple[str, Piece]]:
+    def _blocks(self, file: Path) -> Iterable[tuple[str, StoredBlock]]:
         """What one file holds."""
 
         def look(opened: Any) -> list[tuple[str, list[int], str]]:
@@ -174,7 +174,7 @@ class TensorShards:
                     f"{file}: {name!r:.200}: expected a block of numbers with its place in the whole tensor, got "
                     f"{kind} of shape {tuple(shape)} at {offsets or str(places)[:60]}"
                 )
-            yield name, Piece(file, tuple(offsets), tuple(shape), kind)
+            yield name, StoredBlock(file, tuple(offsets), tuple(shape), kind)
 
     def _told(self, file: Path, ask: Callable[[Any], Any]) -> Any:
         """What an open file answers, or an error that names it."""
@@ -188,7 +188,7 @@ class TensorShards:
             raise InputError(f"{file}: missing, truncated or not safetensors: {error!s:.300}") from error
 
 
-def _in_order(name: str, pieces: Sequence[Piece]) -> list[Piece]:
+def _in_order(name: str, pieces: Sequence[StoredBlock]) -> list[StoredBlock]:
     """Blocks that lie one behind the other along one dimension, from its start."""
     pieces = [one for one in pieces if 0 not in one.shape] or list(pieces[:1])
     ranks = len(pieces[0].shape)
@@ -207,7 +207,7 @@ def _in_order(name: str, pieces: Sequence[Piece]) -> list[Piece]:
     return found
 
 
-def _outline(name: str, pieces: Sequence[Piece]) -> Tensor:
+def _outline(name: str, pieces: Sequence[StoredBlock]) -> Tensor:
     """Shape and kind of number of a whole tensor."""
     shape = [last + size for last, size in zip(pieces[-1].offsets, pieces[-1].shape, strict=True)]
     try:
