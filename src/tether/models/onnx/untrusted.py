@@ -23,6 +23,8 @@ MAX_IN_ALL = 2**32
 _DOMAINS = ("", "ai.onnx")
 _SMALL = 1024
 """Numbers up to which a constant's values are kept while shapes are inferred."""
+_ROUNDS = 8
+"""Times that shapes are inferred, each with what the one before has told of lengths that depend on shapes."""
 _NEVER_LARGER = ("Cast", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 """Operators whose result has no more numbers than they are given, so its shape may stay unknown."""
 _RUNS_GRAPHS = ("If", "Loop", "Scan", "SequenceMap", "TensorIterator")
@@ -174,11 +176,15 @@ def _check_shapes(onnx: Any, model: Any, path: Path, largest: Sequence[int]) -> 
     for value in outline.graph.input:
         for side, length in zip(value.type.tensor_type.shape.dim, largest, strict=False):
             side.dim_value = side.dim_value or length
+    made: list[tuple[str, Sequence[int | None] | None, str]] = []
+    shapes: dict[str, list[int | None]] = {}
     with refusing(f"{path}: its shapes do not fit"):
-        ranges = _lengths_of_ranges(onnx, outline)
-        _give(onnx, outline, ranges)
-        shapes = _shapes(onnx, outline)
-    made = [(name, [length], "Range") for name, length in ranges.items()]
+        for _ in range(_ROUNDS):
+            shapes = _shapes(onnx, outline)
+            lengths = _lengths_of_ranges(onnx, outline)
+            made += [(name, [length], "Range") for name, length in lengths.items()]
+            if not _give(onnx, outline, lengths) + _keep(onnx, outline, shapes):
+                break
     made += [(name, shapes.get(name), node.op_type) for node in outline.graph.node for name in node.output if name]
     _bounded(path, made)
 
@@ -203,13 +209,13 @@ def _bounded(path: Path, made: Iterable[tuple[str, Sequence[int | None] | None, 
 def _shapes(onnx: Any, outline: Any) -> dict[str, list[int | None]]:
     """Of every tensor whose rank is known; None where a length is not."""
     found = onnx.shape_inference.infer_shapes(outline, data_prop=True).graph
-    return {
-        value.name: [
-            side.dim_value if side.HasField("dim_value") else None for side in value.type.tensor_type.shape.dim
-        ]
-        for value in [*found.value_info, *found.output]
-        if value.type.tensor_type.HasField("shape")
-    }
+    made = [*found.value_info, *found.output]
+    return {value.name: _lengths(value) for value in made if value.type.tensor_type.HasField("shape")}
+
+
+def _lengths(value: Any) -> list[int | None]:
+    sides = value.type.tensor_type.shape.dim
+    return [side.dim_value if side.HasField("dim_value") else None for side in sides]
 
 
 def _lengths_of_ranges(onnx: Any, outline: Any) -> dict[str, int]:
@@ -232,9 +238,24 @@ def _lengths_of_ranges(onnx: Any, outline: Any) -> dict[str, int]:
     return found
 
 
-def _give(onnx: Any, outline: Any, lengths: Mapping[str, int]) -> None:
-    """Put an input of known length in the place of each ``Range``."""
+def _give(onnx: Any, outline: Any, lengths: Mapping[str, int]) -> int:
+    """Put an input of known length in the place of each ``Range``; how many."""
     for node in [node for node in outline.graph.node if node.output and node.output[0] in lengths]:
         outline.graph.node.remove(node)
     for name, length in lengths.items():
         outline.graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, [length]))
+    return len(lengths)
+
+
+def _keep(onnx: Any, outline: Any, shapes: Mapping[str, list[int | None]]) -> int:
+    """Put a constant in the place of each ``Shape`` of a tensor whose shape is known; how many."""
+    known = {value.name: shape for value in outline.graph.input if None not in (shape := _lengths(value))}
+    known |= {name: shape for name, shape in shapes.items() if None not in shape}
+    kept = [node for node in outline.graph.node if node.op_type == "Shape" and node.input[0] in known]
+    for node in kept:
+        ends = {attribute.name: attribute.i for attribute in node.attribute}
+        shape = known[node.input[0]][ends.get("start", 0) : ends.get("end")]
+        made = onnx.helper.make_tensor(node.output[0], onnx.TensorProto.INT64, [len(shape)], shape)
+        outline.graph.initializer.append(made)
+        outline.graph.node.remove(node)
+    return len(kept)
