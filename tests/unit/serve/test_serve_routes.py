@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import shutil
 import threading
 from concurrent.futures import Future
 
@@ -267,19 +268,51 @@ class TestWhoMayAsk:
         for path in ("/", "/page.js", "/page.css", "/health", "/docs", "/openapi.json"):
             assert closed.get(path).status_code == 200, path
 
-    @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "10.0.0.1", "[::2]:8000", ""])
+    @pytest.mark.parametrize(
+        "host",
+        [
+            "evil.example",
+            "localhost.evil.example",
+            "10.0.0.1",
+            "[::2]:8000",
+            "",
+            "[::1].evil.example",
+            "[::1]@evil",
+            "localhost:80.evil.example",
+            "localhost@evil.example",
+        ],
+    )
     def test_a_name_that_leads_here_by_a_trick_is_refused(self, client, host):
         assert client.get("/about", headers={"host": host}).status_code == 403
 
-    @pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "[::1]:80"])
+    @pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "[::1]:80", "[::1]", "LOCALHOST:8000"])
     def test_own_names_are_not(self, client, host):
         assert client.get("/health", headers={"host": host}).status_code == 200
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"origin": "http://evil.example", "sec-fetch-site": "cross-site"},
+            {"sec-fetch-site": "same-site"},
+            {"origin": "http://evil.example"},
+            {"origin": "http://localhost:9000"},
+            {"origin": "null"},
+        ],
+    )
+    def test_forms_of_other_sites_are_not_read(self, client, headers):
+        answer = client.post("/search", files={"json": (None, '{"text": "a"}')}, headers=headers)
+        assert (answer.status_code, answer.json()["detail"]) == (403, "pages of other sites may not ask this server")
+        assert client.get("/", headers=headers).status_code == 200  # a link leads to the page
+
+    @pytest.mark.parametrize("headers", [{"origin": BASE, "sec-fetch-site": "same-origin"}, {"origin": BASE}, {}])
+    def test_forms_of_the_own_page_are(self, client, headers):
+        assert client.post("/search", files={"json": (None, '{"text": "a"}')}, headers=headers).status_code == 200
 
     def test_other_sites_may_not_read(self, client):
         answer = client.options(
             "/search", headers={"origin": "http://evil.example", "access-control-request-method": "POST"}
         )
-        assert answer.status_code == 405
+        assert answer.status_code == 403
         assert not [name for name in answer.headers if name.startswith("access-control")]
 
     def test_answers_are_not_guessed_at(self, client):
@@ -424,6 +457,24 @@ class TestSearch:
         with pytest.raises(InputError, match="no such store"):
             service_of(model, store=str(tmp_path / "none.db"))
 
+    def test_a_store_that_is_gone_is_no_fault_of_the_client(self, model, store, tmp_path):
+        gone = tmp_path / "photos.db"
+        shutil.copytree(store, gone)
+        with TestClient(make_app(service_of(model, store=str(gone), name="tiny")), base_url=BASE) as client:
+            assert client.post("/search", json={"text": "a"}).status_code == 200
+            gone.rename(tmp_path / "away.db")
+            filters = [{"column": "label", "value": "cat"}]
+            for answer in (
+                client.post("/search", json={"text": "a"}),
+                client.post("/search", json={"text": "a", "filters": filters}),
+                client.post("/search", json={"key": "row 0/ä?.jpg"}),
+                client.get("/thumbnail/row%200%2F%C3%A4%3F.jpg"),
+            ):
+                assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+                assert "photos.db" not in answer.text
+            (tmp_path / "away.db").rename(gone)
+            assert client.post("/search", json={"text": "a"}).status_code == 200
+
     def test_columns_and_their_values_are_told(self, client):
         told = client.get("/about").json()
         columns = {one["name"]: one for one in told["store"]["columns"]}
@@ -507,6 +558,12 @@ class TestOtherTasks:
             ("/classify", {"classes": ["a"], "images": [data_uri()], "templates": ["no place"]}, 400, "{}"),
             ("/segment", {"classes": ["a"], "image": data_uri()}, 400, "at least 2"),
             ("/segment", {"classes": ["a", "b"], "image": data_uri(image_bytes(size=(100, 100)))}, 413, "pixels"),
+            (
+                "/segment",
+                {"classes": list(map(str, range(100))), "image": data_uri(image_bytes(size=(40, 40)))},
+                413,
+                "pixels",
+            ),
             ("/detect", {}, 400, "image: expected an image, as a data URI or as a file of a form, got none"),
             ("/detect", {"name": " ", "image": data_uri()}, 400, "name: the text is empty"),
         ],
