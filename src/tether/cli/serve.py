@@ -63,7 +63,13 @@ def command(
         from tether.serve.run import listen, run
         from tether.serve.start import service_of
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in {"fastapi", "uvicorn", "starlette", "prometheus_client"}:
+        if (error.name or "").partition(".")[0] not in {
+            "fastapi",
+            "uvicorn",
+            "httptools",
+            "starlette",
+            "prometheus_client",
+        }:
             raise
         raise MissingExtraError(error.name or "", extra="serve") from error
 
@@ -93,13 +99,13 @@ def command(
             device=device,
             random_weights=random_weights,
         )
-        app = make_app(service, token=token, host=host, stop_seconds=stop_seconds)
+        app = make_app(service, token=token, host=host, stop_seconds=0.2 * stop_seconds)
         shown = f"[{host}]" if ":" in host else host
         kept = "" if service.collection is None else f", {len(service.collection.searcher.store):,} images to search"
         say(f"{service.name} at http://{shown}:{listening.getsockname()[1]}/{kept}; the API: /docs", err=True)
         before = signal.signal(signal.SIGTERM, _terminated)  # raised when what was taken is finished
         try:
-            run(app, listening, stop_seconds=stop_seconds)
+            run(app, listening, stop_seconds=0.8 * stop_seconds)
         finally:
             signal.signal(signal.SIGTERM, before)
 

@@ -122,15 +122,19 @@ class Masks:
         from scipy import ndimage
 
         found = []
+        around = ndimage.find_objects(self.labels.astype(np.int32) + 1, max_label=len(self.classes))
         for number in self._shown():
-            pieces, count = ndimage.label(self.labels == number, structure=np.ones((3, 3)))
+            if around[number] is None:  # as most of many classes
+                continue
+            pieces, count = ndimage.label(self.labels[around[number]] == number, structure=np.ones((3, 3)))
+            top, left = (side.start for side in around[number])
             sizes = np.bincount(pieces.reshape(-1), minlength=count + 1)[1:]
             slices = ndimage.find_objects(pieces)
             for piece in np.argsort(-sizes, kind="stable"):
                 if sizes[piece] < max(1, min_area * self.labels.size):
                     break
                 down, across = slices[piece]
-                box = (across.start, down.start, across.stop, down.stop)
+                box = (left + across.start, top + down.start, left + across.stop, top + down.stop)
                 found.append(ClassBox(self.classes[number], box, int(sizes[piece])))
         return found
 

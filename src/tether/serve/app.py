@@ -36,7 +36,7 @@ _TYPES = {"js": "text/javascript", "css": "text/css"}
 
 
 def make_app(
-    service: Service, *, token: str | None = None, host: str = "127.0.0.1", stop_seconds: float = 30.0
+    service: Service, *, token: str | None = None, host: str = "127.0.0.1", stop_seconds: float = 5.0
 ) -> FastAPI:
     """The application of a service.
 
@@ -44,7 +44,7 @@ def make_app(
         service: the model and the store; it is closed when the application ends.
         token: that requests must bring; None for none.
         host: address that is listened on; a loopback one answers to its own names alone.
-        stop_seconds: how long what was taken may take to be finished.
+        stop_seconds: how long what the model still does may take, when all have their answers.
 
     Example:
         >>> import tether
@@ -61,7 +61,7 @@ def make_app(
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
         yield
-        service.close(stop_seconds)
+        service.close(stop_seconds)  # nobody waits any more
 
     app = FastAPI(
         title="Tether",

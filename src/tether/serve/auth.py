@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ VARIABLE = "TETHER_TOKEN"
 """Environment variable of the token."""
 OPEN = frozenset({"/", "/page.js", "/page.css", "/docs", "/openapi.json", "/health"})
 """Paths that need no token: of all that is served they show the model's name alone."""
+_HOST = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::\d*)?")
 _LEAST, _MOST = 16, 4096
 
 
@@ -68,18 +70,29 @@ class TokenGuard:
 
     def _error(self, scope: dict[str, Any]) -> RefusedError | None:
         headers = dict(scope["headers"])
-        if self._local:
-            name = headers.get(b"host", b"").decode("latin-1")
-            name = name[: name.rfind("]") + 1] if name.startswith("[") else name.partition(":")[0]
-            if not is_loopback(name):
-                return RefusedError(403, "this server answers to localhost alone; start it with --host for other names")
-        if self._digest is None or scope["path"] in OPEN:
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        if self._local and not ((named := _HOST.fullmatch(host)) and is_loopback(named[1])):
+            return RefusedError(403, "this server answers to localhost alone; start it with --host for other names")
+        if scope["path"] in OPEN:
+            return None
+        if not _own_site(headers, host):
+            return RefusedError(403, "pages of other sites may not ask this server")
+        if self._digest is None:
             return None
         kind, _, given = headers.get(b"authorization", b"").partition(b" ")
         if kind.lower() == b"bearer" and hmac.compare_digest(_digest(given.strip()), self._digest):
             return None
         said = "the token is wrong" if given else "a token is needed: Authorization: Bearer TOKEN"
         return RefusedError(401, said, code="invalid_api_key")
+
+
+def _own_site(headers: Mapping[bytes, bytes], host: str) -> bool:
+    """Whether no browser says that a page of another site asks; a form of one needs nobody's leave to be sent."""
+    site = headers.get(b"sec-fetch-site")
+    if site is not None:
+        return site in (b"same-origin", b"none")
+    origin = headers.get(b"origin")
+    return origin is None or origin.decode("latin-1").lower().rpartition("://")[2] == host
 
 
 def _digest(token: bytes) -> bytes:

@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from tether.core.atomic_io import parse_json
 from tether.core.errors import InputError
+from tether.core.printable import quoted
 from tether.serve.refused import RefusedError
 
 M = TypeVar("M", bound=BaseModel)
@@ -21,12 +22,15 @@ _SHORT = 1 << 17  # bytes that are read at once: it takes less than a thread doe
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 
 
-async def read(request: Request, model: type[M], *, most_files: int = 0) -> tuple[M, list[bytes]]:
+async def read(
+    request: Request, model: type[M], *, most: int = _MOST_VALUES, most_files: int = 0
+) -> tuple[M, list[bytes]]:
     """The body of a request, and the files of a form.
 
     Args:
         request: whose body it is.
         model: what the JSON must be; in a form it is the field ``json``.
+        most: values of one list, which are counted before any is looked at.
         most_files: files of a form; 0 where no forms are taken.
 
     Raises:
@@ -34,7 +38,7 @@ async def read(request: Request, model: type[M], *, most_files: int = 0) -> tupl
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
-        return await _checked(await request.body(), model), []
+        return await _checked(await request.body(), model, most), []
     if kind == "multipart/form-data" and most_files:
         files, text = list[bytes](), b"{}"
         try:
@@ -45,25 +49,35 @@ async def read(request: Request, model: type[M], *, most_files: int = 0) -> tupl
                     elif name == "json":
                         text = value.encode(errors="surrogatepass")
                     else:
-                        raise RefusedError(
-                            400, f"form: unknown field {name[:80]!r}; expected files, and the rest as json"
-                        )
+                        said = f"form: unknown field {name[:80]!r}; expected files, and the rest as json"
+                        raise RefusedError(400, said)
+                if not form:
+                    raise RefusedError(400, "form: expected files, and the rest as json; no field is whole")
         except MultiPartException as error:
             raise RefusedError(400, f"form: {error.message}") from None
-        return await _checked(text, model), files
+        return await _checked(text, model, most), files
     said = "application/json" + (" or multipart/form-data" if most_files else "")
     raise RefusedError(415, f"expected a body of type {said}, got {kind[:80] or 'none'}")
 
 
-async def _checked(data: bytes, model: type[M]) -> M:
+async def _checked(data: bytes, model: type[M], most: int) -> M:
     try:
-        value = _parsed(data) if len(data) <= _SHORT else await run_in_threadpool(_parsed, data)
-        return model.model_validate(value)
+        return _made(data, model, most) if len(data) <= _SHORT else await run_in_threadpool(_made, data, model, most)
     except InputError as error:
         raise RefusedError(400, str(error)) from None
-    except ValidationError as error:
+
+
+def _made(data: bytes, model: type[M], most: int) -> M:
+    value = _parsed(data)
+    for name, given in value.items() if isinstance(value, dict) else ():
+        if isinstance(given, list) and len(given) > most:
+            said = f"{quoted(name)}: a list of {len(given):,}; at most {most:,} in one request"
+            raise RefusedError(413, said, param=str(name)[:200])
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:  # one or two for each field, however long its list is
         found = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        place = ".".join(str(each) for each in found["loc"])[:200]
+        place = "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in found["loc"])[1:200]
         raise RefusedError(400, f"{place or 'body'}: {found['msg']}", param=place or None) from None
 
 

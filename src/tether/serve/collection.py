@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import logging
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.core.printable import encodable
+from tether.core.printable import encodable, printable
 from tether.core.types import Row
 from tether.evaluate.cutoff import Cutoff, none_above
 from tether.serve.filters import columns_of, condition_of
@@ -26,8 +27,10 @@ from tether.serve.schemas import ColumnFilter
 from tether.tasks.retrieve.embed import make_thumbnail
 from tether.tasks.retrieve.flat_index import Ranking
 from tether.tasks.retrieve.search import Hit, Searcher
+from tether.tasks.retrieve.store import NoRowError
 from tether.tasks.retrieve.values import distinct
 
+_LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 THUMBNAIL = 320
 """Longest side of what is shown of an image that has no thumbnail of its own."""
@@ -57,8 +60,8 @@ class Collection:
         searcher.store.warm()
 
     def close(self) -> None:
-        """Finish what was taken and end the thread."""
-        self._thread.shutdown(wait=True)
+        """End the thread; nobody waits for an answer any more."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def search(
         self, vector: Tensor, *, filters: Sequence[ColumnFilter], k: int, cutoff: float | None
@@ -161,8 +164,9 @@ class Collection:
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, ask)
-        except InputError as error:  # where the store lies is nobody's business
-            raise RefusedError(400, str(error).removeprefix(f"{self.searcher.store.uri}: ")) from None
+        except InputError as error:  # what was asked was checked before; where the store lies is nobody's business
+            _LOG.error("the store: %s", printable(str(error)))
+            raise RefusedError(503, "the store cannot be read now; the server's log says more", retry_after=5) from None
         finally:
             self._waiting -= 1
 
@@ -171,7 +175,7 @@ class Collection:
 def _of_a_row() -> Iterator[None]:
     try:
         yield
-    except InputError:
+    except NoRowError:
         raise RefusedError(404, "the store has no row of that key") from None
 
 

@@ -13,6 +13,7 @@ from tether.serve.schemas import ColumnFilter, Plain
 
 _WHOLE = {"<": ("<=", math.floor), "<=": ("<=", math.floor), ">": (">=", math.ceil), ">=": (">=", math.ceil)}
 _SAID = {"text": "a text", "integer": "a whole number", "number": "a number", "truth": "true or false"}
+_LETTERS = 1 << 16  # of all conditions: what reads them needs many times as much memory
 _HIDDEN = frozenset({"embedding", "thumbnail"})
 
 
@@ -37,6 +38,8 @@ def condition_of(filters: Sequence[ColumnFilter], columns: dict[str, str]) -> st
         RefusedError: no such column, or a value of another kind than the column's.
     """
     parts = [_one(each, columns, where=f"filters[{place}]") for place, each in enumerate(filters)]
+    if (length := sum(map(len, parts))) > _LETTERS:
+        raise RefusedError(413, f"filters: {length:,} letters; at most {_LETTERS:,} are read", param="filters")
     return " AND ".join(parts) if parts else None
 
 

@@ -113,7 +113,8 @@ def routes(service: Service) -> APIRouter:
     async def segment(request: Request) -> dict[str, Any]:
         asked, files = await read(request, SegmentRequest, most_files=1)
         _check_classes(asked.classes, service, least=2)
-        pixels = await service.images.whole(_image(asked.image, files), pixels=service.map_pixels())
+        most = service.map_pixels(len(asked.classes))
+        pixels = await service.images.whole(_image(asked.image, files), pixels=most)
         return await service.segment(request, pixels[0], classes=asked.classes)
 
     @router.post(

@@ -45,9 +45,9 @@ def routes_v1(service: Service) -> APIRouter:
         openapi_extra=body_of(EmbeddingsRequest),
     )
     async def embeddings(request: Request) -> Response:
-        asked, _ = await read(request, EmbeddingsRequest)
+        asked, _ = await read(request, EmbeddingsRequest, most=service.limits.texts + service.limits.images)
         _check_name(asked.model, service)
-        items = asked.input if isinstance(asked.input, list) else [asked.input]
+        items = asked.input
         if not items:
             raise RefusedError(400, "input: expected at least one text or image", param="input")
         texts = [(place, _words(item)) for place, item in enumerate(items) if not isinstance(item, ImageInput)]

@@ -76,13 +76,12 @@ class Service:
         self.metrics.watch_queue(lambda: self.batcher.waiting)
         self.heads: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
 
-    def close(self, seconds: float) -> bool:
-        """Finish what was taken; whether all was."""
-        done = self.batcher.close(seconds)
+    def close(self, seconds: float) -> None:
+        """Finish what was taken, for so many seconds at most."""
+        self.batcher.close(seconds)
         self.images.close()
         if self.collection is not None:
             self.collection.close()
-        return done
 
     def unit(self, pooled: Float[Tensor, "n d"], dims: int | None = None) -> Float[Tensor, "n d"]:
         """Embeddings as they are given out: of length 1 where the model compares by cosine.
@@ -212,9 +211,9 @@ class Service:
             answer.cancel()
             future.cancel()
 
-    def map_pixels(self) -> int:
-        """Pixels of an image that masks or maps are made of, at most."""
-        return max(1, self.limits.pixels // _MAP_SHARE)
+    def map_pixels(self, classes: int = 1) -> int:
+        """Pixels of an image that masks or maps are made of, at most: each is compared with every class."""
+        return max(1, self.limits.pixels // max(_MAP_SHARE, classes // 2))
 
     def _kept(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         if key not in self.heads:

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from tether.core.errors import InputError
 from tether.core.masks import BACKGROUND, NO_CLASS, Masks, run_lengths
@@ -33,6 +34,20 @@ def test_areas_boxes_and_what_is_not_asked_for():
     assert repr(masks) == "Masks(10 x 6: background 48%, road 45%, car 5%)"
     with pytest.raises(InputError, match=r"class 'bus': expected one of road, car, background"):
         masks.mask("bus")
+
+
+def test_boxes_are_those_of_each_class_looked_for_in_the_whole_image():
+    labels = np.random.default_rng(0).choice(np.array([0, 1, 3, 255], dtype=np.uint8), (13, 17), p=[0.7, 0.1, 0.1, 0.1])
+    masks = Masks(("a", "b", "none", "c"), labels)
+    expected = set()
+    for number, name in enumerate(masks.classes):
+        pieces, count = ndimage.label(labels == number, structure=np.ones((3, 3)))
+        for piece in range(1, count + 1):
+            rows, columns = np.nonzero(pieces == piece)
+            box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+            expected.add((name, tuple(map(int, box)), len(rows)))
+    assert {(one.name, one.box, one.area) for one in masks.boxes(min_area=0.0)} == expected
+    assert len(expected) > 5
 
 
 def test_a_piece_of_several_is_a_box_of_its_own():

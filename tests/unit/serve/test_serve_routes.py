@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import shutil
 import threading
 from concurrent.futures import Future
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
@@ -20,10 +22,12 @@ import tether
 from serving import HOSTILE, data_uri, headed, image_bytes, make_store
 from tether.core.errors import InputError
 from tether.core.types import Features, ImageSpec
+from tether.serve import bodies
 from tether.serve.app import make_app
 from tether.serve.auth import read_token
 from tether.serve.batching import StoppingError
 from tether.serve.limits import BodyLimit, ServerLimits
+from tether.serve.schemas import ClassifyRequest, EmbeddingsRequest, SearchRequest
 from tether.serve.start import service_of
 
 TOKEN = "a-token-of-many-letters"
@@ -89,10 +93,14 @@ class TestEmbeddings:
             ({"model": "gpt", "input": "a"}, 404, "no model 'gpt'"),
             ({"model": "tiny", "input": []}, 400, "at least one"),
             ({"model": "tiny", "input": ["a", " "]}, 400, "input[1]: the text is empty"),
-            ({"model": "tiny", "input": ["a"] * 10_000}, 413, "10,000 texts; at most 100"),
+            ({"model": "tiny", "input": ["a"] * 101}, 413, "101 texts; at most 100"),
+            ({"model": "tiny", "input": ["a"] * 10_000}, 413, "a list of 10,000; at most 104"),
             ({"model": "tiny", "input": "a" * 900_000}, 413, "a text of 900,000 letters"),
             ({"model": "tiny", "input": "a" * 1_100_000}, 413, "too long"),
-            ({"model": "tiny", "input": [1, 2]}, 400, "input"),
+            ({"model": "tiny", "input": ["a", 1, 2]}, 400, "input[1]: expected a text"),
+            ({"model": "tiny", "input": [1, 2]}, 400, "input[0]: expected a text"),
+            ({"model": "tiny", "input": 3}, 400, "token ids are not read"),
+            ({"model": "tiny", "input": "a", "dimensions": 10**4000}, 400, "less than or equal"),
             ({"model": "tiny", "input": "a", "dimensions": 65}, 400, "this model has 64"),
             ({"model": "tiny", "input": "a", "dimensions": 0}, 400, "dimensions"),
             ({"model": "tiny", "input": "a", "encoding_format": "xml"}, 400, "encoding_format"),
@@ -131,6 +139,34 @@ class TestEmbeddings:
         answer = client.post("/v1/embeddings", content=body, headers={"content-type": kind})
         assert answer.status_code == status
         assert said in answer.json()["error"]["message"]
+
+    def test_of_many_wrong_values_the_first_alone_is_told(self):
+        told = []
+        for given in ([1] * 90_000, [{"a": 1}] * 40_000, [{"image": None}] * 40_000):
+            with pytest.raises(ValidationError) as refused:
+                EmbeddingsRequest.model_validate({"model": "tiny", "input": given})
+            told.append(refused.value.error_count())
+        for model in (SearchRequest, ClassifyRequest):
+            with pytest.raises(ValidationError) as refused:
+                model.model_validate({str(number): 1 for number in range(90_000)})
+            told.append(refused.value.error_count())
+        with pytest.raises(ValidationError) as refused:
+            ClassifyRequest.model_validate({"classes": [1] * 90_000})
+        assert [*told, refused.value.error_count()] == [1] * 6
+
+    def test_a_long_body_is_read_beside_the_event_loop(self, client, monkeypatch):
+        threads = []
+
+        def made(*given):
+            threads.append(threading.current_thread())
+            return plain(*given)
+
+        plain = bodies._made
+        monkeypatch.setattr(bodies, "_made", made)
+        assert embed(client, ["a" * 990] * 100).status_code == 200
+        assert embed(client, ["a" * 1000] * 100 + [{"text": "a" * 40_000}]).status_code == 413
+        assert embed(client, "a").status_code == 200
+        assert threads[1] not in (threads[0], threads[2])
 
     def test_commas_in_texts_are_no_values(self, client):
         assert embed(client, ["," * 999] * 100).status_code == 200
@@ -232,19 +268,51 @@ class TestWhoMayAsk:
         for path in ("/", "/page.js", "/page.css", "/health", "/docs", "/openapi.json"):
             assert closed.get(path).status_code == 200, path
 
-    @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "10.0.0.1", "[::2]:8000", ""])
+    @pytest.mark.parametrize(
+        "host",
+        [
+            "evil.example",
+            "localhost.evil.example",
+            "10.0.0.1",
+            "[::2]:8000",
+            "",
+            "[::1].evil.example",
+            "[::1]@evil",
+            "localhost:80.evil.example",
+            "localhost@evil.example",
+        ],
+    )
     def test_a_name_that_leads_here_by_a_trick_is_refused(self, client, host):
         assert client.get("/about", headers={"host": host}).status_code == 403
 
-    @pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "[::1]:80"])
+    @pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "[::1]:80", "[::1]", "LOCALHOST:8000"])
     def test_own_names_are_not(self, client, host):
         assert client.get("/health", headers={"host": host}).status_code == 200
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"origin": "http://evil.example", "sec-fetch-site": "cross-site"},
+            {"sec-fetch-site": "same-site"},
+            {"origin": "http://evil.example"},
+            {"origin": "http://localhost:9000"},
+            {"origin": "null"},
+        ],
+    )
+    def test_forms_of_other_sites_are_not_read(self, client, headers):
+        answer = client.post("/search", files={"json": (None, '{"text": "a"}')}, headers=headers)
+        assert (answer.status_code, answer.json()["detail"]) == (403, "pages of other sites may not ask this server")
+        assert client.get("/", headers=headers).status_code == 200  # a link leads to the page
+
+    @pytest.mark.parametrize("headers", [{"origin": BASE, "sec-fetch-site": "same-origin"}, {"origin": BASE}, {}])
+    def test_forms_of_the_own_page_are(self, client, headers):
+        assert client.post("/search", files={"json": (None, '{"text": "a"}')}, headers=headers).status_code == 200
 
     def test_other_sites_may_not_read(self, client):
         answer = client.options(
             "/search", headers={"origin": "http://evil.example", "access-control-request-method": "POST"}
         )
-        assert answer.status_code == 405
+        assert answer.status_code == 403
         assert not [name for name in answer.headers if name.startswith("access-control")]
 
     def test_answers_are_not_guessed_at(self, client):
@@ -340,7 +408,18 @@ class TestSearch:
             ({"text": "a", "k": 1000}, 413, "at most 200"),
             ({"text": "a", "cutoff": "auto"}, 400, "auto is not known"),
             ({"text": "a", "cutoff": "high"}, 400, "cutoff"),
-            ({"text": "a", "where": "1=1"}, 400, "where"),
+            ({"text": "a", "where": "1=1"}, 400, "body: unknown field 'where'; expected text, image, key"),
+            ({"text": "a", "k": 10**4000}, 400, "k: Input should be less"),
+            ({"key": "a" * 5000}, 400, "key"),
+            ({"text": "a", "filters": [{"column": "a" * 5000, "value": "a"}]}, 400, "filters[0].column"),
+            ({"text": "a", "filters": [{"column": "label", "value": []}]}, 400, "filters[0].value: expected a text"),
+            ({"text": "a", "filters": [{"column": "label", "value": "y" * 2001}]}, 400, "at most 2,000 letters"),
+            (
+                {"text": "a", "filters": [{"column": "label", "op": "in", "value": ["y" * 2000] * 40}]},
+                413,
+                "filters: 80,171 letters; at most 65,536",
+            ),
+            ({"text": "a", "filters": [{"column": "label", "value": "a", "b": 1}]}, 400, "unknown field 'b'"),
             ({"text": "a", "filters": [{"column": "1=1 OR key", "value": "a"}]}, 400, "columns: key, label"),
             ({"text": "a", "filters": [{"column": "embedding", "value": "a"}]}, 400, "no column"),
             ({"text": "a", "filters": [{"column": "label", "op": "LIKE", "value": "a"}]}, 400, "op"),
@@ -358,6 +437,11 @@ class TestSearch:
         assert answer.status_code == status, answer.text
         assert said in answer.json()["detail"]
 
+    def test_a_form_that_breaks_off(self, client):
+        body = b'--x\r\ncontent-disposition: form-data; name="image"; filename="a.png"\r\n\r\nabc'
+        answer = client.post("/search", content=body, headers={"content-type": "multipart/form-data; boundary=x"})
+        assert (answer.status_code, "no field is whole" in answer.json()["detail"]) == (400, True)
+
     def test_without_a_store(self, model):
         with TestClient(make_app(service_of(model, name="tiny")), base_url=BASE) as client:
             answer = client.post("/search", json={"text": "a"})
@@ -372,6 +456,24 @@ class TestSearch:
     def test_no_such_store(self, model, tmp_path):
         with pytest.raises(InputError, match="no such store"):
             service_of(model, store=str(tmp_path / "none.db"))
+
+    def test_a_store_that_is_gone_is_no_fault_of_the_client(self, model, store, tmp_path):
+        gone = tmp_path / "photos.db"
+        shutil.copytree(store, gone)
+        with TestClient(make_app(service_of(model, store=str(gone), name="tiny")), base_url=BASE) as client:
+            assert client.post("/search", json={"text": "a"}).status_code == 200
+            gone.rename(tmp_path / "away.db")
+            filters = [{"column": "label", "value": "cat"}]
+            for answer in (
+                client.post("/search", json={"text": "a"}),
+                client.post("/search", json={"text": "a", "filters": filters}),
+                client.post("/search", json={"key": "row 0/ä?.jpg"}),
+                client.get("/thumbnail/row%200%2F%C3%A4%3F.jpg"),
+            ):
+                assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+                assert "photos.db" not in answer.text
+            (tmp_path / "away.db").rename(gone)
+            assert client.post("/search", json={"text": "a"}).status_code == 200
 
     def test_columns_and_their_values_are_told(self, client):
         told = client.get("/about").json()
@@ -456,6 +558,12 @@ class TestOtherTasks:
             ("/classify", {"classes": ["a"], "images": [data_uri()], "templates": ["no place"]}, 400, "{}"),
             ("/segment", {"classes": ["a"], "image": data_uri()}, 400, "at least 2"),
             ("/segment", {"classes": ["a", "b"], "image": data_uri(image_bytes(size=(100, 100)))}, 413, "pixels"),
+            (
+                "/segment",
+                {"classes": list(map(str, range(100))), "image": data_uri(image_bytes(size=(40, 40)))},
+                413,
+                "pixels",
+            ),
             ("/detect", {}, 400, "image: expected an image, as a data URI or as a file of a form, got none"),
             ("/detect", {"name": " ", "image": data_uri()}, 400, "name: the text is empty"),
         ],

@@ -49,6 +49,10 @@ KEYS_PER_DELETE = 5_000  # keys named in one SQL expression
 BITMAP_BELOW = 1_000  # distinct values up to which a bitmap is the better scalar index
 
 
+class NoRowError(InputError):
+    """A key that the store does not have."""
+
+
 class Store:
     """Embeddings, texts, metadata and thumbnails under unique keys, searched by cosine similarity.
 
@@ -313,7 +317,8 @@ class Store:
             columns: which columns; all when None. ``key`` always comes along.
 
         Raises:
-            InputError: a key is not there.
+            NoRowError: a key is not there.
+            InputError: the store cannot be read.
         """
         with lance.reading(self.uri):
             self._table.checkout_latest()
@@ -331,7 +336,7 @@ class Store:
     def _require(self, keys: Sequence[str], known: Mapping[str, int]) -> None:
         missing = [key for key in keys if key not in known]
         if missing:
-            raise InputError(f"{self.uri}: no row with key {missing[0]!r} ({len(missing)} such)")
+            raise NoRowError(f"{self.uri}: no row with key {missing[0]!r} ({len(missing)} such)")
 
     def restore(self, version: int) -> None:
         """Make an earlier version the newest one again.
