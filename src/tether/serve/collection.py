@@ -22,10 +22,10 @@ from tether.evaluate.cutoff import Cutoff
 from tether.serve.filters import columns_of, condition_of
 from tether.serve.refused import RefusedError
 from tether.serve.schemas import ColumnFilter
-from tether.tasks.retrieve.embed import make_thumbnail
 from tether.tasks.retrieve.flat_index import Ranking
 from tether.tasks.retrieve.search import Hit, Searcher
 from tether.tasks.retrieve.values import distinct
+from tether.tasks.retrieve.vectors import make_thumbnail
 
 T = TypeVar("T")
 THUMBNAIL = 320
