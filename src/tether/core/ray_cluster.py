@@ -63,9 +63,9 @@ def connect(*, address: str | None = None, cpus: int | None = None) -> Any:
                     logging_level=logging.CRITICAL,
                 )
             break
-        except Exception as error:  # Ray raises many kinds, and of a machine that is too busy the plain one
+        except Exception as error:  # of many kinds; that the machine is too busy is the plain one
             ray.shutdown()
-            if tries_left and "timed out" in str(error):
+            if tries_left and type(error) is Exception:
                 continue
             what = "a Ray cluster does not start here" if place == "local" else f"no Ray cluster at {place!r:.200}"
             raise InputError(f"{what}: {reason_of(error):.300}") from error

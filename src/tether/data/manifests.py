@@ -19,7 +19,7 @@ _NAMES = ("file", "url", "path")
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
+class ListedShard:
     """One file that a manifest lists.
 
     Attributes:
@@ -38,7 +38,7 @@ def is_manifest(path: str) -> bool:
     return path.lower().endswith(ENDINGS)
 
 
-def read_shards(path: str) -> list[Shard]:
+def read_shards(path: str) -> list[ListedShard]:
     """The shards of a manifest, in its order.
 
     JSON is a list, or a mapping with a list ``shards``; each is a name, or a mapping with ``file`` (or ``url``,
@@ -55,16 +55,16 @@ def read_shards(path: str) -> list[Shard]:
         raise InputError(f"{path}: the manifest lists no shards")
     if len(listed) > MOST_SHARDS:
         raise InputError(f"{path}: {len(listed):,} shards; at most {MOST_SHARDS:,} are read")
-    found: dict[str, Shard] = {}
+    found: dict[str, ListedShard] = {}
     for where, entry in listed:
         place = _placed(entry.path, manifest=path, where=where)
         if place in found:
             raise InputError(f"{path}: {where}: {entry.path!r:.200} comes twice")
-        found[place] = Shard(place, entry.rows, entry.size)
+        found[place] = ListedShard(place, entry.rows, entry.size)
     return list(found.values())
 
 
-def shard_files(path: str, *, ending: tuple[str, ...]) -> tuple[list[str], Mapping[str, Shard]]:
+def shard_files(path: str, *, ending: tuple[str, ...]) -> tuple[list[str], Mapping[str, ListedShard]]:
     """The files that a path names (see ``paths.files``) or a manifest lists, and what the manifest says of each.
 
     Raises:
@@ -79,12 +79,12 @@ def shard_files(path: str, *, ending: tuple[str, ...]) -> tuple[list[str], Mappi
     return list(shards), shards
 
 
-def sizes_of(shards: Mapping[str, Shard]) -> dict[str, int]:
+def sizes_of(shards: Mapping[str, ListedShard]) -> dict[str, int]:
     """The bytes that a manifest says, by path."""
     return {name: shard.size for name, shard in shards.items() if shard.size is not None}
 
 
-def _of_json(text: str, path: str) -> list[tuple[str, Shard]]:
+def _of_json(text: str, path: str) -> list[tuple[str, ListedShard]]:
     said = parse_json(text, where=path)
     listed = said.get("shards") if isinstance(said, dict) else said
     if not isinstance(listed, list):
@@ -93,13 +93,13 @@ def _of_json(text: str, path: str) -> list[tuple[str, Shard]]:
     for number, entry in enumerate(listed):
         where = f"shard {number}"
         if isinstance(entry, str):
-            found.append((where, Shard(entry)))
+            found.append((where, ListedShard(entry)))
             continue
         name = next((entry[key] for key in _NAMES if key in entry), None) if isinstance(entry, dict) else None
         if not isinstance(name, str):
             raise InputError(f"{path}: {where}: expected a name, or a mapping with 'file', got {entry!r:.100}")
         counts = [_count(entry, key, path=path, where=where) for key in ("rows", "bytes")]
-        found.append((where, Shard(name, *counts)))
+        found.append((where, ListedShard(name, *counts)))
     return found
 
 
@@ -112,9 +112,9 @@ def _count(entry: Mapping[str, object], key: str, *, path: str, where: str) -> i
     return value
 
 
-def _of_lines(text: str) -> list[tuple[str, Shard]]:
+def _of_lines(text: str) -> list[tuple[str, ListedShard]]:
     lines = enumerate((line.strip() for line in text.split("\n")), start=1)
-    return [(f"line {number}", Shard(line)) for number, line in lines if line and not line.startswith("#")]
+    return [(f"line {number}", ListedShard(line)) for number, line in lines if line and not line.startswith("#")]
 
 
 def _placed(name: str, *, manifest: str, where: str) -> str:

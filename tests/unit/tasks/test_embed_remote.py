@@ -17,7 +17,7 @@ from tether.models.dual import Clip
 from tether.tasks.retrieve.embed import embed
 from tether.tasks.retrieve.embed_remote import embed_to_url
 from tether.tasks.retrieve.index import build_index
-from tether.tasks.retrieve.object_store import Place, files_here
+from tether.tasks.retrieve.object_store import StorePlace, files_here
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_what_cannot_be_written_to_is_refused(memory, model, tmp_path, monkeypat
 
 
 def test_stores_that_show_half_a_file_get_it_by_a_rename(tmp_path):
-    place = Place(f"file://{tmp_path}/e.parquet")
+    place = StorePlace(f"file://{tmp_path}/e.parquet")
     (tmp_path / "new").write_bytes(b"new")
     place.put(tmp_path / "new", place.url)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["e.parquet", "new"]

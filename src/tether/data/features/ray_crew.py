@@ -7,10 +7,11 @@ import socket
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
-from tether import __version__
 from tether.core.errors import InputError, TetherError, reason_of
+from tether.core.fingerprint import code_of
 
 TRIES = 3
 """Deaths over one job before it is given up: memory will run out again, but a stray signal will not come again."""
@@ -31,32 +32,37 @@ class Work(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class JobAnswer:
     """What came of a job: a value, or what was wrong."""
 
     value: Any = None
     error: str = ""
 
 
+def _code() -> str:
+    """A digest of what the two sides say to each other."""
+    return "".join(code_of(path) for path in sorted(Path(__file__).parent.glob("*.py")))
+
+
 class _Actor:
     """Lives on the cluster. What is wrong with the input is an answer, so that Ray does not wrap its message."""
 
-    def begin(self, work: Work, version: str) -> Answer:
+    def begin(self, work: Work, code: str) -> JobAnswer:
         host = socket.gethostname()
-        if version != __version__:
-            return Answer(error=f"{host} has Tether {__version__}, this machine {version}")
+        if code != _code():
+            return JobAnswer(error=f"{host} has another version of Tether than this machine; install the same on all")
         self._work = work
         try:
             work.begin()
         except TetherError as error:
-            return Answer(error=f"{host}: {error}")
-        return Answer()
+            return JobAnswer(error=f"{host}: {error}")
+        return JobAnswer()
 
-    def do(self, job: Any) -> Answer:
+    def do(self, job: Any) -> JobAnswer:
         try:
-            return Answer(self._work.do(job))
+            return JobAnswer(self._work.do(job))
         except TetherError as error:
-            return Answer(error=str(error))
+            return JobAnswer(error=str(error))
 
 
 @dataclass(slots=True)
@@ -104,7 +110,7 @@ class RayCrew:
             raise InputError(f"cannot be sent to Ray's workers: {reason_of(error):.300}") from error
         self._waiting: deque[int] = deque()
         self._jobs: dict[int, Any] = {}
-        self._answers: dict[int, Answer] = {}
+        self._answers: dict[int, JobAnswer] = {}
         self._deaths: Counter[int] = Counter()
         self._crew: list[_Member] = []
         for _ in range(workers):
@@ -139,7 +145,7 @@ class RayCrew:
 
     def _hire(self) -> None:
         actor = self._class.remote()
-        self._crew.append(_Member(actor, actor.begin.remote(self._work, __version__)))
+        self._crew.append(_Member(actor, actor.begin.remote(self._work, _code())))
 
     def _hand_out(self) -> None:
         """One job for everybody who has begun, then a second one."""

@@ -9,7 +9,7 @@ from tether.core.errors import InputError
 from tether.core.locks import locked
 from tether.core.protocols import DualEncoder, Source
 from tether.tasks.retrieve.embed import EmbeddedFile, check_origin, embed, origin_of
-from tether.tasks.retrieve.object_store import Place, Staging, manifest_of
+from tether.tasks.retrieve.object_store import Staging, StorePlace, manifest_of
 from tether.tasks.retrieve.shards import Origin
 
 
@@ -34,7 +34,7 @@ def embed_to_url(source: Source, *, model: DualEncoder, model_name: str, out: st
         LockedError: another process of this machine writes there.
         WriteError: the store refuses it; what was written before is kept.
     """
-    place, origin = Place(out), origin_of(source, model=model, model_name=model_name)
+    place, origin = StorePlace(out), origin_of(source, model=model, model_name=model_name)
     staging = Staging(place)
     with locked(staging.root, purpose=f"tether embed --out {place.url}"):
         done = _finished(place, origin=origin)
@@ -65,7 +65,7 @@ def _facts(origin: Origin) -> dict[str, str]:
     }
 
 
-def _finished(place: Place, *, origin: Origin) -> EmbeddedFile | None:
+def _finished(place: StorePlace, *, origin: Origin) -> EmbeddedFile | None:
     """The report of what is there already, if it is whole and this run's."""
     if place.single:
         if not place.exists(place.url):

@@ -39,7 +39,7 @@ _SHAPE = {
 _FORMAT = "tether embeddings 1"
 
 
-class Place:
+class StorePlace:
     """One file or folder of an object store.
 
     Attributes:
@@ -143,7 +143,7 @@ class Staging:
         parts: those that are there, in order.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: StorePlace) -> None:
         """Nothing is fetched yet."""
         self.place = place
         name = hashlib.blake2b(place.url.encode(), digest_size=12).hexdigest()
@@ -211,7 +211,7 @@ class Staging:
         shutil.rmtree(self.root, ignore_errors=True)
 
 
-def manifest_of(place: Place) -> dict[str, Any] | None:
+def manifest_of(place: StorePlace) -> dict[str, Any] | None:
     """The manifest of a folder that is finished, or None.
 
     Raises:
@@ -242,7 +242,7 @@ def files_here(path: Path | str) -> Iterator[list[Path]]:
     if not is_url(str(path)):
         yield shards.files_of(Path(path))
         return
-    place = Place(str(path))
+    place = StorePlace(str(path))
     with tempfile.TemporaryDirectory(prefix="tether-") as here:
         if place.single:
             place.get(place.url, Path(here) / "embeddings.parquet")
