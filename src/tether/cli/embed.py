@@ -24,7 +24,9 @@ from tether.cli.say import say, say_skipped
 def command(
     source: Annotated[str, typer.Argument(help="A folder, .parquet, .csv or .tar file, a pattern, or a data set.")],
     model: Annotated[str, typer.Option(help="A run's folder, open_clip:NAME/WEIGHTS or hf:OWNER/NAME.")],
-    out: Annotated[Path, typer.Option(help="FILE.parquet, or a folder for parts.")],
+    out: Annotated[
+        str, typer.Option(help="FILE.parquet, or a folder for parts; or a URL such as s3://bucket/FILE.parquet.")
+    ],
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward.")] = 64,
     thumbnail: Annotated[int, typer.Option(min=0, help="Longest side of the JPEG kept beside each; 0 keeps none.")] = 0,
     part_rows: Annotated[int, typer.Option(min=1, help="Rows of one part: the most a kill costs.")] = 256,
@@ -35,7 +37,19 @@ def command(
     dims: Annotated[
         int | None, typer.Option(min=1, help="Keep the first so many numbers of each vector (default: all).")
     ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Threads that decode ahead.")] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Threads that decode ahead (1); with --engine ray processes (all there is room for)."),
+    ] = None,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Who embeds: this process, or workers of a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a running Ray cluster: HOST:PORT or auto; without it one is started here.", metavar="HOST:PORT"
+        ),
+    ] = None,
     device: Device = "auto",
     random_weights: RandomWeights = False,
     strict: Strict = False,
@@ -47,14 +61,18 @@ def command(
     Examples:
       tether embed photos/ --model starter --out photos.parquet
       tether embed photos/ --model runs/mine --thumbnail 128 --out photos.parquet
+      tether embed photos/ --model runs/mine --engine ray --workers 4 --out photos.parquet
     """
     from dataclasses import asdict
 
     from tether.cli.screen import bar
     from tether.workflows.embed import embed
 
-    log = log_beside(out) if out.suffix == ".parquet" else out / "bad_rows.jsonl"
-    check_outputs({"--json": json}, existing=existing, inputs={"SOURCE": source, "--out": out}, log=log)
+    place = Path(out)
+    log = log_beside(place) if place.suffix == ".parquet" else place / "bad_rows.jsonl"
+    check_outputs(
+        {"--json": json}, existing=existing, inputs={"SOURCE": source, "--out": out}, log=None if "://" in out else log
+    )
     with bar("embed") as on_progress:
         done = embed(
             source,
@@ -66,6 +84,8 @@ def command(
             precision=precision,
             dims=dims,
             workers=workers,
+            engine=engine,
+            address=address,
             strict=strict,
             random_weights=random_weights,
             device=device,

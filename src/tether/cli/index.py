@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -11,7 +10,9 @@ from tether.cli.say import say
 
 
 def command(
-    embeddings: Annotated[Path, typer.Argument(help="What tether embed wrote: a .parquet file or a folder of them.")],
+    embeddings: Annotated[
+        str, typer.Argument(help="What tether embed wrote: a .parquet file, a folder, or a URL of one.")
+    ],
     out: Annotated[str, typer.Option(help="Folder of the store, or a URI such as s3://bucket/images.")],
     existing: Annotated[
         Literal["refuse", "merge", "replace"],

@@ -79,9 +79,9 @@ def open_source(spec: str | Path | Mapping[str, Any] | Source | Sequence[Any], *
 
     Args:
         spec: a set by name (``emoji``), with settings (``emoji:split=test,size=64,languages=[en,de]``); a folder, a
-            ``.parquet``, ``.csv``, ``.tsv`` or ``.tar`` file, a pattern of such files, a URL; ``hf:owner/name`` with
-            settings after another colon (``hf:owner/name:split=train``); a mapping with ``name`` and keywords; a
-            list of images, see ``data.sources.listed``; or a source, which is given back.
+            ``.parquet``, ``.csv``, ``.tsv`` or ``.tar`` file, a pattern of such files, a manifest that lists them, a
+            URL; ``hf:owner/name`` with settings after another colon (``hf:owner/name:split=train``); a mapping with
+            ``name`` and keywords; a list of images, see ``data.sources.listed``; or a source, which is given back.
         where: what errors call the specification.
 
     Raises:
@@ -120,6 +120,24 @@ def _opened(spec: str | Path | Mapping[str, Any] | Source | Sequence[Any], *, wh
     return build({"name": kind_of(spec, where=where), "path": plain(spec)}, SOURCES, where=where)
 
 
+def _kind_listed(path: str, *, where: str) -> str:
+    """Which kind of source reads the shards of a manifest."""
+    from tether.data.manifests import read_shards
+
+    try:
+        shards = read_shards(path)
+        for ending, kind in _BY_ENDING.items():
+            if shards[0].path.lower().endswith(ending):
+                return kind
+        reason = f"the first name ends in none of {', '.join(_BY_ENDING)}: {shards[0].path!r:.100}"
+    except InputError as error:
+        reason = str(error)
+    raise InputError(
+        f"{where}: {path!r}: expected a manifest of shards: {reason}. If images lie beside it, as with captions.txt, "
+        f"name the folder: {path.rpartition('/')[0] or '.'}"
+    )
+
+
 def keywords(text: str, *, where: str) -> dict[str, Any]:
     """``a=1,b=[x,y]`` as a mapping of words; a list stands in brackets."""
     found: dict[str, Any] = {}
@@ -149,12 +167,15 @@ def plain(path: str) -> str:
 
 def kind_of(path: str, *, where: str) -> str:
     """Which kind of source reads a path, by its ending or by being a folder."""
-    from tether.data.paths import is_folder
+    from tether.data.manifests import is_manifest
+    from tether.data.paths import is_folder, is_url
 
     plain = path.rstrip("/").lower()
     for ending, kind in _BY_ENDING.items():
         if plain.endswith((ending, ending + "}")):
             return kind
+    if is_manifest(plain) and (is_url(path) or local(path).is_file()):
+        return _kind_listed(path, where=where)
     folder = is_folder(path)
     if folder is not None:
         return folder

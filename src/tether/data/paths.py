@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from glob import has_magic
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, cast
@@ -137,21 +138,30 @@ def anchor(path: str) -> str:
     return system.unstrip_protocol(inner)
 
 
-def fingerprint(paths: list[str], *, settings: object = "") -> str:
-    """A digest of short names, sizes and modification times (or entity tags), and of how the files are read."""
+def fingerprint(paths: list[str], *, settings: object = "", sizes: Mapping[str, int] | None = None) -> str:
+    """A digest of short names, sizes and modification times (or entity tags), and of how the files are read.
+
+    Raises:
+        InputError: no such file, or one that has not the bytes that ``sizes`` says.
+    """
     digest = hashlib.blake2b(repr(settings).encode(), digest_size=8)
     for path, label in zip(paths, labels(paths), strict=True):
         if is_url(path):
             system, inner = filesystem(path)
             with refusing(f"{path:.200}: no such file"):
                 info = system.info(inner)
-            stamp = f"{info.get('size')} {info.get('ETag') or info.get('mtime') or ''}"
+            size, stamp = info.get("size"), f"{info.get('size')} {info.get('ETag') or info.get('mtime') or ''}"
         else:
             try:
                 status = local(path).stat()
             except OSError as error:
                 raise InputError(f"{path}: {reason_of(error)}") from error
-            stamp = f"{status.st_size} {status.st_mtime_ns}"
+            size, stamp = status.st_size, f"{status.st_size} {status.st_mtime_ns}"
+        said = (sizes or {}).get(path)
+        if said is not None and size is not None and said != size:
+            raise InputError(
+                f"{path}: has {size:,} bytes, the manifest says {said:,}; it is not whole, or another file"
+            )
         digest.update(f"{label}\x00{stamp}\x00".encode())
     return digest.hexdigest()
 

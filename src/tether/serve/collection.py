@@ -24,11 +24,11 @@ from tether.evaluate.cutoff import Cutoff, none_above
 from tether.serve.filters import columns_of, condition_of
 from tether.serve.refused import RefusedError
 from tether.serve.schemas import ColumnFilter
-from tether.tasks.retrieve.embed import make_thumbnail
 from tether.tasks.retrieve.flat_index import Ranking
 from tether.tasks.retrieve.search import Hit, Searcher
 from tether.tasks.retrieve.store import NoRowError
 from tether.tasks.retrieve.values import distinct
+from tether.tasks.retrieve.vectors import make_thumbnail
 
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -25,9 +25,9 @@ from tether.models.cached import CachedEncoder
 from tether.models.embed import encode_texts
 from tether.tasks.caption.nearest import NearestCaptions
 from tether.tasks.caption.text_only import Captioned, Gap, TextOnlyCaptioner, Writing
-from tether.tasks.retrieve.embed import make_thumbnail
 from tether.tasks.retrieve.gallery import SIDE, gallery
 from tether.tasks.retrieve.search import Hit
+from tether.tasks.retrieve.vectors import make_thumbnail
 from tether.workflows.adaptation.texts import open_texts
 from tether.workflows.captioning.run import MADE_BY, check_captioner
 from tether.workflows.models import Data, Model, OnStage, Progress, opened, progress_of, with_total

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Literal
 
 from tether.core.atomic_io import local
+from tether.core.errors import InputError
+from tether.core.ray_cluster import imported
 from tether.data import open_source
+from tether.data.paths import filesystem, is_url
 from tether.models.narrow import narrowed
 from tether.models.precision import chosen_precision
 from tether.tasks.retrieve.embed import EmbeddedFile
 from tether.tasks.retrieve.embed import embed as to_file
+from tether.tasks.retrieve.embed_remote import embed_to_url
+from tether.tasks.retrieve.ray_workers import RayWorkers
 from tether.workflows.models import Data, Model, Progress, opened
+
+ENGINES = ("local", "ray")
 
 
 def embed(
@@ -23,7 +31,9 @@ def embed(
     thumbnail: int | None = None,
     precision: str = "auto",
     dims: int | None = None,
-    workers: int = 1,
+    workers: int | None = None,
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
     strict: bool = False,
     random_weights: bool = False,
     device: str = "auto",
@@ -34,20 +44,28 @@ def embed(
     Args:
         source: what ``data.open_source`` takes.
         model: loaded, or a name that ``tether.load`` takes.
-        out: a ``.parquet`` file, or a folder for parts.
+        out: a ``.parquet`` file, or a folder for parts; or the URL of one in an object store, where a folder is whole
+            once ``manifest.json`` is there.
         batch_size: images in one forward.
         part_rows: rows of one part: the most that a kill costs.
         thumbnail: longest side of a JPEG kept beside each vector, for galleries; None for none.
         precision: of the forward; ``auto`` takes bfloat16 where it is faster and gives the same vectors.
         dims: keep the first so many numbers of each vector; None keeps all.
-        workers: threads that decode ahead.
+        workers: threads that decode ahead (None: one); with ``ray``, processes that embed (None: as many as the cluster
+            has room for).
+        engine: ``local``, or ``ray`` for workers of a Ray cluster, which leave the same file; what one engine began the
+            other finishes. A script that uses it needs no ``if __name__ == "__main__"``.
+        address: of a running Ray cluster, ``host:port`` or ``auto``; None takes the one that ``ray.init`` connected to
+            or ``$RAY_ADDRESS`` names, or starts one here that ends with the call.
         strict: stop at the first bad row instead of skipping it.
         random_weights: accept a model without trained weights.
         device: where to load the model.
         on_progress: called with images done and, where the source knows, images in all.
 
     Raises:
-        InputError: no such model or source, ``out`` holds something else, or there is no good row.
+        InputError: no such model, source, engine or cluster, fewer workers than one, ``out`` holds something else, or
+            there is no good row.
+        MissingExtraError: ``ray`` without Ray.
 
     Example:
         >>> import tempfile, tether
@@ -57,19 +75,29 @@ def embed(
         ...     found.unit().shape
         (5, 64)
     """
+    if engine not in ENGINES:
+        raise InputError(f"engine: expected {' or '.join(ENGINES)}, got {engine!r:.100}")
+    if address is not None and engine != "ray":
+        raise InputError(f"address: {address!r:.100} is of a Ray cluster, but the engine is {engine}")
+    ray = RayWorkers(workers, address=address, device=device) if engine == "ray" else None
+    if ray is not None:
+        imported()
     rows = open_source(source, where="SOURCE")
-    encoder, name = opened(model, device=device, random_weights=random_weights)
+    encoder, name = opened(model, device="cpu" if ray else device, random_weights=random_weights)
     encoder = narrowed(encoder, dims)
-    return to_file(
-        rows,
-        model=encoder,
-        model_name=name,
-        out=local(out),
-        batch_size=batch_size,
-        part_rows=part_rows,
-        thumbnail=thumbnail,
-        precision=chosen_precision(encoder, precision),
-        workers=workers,
-        strict=strict,
-        on_progress=on_progress,
-    )
+    place = str(out)
+    if place.startswith("file://"):
+        place = filesystem(place)[1]
+    settings: dict[str, Any] = {
+        "batch_size": batch_size,
+        "part_rows": part_rows,
+        "thumbnail": thumbnail,
+        "precision": chosen_precision(encoder, precision),
+        "workers": 1 if workers is None else workers,
+        "ray": ray,
+        "strict": strict,
+        "on_progress": on_progress,
+    }
+    if is_url(place):
+        return embed_to_url(rows, model=encoder, model_name=name, out=place, **settings)
+    return to_file(rows, model=encoder, model_name=name, out=local(place), **settings)

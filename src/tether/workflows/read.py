@@ -28,9 +28,9 @@ from tether.data.sources.advice import caption_advice
 from tether.evaluate.reading import ReadingScores, reading_scores
 from tether.tasks.read import ImageReader, SceneReader, load_reader
 from tether.tasks.read.readers import MADE_PAGES, MADE_READER, trained_readers
-from tether.tasks.retrieve.embed import make_thumbnail
 from tether.tasks.retrieve.gallery import SIDE, gallery
 from tether.tasks.retrieve.search import Hit
+from tether.tasks.retrieve.vectors import make_thumbnail
 from tether.workflows.adaptation.texts import open_texts
 from tether.workflows.methods import named
 from tether.workflows.models import Data, Model, Progress, opened, with_total

@@ -22,11 +22,12 @@ from tether.models.named import near
 from tether.models.narrow import narrowed
 from tether.models.precision import chosen_precision
 from tether.models.whole_texts import all_whole
-from tether.tasks.retrieve.embed import embed, make_thumbnail
+from tether.tasks.retrieve.embed import embed
 from tether.tasks.retrieve.index import build_index
 from tether.tasks.retrieve.lance import table_of
 from tether.tasks.retrieve.search import Hit, Searcher
 from tether.tasks.retrieve.store import Store
+from tether.tasks.retrieve.vectors import make_thumbnail
 from tether.workflows.calibration import Wanted, check_cutoff, cutoff_of, unseen_words
 from tether.workflows.models import Data, Model, Progress, opened
 

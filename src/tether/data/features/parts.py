@@ -5,41 +5,26 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from torch import Tensor
 
 from tether.core.atomic_io import open_append, parse_json, read_bytes, remove_leftovers
 from tether.core.errors import InputError, WriteError
-from tether.core.printable import encodable
 from tether.core.protocols import Source
-from tether.core.types import Block, ImageSpec, Row
+from tether.core.types import ImageSpec
 from tether.data.bad_rows import BadRows
 from tether.data.features import parquet
+from tether.data.features.making import LocalParts, Making, PartMaker
 from tether.data.features.selection import NextRows, SourcePart, Step, divide
-from tether.data.loader import ordered
 
 LEDGER = "parts.jsonl"
 """What every part holds, a line each; of two lines of one part the later counts."""
 _LARGEST = 2**30  # bytes of a ledger
-
-Refuse = Callable[[str, str], None]
-"""Called with the key of a row that has no features, and why."""
-
-
-class PartMaker(Protocol):
-    """Makes the features of the rows of one part."""
-
-    def add(self, rows: list[Row], pixels: Tensor, *, refuse: Refuse) -> None:
-        """The next rows and their images."""
-
-    def table(self) -> pa.Table:
-        """All rows that were added and not refused, in order, with ``key`` and other columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +60,8 @@ def make_parts(
     batch_size: int = 64,
     workers: int = 0,
     strict: bool = False,
+    making: Making | None = None,
+    on_part: Callable[[MadePart], None] | None = None,
     on_progress: Callable[[int, int | None], None] | None = None,
 ) -> tuple[list[MadePart], int]:
     """Make the features of up to ``limit`` rows, spread over the source, or of all in order.
@@ -94,6 +81,9 @@ def make_parts(
         batch_size: rows that a maker gets at a time.
         workers: threads that decode ahead.
         strict: stop at the first bad row.
+        making: makes the parts elsewhere, and leaves aside ``maker``, ``batch_size`` and ``workers``; None makes them
+            here.
+        on_part: called with every part that lies there whole, in order.
         on_progress: called with rows done and, where the source knows, rows in all.
 
     Returns:
@@ -103,83 +93,98 @@ def make_parts(
         InputError: not one good row, or a bad row under ``strict``.
         WriteError: a full disk, no permission; the parts that were finished are kept.
     """
-    tell = on_progress or (lambda done, total: None)
     parts = divide(source, limit=limit, part_rows=part_rows)
-    count = len(parts) if isinstance(parts, list) else None
-    total = sum(part.rows for part in parts) if isinstance(parts, list) else None
-    remove_leftovers(folder)
-    account = BadRows.anew(source.name, path=bad_rows, strict=strict)
-    ledger = _Ledger(folder / LEDGER)
-    known: set[str] = set()
-    found: list[MadePart] = []
-    done = bad = 0
+    known = parts if isinstance(parts, list) else None
+    count = None if known is None else len(known)
+    making = making or LocalParts(maker, image_spec=image_spec, batch_size=batch_size, workers=workers, parts=count)
+    run = _Run(making, folder=folder, account=BadRows.anew(source.name, path=bad_rows, strict=strict))
+    if on_progress is not None:
+        total = None if known is None else sum(part.rows for part in known)
+        run.tell = lambda done: on_progress(done, total)
+    if on_part is not None:
+        run.follow = on_part
     for number, part in enumerate(parts):
-        path = folder / f"part-{number:05d}.parquet"
-        entry = ledger.kept(path, part.identity)
+        run.begin(number, part)
+    run.settle()
+    if not run.found:
+        raise InputError(f"{source.name}: {run.account.nothing_good()}")
+    return run.found, run.bad
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A part that was begun, and what lies on disk of it."""
+
+    number: int
+    path: Path
+    identity: str
+    entry: MadePart | None
+    keys: list[str]
+
+
+class _Run:
+    """The parts of one run, finished in order, so that of two rows of one key the first is kept."""
+
+    def __init__(self, making: Making, *, folder: Path, account: BadRows) -> None:
+        remove_leftovers(folder)
+        self.account, self.found, self.bad = account, list[MadePart](), 0
+        self.tell: Callable[[int], None] = lambda done: None
+        self.follow: Callable[[MadePart], None] = lambda part: None
+        self._making, self._folder, self._ledger = making, folder, _Ledger(folder / LEDGER)
+        self._known: set[str] = set()
+        self._open: deque[_Open] = deque()
+        self._done = 0
+
+    def begin(self, number: int, part: SourcePart | NextRows) -> None:
+        """Take what lies there of a part, or have it made."""
+        path = self._folder / f"part-{number:05d}.parquet"
+        entry = self._ledger.kept(path, part.identity)
+        if entry is not None:
+            self.settle()  # what comes before it decides whether its rows stand
         keys = [] if entry is None else parquet.keys_in(path)
-        if not known.isdisjoint(keys):  # a part before it has come back since
+        if not self._known.isdisjoint(keys):  # a part before it has come back since
             entry, keys = None, []
         if entry is not None and not entry.bad:
             part.pass_over(entry.steps)
-            account.tried(part.rows)
-        else:
-            account.tried(len(keys))  # good before; only the others are read again
-            reader = _Reader(part, kept=set(keys), known=known)
-            made, tried = maker(number, count), 0
-            for rows, pixels in ordered(
-                reader, image_spec=image_spec, batch_size=batch_size, workers=workers, on_bad=account
-            ):
-                tell(done + tried, total)
-                made.add(rows, pixels, refuse=account.add)
-                tried += len(rows)
-            new = made.table() if tried else None
-            if entry is None or (new is not None and new.num_rows):
-                table = _in_order(list(reader.order), [*([path] if entry else []), *([] if new is None else [new])])
-                if table is None:
-                    entry, keys = None, []
-                else:
-                    parquet.write(table, path)
-                    keys = table.column("key").to_pylist()
-                    lost = reader.count - len(keys)
-                    entry = MadePart(path, part.identity, part.steps, len(keys), lost, _digest(path))
-                    ledger.add(entry)
-            bad += reader.count - len(keys)
-        known.update(keys)
+            self.account.tried(part.rows)
+            self._close(entry, keys, rows=part.rows)
+            return
+        self._making.begin(number, part, kept=set(keys))
+        self._open.append(_Open(number, path, part.identity, entry, keys))
+        self.settle(leave=self._making.ahead)
+
+    def settle(self, *, leave: int = 0) -> None:
+        """Finish the parts that were begun first, until so many are left."""
+        while len(self._open) > leave:
+            self._finish(self._open.popleft())
+
+    def _finish(self, part: _Open) -> None:
+        entry, keys = part.entry, part.keys
+        self.account.tried(len(keys))  # good before; only the others are read again
+        made = self._making.finish(
+            part.number, known=self._known, account=self.account, tell=lambda done: self.tell(self._done + done)
+        )
+        new = made.table
+        if entry is None or (new is not None and new.num_rows):
+            table = _in_order(made.order, [*([part.path] if entry else []), *([] if new is None else [new])])
+            if table is None:
+                entry, keys = None, []
+            else:
+                parquet.write(table, part.path)
+                keys = table.column("key").to_pylist()
+                lost = made.count - len(keys)
+                entry = MadePart(part.path, part.identity, made.steps, len(keys), lost, _digest(part.path))
+                self._ledger.add(entry)
+        self.bad += made.count - len(keys)
+        self._close(entry, keys, rows=made.rows)
+
+    def _close(self, entry: MadePart | None, keys: list[str], *, rows: int) -> None:
+        self._known.update(keys)
         if entry is not None:
-            found.append(entry)
-        done += part.rows
-        tell(done, total)
-    if not found:
-        raise InputError(f"{source.name}: {account.nothing_good()}")
-    return found, bad
-
-
-class _Reader:
-    """A part without the rows that are kept, as a source; a key that came before is a bad row."""
-
-    def __init__(self, part: SourcePart | NextRows, *, kept: set[str], known: set[str]) -> None:
-        self.name, self.version = part.name, part.version
-        self._part, self._kept, self._known = part, kept, known
-        self.order: dict[str, None] = {}  # keys as they come, once each
-        self.count = 0  # rows read, and breaks
-
-    def blocks(self) -> Sequence[Block]:
-        return self._part.blocks()
-
-    def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
-        try:
-            for row in self._part.read(block, start=start):
-                row = replace(row, key=encodable(row.key), texts=tuple(map(encodable, row.texts)))
-                self.count += 1
-                if row.key in self._known or row.key in self.order:
-                    yield replace(row, bad="duplicate key; the first row of that key is kept")
-                    continue
-                self.order[row.key] = None
-                if row.key not in self._kept:
-                    yield row
-        except InputError:
-            self.count += 1
-            raise
+            self.found.append(entry)
+            self.follow(entry)
+        self._done += rows
+        self.tell(self._done)
 
 
 class _Ledger:

@@ -55,6 +55,11 @@ class SourcePart:
         self.identity = _named([(piece.block.id, piece.start, piece.rows) for piece in self.pieces])
         self._cursor = cursor
 
+    @classmethod
+    def of(cls, source: Source, pieces: Sequence[Piece]) -> SourcePart:
+        """Pieces of a source, wherever that was opened."""
+        return cls(_Cursor(source), pieces)
+
     @property
     def rows(self) -> int:
         """How many rows it holds."""

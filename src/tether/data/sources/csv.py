@@ -15,7 +15,8 @@ from tether.core.ranges import checked
 from tether.core.types import Row
 from tether.data.blocks import IndexedSource
 from tether.data.image_file import image_problem
-from tether.data.paths import files, fingerprint, is_url, labels, open_binary
+from tether.data.manifests import shard_files, sizes_of
+from tether.data.paths import fingerprint, is_url, labels, open_binary
 from tether.data.sources.columns import KEY, Reach, bad_row, choose, choose_captions, choose_image, folder_of, make_row
 
 _LONGEST = 1 << 24
@@ -47,7 +48,7 @@ class CsvSource(IndexedSource):
         """Read the headers; the lines are read when they are first asked for, and then kept.
 
         Args:
-            path: a file, a folder, a pattern or a URL.
+            path: a file, a folder, a pattern, a manifest or a URL.
             image: column of paths (open_clip's ``--csv-img-key``); None guesses (``filepath``, ``image``, ...).
             caption: columns of captions (``--csv-caption-key``); empty guesses one (``title``, ``caption``, ...).
             key: column of unique keys; None takes one called ``key``, else the image's path.
@@ -60,10 +61,10 @@ class CsvSource(IndexedSource):
             InputError: no such file, no header, no rows, or a column that is not there.
         """
         self.name = encodable(str(path))
-        self._paths = files(path, ending=(".csv", ".tsv"))
+        self._paths, said = shard_files(path, ending=(".csv", ".tsv"))
         self._separator, self._root, self._group, self._remote = separator, root, group, remote_images
         settings = (image, caption, key, separator, root, group, *([True] if remote_images else []))
-        self.version = fingerprint(self._paths, settings=settings)
+        self.version = fingerprint(self._paths, settings=settings, sizes=sizes_of(said))
         self._headers: list[list[str]] = []
         for each in self._paths:
             header = next(self._lines(each), (0, []))[1]

@@ -11,7 +11,8 @@ from tether.core.errors import InputError
 from tether.core.printable import encodable
 from tether.core.ranges import checked
 from tether.core.types import Block, Row
-from tether.data.paths import files, fingerprint, labels
+from tether.data.manifests import shard_files, sizes_of
+from tether.data.paths import fingerprint, labels
 from tether.data.sources.columns import KEY, Reach, bad_row, choose, choose_captions, choose_image, folder_of, make_row
 from tether.data.sources.parquet_file import open_parquet, read_batches
 
@@ -36,7 +37,7 @@ class ParquetSource:
         """Read the files' footers and settle the columns.
 
         Args:
-            path: a file, a folder, a pattern, numbered shards ``{000..012}``, or a URL of one of these.
+            path: a file, a folder, a pattern, numbered shards ``{000..012}``, a manifest, or a URL of one of these.
             image: column of images: bytes, ``{bytes, path}``, or paths beside the file; None guesses; ``none`` has
                 none.
             caption: one or several columns of a text or a list of texts; empty guesses one.
@@ -49,10 +50,12 @@ class ParquetSource:
             InputError: no such file, not Parquet, no rows, or a column that is not there.
         """
         self.name = encodable(str(path))
-        self._paths = files(path, ending=(".parquet", ".pq"))
+        self._paths, said = shard_files(path, ending=(".parquet", ".pq"))
         self._labels = labels(self._paths)
         self.version = fingerprint(
-            self._paths, settings=(image, caption, key, columns, *filter(None, (root, remote_images)))
+            self._paths,
+            settings=(image, caption, key, columns, *filter(None, (root, remote_images))),
+            sizes=sizes_of(said),
         )
         self._root, self._remote = root, remote_images
         self._blocks: list[Block] = []
@@ -72,6 +75,9 @@ class ParquetSource:
                 self._blocks.append(block)
                 self._places[block.id] = (number, group, first)
                 first += rows
+            wanted = said[each].rows if each in said else None
+            if wanted is not None and wanted != first:
+                raise InputError(f"{each}: holds {first:,} rows, the manifest says {wanted:,}")
         if schema is None or not any(block.rows for block in self._blocks):
             raise InputError(f"{path}: the data set is empty (no rows)")
         known = schema.names

@@ -14,7 +14,8 @@ from tether.core.ranges import checked
 from tether.core.types import Block, Row
 from tether.data.archives import BROKEN, TarStream
 from tether.data.image_file import MAX_BYTES
-from tether.data.paths import files, fingerprint, is_image_file, labels, open_binary, points_outside
+from tether.data.manifests import shard_files, sizes_of
+from tether.data.paths import fingerprint, is_image_file, labels, open_binary, points_outside
 from tether.data.sources.columns import CAPTION, bad_row, check_depth, texts_of
 
 _ENDINGS = (".tar", ".tar.gz", ".tgz")
@@ -43,7 +44,8 @@ class WebDatasetSource:
         """Find the tars; nothing is read yet.
 
         Args:
-            path: a tar, a folder of tars, a pattern, numbered shards ``{0000..0012}.tar``, or a URL of one of these.
+            path: a tar, a folder of tars, a pattern, numbered shards ``{0000..0012}.tar``, a manifest, or the URL of
+                one.
             caption: keys of the ``.json`` that hold captions, used instead of ``.txt``.
             text: ``lines``: each line of a ``.txt`` is one caption; ``whole``: the file is one.
 
@@ -51,27 +53,35 @@ class WebDatasetSource:
             InputError: no such file.
         """
         self.name = encodable(str(path))
-        self._paths = files(path, ending=_ENDINGS)
+        self._paths, said = shard_files(path, ending=_ENDINGS)
         self._by_id = dict(zip(labels(self._paths), self._paths, strict=True))
         self._captions = (caption,) if isinstance(caption, str) else tuple(caption)
         self._lines = text == "lines"
-        self.version = fingerprint(self._paths, settings=(caption, text))
+        self.version = fingerprint(self._paths, settings=(caption, text), sizes=sizes_of(said))
+        self._rows = [said[each].rows if each in said else None for each in self._paths]
 
     def blocks(self) -> Sequence[Block]:
-        """One for each tar; how many rows it holds, only reading tells."""
-        return [Block(label) for label in self._by_id]
+        """One for each tar; how many rows it holds, only a manifest or reading tells."""
+        return [Block(label, rows) for label, rows in zip(self._by_id, self._rows, strict=True)]
 
     def read(self, block: Block, *, start: int = 0) -> Iterator[Row]:
         """The rows of one tar from row ``start`` on.
 
         Raises:
-            InputError: the tar is broken; the rows before the break were given.
+            InputError: the tar is broken, or holds other rows than the manifest says; the rows before were given.
         """
         if block.id not in self._by_id:
             raise InputError(f"{self.name}: no tar {block.id!r}")
-        for number, group in enumerate(_groups(self._by_id[block.id], start=start)):
+        groups, number = _groups(self._by_id[block.id], start=start), -1
+        for number, group in enumerate(groups):
+            if block.rows is not None and number == block.rows - 1 and next(groups, None) is not None:
+                raise InputError(
+                    f"{self._by_id[block.id]}: holds more than the {block.rows:,} rows that its manifest says"
+                )
             if number >= start:
                 yield self._row(group)
+        if block.rows is not None and number + 1 < block.rows:
+            raise InputError(f"{self._by_id[block.id]}: holds {number + 1:,} rows, its manifest says {block.rows:,}")
 
     def _row(self, group: _Group) -> Row:
         if group.refused:

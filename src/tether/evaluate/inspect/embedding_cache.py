@@ -19,7 +19,8 @@ from tether.core.hash_rng import hash_uniform
 from tether.core.protocols import DualEncoder, Source
 from tether.core.types import Row
 from tether.data.features import parquet
-from tether.data.features.parts import MadePart, Refuse, make_parts
+from tether.data.features.making import Refuse
+from tether.data.features.parts import MadePart, make_parts
 from tether.evaluate.embeddings import LABEL, Embedded, shrink
 from tether.evaluate.inspect.context import SampledImages, Subject, Thumbnails
 from tether.models.embed import encode_images, encode_texts

@@ -61,6 +61,7 @@ class GraphTower(nn.Module):
             with file.open("rb") as opened_file:
                 while data := opened_file.read(_CHUNK):
                     found.update(data)
+        self._opened_with = {"runtime": runtime, "shape": tuple(shape), "dim": dim}
         self.register_buffer("sha256", torch.frombuffer(bytearray(found.digest()), dtype=torch.uint8))
         self.name = str(path)
 
@@ -77,6 +78,14 @@ class GraphTower(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> GraphTower:
         """Itself: it never changes."""
         return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the file."""
+        return _reopened, (Path(self.name).absolute(), self._opened_with)
+
+
+def _reopened(path: Path, settings: dict[str, Any]) -> GraphTower:
+    return GraphTower(path, **settings)
 
 
 def open_onnx(path: Path) -> tuple[Run, list[int | None], list[int | None]]:

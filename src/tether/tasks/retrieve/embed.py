@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
+import contextlib
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from tether.core.atomic_io import read_json, write_json
 from tether.core.errors import InputError
@@ -21,21 +20,21 @@ from tether.core.model_digest import model_digest
 from tether.core.printable import encodable, is_text
 from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import Count, checked
-from tether.core.types import Row
 from tether.data.bad_rows import BadRows
 from tether.data.features import parquet
-from tether.data.features.parts import Refuse, make_parts
-from tether.data.images import decode
+from tether.data.features.parts import MadePart, make_parts
 from tether.data.paths import anchor, is_url
-from tether.models.embed import Precision, encode_images
+from tether.models.embed import Precision
 from tether.tasks.retrieve import shards
+from tether.tasks.retrieve.object_store import files_here
+from tether.tasks.retrieve.ray_workers import RayWorkers
 from tether.tasks.retrieve.rows import EMBEDDING, KEY, MODEL, check_schema, checked_rows
 from tether.tasks.retrieve.shards import Origin
+from tether.tasks.retrieve.vectors import Vectors
 
 Progress = Callable[[int, int | None], None]
 STATE = "embed.json"
 BAD_ROWS = "bad_rows.jsonl"
-THUMBNAIL_QUALITY = 82  # of JPEG
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,7 @@ class EmbeddedFile:
     """What an embedding run left behind.
 
     Attributes:
-        path: the Parquet file or the folder of parts.
+        path: the Parquet file or the folder of parts; a URL where it lies in an object store.
         rows: images embedded, earlier runs included.
         new: of those, by this run.
         bad: rows that were skipped, earlier runs included.
@@ -51,21 +50,23 @@ class EmbeddedFile:
         digest: of the model.
     """
 
-    path: Path
+    path: Path | str
     rows: int
     new: int
     bad: int
-    bad_rows: Path
+    bad_rows: Path | str
     digest: str
 
     def keys(self) -> list[str]:
         """The rows' keys, in order."""
-        return [key for file in shards.files_of(self.path) for key in parquet.keys_in(file)]
+        with files_here(self.path) as files:
+            return [key for file in files for key in parquet.keys_in(file)]
 
     def unit(self) -> Float[np.ndarray, "n d"]:
         """(n, d) float32 rows of length 1."""
-        tables = (parquet.read(file, columns=[KEY, EMBEDDING]) for file in shards.files_of(self.path))
-        return np.concatenate([checked_rows(table, where=str(self.path))[1] for table in tables])
+        with files_here(self.path) as files:
+            tables = (parquet.read(file, columns=[KEY, EMBEDDING]) for file in files)
+            return np.concatenate([checked_rows(table, where=str(self.path))[1] for table in tables])
 
     def _repr_html_(self) -> str:
         return f"<p>{self.rows:,} vectors, {self.bad:,} images that could not be read</p>"
@@ -84,6 +85,8 @@ def embed(
     precision: Precision = "float32",
     workers: int = 0,
     strict: bool = False,
+    ray: RayWorkers | None = None,
+    on_part: Callable[[MadePart], None] | None = None,
     on_progress: Progress | None = None,
 ) -> EmbeddedFile:
     """Embed every good image of a source once.
@@ -106,16 +109,21 @@ def embed(
         precision: of the forward.
         workers: threads that decode ahead.
         strict: stop at the first bad row instead of logging and skipping it.
+        ray: workers of a Ray cluster that embed in place of this process, each with one thread that decodes ahead. The
+            rows, their order and the files are the same, and what one way began the other finishes.
+        on_part: called with every part that is finished, in order, those of earlier runs included.
         on_progress: called with rows done and, where the source knows, rows in all.
 
     Raises:
-        InputError: ``out`` holds other or damaged embeddings, there is no good row, or a bad row under ``strict``.
+        InputError: ``out`` holds other or damaged embeddings, there is no good row, or a bad row under ``strict``; no
+            such cluster, a model that cannot be sent to its workers, or three of them died over one part.
+        MissingExtraError: Ray is not installed.
         LockedError: another process writes to ``out``.
         WriteError: a full disk, no permission; the parts that were finished are kept.
     """
     if not is_text(str(out)):
         raise InputError(f"{encodable(str(out))}: expected a name that is UTF-8 text")
-    origin = Origin(model_name, model_digest(_module(model)), source.name, source.version)
+    origin = origin_of(source, model=model, model_name=model_name)
     single = out.suffix == ".parquet"
     folder = out.with_name(out.name + ".parts") if single else out
     bad_rows = out.with_name(f"{out.stem}.{BAD_ROWS}") if single else out / BAD_ROWS
@@ -125,21 +133,32 @@ def embed(
             shutil.rmtree(folder, ignore_errors=True)  # what a kill after the last step left
             return report
         part_rows, before = _claim(folder, origin=origin, thumbnail=thumbnail, part_rows=part_rows)
-        images = _folder_of(source)
-        parts, _ = make_parts(
-            source,
-            folder=folder,
-            maker=lambda number, count: _Vectors(
-                model, origin=origin, images=images, thumbnail=thumbnail, precision=precision
-            ),
-            image_spec=model.image_spec,
-            part_rows=part_rows,
-            bad_rows=bad_rows,
-            batch_size=batch_size,
-            workers=workers,
-            strict=strict,
-            on_progress=on_progress,
+        settings: dict[str, Any] = {
+            "origin": origin,
+            "images": _folder_of(source),
+            "thumbnail": thumbnail,
+            "precision": precision,
+        }
+        there = (
+            None
+            if ray is None
+            else ray.making(source, model=model, settings=settings, part_rows=part_rows, batch_size=batch_size)
         )
+        with there or contextlib.nullcontext() as making:
+            parts, _ = make_parts(
+                source,
+                folder=folder,
+                maker=lambda number, count: Vectors(model, **settings),
+                image_spec=model.image_spec,
+                part_rows=part_rows,
+                bad_rows=bad_rows,
+                batch_size=batch_size,
+                workers=workers,
+                strict=strict,
+                making=making,
+                on_part=on_part,
+                on_progress=on_progress,
+            )
         rows = sum(part.rows for part in parts)
         if single:
             shards.join([part.path for part in parts], out)
@@ -148,49 +167,28 @@ def embed(
     return EmbeddedFile(path=out, rows=rows, new=rows - before, bad=bad, bad_rows=bad_rows, digest=origin.digest)
 
 
-class _Vectors:
-    """Rows of one part with the vectors of their images."""
+def origin_of(source: Source, *, model: DualEncoder, model_name: str) -> Origin:
+    """What makes the vectors.
 
-    def __init__(
-        self, model: DualEncoder, *, origin: Origin, images: Path, thumbnail: int | None, precision: Precision
-    ) -> None:
-        self._model, self._origin, self._images, self._precision = model, origin, images, precision
-        self._thumbnail = thumbnail
-        self._rows: list[Row] = []
-        self._vectors: list[Tensor] = []
-        self._small: list[bytes | None] = []
-
-    def add(self, rows: list[Row], pixels: Tensor, *, refuse: Refuse) -> None:
-        vectors = encode_images(self._model, [pixels], precision=self._precision, not_finite="nan")
-        for row, vector in zip(rows, vectors, strict=True):
-            if torch.isnan(vector).any():
-                refuse(row.key, "its embedding is not finite (NaN or infinity)")
-                continue
-            self._small.append(None if self._thumbnail is None else make_thumbnail(row, side=self._thumbnail))
-            self._rows.append(row if isinstance(row.image, Path) else replace(row, image=None))
-            self._vectors.append(vector)
-
-    def table(self) -> pa.Table:
-        return shards.to_table(
-            self._rows,
-            vectors=np.array(self._vectors, np.float32).reshape(-1, self._model.dim),
-            thumbnails=None if self._thumbnail is None else self._small,
-            origin=self._origin,
-            folder=self._images,
-        )
+    Raises:
+        InputError: the model is no module.
+    """
+    return Origin(model_name, model_digest(_module(model)), source.name, source.version)
 
 
-def make_thumbnail(row: Row, *, side: int) -> bytes | None:
-    """The row's image as a JPEG whose longest side has at most ``side`` pixels; None without an image."""
-    from PIL import Image
+def check_origin(metadata: Mapping[bytes, bytes], *, origin: Origin, where: str) -> None:
+    """See that vectors are those that a run would make.
 
-    if row.image is None:
-        return None
-    pixels = Image.fromarray(decode(row.image, name=row.key).permute(1, 2, 0).contiguous().numpy())
-    pixels.thumbnail((side, side), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    pixels.save(buffer, "JPEG", quality=THUMBNAIL_QUALITY)
-    return buffer.getvalue()
+    Raises:
+        InputError: they are of another model or source.
+    """
+    for key, value in origin.metadata().items():
+        if key != MODEL and metadata.get(key) != value:
+            theirs = metadata.get(key, b"").decode(errors="replace")
+            raise InputError(
+                f"{where}: already there, with {key.decode()} {theirs!r} instead of {value.decode()!r}; "
+                "choose another --out, or remove it"
+            )
 
 
 def _claim(folder: Path, *, origin: Origin, thumbnail: int | None, part_rows: int) -> tuple[int, int]:
@@ -226,14 +224,7 @@ def _claim(folder: Path, *, origin: Origin, thumbnail: int | None, part_rows: in
 
 def _finished(out: Path, *, origin: Origin, bad_rows: Path) -> EmbeddedFile:
     """The report of a file that is already there, if it is this run's."""
-    metadata = parquet.schema_of(out).metadata or {}
-    for key, value in origin.metadata().items():
-        if key != MODEL and metadata.get(key) != value:
-            theirs = metadata.get(key, b"").decode(errors="replace")
-            raise InputError(
-                f"{out}: already there, with {key.decode()} {theirs!r} instead of {value.decode()!r}; "
-                "choose another --out, or remove it"
-            )
+    check_origin(parquet.schema_of(out).metadata or {}, origin=origin, where=str(out))
     bad = BadRows(origin.source, path=bad_rows).count
     return EmbeddedFile(path=out, rows=parquet.rows_in(out), new=0, bad=bad, bad_rows=bad_rows, digest=origin.digest)
 

@@ -11,8 +11,8 @@ from typing import Any
 from tether.core.atomic_io import write_text
 from tether.core.errors import InputError
 from tether.core.types import Row
-from tether.tasks.retrieve.embed import make_thumbnail
 from tether.tasks.retrieve.search import Hit
+from tether.tasks.retrieve.vectors import make_thumbnail
 
 SIDE = 192  # pixels of the longest side of an image in the page
 MOST_FIELDS = 12  # metadata shown of one image

@@ -12,6 +12,7 @@ from tether.core.errors import InputError, TetherError, WriteError
 from tether.data.features import parquet
 from tether.tasks.retrieve import ivf_index, memory_index, shards
 from tether.tasks.retrieve.lance import TABLE, WriteLock
+from tether.tasks.retrieve.object_store import files_here
 from tether.tasks.retrieve.rows import DIGEST, checked_batches, conform, require, said
 from tether.tasks.retrieve.store import FINISHED_BY_INDEX, Store
 
@@ -21,7 +22,7 @@ ROWS_PER_COMMIT = 50_000
 
 
 def build_index(
-    embeddings: Path,
+    embeddings: Path | str,
     *,
     out: str | Path,
     existing: Existing = "refuse",
@@ -31,7 +32,8 @@ def build_index(
     """Put the rows of ``tether embed`` into a store.
 
     Args:
-        embeddings: a Parquet file or a folder of them, with ``key`` and ``embedding``; other columns are metadata.
+        embeddings: a Parquet file or a folder of them, with ``key`` and ``embedding``; other columns are metadata. Of
+            a URL that ``tether embed`` wrote to, copies are made for as long as it takes.
         out: where the store is or shall be; whatever LanceDB accepts.
         existing: what to do about a store that is there: ``refuse``, ``merge`` (new keys are added, known ones
             updated) or ``replace``.
@@ -49,15 +51,29 @@ def build_index(
         LockedError: another process writes to the store.
         WriteError: a full disk, no permission.
     """
-    parts = shards.files_of(embeddings)
+    with files_here(embeddings) as parts:
+        return _built(
+            parts, where=str(embeddings), out=out, existing=existing, options=storage_options, on_progress=on_progress
+        )
+
+
+def _built(
+    parts: list[Path],
+    *,
+    where: str,
+    out: str | Path,
+    existing: Existing,
+    options: Mapping[str, str] | None,
+    on_progress: Progress | None,
+) -> Store:
     schema = _storable(shards.shared_schema(parts), parts=parts)
     total = sum(parquet.rows_in(part) for part in parts)
     if total == 0:
-        raise InputError(f"{embeddings}: holds no rows")
+        raise InputError(f"{where}: holds no rows")
     _check_place(out)
     tell = on_progress or (lambda done, total: None)
     if existing == "merge":
-        store = Store.open(out, storage_options=storage_options)
+        store = Store.open(out, storage_options=options)
         with store.lock.held(purpose="tether index", wait=0):
             _merge(parts, schema=schema, store=store, total=total, tell=tell)
             _finish(store)
@@ -70,7 +86,7 @@ def build_index(
             schema=schema,
             rows=_counted(parts, schema=schema, total=total, tell=tell),
             overwrite=existing == "replace",
-            storage_options=storage_options,
+            storage_options=options,
             lock=lock,
         )
         _finish(store)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from tether.core.errors import InputError, MissingExtraError
+from tether.core.ray_cluster import connect
 from tether.data.curate.engine.plan import Plan, Tally
 from tether.data.curate.engine.workers import Local
 
@@ -66,13 +67,11 @@ class RayData:
             MissingExtraError: Ray Data is not installed.
             InputError: what ``plan.work`` refuses.
         """
+        ray = connect()
         try:
-            import ray
             import ray.data
         except ImportError as error:
             raise MissingExtraError("ray", extra="ray") from error
-        if not ray.is_initialized():
-            ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         ray.data.DataContext.get_current().enable_progress_bars = False
         actors = max(1, min(len(pieces), int(ray.cluster_resources().get("CPU", 1))))

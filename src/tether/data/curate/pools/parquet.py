@@ -16,7 +16,8 @@ from tether.core.printable import encodable
 from tether.data.curate.engine.step import IMAGE
 from tether.data.curate.pools.pool import BATCH_BYTES, BATCH_ROWS, Columns, Rows, group, valid_text
 from tether.data.image_file import image_bytes
-from tether.data.paths import files, fingerprint, labels
+from tether.data.manifests import shard_files, sizes_of
+from tether.data.paths import fingerprint, labels
 from tether.data.sources.columns import IMAGE as IMAGE_GUESSES
 from tether.data.sources.columns import KEY, Reach, choose, choose_captions, folder_of, image_of
 from tether.data.sources.parquet_file import open_parquet, read_batches
@@ -52,7 +53,7 @@ class ParquetPool:
         """Read the files' footers.
 
         Args:
-            path: a file, a folder, a pattern, or a URL.
+            path: a file, a folder, a pattern, a URL, or a manifest of files.
             image: column of images: bytes, ``{bytes, path}``, or paths beside the file; default: the first usual
                 name that is there.
             caption: column of captions; default: the first usual name that is there.
@@ -63,10 +64,10 @@ class ParquetPool:
         Raises:
             InputError: no such files, not Parquet, no such column, or files of different columns.
         """
-        names = files(path, ending=(".parquet", ".pq"))
+        names, said = shard_files(path, ending=(".parquet", ".pq"))
         self._root, self._remote = root, remote_images
         given = (image, caption, key, *filter(None, (root, remote_images)))
-        self.name, self.version = encodable(path), fingerprint(names, settings=given)
+        self.name, self.version = encodable(path), fingerprint(names, settings=given, sizes=sizes_of(said))
         self._groups: list[_Group] = []
         schema: pa.Schema | None = None
         for file in names:

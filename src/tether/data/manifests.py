@@ -1,0 +1,146 @@
+"""Manifests: a file that lists shards, with their rows and sizes where they are known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from tether.core.atomic_io import MAX_CONFIG_BYTES, local, parse_json
+from tether.core.errors import InputError
+from tether.core.printable import encodable
+from tether.data.paths import MOST_SHARDS, files, is_url, points_outside, read_text
+
+ENDINGS = (".json", ".txt")
+"""Of manifests: JSON, or lines of text."""
+OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "oss")
+"""Protocols that a manifest may name wherever it lies: they use the user's credentials and reach no host of its."""
+_NAMES = ("file", "url", "path")
+
+
+@dataclass(frozen=True, slots=True)
+class ListedShard:
+    """One file that a manifest lists.
+
+    Attributes:
+        path: local, or a URL.
+        rows: that it holds, or None where the manifest does not say.
+        size: its bytes, or None.
+    """
+
+    path: str
+    rows: int | None = None
+    size: int | None = None
+
+
+def is_manifest(path: str) -> bool:
+    """Whether a path names a manifest, by its ending."""
+    return path.lower().endswith(ENDINGS)
+
+
+def read_shards(path: str) -> list[ListedShard]:
+    """The shards of a manifest, in its order.
+
+    JSON is a list, or a mapping with a list ``shards``; each is a name, or a mapping with ``file`` (or ``url``,
+    ``path``) and, where they are known, ``rows`` and ``bytes``. So ``manifest.json`` of ``tether curate`` is one. Text
+    has a name a line; empty lines and those after ``#`` are passed over. A name is relative to the manifest's folder,
+    absolute below it, or a URL: on the manifest's own host or in its own bucket, or of an object store.
+
+    Raises:
+        InputError: no such file, no list of shards, a name that leads elsewhere, twice the same; it says which entry.
+    """
+    text = read_text(path, limit=MAX_CONFIG_BYTES)
+    listed = _of_json(text, path) if path.lower().endswith(".json") else _of_lines(text)
+    if not listed:
+        raise InputError(f"{path}: the manifest lists no shards")
+    if len(listed) > MOST_SHARDS:
+        raise InputError(f"{path}: {len(listed):,} shards; at most {MOST_SHARDS:,} are read")
+    found: dict[str, ListedShard] = {}
+    for where, entry in listed:
+        place = _placed(entry.path, manifest=path, where=where)
+        if place in found:
+            raise InputError(f"{path}: {where}: {entry.path!r:.200} comes twice")
+        found[place] = ListedShard(place, entry.rows, entry.size)
+    return list(found.values())
+
+
+def shard_files(path: str, *, ending: tuple[str, ...]) -> tuple[list[str], Mapping[str, ListedShard]]:
+    """The files that a path names (see ``paths.files``) or a manifest lists, and what the manifest says of each.
+
+    Raises:
+        InputError: see both, or a shard of another kind.
+    """
+    if not is_manifest(path):
+        return files(path, ending=ending), {}
+    shards = {shard.path: shard for shard in read_shards(path)}
+    for name in shards:
+        if not name.lower().endswith(ending):
+            raise InputError(f"{path}: it lists {name!r:.200}; expected names that end in {' or '.join(ending)}")
+    return list(shards), shards
+
+
+def sizes_of(shards: Mapping[str, ListedShard]) -> dict[str, int]:
+    """The bytes that a manifest says, by path."""
+    return {name: shard.size for name, shard in shards.items() if shard.size is not None}
+
+
+def _of_json(text: str, path: str) -> list[tuple[str, ListedShard]]:
+    said = parse_json(text, where=path)
+    listed = said.get("shards") if isinstance(said, dict) else said
+    if not isinstance(listed, list):
+        raise InputError(f"{path}: expected a list of shards, or a mapping with a list 'shards'")
+    found = []
+    for number, entry in enumerate(listed):
+        where = f"shard {number}"
+        if isinstance(entry, str):
+            found.append((where, ListedShard(entry)))
+            continue
+        name = next((entry[key] for key in _NAMES if key in entry), None) if isinstance(entry, dict) else None
+        if not isinstance(name, str):
+            raise InputError(f"{path}: {where}: expected a name, or a mapping with 'file', got {entry!r:.100}")
+        counts = [_count(entry, key, path=path, where=where) for key in ("rows", "bytes")]
+        found.append((where, ListedShard(name, *counts)))
+    return found
+
+
+def _count(entry: Mapping[str, object], key: str, *, path: str, where: str) -> int | None:
+    value = entry.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise InputError(f"{path}: {where}: {key}: expected a whole number, got {value!r:.100}")
+    return value
+
+
+def _of_lines(text: str) -> list[tuple[str, ListedShard]]:
+    lines = enumerate((line.strip() for line in text.split("\n")), start=1)
+    return [(f"line {number}", ListedShard(line)) for number, line in lines if line and not line.startswith("#")]
+
+
+def _placed(name: str, *, manifest: str, where: str) -> str:
+    """Where a shard lies, if the manifest may name it."""
+    folder = manifest.rpartition("/")[0]
+    refusal = InputError(
+        f"{encodable(manifest)}: {where}: {name!r:.200} leads out of the manifest's folder, or to another host; it may "
+        f"name files below its own folder and URLs of {', '.join(OBJECT_STORES[:4])} and the like"
+    )
+    if "::" in name or "\0" in name or not name.strip():
+        raise refusal
+    if is_url(name):
+        here, there = urlsplit(manifest), urlsplit(name)
+        own = is_url(manifest) and (here.scheme, here.netloc) == (there.scheme, there.netloc)
+        if there.scheme in OBJECT_STORES or (own and there.scheme not in ("file", "local")):
+            return name
+        below = is_url(manifest) and name.startswith(f"{folder}/") and not points_outside(name[len(folder) + 1 :])
+        if below:
+            return name
+        raise refusal
+    if is_url(manifest):
+        if points_outside(name):
+            raise refusal
+        return f"{folder}/{name}"
+    root = local(folder or ".").resolve()
+    found = (local(folder or ".") / local(name)) if not name.startswith("~") else local(name)
+    if not found.resolve().is_relative_to(root):
+        raise refusal
+    return str(found)
