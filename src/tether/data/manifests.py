@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from urllib.parse import urlsplit
 
 from tether.core.atomic_io import MAX_CONFIG_BYTES, local, parse_json
 from tether.core.errors import InputError
 from tether.core.printable import encodable
-from tether.data.paths import MOST_SHARDS, files, is_url, points_outside, read_text
+from tether.data.paths import MOST_SHARDS, files, filesystem, is_url, points_outside, read_text
 
 ENDINGS = (".json", ".txt")
 """Of manifests: JSON, or lines of text."""
@@ -54,7 +55,7 @@ def read_shards(path: str) -> list[ListedShard]:
     if not listed:
         raise InputError(f"{path}: the manifest lists no shards")
     if len(listed) > MOST_SHARDS:
-        raise InputError(f"{path}: {len(listed):,} shards; at most {MOST_SHARDS:,} are read")
+        raise InputError(f"{path}: lists more than {MOST_SHARDS:,} shards")
     found: dict[str, ListedShard] = {}
     for where, entry in listed:
         place = _placed(entry.path, manifest=path, where=where)
@@ -90,7 +91,7 @@ def _of_json(text: str, path: str) -> list[tuple[str, ListedShard]]:
     if not isinstance(listed, list):
         raise InputError(f"{path}: expected a list of shards, or a mapping with a list 'shards'")
     found = []
-    for number, entry in enumerate(listed):
+    for number, entry in enumerate(listed[: MOST_SHARDS + 1]):
         where = f"shard {number}"
         if isinstance(entry, str):
             found.append((where, ListedShard(entry)))
@@ -114,7 +115,8 @@ def _count(entry: Mapping[str, object], key: str, *, path: str, where: str) -> i
 
 def _of_lines(text: str) -> list[tuple[str, ListedShard]]:
     lines = enumerate((line.strip() for line in text.split("\n")), start=1)
-    return [(f"line {number}", ListedShard(line)) for number, line in lines if line and not line.startswith("#")]
+    named = ((number, line) for number, line in lines if line and not line.startswith("#"))
+    return [(f"line {number}", ListedShard(line)) for number, line in islice(named, MOST_SHARDS + 1)]
 
 
 def _placed(name: str, *, manifest: str, where: str) -> str:
@@ -127,20 +129,34 @@ def _placed(name: str, *, manifest: str, where: str) -> str:
     if "::" in name or "\0" in name or not name.strip():
         raise refusal
     if is_url(name):
-        here, there = urlsplit(manifest), urlsplit(name)
+        try:
+            here, there = urlsplit(manifest), urlsplit(name)
+        except ValueError:  # brackets that hold no address
+            raise refusal from None
         own = is_url(manifest) and (here.scheme, here.netloc) == (there.scheme, there.netloc)
         if there.scheme in OBJECT_STORES or (own and there.scheme not in ("file", "local")):
             return name
         below = is_url(manifest) and name.startswith(f"{folder}/") and not points_outside(name[len(folder) + 1 :])
-        if below:
+        if below and _stays(name, folder):
             return name
         raise refusal
     if is_url(manifest):
-        if points_outside(name):
+        if points_outside(name) or not _stays(f"{folder}/{name}", folder):
             raise refusal
         return f"{folder}/{name}"
-    root = local(folder or ".").resolve()
     found = (local(folder or ".") / local(name)) if not name.startswith("~") else local(name)
-    if not found.resolve().is_relative_to(root):
+    if not _stays(str(found), folder or "."):
         raise refusal
     return str(found)
+
+
+def _stays(path: str, folder: str) -> bool:
+    """Whether a file of this machine lies below a folder when links are followed; of what lies elsewhere it is true."""
+    if is_url(path):
+        if urlsplit(path).scheme not in ("file", "local"):
+            return True
+        path, folder = (filesystem(each)[1] for each in (path, folder))
+    try:
+        return local(path).resolve().is_relative_to(local(folder).resolve())
+    except (OSError, RuntimeError):  # links that lead in a circle
+        return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from glob import has_magic
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, cast
@@ -138,8 +138,20 @@ def anchor(path: str) -> str:
     return system.unstrip_protocol(inner)
 
 
-def fingerprint(paths: list[str], *, settings: object = "", sizes: Mapping[str, int] | None = None) -> str:
+def fingerprint(
+    paths: list[str],
+    *,
+    settings: object = "",
+    sizes: Mapping[str, int] | None = None,
+    check_size: Callable[[str, int], None] | None = None,
+) -> str:
     """A digest of short names, sizes and modification times (or entity tags), and of how the files are read.
+
+    Args:
+        paths: of the files.
+        settings: how they are read.
+        sizes: bytes that they must have.
+        check_size: called with each file and its bytes, where they are known.
 
     Raises:
         InputError: no such file, or one that has not the bytes that ``sizes`` says.
@@ -162,6 +174,8 @@ def fingerprint(paths: list[str], *, settings: object = "", sizes: Mapping[str, 
             raise InputError(
                 f"{path}: has {size:,} bytes, the manifest says {said:,}; it is not whole, or another file"
             )
+        if check_size is not None and size is not None:
+            check_size(path, int(size))
         digest.update(f"{label}\x00{stamp}\x00".encode())
     return digest.hexdigest()
 

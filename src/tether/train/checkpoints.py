@@ -269,6 +269,9 @@ def _open_shards(checkpoint: Checkpoint, files: Mapping[str, str], path: Path, *
     tensors: dict[str, dict[str, Tensor]] = {}
     for name, outline in shards.tensors.items():
         group, _, key = name.partition("/")
+        if not key:
+            file = shards.pieces[name][0].file
+            raise InputError(f"{file}: {name!r:.200}: expected the name of a group, a slash and that of a tensor")
         tensors.setdefault(group, {})[key] = outline
     return replace(checkpoint, tensors=tensors, shards=shards)
 

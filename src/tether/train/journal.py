@@ -54,8 +54,13 @@ class Journal:
 
         Raises:
             KeyError: it lacks something.
+            OverflowError, TypeError, ValueError: something else stands there.
         """
-        self.skipped, self.seconds, self.last_loss = state["skipped"], state["seconds"], state["loss"]
+        self.skipped, self.seconds, self.last_loss = (
+            int(state["skipped"]),
+            float(state["seconds"]),
+            float(state["loss"]),
+        )
 
     def go_back(self, state: Mapping[str, Any]) -> None:
         """Go on as the one that gave the state; the time since then is spent all the same."""

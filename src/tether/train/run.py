@@ -159,7 +159,7 @@ class _Run:
             self.done = checkpoint.step
             try:
                 self.journal.load_state_dict(checkpoint.state)
-            except KeyError as error:
+            except (KeyError, OverflowError, TypeError, ValueError) as error:
                 raise InputError(f"{checkpoint.where}: does not fit this run: {error}") from error
         self.number = max(number for number, stretch in enumerate(plan) if number == 0 or self.done >= stretch.first)
         self.trainer = self.make_trainer(self.number, checkpoint=checkpoint)

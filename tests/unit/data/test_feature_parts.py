@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -131,6 +132,11 @@ def test_a_damaged_part_or_ledger_costs_what_it_held(tmp_path, known):
     assert told(make(source, tmp_path)) == whole
     (tmp_path / LEDGER).write_text('\n[1]\n{"path": "part-00000.parquet", "steps": 3}\n{}')
     assert told(make(source, tmp_path)) == whole
+    said = json.loads((tmp_path / LEDGER).read_text().split("\n")[-1])
+    for wrong in ({"rows": float("inf")}, {"rows": 7_000}, {"steps": [[float("inf"), 1, True]]}):
+        with (tmp_path / LEDGER).open("a") as file:
+            file.write("\n" + json.dumps({**said, **wrong}))
+        assert told(make(source, tmp_path)) == whole
 
 
 def test_many_bad_rows_in_what_is_tried_again_are_no_bad_source(tmp_path):

@@ -20,7 +20,7 @@ from PIL import Image
 
 from tether.core.errors import InputError
 from tether.core.types import ImageSpec
-from tether.data import open_source
+from tether.data import manifests, open_source
 from tether.data.bad_rows import BadRows
 from tether.data.curate.pools.opening import open_pool
 from tether.data.curate.pools.parquet import ParquetPool
@@ -131,12 +131,42 @@ def test_the_same_from_elsewhere(shards, server):
         ('[{"file": "x.parquet", "rows": 5}]', r"x\.parquet: holds 4 rows, the manifest says 5"),
         ('["gone.tar"]', r"gone\.tar: No such file"),
         ("[", "not valid JSON"),
+        ('["s3://[/b.tar"]', "leads out"),
+        ('["link.tar"]', "leads out"),
+        ('["circle.tar"]', "leads out"),
+        ('[{"file": "b.tar", "rows": 21}]', r"b\.tar: has 10,240 bytes, which cannot hold the 21 rows"),
+        ('[{"file": "b.tar", "rows": 1000000000}, {"file": "a.tar", "rows": 5}]', "cannot hold the 1,000,000,000 rows"),
+        ('[{"file": "b.tar", "rows": 0}]', r"b\.tar: holds rows, its manifest says 0"),
     ],
 )
-def test_what_is_no_manifest_is_named(shards, text, reason):
+def test_what_is_no_manifest_is_named(shards, tmp_path_factory, text, reason):
+    outside = tmp_path_factory.mktemp("outside") / "b.tar"
+    tar(outside, range(2))
+    (shards / "link.tar").symlink_to(outside)
+    (shards / "circle.tar").symlink_to("circle.tar")
     (shards / "bad.json").write_text(text)
     with pytest.raises(InputError, match=reason):
         open_source(str(shards / "bad.json"))
+
+
+@pytest.mark.parametrize("name", ["link.tar", "inner/c.tar", "file://{}/link.tar"])
+def test_links_do_not_lead_out_of_a_folder_that_is_a_url(shards, tmp_path_factory, name):
+    outside = tmp_path_factory.mktemp("outside")
+    tar(outside / "c.tar", range(2))
+    (shards / "link.tar").symlink_to(outside / "c.tar")
+    (shards / "inner").symlink_to(outside)
+    (shards / "bad.json").write_text(json.dumps([name.format(shards)]))
+    with pytest.raises(InputError, match="leads out"):
+        open_source(f"file://{shards}/bad.json")
+
+
+def test_a_list_of_millions_ends_soon(shards, monkeypatch):
+    monkeypatch.setattr(manifests, "MOST_SHARDS", 3)
+    (shards / "long.txt").write_text("a.tar\n" * 5)
+    (shards / "long.json").write_text(json.dumps([f"{at}.tar" for at in range(5)]))
+    for name in ("long.txt", "long.json"):
+        with pytest.raises(InputError, match="lists more than 3 shards"):
+            read_shards(str(shards / name))
 
 
 def test_object_stores_may_be_named_from_anywhere(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import fsspec
 import pytest
@@ -17,7 +18,7 @@ from tether.models.dual import Clip
 from tether.tasks.retrieve.embed import embed
 from tether.tasks.retrieve.embed_remote import embed_to_url
 from tether.tasks.retrieve.index import build_index
-from tether.tasks.retrieve.object_store import StorePlace, files_here
+from tether.tasks.retrieve.object_store import Staging, StorePlace, files_here
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +130,63 @@ def test_from_python_by_url(tmp_path, memory):
     assert local.path == tmp_path / "s.parquet"
     assert memory.cat_file("/bucket/s.parquet") == (tmp_path / "s.parquet").read_bytes()
     assert found.rows == 6
+
+
+def files_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.rglob("*") if path.is_file() and path.name[0] != "."]
+
+
+def test_who_removes_what_another_model_began_can_begin_again(tmp_path, memory, model):
+    other, url = create("tiny", seed=1).eval(), "memory://bucket/parts"
+    with pytest.raises(KeyboardInterrupt):
+        run(Shots(30, stop=20), url, model)
+    with pytest.raises(InputError, match=r"^memory://bucket/parts: holds embeddings with digest.*, or remove it"):
+        run(Shots(30), url, other)
+    memory.rm("/bucket/parts", recursive=True)
+    found = run(Shots(30), url, other)
+    assert (found.rows, found.new) == (30, 30)
+
+
+def test_what_an_end_after_the_last_object_left_here_is_removed(tmp_path, memory, model, monkeypatch):
+    for url in ("memory://bucket/parts", "memory://bucket/e.parquet"):
+        with monkeypatch.context() as patched:
+            patched.setattr(Staging, "clear", Mock(side_effect=KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                run(Shots(10), url, model)
+        assert "part-00000.parquet" in files_in(tmp_path / "cache")
+        assert run(Shots(10), url, model).new == 0
+        assert not files_in(tmp_path / "cache")
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"path": "x.parquet", "digest": ' + "9" * 5_000 + "}", "{}"])
+def test_lines_of_a_ledger_that_say_nothing_are_passed_over(tmp_path, memory, model, monkeypatch, line):
+    with pytest.raises(KeyboardInterrupt):
+        run(Shots(30, stop=20), "memory://bucket/parts", model)
+    ledger = memory.cat_file("/bucket/parts/parts.jsonl")
+    memory.pipe_file("/bucket/parts/parts.jsonl", ledger + b"\n" + line.encode())
+    monkeypatch.setenv("TETHER_CACHE", str(tmp_path / "other"))
+    assert run(Shots(30), "memory://bucket/parts", model).new == 14
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda said: said["shards"].append(said["shards"][0]), "shards: expected the names of parts, once each"),
+        (lambda said: said["shards"].clear(), "shards: expected the names of parts"),
+        (lambda said: said["shards"].pop(), "rows: 10, but the parts that it names have 8"),
+        (lambda said: said.update(rows=1_000), "rows: 1,000, but the parts that it names have 10"),
+    ],
+)
+def test_a_manifest_that_does_not_agree_with_itself_is_refused(memory, model, change, reason):
+    run(Shots(10), "memory://bucket/parts", model)
+    said = json.loads(memory.cat_file("/bucket/parts/manifest.json"))
+    change(said)
+    memory.pipe_file("/bucket/parts/manifest.json", json.dumps(said).encode())
+    with pytest.raises(InputError, match=rf"^memory://bucket/parts/manifest\.json: {reason}"):
+        run(Shots(10), "memory://bucket/parts", model)
+    memory.pipe_file("/bucket/parts/manifest.json", b"[" * 100_000)
+    with (
+        pytest.raises(InputError, match=r"^memory://bucket/parts/manifest\.json: not readable JSON"),
+        files_here("memory://bucket/parts"),
+    ):
+        pass

@@ -118,6 +118,13 @@ def reseal(change):
     return damage
 
 
+def state(**values):
+    def change(record: dict) -> None:
+        record["state"]["__map__"] = [[key, values.get(key, value)] for key, value in record["state"]["__map__"]]
+
+    return reseal(change)
+
+
 def tensors(change):
     def rewrite(file: Path) -> None:
         found = load_file(file)
@@ -160,6 +167,13 @@ def first(found: dict, prefix: str) -> str:
         (reseal(lambda record: record.update(shards={})), "state.json: not a readable checkpoint"),
         (tensors(lambda found: found.pop(first(found, "model/"))), "missing "),
         (tensors(lambda found: found.update({"model/other": torch.ones(1)})), "unexpected other"),
+        (
+            tensors(lambda found: found.update({"other": torch.ones(1)})),
+            rf"{FILE}: 'other': expected the name of a group",
+        ),
+        (state(skipped=None), r"step-00000002: does not fit this run: int\(\) argument"),
+        (state(seconds=[1]), r"step-00000002: does not fit this run: float\(\) argument"),
+        (state(skipped=float("inf")), r"step-00000002: does not fit this run: cannot convert"),
         (tensors(lambda found: found.update({"optimizer/other.step": torch.ones(())})), "the model does not have"),
         (tensors(lambda found: found.update({first(found, "optimizer/"): torch.ones(3, 5)})), "does not fit"),
         (tensors(lambda found: found.update({first(found, "ema/"): torch.ones(3, 5)})), "does not fit this run"),

@@ -142,6 +142,8 @@ class _Run:
         if entry is not None:
             self.settle()  # what comes before it decides whether its rows stand
         keys = [] if entry is None else parquet.keys_in(path)
+        if entry is not None and entry.rows != len(keys):
+            entry, keys = None, []
         if not self._known.isdisjoint(keys):  # a part before it has come back since
             entry, keys = None, []
         if entry is not None and not entry.bad:
@@ -195,7 +197,7 @@ class _Ledger:
         self._entries: dict[str, MadePart] = {}
         if path.is_file():
             for line in read_bytes(path, limit=_LARGEST).decode(errors="replace").split("\n"):
-                with contextlib.suppress(InputError, KeyError, TypeError, ValueError):
+                with contextlib.suppress(InputError, KeyError, TypeError, ValueError, OverflowError):
                     said = parse_json(line, where=str(path))
                     steps = tuple((int(block), int(rows), bool(ended)) for block, rows, ended in said["steps"])
                     numbers = int(said["rows"]), int(said["bad"])

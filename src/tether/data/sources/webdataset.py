@@ -12,7 +12,7 @@ from tether.core.errors import InputError, reason_of
 from tether.core.printable import encodable
 from tether.core.ranges import checked
 from tether.core.types import Block, Row
-from tether.data.archives import BROKEN, TarStream
+from tether.data.archives import BROKEN, FREE_BYTES, MOST_TIMES, TarStream
 from tether.data.image_file import MAX_BYTES
 from tether.data.manifests import shard_files, sizes_of
 from tether.data.paths import fingerprint, is_image_file, labels, open_binary, points_outside
@@ -50,15 +50,24 @@ class WebDatasetSource:
             text: ``lines``: each line of a ``.txt`` is one caption; ``whole``: the file is one.
 
         Raises:
-            InputError: no such file.
+            InputError: no such file, or one that cannot hold the rows that a manifest says.
         """
         self.name = encodable(str(path))
         self._paths, said = shard_files(path, ending=_ENDINGS)
         self._by_id = dict(zip(labels(self._paths), self._paths, strict=True))
         self._captions = (caption,) if isinstance(caption, str) else tuple(caption)
         self._lines = text == "lines"
-        self.version = fingerprint(self._paths, settings=(caption, text), sizes=sizes_of(said))
-        self._rows = [said[each].rows if each in said else None for each in self._paths]
+        rows = {path: shard.rows for path, shard in said.items() if shard.rows is not None}
+        self.version = fingerprint(
+            self._paths,
+            settings=(caption, text),
+            sizes=sizes_of(said),
+            check_size=lambda path, size: _check_room(path, size, rows=rows.get(path, 0)),
+        )
+        self._rows = [rows.get(each) for each in self._paths]
+        for path in (each for each, count in rows.items() if not count):  # which nobody would open
+            if next(_groups(path, start=0), None) is not None:
+                raise InputError(f"{path}: holds rows, its manifest says 0")
 
     def blocks(self) -> Sequence[Block]:
         """One for each tar; how many rows it holds, only a manifest or reading tells."""
@@ -108,6 +117,13 @@ class WebDatasetSource:
             text = texts_of(group.members["txt"])[0].strip()
             return tuple(line.strip() for line in text.splitlines() if line.strip()) if self._lines else (text,)
         return next((texts_of(meta[name]) for name in CAPTION if name in meta), ())
+
+
+def _check_room(path: str, size: int, *, rows: int) -> None:
+    """See that a tar may hold the rows that its manifest says, since memory for their parts is set aside by it."""
+    most = size if path.lower().endswith(".tar") else max(FREE_BYTES, MOST_TIMES * size)
+    if rows * tarfile.BLOCKSIZE > most:
+        raise InputError(f"{path}: has {size:,} bytes, which cannot hold the {rows:,} rows that its manifest says")
 
 
 @dataclass(slots=True)

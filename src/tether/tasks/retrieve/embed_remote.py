@@ -39,6 +39,7 @@ def embed_to_url(source: Source, *, model: DualEncoder, model_name: str, out: st
     with locked(staging.root, purpose=f"tether embed --out {place.url}"):
         done = _finished(place, origin=origin)
         if done is not None:
+            staging.clear()  # what an end just before that left
             return done
         try:
             staging.fetch()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from tether.core.atomic_io import cache_dir, read_json, write_json
+from tether.core.atomic_io import cache_dir, parse_json, read_text, write_json
 from tether.core.errors import InputError, WriteError, refusing
 from tether.core.shape import check
 from tether.data.bad_rows import named_in
@@ -162,13 +161,14 @@ class Staging:
         if not self.place.exists(f"{folder}/{LEDGER}"):
             if not self.place.single and self.place.holds_parquet():
                 raise InputError(f"{folder}: holds Parquet files of something else; choose another --out")
+            shutil.rmtree(self.folder, ignore_errors=True)  # of a run whose files were removed there, maybe another
             return
         with tempfile.TemporaryDirectory() as near:
             ledger = Path(near) / LEDGER
             self.place.get(f"{folder}/{LEDGER}", ledger)
             for line in ledger.read_text(encoding="utf-8", errors="replace").split("\n"):
-                with contextlib.suppress(ValueError, KeyError, TypeError):
-                    said = json.loads(line)
+                with contextlib.suppress(InputError, KeyError, TypeError):
+                    said = parse_json(line, where=f"{folder}/{LEDGER}")
                     self._there[str(said["path"])] = str(said["digest"])
             if (self.folder / LEDGER).exists():
                 return
@@ -208,6 +208,10 @@ class Staging:
             ]
             write_json(self.root / MANIFEST, {"format": _FORMAT, **facts, "shards": named})
             self.place.put(self.root / MANIFEST, f"{self.place.url}/{MANIFEST}")
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove what lies here, when all is there."""
         shutil.rmtree(self.root, ignore_errors=True)
 
 
@@ -222,10 +226,15 @@ def manifest_of(place: StorePlace) -> dict[str, Any] | None:
         return None
     with tempfile.TemporaryDirectory() as folder:
         place.get(url, Path(folder) / MANIFEST)
-        said = read_json(Path(folder) / MANIFEST)
+        said = parse_json(read_text(Path(folder) / MANIFEST), where=url)
     check(said, _SHAPE, where=url)
     if said["format"] != _FORMAT:
         raise InputError(f"{url}: format: expected {_FORMAT!r}, got {said['format']!r:.100}")
+    names = [shard["file"] for shard in said["shards"]]
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"{url}: shards: expected the names of parts, once each, got {names!r:.200}")
+    if (rows := sum(shard["rows"] for shard in said["shards"])) != said["rows"]:
+        raise InputError(f"{url}: rows: {said['rows']:,}, but the parts that it names have {rows:,}")
     return said
 
 
