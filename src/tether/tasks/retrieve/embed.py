@@ -115,7 +115,9 @@ def embed(
     """
     if not is_text(str(out)):
         raise InputError(f"{encodable(str(out))}: expected a name that is UTF-8 text")
-    origin = Origin(model_name, model_digest(_module(model)), source.name, source.version)
+    origin = Origin(
+        model_name, model_digest(_module(model)), source.name, source.version, getattr(source, "numbers", {})
+    )
     single = out.suffix == ".parquet"
     folder = out.with_name(out.name + ".parts") if single else out
     bad_rows = out.with_name(f"{out.stem}.{BAD_ROWS}") if single else out / BAD_ROWS
