@@ -91,6 +91,9 @@ def test_words_filters_and_a_cutoff_that_nothing_passes(page):
     page.locator("#cutoff").fill("1")
     count(page, 0)
     sync_api.expect(page.locator("#said")).to_contain_text("Nothing found: the best of 12 images")
+    page.locator("#filters select").first.select_option(label="cat")
+    sync_api.expect(page.locator("#said")).to_contain_text("the best of those that pass the filter")
+    page.locator("#filters select").first.select_option(label="any")
     page.locator("#cutoff").fill("-0.2")
     sync_api.expect(page.locator(".cut output")).to_have_text("none")
 
@@ -126,6 +129,50 @@ def test_keys_alone(page):
     sync_api.expect(page.locator("#said")).to_contain_text("12 of 12 images like ")
     best = page.locator("#hits li").first.locator("b span").last.inner_text()
     assert re.fullmatch(r"1\.000|0\.999", best)
+
+
+def test_back_and_a_shared_address(page, browser, server):
+    ask(page, "a red circle")
+    count(page, 12)
+    page.locator("#filters select").first.select_option(label="cat")
+    page.get_by_placeholder("from").first.fill("2003")
+    count(page, 4)
+    page.locator("#cutoff").fill("-0.15")
+    sync_api.expect(page).to_have_url(re.compile("cutoff=-0.15"))
+    shared = page.url
+    ask(page, "a green star")
+    sync_api.expect(page).to_have_url(re.compile("green"))
+    page.locator("#hits button").first.click()
+    page.locator("#alike").click()
+    sync_api.expect(page).to_have_url(re.compile("key="))
+    page.go_back()
+    sync_api.expect(page.locator("#words")).to_have_value("a green star")
+    page.go_back()
+    sync_api.expect(page.locator("#words")).to_have_value("a red circle")
+    assert page.url == shared
+    page.go_back()  # one step for each query, none for its filters
+    sync_api.expect(page.locator("#words")).to_have_value("")
+    count(page, 0)
+    assert page.url == f"{server.address}/"
+    page.goto(shared)
+    page.reload()
+    sync_api.expect(page.locator("#words")).to_have_value("a red circle")
+    count(page, 4)
+    assert page.get_by_placeholder("from").first.input_value() == "2003"
+    assert page.locator("#filters select").first.evaluate("one => one.selectedOptions[0].label") == "cat"
+    assert page.locator("#cutoff").input_value() == "-0.15"
+    page.goto(f"{server.address}/#q=a&filters=[3,{{%22column%22:%22label%22}}]&cutoff=x")  # by no page of ours
+    count(page, 12)
+
+
+def test_more_of_the_same(page):
+    page.evaluate("() => { most = 12; k = 5; }")  # as if the store were larger than what is shown at first
+    page.fill("#words", "a red circle")
+    page.evaluate("search('more')")
+    count(page, 5)
+    page.locator("#next").click()
+    count(page, 12)
+    sync_api.expect(page.locator("#next")).to_be_hidden()
 
 
 def test_a_phone_in_the_dark(page, tmp_path):

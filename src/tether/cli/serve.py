@@ -60,7 +60,7 @@ def command(
     try:
         from tether.serve.app import make_app
         from tether.serve.auth import VARIABLE, is_loopback, read_token
-        from tether.serve.run import listen, run
+        from tether.serve.run import bound, listen, run
         from tether.serve.start import service_of
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in {
@@ -88,7 +88,7 @@ def command(
         images=max_images,
         seconds=max_seconds,
     )
-    with listen(host, port) as listening:  # before the model: mistakes first
+    with bound(host, port) as listening:  # before the model: mistakes first
         service = service_of(
             model,
             store=store,
@@ -102,6 +102,7 @@ def command(
         app = make_app(service, token=token, host=host, stop_seconds=0.2 * stop_seconds)
         shown = f"[{host}]" if ":" in host else host
         kept = "" if service.collection is None else f", {len(service.collection.searcher.store):,} images to search"
+        listen(listening)  # a probe that connects before is refused, as one that waits for no answer
         say(f"{service.name} at http://{shown}:{listening.getsockname()[1]}/{kept}; the API: /docs", err=True)
         before = signal.signal(signal.SIGTERM, _terminated)  # raised when what was taken is finished
         try:

@@ -129,9 +129,10 @@ class Cutoff:
         return line
 
 
-def none_above(threshold: float, *, best: float, pool: int) -> str:
-    """What is said where no image of so many scores more than a cutoff."""
-    return f"nothing found: the best of {pool:,} images scores {best:.3f}, the cutoff is {threshold:.3f}"
+def none_above(threshold: float, *, best: float, pool: int, filtered: bool = False) -> str:
+    """What is said where no image of so many, or of those of them that pass a filter, scores more than a cutoff."""
+    of = f"those that pass the filter, of {pool:,} images," if filtered else f"{pool:,} images"
+    return f"nothing found: the best of {of} scores {best:.3f}, the cutoff is {threshold:.3f}"
 
 
 def fit_cutoffs(seen: Embedded, *, digest: str, source: str) -> Cutoffs:

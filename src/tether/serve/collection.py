@@ -19,13 +19,14 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.printable import encodable, printable
-from tether.core.types import Row
+from tether.core.types import ImageLike, Row
+from tether.data.words import WordCounts
 from tether.evaluate.cutoff import Cutoff, none_above
 from tether.serve.filters import columns_of, condition_of
 from tether.serve.refused import RefusedError
 from tether.serve.schemas import ColumnFilter
 from tether.tasks.retrieve.flat_index import Ranking
-from tether.tasks.retrieve.search import Hit, Searcher
+from tether.tasks.retrieve.search import Hit, Searcher, image_file
 from tether.tasks.retrieve.store import NoRowError
 from tether.tasks.retrieve.values import distinct
 from tether.tasks.retrieve.vectors import make_thumbnail
@@ -34,6 +35,7 @@ _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 THUMBNAIL = 320
 """Longest side of what is shown of an image that has no thumbnail of its own."""
+LARGE = 1600
 _MOST_WAITING = 256
 _MOST_VALUES = 100  # of a column, that the page offers
 _KEPT = 512  # thumbnails
@@ -43,15 +45,23 @@ _MOST_LETTERS = 2000
 class Collection:
     """A store with the model that made its vectors, asked by one thread."""
 
-    def __init__(self, searcher: Searcher, *, cutoff: Cutoff | None = None, images: Path | None = None) -> None:
+    def __init__(
+        self,
+        searcher: Searcher,
+        *,
+        cutoff: Cutoff | None = None,
+        images: Path | None = None,
+        words: WordCounts | None = None,
+    ) -> None:
         """Start the thread and read the vectors.
 
         Args:
             searcher: the store and its model.
             cutoff: what ``auto`` means, where that is known.
-            images: the folder that was embedded, for images without a thumbnail.
+            images: the folder that was embedded, for images without a thumbnail and to show images large.
+            words: of the captions that the model learnt from, to warn of others.
         """
-        self.searcher, self.cutoff, self.images = searcher, cutoff, images
+        self.searcher, self.cutoff, self.images, self.words = searcher, cutoff, images, words
         self.columns = columns_of(searcher.store.schema)
         self._thread = ThreadPoolExecutor(1, "tether store")
         self._waiting = 0
@@ -64,10 +74,11 @@ class Collection:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def search(
-        self, vector: Tensor, *, filters: Sequence[ColumnFilter], k: int, cutoff: float | None
+        self, vector: Tensor, *, filters: Sequence[ColumnFilter], k: int, cutoff: float | None, text: str | None = None
     ) -> dict[str, Any]:
-        """Rows nearest to a vector, as the answer of ``/search``."""
+        """Rows nearest to a vector, that of a text or of an image, as the answer of ``/search``."""
         where = condition_of(filters, self.columns)
+        unseen = [] if self.words is None or text is None else self.words.warnings([text])
 
         def ask() -> dict[str, Any]:
             ranking = self.searcher.store.search(vector.numpy().astype(np.float32), top=k, where=where)
@@ -78,8 +89,15 @@ class Collection:
             if nearest is None:
                 nothing = "no row passes the filter"
             elif cutoff is not None and not shown:
-                nothing = none_above(cutoff, best=nearest, pool=images)
-            return {"hits": shown, "images": images, "nearest": nearest, "cutoff": cutoff, "nothing": nothing}
+                nothing = none_above(cutoff, best=nearest, pool=images, filtered=where is not None)
+            return {
+                "hits": shown,
+                "images": images,
+                "nearest": nearest,
+                "cutoff": cutoff,
+                "nothing": nothing,
+                "unseen": [encodable(line)[:_MOST_LETTERS] for line in unseen],
+            }
 
         return await self._asked(ask)
 
@@ -110,18 +128,32 @@ class Collection:
                 return self._thumbnails[key]
             with _of_a_row():
                 hit = self.searcher.hits(Ranking((key,), np.zeros(1, dtype=np.float32)), images=self.images)[0]
-            try:
-                data = make_thumbnail(Row("thumbnail", hit.image), side=THUMBNAIL)  # whatever lies there, a JPEG comes
-            except InputError as error:
-                raise RefusedError(404, f"the image of this row cannot be shown: {error}") from None
-            if data is None:
+            if hit.image is None:
                 raise RefusedError(404, "no image is kept of this row; serve with --images FOLDER")
+            data = _jpeg(hit.image, THUMBNAIL)
             self._thumbnails[key] = data
             while len(self._thumbnails) > _KEPT:
                 self._thumbnails.popitem(last=False)
             return data
 
         return await self._asked(ask)
+
+    async def large(self, key: str) -> bytes:
+        """The image of a row as a JPEG of up to 1600 pixels: its file in the folder of images, else the thumbnail.
+
+        Raises:
+            RefusedError: see ``thumbnail``.
+        """
+        store, folder = self.searcher.store, self.images
+
+        def ask() -> bytes | None:
+            with _of_a_row():
+                paths = store.records([key], columns=["path"]).column("path").to_pylist()
+            file = None if folder is None else image_file(paths[0], images=folder)
+            return None if file is None else _jpeg(file, LARGE)
+
+        found = None if folder is None or "path" not in store.schema.names else await self._asked(ask)
+        return await self.thumbnail(key) if found is None else found
 
     async def described(self) -> dict[str, Any]:
         """Rows and columns, with the values of those that have few."""
@@ -137,6 +169,7 @@ class Collection:
             found = {
                 "images": len(store),
                 "columns": columns,
+                "large": self.images is not None,
                 "cutoff": self.cutoff and {"auto": self.cutoff.threshold, "said": self.cutoff.line(pool=len(store))},
             }
             self._described = (store.version, found)
@@ -177,6 +210,16 @@ def _of_a_row() -> Iterator[None]:
         yield
     except NoRowError:
         raise RefusedError(404, "the store has no row of that key") from None
+
+
+def _jpeg(image: ImageLike, side: int) -> bytes:
+    """Whatever lies there, a JPEG comes; an error would name the file."""
+    try:
+        data = make_thumbnail(Row("image", image), side=side)
+    except (InputError, ImportError):
+        raise RefusedError(404, "the image of this row cannot be shown") from None
+    assert data is not None  # of an image
+    return data
 
 
 def plain(value: object) -> Any:

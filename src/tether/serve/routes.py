@@ -76,13 +76,17 @@ def routes(service: Service) -> APIRouter:
         else:
             pixels = await service.images.fitted(_image(asked.image, files), service.model.image_spec)
             pooled = (await service.pixels(request, pixels)).pooled
-        return await collection.search(
-            pooled[0, : collection.searcher.store.dim], filters=asked.filters, k=asked.k, cutoff=cutoff
-        )
+        vector = pooled[0, : collection.searcher.store.dim]
+        return await collection.search(vector, filters=asked.filters, k=asked.k, cutoff=cutoff, text=asked.text)
 
     @router.get("/thumbnail/{key:path}", summary="The image of a row of the store, small")
     async def thumbnail(key: str) -> Response:
         data = await store().thumbnail(key)
+        return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
+
+    @router.get("/image/{key:path}", summary="The image of a row of the store, large where --images has it")
+    async def image(key: str) -> Response:
+        data = await store().large(key)
         return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 
     @router.post(

@@ -18,8 +18,8 @@ _HEAD_SECONDS = 10.0
 _HEAD_BYTES = 1 << 16
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens.
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that has the port and refuses connections until ``listen``.
 
     Raises:
         InputError: the port is in use or may not be taken, or there is no such address.
@@ -34,13 +34,28 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
-        found.listen(_MOST_CONNECTIONS)
     except OSError as error:
         found.close()
-        if error.errno == errno.EADDRINUSE:
-            raise InputError(f"--port: {port} of {host} is in use; take another one, such as {port + 1}") from None
-        raise InputError(f"--port: {port} of {host} cannot be listened on: {reason_of(error)}") from None
+        raise _refused(error, host, port) from None
     return found
+
+
+def listen(found: socket.socket) -> None:
+    """Let connections come.
+
+    Raises:
+        InputError: somebody else has taken the port in between.
+    """
+    try:
+        found.listen(_MOST_CONNECTIONS)
+    except OSError as error:
+        raise _refused(error, *found.getsockname()[:2]) from None
+
+
+def _refused(error: OSError, host: str, port: int) -> InputError:
+    if error.errno == errno.EADDRINUSE:
+        return InputError(f"--port: {port} of {host} is in use; take another one, such as {port + 1}")
+    return InputError(f"--port: {port} of {host} cannot be listened on: {reason_of(error)}")
 
 
 class HeadLimit(HttpToolsProtocol):

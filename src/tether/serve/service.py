@@ -9,8 +9,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, TypeVar
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from starlette.requests import Request
@@ -135,9 +137,10 @@ class Service:
                 lambda: ZeroShotClassifier(templates=templates).prepare(model, list(classes)),
             )
             found = []
-            for one in pixels:
-                for label, ranked in named(head.predict(one[None]), top=min(top, len(classes)), abstain=0.0):
-                    found.append({"label": label, "ranked": [each._asdict() for each in ranked]})
+            for _, same in groupby(pixels, key=lambda one: one.shape):  # a model of whole patches takes several sizes
+                for batch in torch.stack(list(same)).split(self.limits.rows):
+                    for label, ranked in named(head.predict(batch), top=min(top, len(classes)), abstain=0.0):
+                        found.append({"label": label, "ranked": [each._asdict() for each in ranked]})
             return found
 
         rows = max(1, min(self.limits.rows, len(pixels)))
@@ -171,8 +174,8 @@ class Service:
                 detector, method = detector_of(None, head=None, good=False)(model)
                 if detector.needs_good:
                     raise UnsupportedModelError(
-                        f"defects from words alone need a vision transformer; here is only {method}, which compares "
-                        "with images without defects: use tether detect --good"
+                        f"defects from words alone need a vision transformer; here is none, and its method, "
+                        f"{method}, compares with images without defects: use tether detect --good"
                     )
                 return detector.prepare(model, name)
 

@@ -11,7 +11,7 @@ from tether.serve.limits import ServerLimits
 from tether.serve.service import Service
 from tether.tasks.retrieve.search import Searcher
 from tether.tasks.retrieve.store import Store
-from tether.workflows.calibration import cutoff_of
+from tether.workflows.calibration import cutoff_of, words_of
 from tether.workflows.models import Model, opened
 
 
@@ -46,7 +46,8 @@ def service_of(
     collection = None
     if opened_store is not None:
         cutoff = _automatic(encoder, called)
-        collection = Collection(Searcher(opened_store, model=encoder), cutoff=cutoff, images=images)
+        words = words_of(encoder, name=called)
+        collection = Collection(Searcher(opened_store, model=encoder), cutoff=cutoff, images=images, words=words)
     shown = name or (Path(called).resolve().name if Path(called).is_dir() else called)
     return Service(encoder, shown, limits=limits or ServerLimits(), allow_urls=allow_urls, collection=collection)
 

@@ -16,7 +16,7 @@ from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder, Source
 from tether.data import open_source
 from tether.data.shuffle import reason_against
-from tether.data.words import read_words
+from tether.data.words import WordCounts, read_words
 from tether.evaluate.cutoff import FILE, LEAST_IMAGES, Cutoff, fit_cutoffs, read_cutoffs
 from tether.evaluate.embeddings import embed_source
 from tether.evaluate.meaning import read_meaning
@@ -151,10 +151,16 @@ def alike_classes(classes: Sequence[str], weights: Float[Tensor, "c d"]) -> list
 
 def unseen_words(texts: Sequence[str], *, model: DualEncoder, name: str) -> list[str]:
     """What to say of words that no caption of the model's run has, and of classes that ``starter`` was taught."""
+    words = words_of(model, name=name)
+    if words is None:
+        return taught_classes(texts) if name == STARTER else []
+    return words.warnings(texts)
+
+
+def words_of(model: DualEncoder, *, name: str) -> WordCounts | None:
+    """The words of the captions of the model's run, where they are known."""
     words = read_words(Path(name))
-    if name == STARTER and words is None:
-        return taught_classes(texts)
-    return [] if words is None or words.digest != digest_of(model) else words.warnings(texts)
+    return None if words is None or words.digest != digest_of(model) else words
 
 
 def taught_classes(classes: Sequence[str]) -> list[str]:

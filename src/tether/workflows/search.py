@@ -45,6 +45,7 @@ class Found:
         nearest: query in words -> score of the best row, above the cutoff or not.
         cutoff: from which score on a row fits, or None.
         unseen: what is to be said of words that no caption of the model's run has.
+        filtered: whether only rows that pass a condition were looked at.
     """
 
     hits: Mapping[str, Sequence[Hit]]
@@ -53,6 +54,7 @@ class Found:
     nearest: Mapping[str, float] = field(default_factory=dict)
     cutoff: Cutoff | None = None
     unseen: Sequence[str] = ()
+    filtered: bool = False
 
     def __getitem__(self, query: str) -> Sequence[Hit]:
         """The hits of one query."""
@@ -68,7 +70,8 @@ class Found:
             return ""
         if self.cutoff is None or query not in self.nearest:
             return "no row passes the filter"
-        return none_above(self.cutoff.threshold, best=self.nearest[query], pool=self.images)
+        best = self.nearest[query]
+        return none_above(self.cutoff.threshold, best=best, pool=self.images, filtered=self.filtered)
 
     def __repr__(self) -> str:
         """Queries and their best hits."""
@@ -167,7 +170,8 @@ def search(
         hits |= {text: [hit for hit in hits[text] if hit.score > used.threshold] for text in wanted}
     if order_by is not None:
         hits = {query: searcher.ordered_by(some, order_by) for query, some in hits.items()}
-    return Found(hits, len(store), name, nearest, used, unseen_words(wanted, model=encoder, name=name))
+    unseen = unseen_words(wanted, model=encoder, name=name)
+    return Found(hits, len(store), name, nearest, used, unseen, filtered=condition is not None)
 
 
 def open_store(

@@ -20,7 +20,7 @@ import tether
 from serving import TOKEN, Server, image_bytes, make_store
 from tether import cli
 from tether.core.errors import InputError
-from tether.serve.run import listen
+from tether.serve.run import bound, listen
 
 openai = pytest.importorskip("openai")
 
@@ -169,8 +169,21 @@ def test_sigterm_finishes_what_was_taken(tmp_path):
 
 
 def test_a_port_in_use_is_told_before_the_model_is_loaded():
-    with listen("127.0.0.1", 0) as taken, pytest.raises(InputError, match=r"in use; take another one"):
-        listen("127.0.0.1", taken.getsockname()[1])
+    with bound("127.0.0.1", 0) as taken:
+        listen(taken)
+        with pytest.raises(InputError, match=r"in use; take another one"):
+            bound("127.0.0.1", taken.getsockname()[1])
+
+
+def test_nobody_is_let_in_before_the_model_is_loaded():
+    with bound("127.0.0.1", 0) as mine:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(mine.getsockname(), 10)
+        with bound(*mine.getsockname()) as other:  # both may have it until one listens
+            listen(mine)
+            with pytest.raises(InputError, match=r"in use; take another one"):
+                listen(other)
+        socket.create_connection(mine.getsockname(), 10).close()
 
 
 def test_other_machines_need_a_token(monkeypatch, capsys):

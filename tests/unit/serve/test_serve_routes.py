@@ -11,6 +11,7 @@ import threading
 from concurrent.futures import Future
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -22,6 +23,7 @@ import tether
 from serving import HOSTILE, data_uri, headed, image_bytes, make_store
 from tether.core.errors import InputError
 from tether.core.types import Features, ImageSpec
+from tether.data.words import WordCounts
 from tether.serve import bodies
 from tether.serve.app import make_app
 from tether.serve.auth import read_token
@@ -29,6 +31,7 @@ from tether.serve.batching import StoppingError
 from tether.serve.limits import BodyLimit, ServerLimits
 from tether.serve.schemas import ClassifyRequest, EmbeddingsRequest, SearchRequest
 from tether.serve.start import service_of
+from tether.tasks.retrieve.store import Store
 
 TOKEN = "a-token-of-many-letters"
 BASE = "http://localhost"
@@ -373,6 +376,21 @@ class TestSearch:
         assert len(every["hits"]) == 12
         assert every["nothing"] is None
 
+    def test_nothing_above_the_cutoff_among_those_that_pass_a_filter(self, client):
+        filters = [{"column": "label", "value": "cat"}]
+        found = self.search(client, text="a cat", cutoff=0.9999, filters=filters)
+        assert "the best of those that pass the filter, of 12 images, scores" in found["nothing"]
+
+    def test_words_that_no_caption_has_are_told(self, model, store):
+        service = service_of(model, store=str(store), name="tiny")
+        assert service.collection.words is None  # of random weights
+        service.collection.words = WordCounts("digest", 200, 216, True, {"a": 3, "cat": 1})
+        with TestClient(make_app(service), base_url=BASE) as client:
+            assert self.search(client, text="a cat")["unseen"] == []
+            (told,) = self.search(client, text="a submarine")["unseen"]
+            assert "submarine is in none of the 216 captions" in told
+            assert self.search(client, image=data_uri())["unseen"] == []
+
     @pytest.mark.parametrize(
         ("given", "rows"),
         [
@@ -503,6 +521,36 @@ class TestThumbnails:
         assert answer.status_code == 404
         assert "script" not in answer.text
 
+    def test_large_ones_come_from_the_folder_of_images(self, model, store, tmp_path):
+        rows = Store.open(store).records([f"row {i}/ä?.jpg" for i in range(4)])
+        paths = ["a.png", "../secret.png", "broken.png", "none.png"]
+        rows = rows.append_column("path", pa.array(paths)).replace_schema_metadata(rows.schema.metadata)
+        Store.create(tmp_path / "a.db", schema=rows.schema, rows=[rows])
+        photos = tmp_path / "photos"
+        photos.mkdir()
+        (photos / "a.png").write_bytes(image_bytes(size=(3200, 800)))
+        (photos / "broken.png").write_bytes(b"<script>")
+        (tmp_path / "secret.png").write_bytes(image_bytes(size=(500, 500)))
+        service = service_of(model, store=str(tmp_path / "a.db"), name="tiny", images=photos)
+        with TestClient(make_app(service), base_url=BASE) as client:
+            sizes = []
+            for i in range(4):
+                answer = client.get(f"/image/row%20{i}%2F%C3%A4%3F.jpg")
+                if answer.status_code == 200:
+                    assert answer.headers["content-type"] == "image/jpeg"
+                    sizes.append(Image.open(io.BytesIO(answer.content)).size)
+                else:
+                    sizes.append(answer.status_code)
+                    assert str(tmp_path) not in answer.text
+            assert sizes == [(1600, 400), (64, 48), 404, (64, 48)]
+            assert client.get("/image/no-such-key").status_code == 404
+            assert client.get("/about").json()["store"]["large"]
+
+    def test_large_ones_are_the_thumbnails_without_a_folder(self, client):
+        small, large = (client.get(f"/{kind}/row%200%2F%C3%A4%3F.jpg") for kind in ("thumbnail", "image"))
+        assert small.content == large.content
+        assert client.get("/image/row%2011").status_code == 404
+
     @pytest.mark.parametrize("key", ["..%2F..%2Fetc%2Fpasswd", "none", "%2Fetc%2Fpasswd", "%00", "row' OR 1=1 --"])
     def test_no_key_leads_to_a_file(self, client, key):
         assert client.get(f"/thumbnail/{key}").status_code == 404
@@ -520,6 +568,16 @@ class TestOtherTasks:
             "/classify", json={"classes": ["a cat", "a dog", HOSTILE], "images": [data_uri()], "top": 2}
         )
         assert again.json()["images"][0]["label"] == found[0]["label"]
+
+    def test_classes_of_several_images_at_once_are_those_of_each(self, client):
+        uris = [data_uri(image_bytes((10 * i, 200 - 10 * i, 99))) for i in range(4)]
+        body = {"classes": ["a cat", "a dog", "a bird"], "top": 3}
+        together = client.post("/classify", json={**body, "images": uris}).json()["images"]
+        for one, uri in zip(together, uris, strict=True):
+            (alone,) = client.post("/classify", json={**body, "images": [uri]}).json()["images"]
+            for a, b in zip(one["ranked"], alone["ranked"], strict=True):
+                assert {**a, "confidence": 0, "cosine": 0} == {**b, "confidence": 0, "cosine": 0}
+                assert a["cosine"] == pytest.approx(b["cosine"], abs=1e-4)
 
     def test_masks(self, client):
         found = client.post("/segment", json={"image": data_uri(), "classes": ["a cat", "a dog"]}).json()

@@ -18,6 +18,8 @@ from PIL import Image
 from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
 from tether.core.types import Block, Row
+from tether.data import open_source
+from tether.data.sources.columns import numbers_of
 from tether.models import create
 from tether.models.dual import Clip
 from tether.models.embed import encode_images
@@ -326,3 +328,45 @@ def test_an_index_is_built_for_many_rows(tmp_path: Path, monkeypatch: pytest.Mon
     build_index(tmp_path / "e.parquet", out=tmp_path / "db")
     assert list((tmp_path / "cache").rglob("*.faiss"))
     assert Store.open(tmp_path / "db").search(x[5], top=1).keys == ("5",)
+
+
+@pytest.mark.parametrize("kind", ["folder", "csv"])
+def test_numbers_of_a_csv_are_numbers_in_the_store(kind, model, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    lines = ["file_name,caption,year,stars,id,odd,none"]
+    for i in range(5):
+        Image.fromarray(picture(i)).save(photos / f"{i}.png")
+        lines.append(f"{i}.png,image {i},{'' if i == 3 else 2015 + i},{('4.5', '3')[i % 2]},00{i},{(i, 'x')[i == 4]},")
+    (photos / "captions.csv").write_text("\n".join(lines))
+    source = open_source(str(photos) if kind == "folder" else f"csv:path={photos}/captions.csv", where="test")
+    embed(source, model=model, model_name="tiny", out=tmp_path / "a.parquet", part_rows=2)
+    store = build_index(tmp_path / "a.parquet", out=tmp_path / "a.db")
+    kinds = {name: store.schema.field(name).type for name in ("year", "stars", "id", "odd", "none")}
+    text = pa.string()
+    assert kinds == {"year": pa.int64(), "stars": pa.float64(), "id": text, "odd": text, "none": text}
+    query = np.ones(model.dim, dtype=np.float32)
+    assert len(store.search(query, top=9, where="year > 2016").keys) == 2
+    assert len(store.search(query, top=9, where="stars >= 4.5 AND id = '002'").keys) == 1
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        (["1", "", "-3", "0"], int),
+        (["1", "2.5"], float),
+        (["1e-05", ".5", "-0.1"], float),
+        (["1", "01"], None),
+        (["", ""], None),
+        (["nan"], None),
+        (["1e999", "1"], None),
+        (["1e+999", "1"], None),
+        (["9" * 30], None),
+        (["1", 2], None),
+        (["12e3"], None),
+        (["1_000"], None),
+        (["\u0661"], None),
+    ],
+)
+def test_which_columns_are_numbers(cells, kind):
+    assert numbers_of({"a": cell} for cell in cells).get("a") == kind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -149,6 +150,32 @@ def image_of(cell: Any, *, reach: Reach) -> ImageLike | None:
     if isinstance(cell, str):
         return reach.open(cell) if cell.strip() else None
     raise InputError(f"expected an image's bytes or path, got {type(cell).__name__}")
+
+
+_WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
+_NUMBER = re.compile(r"-?((0|[1-9][0-9]{0,14})(\.[0-9]+)?([eE][+-][0-9]+)?|\.[0-9]+)")
+
+
+def numbers_of(lines: Iterable[Mapping[str, object]]) -> dict[str, type[int] | type[float]]:
+    """The columns of a table of texts whose every cell is a number or empty, and which kind.
+
+    Numbers with leading zeros are names of something, such as ``007``, and stay text; so does a column with one such.
+
+    Examples:
+        >>> numbers_of([{"year": "2019", "stars": "4.5", "id": "007"}, {"year": "", "stars": "4", "id": "8"}])
+        {'year': <class 'int'>, 'stars': <class 'float'>}
+    """
+    found: dict[str, type[int] | type[float] | None] = {}
+    for line in lines:
+        for name, cell in line.items():
+            if cell in ("", None) or found.get(name, int) is None:
+                continue
+            text = cell if isinstance(cell, str) else ""
+            if not _WHOLE.fullmatch(text):
+                found[name] = float if _NUMBER.fullmatch(text) and math.isfinite(float(text)) else None
+            else:
+                found.setdefault(name, int)
+    return {name: kind for name, kind in found.items() if kind is not None}
 
 
 def make_row(key: str, *, image: Any, captions: Sequence[Any], meta: Mapping[str, object], reach: Reach) -> Row:

@@ -17,7 +17,17 @@ from tether.data.blocks import IndexedSource
 from tether.data.image_file import image_problem
 from tether.data.manifests import shard_files, sizes_of
 from tether.data.paths import fingerprint, is_url, labels, open_binary
-from tether.data.sources.columns import KEY, Reach, bad_row, choose, choose_captions, choose_image, folder_of, make_row
+from tether.data.sources.columns import (
+    KEY,
+    Reach,
+    bad_row,
+    choose,
+    choose_captions,
+    choose_image,
+    folder_of,
+    make_row,
+    numbers_of,
+)
 
 _LONGEST = 1 << 24
 """Characters of a row, at most."""
@@ -88,6 +98,11 @@ class CsvSource(IndexedSource):
             return bad_row(*row)
         key, image, captions, meta, root = row
         return make_row(key, image=image, captions=captions, meta=meta, reach=Reach((root,), remote=self._remote))
+
+    @cached_property
+    def numbers(self) -> dict[str, type[int] | type[float]]:
+        """Columns of ``meta`` whose every text is a number, see ``columns.numbers_of``."""
+        return numbers_of(row[3] for row in self._rows if len(row) == 5)
 
     @cached_property
     def _rows(self) -> list[_Line | _Bad]:

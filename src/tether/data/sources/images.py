@@ -22,6 +22,7 @@ from tether.data.sources.columns import (
     choose,
     choose_captions,
     listed,
+    numbers_of,
     shortened,
 )
 from tether.data.sources.columns import texts_of as captions_in
@@ -86,6 +87,7 @@ class ImageFolderSource(IndexedSource):
             name = each.rpartition("/")[2]
             self._by_name[name] = None if name in self._by_name else each
         self._more_problems = 0
+        self._typed = any(table.lower().endswith(".jsonl") for table in tables)  # whose texts are meant as such
         for table in tables:
             self._read_table(table, caption)
         if self._more_problems:
@@ -124,6 +126,16 @@ class ImageFolderSource(IndexedSource):
             return Row(key, self._reach.open(path) if is_url(path) else self._reach.found(path), texts, meta)
         except InputError as error:
             return bad_row(key, str(error))
+
+    @property
+    def numbers(self) -> dict[str, type[int] | type[float]]:
+        """Columns of ``meta`` whose every text is a number, see ``columns.numbers_of``."""
+        if self._typed:
+            return {}
+        found = numbers_of(columns for _, columns in self._metadata.values())
+        if len(self._metadata) < len(self._images):
+            found.pop("label", None)  # the others' is their folder's name
+        return found
 
     def _inside(self, path: str) -> str:
         """A file beside the images, unless a link leads elsewhere."""

@@ -1,9 +1,10 @@
 "use strict";
 const find = name => document.querySelector(name);
 const words = find("#words"), said = find("#said"), hits = find("#hits"), like = find("#like"), dialog = find("#more");
-const filters = find("#filters"), slider = find("#cutoff"), door = find("#door");
+const filters = find("#filters"), slider = find("#cutoff"), door = find("#door"), note = find("#note"), next = find("#next");
 const K = 48, WAIT = 250;
 let token = sessionStorage.getItem("token") || "", file = null, key = null, asked = 0, columns = [], controller = null;
+let k = K, most = K, large = false, auto = null, shownFor = "";
 
 function make(tag, text, attributes) {
   const made = document.createElement(tag);
@@ -45,11 +46,13 @@ async function start() {
     }
     find("#about").textContent = `${about.store.images.toLocaleString("en")} images`;
     columns = about.store.columns.filter(one => one.name !== "key");
+    most = about.limits.k;
+    large = about.store.large;
     showFilters();
     if (about.store.cutoff) {
-      find(".cut").append(make("button", "auto", { type: "button", title: about.store.cutoff.said, onclick: () => setCutoff(about.store.cutoff.auto) }));
+      auto = about.store.cutoff.auto;
+      find(".cut").append(make("button", "auto", { type: "button", title: about.store.cutoff.said, onclick: () => { setCutoff(auto); soon(); } }));
     }
-    say("Type what you look for, or drop an image.");
     restore();
   } catch (error) { say(error.message, true); }
 }
@@ -62,20 +65,23 @@ function showFilters() {
       select.append(make("option", "any", { value: "" }));
       column.values.forEach((value, place) => select.append(make("option", String(value), { value: String(place + 1) })));
       column.read = () => select.value ? [{ column: column.name, value: column.values[Number(select.value) - 1] }] : [];
-      select.onchange = search;
+      column.write = given => { select.value = given.length ? String(column.values.indexOf(given[0].value) + 1 || "") : ""; };
+      select.onchange = () => search();
       label.append(select);
     } else if (column.kind === "number" || column.kind === "integer") {
       const pair = make("span", null, { className: "pair" });
       const ends = [["from", ">="], ["to", "<="]].map(([hint, op]) => {
         const input = make("input", null, { type: "number", step: "any", placeholder: hint, ariaLabel: `${column.name} ${hint}`, oninput: soon });
         pair.append(input);
-        return () => input.value === "" ? [] : [{ column: column.name, op, value: Number(input.value) }];
+        return { op, input };
       });
-      column.read = () => ends.flatMap(one => one());
+      column.read = () => ends.flatMap(({ op, input }) => input.value === "" ? [] : [{ column: column.name, op, value: Number(input.value) }]);
+      column.write = given => { for (const { op, input } of ends) input.value = given.find(one => one.op === op)?.value ?? ""; };
       label.append(pair);
     } else if (column.kind === "text") {
       const input = make("input", null, { type: "search", placeholder: "contains", oninput: soon });
       column.read = () => input.value.trim() ? [{ column: column.name, op: "contains", value: input.value.trim() }] : [];
+      column.write = given => { input.value = given.length ? given[0].value : ""; };
       label.append(input);
     } else continue;
     filters.append(label);
@@ -87,17 +93,19 @@ function showFilters() {
 let timer = 0;
 function soon() {
   clearTimeout(timer);
-  timer = setTimeout(search, WAIT);
+  timer = setTimeout(() => search(), WAIT);
 }
 
-async function search() {
+// `how` is "more" for more of the same, "back" for what the address says
+async function search(how) {
   clearTimeout(timer);
   const text = words.value.trim();
   if (!text && !file && !key) return;
   const mine = ++asked;
   if (controller) controller.abort();
   controller = new AbortController();
-  const body = { k: K, filters: columns.flatMap(one => one.read ? one.read() : []) };
+  if (how !== "more") k = Math.min(K, most);
+  const body = { k, filters: columns.flatMap(one => one.read ? one.read() : []) };
   if (Number(slider.value) > Number(slider.min)) body.cutoff = Number(slider.value);
   const options = { method: "POST", signal: controller.signal };
   if (file) {
@@ -113,28 +121,61 @@ async function search() {
   try {
     const found = await (await get("search", options)).json();
     if (mine !== asked) return;
-    show(found);
-    if (!file) history.replaceState(null, "", key ? `#key=${encodeURIComponent(key)}` : `#q=${encodeURIComponent(text)}`);
+    show(found, body);
+    if (how === undefined && !file) remember(text, body);
   } catch (error) {
-    if (mine === asked && error.name !== "AbortError") { hits.replaceChildren(); say(error.message, true); }
+    if (mine === asked && error.name !== "AbortError") { empty(); say(error.message, true); }
   } finally {
     if (mine === asked) hits.ariaBusy = "false";
   }
 }
 
-function restore() {
-  const given = new URLSearchParams(location.hash.slice(1));
-  if (given.get("q")) words.value = given.get("q");
-  key = given.get("key");
-  if (given.get("q") || key) search();
+// The address: a new query is a step that Back undoes, a change of its filters or cutoff is none
+function remember(text, body) {
+  const given = new URLSearchParams(key ? { key } : { q: text });
+  if (body.filters.length) given.set("filters", JSON.stringify(body.filters));
+  if (body.cutoff !== undefined) given.set("cutoff", body.cutoff);
+  const query = key ? `key ${key}` : `q ${text}`;
+  history[query === shownFor ? "replaceState" : "pushState"](null, "", `#${given}`);
+  shownFor = query;
 }
 
+function restore() {
+  const given = new URLSearchParams(location.hash.slice(1));
+  let wanted = [];
+  try { wanted = JSON.parse(given.get("filters") || "[]"); } catch { /* an address that was cut */ }
+  if (!Array.isArray(wanted)) wanted = [];
+  for (const column of columns) if (column.write) column.write(wanted.filter(one => one && one.column === column.name));
+  const cutoff = parseFloat(given.get("cutoff"));
+  setCutoff(Number.isFinite(cutoff) ? cutoff : slider.min);
+  forget();
+  words.value = given.get("q") || "";
+  key = given.get("key");
+  shownFor = key ? `key ${key}` : `q ${words.value.trim()}`;
+  if (words.value.trim() || key) search("back");
+  else {
+    ++asked;
+    empty();
+    say("Type what you look for, or drop an image.");
+  }
+}
+addEventListener("popstate", () => { if (dialog.open) dialog.close(); restore(); });
+
 // Showing
-function show(found) {
+function empty() {
+  hits.replaceChildren();
+  note.textContent = "";
+  next.hidden = true;
+}
+
+function show(found, body) {
   for (const one of hits.querySelectorAll("img")) if (one.src) URL.revokeObjectURL(one.src);
   const rows = found.hits, scores = rows.map(one => one.score), low = Math.min(...scores), high = Math.max(...scores);
   const ends = rows.length ? `; scores ${low.toFixed(3)} to ${high.toFixed(3)}` : "";
   const what = key ? ` like ${key}` : file ? " like your image" : "";
+  const offer = auto !== null && body.cutoff === undefined && rows.length ? " Without a cutoff the nearest are shown, whether they fit or not: press auto to leave out what does not." : "";
+  note.textContent = found.unseen.length ? sentence(found.unseen.join(". ")) + offer : "";
+  next.hidden = rows.length < k || k >= Math.min(most, found.images);
   say(found.nothing ? sentence(found.nothing) : `${rows.length} of ${found.images.toLocaleString("en")} images${what}${ends}`);
   hits.replaceChildren(...rows.map((hit, place) => item(hit, place, high > low ? (hit.score - low) / (high - low) : 1)));
 }
@@ -164,9 +205,10 @@ async function loadInto(place, hit) {
 }
 
 function open(hit, button) {
-  const large = dialog.querySelector("img"), small = button.querySelector("img"), list = dialog.querySelector("dl");
-  large.hidden = !small;
-  if (small) { large.src = small.src; large.alt = small.alt; }
+  const shown = dialog.querySelector("img"), small = button.querySelector("img"), list = dialog.querySelector("dl");
+  shown.hidden = !small;
+  shown.dataset.key = hit.key;
+  if (small) { shown.src = small.src; shown.alt = small.alt; }
   const told = [["score", hit.score.toFixed(4)], ["key", hit.key], ...hit.texts.map(one => ["text", one])];
   for (const [name, value] of Object.entries(hit.meta)) {
     if (value !== null && value !== "") told.push([name, typeof value === "object" ? JSON.stringify(value) : String(value)]);
@@ -174,6 +216,18 @@ function open(hit, button) {
   list.replaceChildren(...told.flatMap(([name, value]) => [make("dt", name), make("dd", value)]));
   find("#alike").onclick = () => { dialog.close(); forget(); words.value = ""; key = hit.key; search(); };
   dialog.showModal();
+  dialog.scrollTop = 0;
+  if (small && large) enlarge(hit, shown);
+}
+
+async function enlarge(hit, shown) {
+  try {
+    const data = await (await get(`image/${encodeURIComponent(hit.key)}`)).blob();
+    if (!dialog.open || !shown.isConnected || shown.dataset.key !== hit.key) return;
+    const url = URL.createObjectURL(data);
+    shown.addEventListener("load", () => URL.revokeObjectURL(url), { once: true });
+    shown.src = url;
+  } catch { /* the small one stays */ }
 }
 dialog.addEventListener("click", event => { if (event.target === dialog) dialog.close(); });
 
@@ -194,7 +248,8 @@ function take(given) {
   like.hidden = false;
   search();
 }
-like.querySelector("button").onclick = () => { forget(); hits.replaceChildren(); say(""); words.focus(); };
+like.querySelector("button").onclick = () => { forget(); empty(); say(""); words.focus(); };
+next.onclick = () => { k = Math.min(k + K, most); search("more"); };
 find("#file").onchange = event => { take(event.target.files[0]); event.target.value = ""; };
 const drop = find("#drop");
 addEventListener("dragover", event => { event.preventDefault(); drop.hidden = false; });
@@ -211,9 +266,8 @@ words.addEventListener("input", () => { if (words.value.trim()) forget(); });
 function setCutoff(value) {
   slider.value = value;
   find(".cut output").textContent = Number(slider.value) > Number(slider.min) ? Number(slider.value).toFixed(2) : "none";
-  soon();
 }
-slider.addEventListener("input", () => setCutoff(slider.value));
+slider.addEventListener("input", () => { setCutoff(slider.value); soon(); });
 door.addEventListener("submit", event => {
   event.preventDefault();
   token = door.querySelector("input").value.trim();

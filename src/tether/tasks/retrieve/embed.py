@@ -173,7 +173,8 @@ def origin_of(source: Source, *, model: DualEncoder, model_name: str) -> Origin:
     Raises:
         InputError: the model is no module.
     """
-    return Origin(model_name, model_digest(_module(model)), source.name, source.version)
+    numbers = getattr(source, "numbers", {})
+    return Origin(model_name, model_digest(_module(model)), source.name, source.version, numbers)
 
 
 def check_origin(metadata: Mapping[bytes, bytes], *, origin: Origin, where: str) -> None:

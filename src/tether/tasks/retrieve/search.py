@@ -155,6 +155,15 @@ class Searcher:
         ]
 
 
+def image_file(path: object, *, images: Path) -> Path | None:
+    """The file that a row's path names in the folder that was embedded; None where there is none."""
+    if isinstance(path, str) and not points_outside(path):
+        with contextlib.suppress(OSError):  # a name that no file can have
+            places = [images / path, *([images.parent / path] if path.split("/")[0] == images.name else [])]
+            return next((place for place in places if place.is_file()), None)
+    return None
+
+
 def _hit(row: dict[str, object], *, score: float, images: Path | None) -> Hit:
     row = dict(row)
     key, texts = row.pop("key"), row.pop("texts", None)
@@ -162,9 +171,7 @@ def _hit(row: dict[str, object], *, score: float, images: Path | None) -> Hit:
     image: ImageLike | None = None
     if isinstance(thumbnail, bytes):
         image = thumbnail
-    elif images is not None and isinstance(path, str) and not points_outside(path):
-        with contextlib.suppress(OSError):  # a name that no file can have
-            places = [images / path, *([images.parent / path] if path.split("/")[0] == images.name else [])]
-            image = next((place for place in places if place.is_file()), None)
+    elif images is not None:
+        image = image_file(path, images=images)
     captions = tuple(str(text) for text in texts) if isinstance(texts, list) else ()
     return Hit(key=str(key), score=score, texts=captions, image=image, meta=row)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,14 @@ class Origin:
         digest: ``model_digest`` of it.
         source: name of the source.
         source_version: its version.
+        numbers: columns of the source that hold numbers as text, as those of a CSV do; they are stored as numbers.
     """
 
     model: str
     digest: str
     source: str
     source_version: str
+    numbers: Mapping[str, type[int] | type[float]] = field(default_factory=dict)
 
     def metadata(self) -> dict[bytes, bytes]:
         """As the metadata of an Arrow schema."""
@@ -71,7 +73,7 @@ def to_table(
         columns["thumbnail"] = pa.array(thumbnails, pa.binary())
     for name in dict.fromkeys(name for row in rows for name in row.meta):
         values = [row.meta.get(name) for row in rows]
-        columns[f"meta_{name}" if name in FIXED else name] = _column(values)
+        columns[f"meta_{name}" if name in FIXED else name] = _column(values, number=origin.numbers.get(name))
     return pa.table(columns).replace_schema_metadata(origin.metadata())
 
 
@@ -86,8 +88,11 @@ def _inside(folder: Path, image: object) -> str | None:
     return encodable(full.name)
 
 
-def _column(values: list[object]) -> pa.Array:
+def _column(values: list[object], *, number: type[int] | type[float] | None = None) -> pa.Array:
     """Plain values as Arrow finds fit; whatever it has no type for becomes JSON text."""
+    if number is not None:
+        kind = pa.int64() if number is int else pa.float64()
+        return pa.array([None if value in ("", None) else number(str(value)) for value in values], kind)
     values = [encodable(value) if isinstance(value, str) else value for value in values]
     try:
         return pa.array(values)
