@@ -18,6 +18,7 @@ from PIL import Image
 from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
 from tether.core.types import Block, Row
+from tether.data import open_source
 from tether.models import create
 from tether.models.dual import Clip
 from tether.models.embed import encode_images
@@ -160,6 +161,15 @@ def test_another_model_or_source_is_refused(tmp_path: Path, model: Clip) -> None
     pq.write_table(pa.table({"x": [1]}), tmp_path / "x.parquet")
     with pytest.raises(InputError, match="something else"):
         run(rows, tmp_path, model)
+
+
+def test_the_folder_of_the_images_is_no_place_for_parts(tmp_path: Path, model: Clip) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    source = open_source(tmp_path)
+    with pytest.raises(InputError, match="holds the data that are read; choose another --out"):
+        embed(source, model=model, model_name="tiny", out=tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.name[0] != "."] == ["a.png"]
+    assert embed(source, model=model, model_name="tiny", out=tmp_path / "vectors").rows == 1
 
 
 def test_nothing_good_is_an_error(tmp_path: Path, model: Clip) -> None:
