@@ -22,7 +22,10 @@ from tether.cli.say import say, say_skipped
 
 
 def command(
-    source: Annotated[str, typer.Argument(help="A folder, .parquet, .csv or .tar file, a pattern, or a data set.")],
+    source: Annotated[
+        str,
+        typer.Argument(help="A folder, .parquet, .csv or .tar, a pattern or manifest of them, or a data set."),
+    ],
     model: Annotated[str, typer.Option(help="A run's folder, open_clip:NAME/WEIGHTS or hf:OWNER/NAME.")],
     out: Annotated[
         str, typer.Option(help="FILE.parquet, or a folder for parts; or a URL such as s3://bucket/FILE.parquet.")

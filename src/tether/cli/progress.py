@@ -126,7 +126,7 @@ def summarise(done: TrainedRun, *, before: bool = False) -> None:
     if bad.exists():
         from tether.data.bad_rows import named_in
 
-        count = len(named_in(bad))
+        count = len(set(named_in(bad)))  # each of several processes may name a row
         say(f"bad rows skipped: {count}, listed in {bad}")
     if done.meaning is not None:
         say("What this means")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -129,7 +130,8 @@ def command(
                 should_stop=progress.interrupted,
                 where=where,
             )
-    summarise(done, before=finished)
+    if os.environ.get("RANK", "0") == "0":  # of several processes one tells it
+        summarise(done, before=finished)
 
 
 def _tell(prepared: Prepared) -> None:

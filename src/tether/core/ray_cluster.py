@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -15,8 +16,10 @@ from tether.core.errors import InputError, MissingExtraError, reason_of
 _STARTS = 3
 """Times that a cluster is started on a machine so busy that it takes longer than Ray waits, which is 30 seconds."""
 
+_REACHED_WITHIN = 10.0  # seconds
 
-def imported() -> Any:
+
+def import_ray() -> Any:
     """The module ``ray``, without its messages.
 
     Raises:
@@ -48,10 +51,11 @@ def connect(*, address: str | None = None, cpus: int | None = None) -> Any:
         MissingExtraError: Ray is not installed.
         InputError: no cluster at the address.
     """
-    ray = imported()
+    ray = import_ray()
     if ray.is_initialized():
         return ray
     place = address or os.environ.get("RAY_ADDRESS") or "local"
+    _reach(place)
     for tries_left in reversed(range(_STARTS if place == "local" else 1)):
         try:
             with _own_signals():
@@ -75,7 +79,7 @@ def connect(*, address: str | None = None, cpus: int | None = None) -> Any:
 @contextlib.contextmanager
 def connected(*, address: str | None = None, cpus: int | None = None) -> Iterator[Any]:
     """As ``connect``, while the block runs; a connection that was there before stays."""
-    ray = imported()
+    ray = import_ray()
     before = ray.is_initialized()
     try:
         yield connect(address=address, cpus=cpus)
@@ -83,6 +87,17 @@ def connected(*, address: str | None = None, cpus: int | None = None) -> Iterato
         if not before:
             with _own_signals():
                 ray.shutdown()
+
+
+def _reach(place: str) -> None:
+    """See that something listens at ``host:port``: Ray itself asks for minutes."""
+    host, _, port = place.rpartition(":")
+    if "://" in place or not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACHED_WITHIN).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise InputError(f"no Ray cluster at {place!r:.200}: {reason_of(error):.300}") from error
 
 
 @contextlib.contextmanager

@@ -8,14 +8,14 @@ from itertools import islice
 from urllib.parse import urlsplit
 
 from tether.core.atomic_io import MAX_CONFIG_BYTES, local, parse_json
-from tether.core.errors import InputError
+from tether.core.errors import InputError, reason_of
 from tether.core.printable import encodable
 from tether.data.paths import MOST_SHARDS, files, filesystem, is_url, points_outside, read_text
 
 ENDINGS = (".json", ".txt")
 """Of manifests: JSON, or lines of text."""
 OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "oss")
-"""Protocols that a manifest may name wherever it lies: they use the user's credentials and reach no host of its."""
+"""Protocols that a manifest may name wherever it lies: the user's credentials count, and it cannot choose the host."""
 _NAMES = ("file", "url", "path")
 
 
@@ -69,7 +69,7 @@ def shard_files(path: str, *, ending: tuple[str, ...]) -> tuple[list[str], Mappi
     """The files that a path names (see ``paths.files``) or a manifest lists, and what the manifest says of each.
 
     Raises:
-        InputError: see both, or a shard of another kind.
+        InputError: see both, or a shard of another kind or one that is not there.
     """
     if not is_manifest(path):
         return files(path, ending=ending), {}
@@ -77,6 +77,12 @@ def shard_files(path: str, *, ending: tuple[str, ...]) -> tuple[list[str], Mappi
     for name in shards:
         if not name.lower().endswith(ending):
             raise InputError(f"{path}: it lists {name!r:.200}; expected names that end in {' or '.join(ending)}")
+        try:
+            if not is_url(name):
+                local(name).stat()
+        except OSError as error:
+            said = f"{path}: it lists {name!r:.200}: {reason_of(error)}; names are relative to its folder"
+            raise InputError(said) from error
     return list(shards), shards
 
 

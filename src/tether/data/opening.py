@@ -123,7 +123,9 @@ def _opened(spec: str | Path | Mapping[str, Any] | Source | Sequence[Any], *, wh
 def _kind_listed(path: str, *, where: str) -> str:
     """Which kind of source reads the shards of a manifest."""
     from tether.data.manifests import read_shards
+    from tether.data.paths import open_binary
 
+    open_binary(path).close()  # what cannot be reached is no matter of what a manifest is
     try:
         shards = read_shards(path)
         for ending, kind in _BY_ENDING.items():

@@ -28,6 +28,11 @@ def is_url(path: str) -> bool:
     return "://" in path
 
 
+def here(place: str) -> str:
+    """A ``file://`` URL as the path that it is; anything else as it stands."""
+    return filesystem(place)[1] if place.startswith("file://") else place
+
+
 def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
     """The file system of a URL and the path inside it."""
     import fsspec

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from tether.core.atomic_io import local
 from tether.core.errors import InputError
-from tether.core.ray_cluster import imported
+from tether.core.ray_cluster import import_ray
 from tether.data import open_source
-from tether.data.paths import filesystem, is_url
+from tether.data.paths import here, is_url
 from tether.models.narrow import narrowed
 from tether.models.precision import chosen_precision
 from tether.tasks.retrieve.embed import EmbeddedFile
@@ -81,13 +81,11 @@ def embed(
         raise InputError(f"address: {address!r:.100} is of a Ray cluster, but the engine is {engine}")
     ray = RayWorkers(workers, address=address, device=device) if engine == "ray" else None
     if ray is not None:
-        imported()
+        import_ray()
     rows = open_source(source, where="SOURCE")
     encoder, name = opened(model, device="cpu" if ray else device, random_weights=random_weights)
     encoder = narrowed(encoder, dims)
-    place = str(out)
-    if place.startswith("file://"):
-        place = filesystem(place)[1]
+    place = here(str(out))
     settings: dict[str, Any] = {
         "batch_size": batch_size,
         "part_rows": part_rows,

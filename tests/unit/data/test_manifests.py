@@ -129,7 +129,7 @@ def test_the_same_from_elsewhere(shards, server):
         ('[{"file": "b.tar", "bytes": 7}]', r"b\.tar: has 10,240 bytes, the manifest says 7"),
         ('["x.parquet", "b.tar"]', r"lists '.*b\.tar'; expected names that end in .parquet"),
         ('[{"file": "x.parquet", "rows": 5}]', r"x\.parquet: holds 4 rows, the manifest says 5"),
-        ('["gone.tar"]', r"gone\.tar: No such file"),
+        ('["gone.tar"]', r"gone\.tar': No such file or directory; names are relative to its folder"),
         ("[", "not valid JSON"),
         ('["s3://[/b.tar"]', "leads out"),
         ('["link.tar"]', "leads out"),
@@ -181,6 +181,12 @@ def test_captions_are_no_manifest(tmp_path):
     (tmp_path / "captions.txt").write_text("a.jpg\ta red fox\n")
     with pytest.raises(InputError, match=r"--data: .*captions.txt.*ends in none of .*name the folder: "):
         open_source(str(tmp_path / "captions.txt"))
+
+
+def test_what_cannot_be_reached_is_not_taken_for_captions():
+    with pytest.raises(InputError, match=r"^nothing://bucket/manifest\.json: cannot reach it") as told:
+        open_source("nothing://bucket/manifest.json")
+    assert "captions" not in str(told.value)
 
 
 @pytest.mark.parametrize(("said", "reason", "left"), [(4, "holds more than the 4 rows", 3), (7, "holds 5 rows", 5)])

@@ -164,6 +164,15 @@ def test_another_model_or_source_is_refused(tmp_path: Path, model: Clip) -> None
         run(rows, tmp_path, model)
 
 
+def test_the_folder_of_the_images_is_no_place_for_parts(tmp_path: Path, model: Clip) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    source = open_source(tmp_path)
+    with pytest.raises(InputError, match="holds the data that are read; choose another --out"):
+        embed(source, model=model, model_name="tiny", out=tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.name[0] != "."] == ["a.png"]
+    assert embed(source, model=model, model_name="tiny", out=tmp_path / "vectors").rows == 1
+
+
 def test_nothing_good_is_an_error(tmp_path: Path, model: Clip) -> None:
     with pytest.raises(InputError, match="empty"):
         run([], tmp_path / "e.parquet", model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from processes import tether as tether_process
 from processes import wait_for
 from ray_rows import Deadly, Shots, Stream, shot
 from tether.core.errors import InputError, MissingExtraError
-from tether.core.ray_cluster import connected
+from tether.core.ray_cluster import connect, connected
 from tether.core.types import ImageSpec
 from tether.data.bad_rows import named_in
 from tether.data.features.parquet import keys_in
@@ -157,6 +158,11 @@ def test_what_is_refused_before_anything_starts(tmp_path, monkeypatch):
         tether.embed("digits", model="tiny", random_weights=True, out=out, engine="ray", workers=0)
     with pytest.raises(InputError, match="address: 'auto' is of a Ray cluster, but the engine is local"):
         tether.embed("digits", model="tiny", random_weights=True, out=out, address="auto")
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{nobody.getsockname()[1]}"
+        with pytest.raises(InputError, match=f"no Ray cluster at '{place}': Connection refused"):
+            connect(address=place)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"tether-clip\[ray\]"):
         tether.embed("digits", model="tiny", random_weights=True, out=out, engine="ray")

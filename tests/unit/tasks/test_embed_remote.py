@@ -103,6 +103,8 @@ def test_what_cannot_be_written_to_is_refused(memory, model, tmp_path, monkeypat
         run(Shots(8), "memory://bucket/photos", model)
     with pytest.raises(InputError, match="cannot reach it"):
         run(Shots(8), "nothing://bucket/e.parquet", model)
+    with pytest.raises(InputError, match=r"https://host/e\.parquet: a web server is read from"):
+        run(Shots(8), "https://host/e.parquet", model)
     with pytest.raises(InputError, match="expected the plain URL"):
         run(Shots(8), "memory://bucket/a::memory://b", model)
 
@@ -116,10 +118,14 @@ def test_what_cannot_be_written_to_is_refused(memory, model, tmp_path, monkeypat
         run(Shots(8), "memory://bucket/e.parquet", model)
 
 
-def test_stores_that_show_half_a_file_get_it_by_a_rename(tmp_path):
-    place = StorePlace(f"file://{tmp_path}/e.parquet")
+def test_stores_that_show_half_a_file_get_it_by_a_rename(tmp_path, memory, monkeypatch):
+    local, written = fsspec.filesystem("file"), []
     (tmp_path / "new").write_bytes(b"new")
-    place.put(tmp_path / "new", place.url)
+    for url, system in ((f"file://{tmp_path}/e.parquet", local), ("memory://bucket/e.parquet", memory)):
+        put = system.put_file
+        monkeypatch.setattr(system, "put_file", lambda near, far, put=put: (written.append(far), put(near, far)))
+        StorePlace(url).put(tmp_path / "new", url)
+    assert written == [f"{tmp_path}/.e.parquet.tmp", "/bucket/e.parquet"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["e.parquet", "new"]
 
 
@@ -128,6 +134,9 @@ def test_from_python_by_url(tmp_path, memory):
     found = tether.embed("scenes:rows=6,size=64", out="memory://bucket/s.parquet", **settings)
     local = tether.embed("scenes:rows=6,size=64", out=f"file://{tmp_path}/s.parquet", **settings)
     assert local.path == tmp_path / "s.parquet"
+    tether.embed("scenes:rows=6,size=64", out=f"file://{tmp_path}/parts", **settings)
+    for name in ("parts", "s.parquet"):
+        assert len(build_index(f"file://{tmp_path}/{name}", out=tmp_path / f"{name}.db")) == 6
     assert memory.cat_file("/bucket/s.parquet") == (tmp_path / "s.parquet").read_bytes()
     assert found.rows == 6
 

@@ -98,11 +98,11 @@ def test_an_unfinished_run_is_a_model_and_its_checkpoint_is_read_like_any_other(
         tether.load(stopped)
 
 
-def rewritten(change, *, file: str = FILE):
+def rewritten(change):
     """A file whose digest is right, as one from somebody else may be."""
 
     def damage(checkpoint: Path) -> None:
-        change(checkpoint / file)
+        change(checkpoint / FILE)
         reseal(lambda record: record["shards"].update({FILE: file_digest(checkpoint / FILE)}))(checkpoint)
 
     return damage

@@ -175,7 +175,7 @@ class _Run:
                 parquet.write(table, part.path)
                 keys = table.column("key").to_pylist()
                 lost = made.count - len(keys)
-                entry = MadePart(part.path, part.identity, made.steps, len(keys), lost, _digest(part.path))
+                entry = MadePart(part.path, part.identity, made.steps, len(keys), lost, part_digest(part.path))
                 self._ledger.add(entry)
         self.bad += made.count - len(keys)
         self._close(entry, keys, rows=made.rows)
@@ -207,7 +207,7 @@ class _Ledger:
     def kept(self, path: Path, identity: str) -> MadePart | None:
         """What is known of a part that lies there whole, with these rows."""
         entry = self._entries.get(path.name)
-        if entry is None or entry.identity != identity or not path.is_file() or _digest(path) != entry.digest:
+        if entry is None or entry.identity != identity or not path.is_file() or part_digest(path) != entry.digest:
             return None
         return entry
 
@@ -219,7 +219,8 @@ class _Ledger:
             raise WriteError(self._path, error, safe="the parts that were finished are kept") from error
 
 
-def _digest(path: Path) -> str:
+def part_digest(path: Path) -> str:
+    """16 hex digits of BLAKE2b over a part's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 

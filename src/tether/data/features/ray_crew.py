@@ -18,6 +18,7 @@ TRIES = 3
 _EACH = 2
 """Jobs that an actor holds, so that it need not wait for the next."""
 _PATIENCE = 30.0
+"""Seconds without a worker that has begun, after which it is said."""
 _log = logging.getLogger("tether.data")
 
 
@@ -40,7 +41,7 @@ class JobAnswer:
 
 
 def _code() -> str:
-    """A digest of what the two sides say to each other."""
+    """A digest of this package, whose classes travel between the two sides."""
     return "".join(code_of(path) for path in sorted(Path(__file__).parent.glob("*.py")))
 
 

@@ -22,7 +22,7 @@ from tether.data.paths import anchor, is_url
 _AHEAD = 2
 """Parts for each worker that are begun before the first one is written."""
 _BEGUN_WITHIN = 2
-"""Blocks of up to so many times the rows of a part are read by the workers, who must begin at their first row."""
+"""Blocks of at most so many parts' rows are read by the workers, from their first row even for a part in the middle."""
 
 
 class KeptMaker(PartMaker, Protocol):

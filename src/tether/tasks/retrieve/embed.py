@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,10 @@ from tether.tasks.retrieve import shards
 from tether.tasks.retrieve.object_store import files_here
 from tether.tasks.retrieve.ray_workers import RayWorkers
 from tether.tasks.retrieve.rows import EMBEDDING, KEY, MODEL, check_schema, checked_rows
-from tether.tasks.retrieve.shards import Origin
+from tether.tasks.retrieve.shards import BAD_ROWS, STATE, Origin
 from tether.tasks.retrieve.vectors import Vectors
 
 Progress = Callable[[int, int | None], None]
-STATE = "embed.json"
-BAD_ROWS = "bad_rows.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +130,7 @@ def embed(
             report = _finished(out, origin=origin, bad_rows=bad_rows)
             shutil.rmtree(folder, ignore_errors=True)  # what a kill after the last step left
             return report
-        part_rows, before = _claim(folder, origin=origin, thumbnail=thumbnail, part_rows=part_rows)
+        part_rows, before = _claim(folder, source=source, origin=origin, thumbnail=thumbnail, part_rows=part_rows)
         settings: dict[str, Any] = {
             "origin": origin,
             "images": _folder_of(source),
@@ -192,20 +190,15 @@ def check_origin(metadata: Mapping[bytes, bytes], *, origin: Origin, where: str)
             )
 
 
-def _claim(folder: Path, *, origin: Origin, thumbnail: int | None, part_rows: int) -> tuple[int, int]:
+def _claim(folder: Path, *, source: Source, origin: Origin, thumbnail: int | None, part_rows: int) -> tuple[int, int]:
     """Make the folder this run's, or find that it is and no part damaged; rows of one part, and rows that are done."""
-    mine = {
-        "model": origin.model,
-        "digest": origin.digest,
-        "source": origin.source,
-        "source_version": origin.source_version,
-        "thumbnail": thumbnail,
-        "part_rows": part_rows,
-    }
+    mine = {**asdict(origin), "thumbnail": thumbnail, "part_rows": part_rows}
     parts = sorted(folder.glob("part-*.parquet"))
     if not parts:
         if any(folder.glob("*.parquet")):
             raise InputError(f"{folder}: holds Parquet files of something else; choose another --out")
+        if not (folder / STATE).exists() and _is_read(folder, source):
+            raise InputError(f"{folder}: holds the data that are read; choose another --out")
         write_json(folder / STATE, mine)
         return part_rows, 0
     check_schema(shards.shared_schema(parts), where=str(folder))
@@ -234,6 +227,13 @@ def _folder_of(source: Source) -> Path:
     """The folder that paths of images are relative to."""
     place = Path("." if is_url(source.name) else anchor(source.name))
     return place.parent if place.is_file() else place
+
+
+def _is_read(folder: Path, source: Source) -> bool:
+    """Whether a folder is the source's own; one that holds nothing but hidden files, such as a lock, is not."""
+    if is_url(source.name) or folder.resolve() != _folder_of(source).resolve():
+        return False
+    return any(not path.name.startswith(".") for path in folder.iterdir())
 
 
 def _module(model: DualEncoder) -> torch.nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from tether.core.errors import InputError
@@ -30,10 +30,15 @@ def embed_to_url(source: Source, *, model: DualEncoder, model_name: str, out: st
         settings: others of ``embed``.
 
     Raises:
-        InputError: as for ``embed``; an unknown protocol, or somebody else's files there.
+        InputError: as for ``embed``; an unknown protocol, or one that only reads, or somebody else's files there.
         LockedError: another process of this machine writes there.
         WriteError: the store refuses it; what was written before is kept.
     """
+    if out.startswith(("http://", "https://")):
+        raise InputError(
+            f"{out:.200}: a web server is read from, not written to; expected a file, a folder or the URL "
+            "of an object store, such as s3://bucket/photos.parquet"
+        )
     place, origin = StorePlace(out), origin_of(source, model=model, model_name=model_name)
     staging = Staging(place)
     with locked(staging.root, purpose=f"tether embed --out {place.url}"):
@@ -53,17 +58,8 @@ def embed_to_url(source: Source, *, model: DualEncoder, model_name: str, out: st
             )
         except InputError as error:
             raise InputError(str(error).replace(str(staging.folder), place.folder)) from error
-        staging.finish({**_facts(origin), "rows": found.rows, "bad": found.bad})
+        staging.finish({**asdict(origin), "rows": found.rows, "bad": found.bad})
     return replace(found, path=place.url, bad_rows=place.bad_rows)
-
-
-def _facts(origin: Origin) -> dict[str, str]:
-    return {
-        "model": origin.model,
-        "digest": origin.digest,
-        "source": origin.source,
-        "source_version": origin.source_version,
-    }
 
 
 def _finished(place: StorePlace, *, origin: Origin) -> EmbeddedFile | None:
@@ -78,6 +74,6 @@ def _finished(place: StorePlace, *, origin: Origin) -> EmbeddedFile | None:
     said = manifest_of(place)
     if said is None:
         return None
-    theirs = Origin(*(said[name] for name in _facts(origin)))
+    theirs = Origin(*(said[name] for name in asdict(origin)))
     check_origin(theirs.metadata(), origin=origin, where=place.url)
     return EmbeddedFile(place.url, said["rows"], 0, said["bad"], place.bad_rows, origin.digest)

@@ -7,6 +7,7 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,21 +17,21 @@ from tether.core.atomic_io import cache_dir, parse_json, read_text, write_json
 from tether.core.errors import InputError, WriteError, refusing
 from tether.core.shape import check
 from tether.data.bad_rows import named_in
-from tether.data.features.parts import LEDGER, MadePart
-from tether.data.paths import filesystem, is_url, points_outside
+from tether.data.features.parts import LEDGER, MadePart, part_digest
+from tether.data.paths import filesystem, here, is_url, points_outside
 from tether.tasks.retrieve import shards
+from tether.tasks.retrieve.shards import BAD_ROWS, STATE, Origin
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 MANIFEST = "manifest.json"
 """Comes last into a folder; without it the folder is not finished."""
-STATE, BAD_ROWS = "embed.json", "bad_rows.jsonl"
 _ATOMIC = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "hf", "memory"}
 """Protocols whose objects appear whole."""
 _SHAPE = {
     "format": str,
-    **dict.fromkeys(("model", "digest", "source", "source_version"), str),
+    **{one.name: str for one in fields(Origin)},
     "rows": int,
     "bad": int,
     "shards": [{"file": str, "rows": int, "bytes": int, "blake2b": str}],
@@ -248,14 +249,15 @@ def files_here(path: Path | str) -> Iterator[list[Path]]:
     Raises:
         InputError: nothing there, a folder that is not finished, or a part that is not the one that was written.
     """
-    if not is_url(str(path)):
-        yield shards.files_of(Path(path))
+    near = here(str(path))
+    if not is_url(near):
+        yield shards.files_of(Path(near))
         return
-    place = StorePlace(str(path))
-    with tempfile.TemporaryDirectory(prefix="tether-") as here:
+    place = StorePlace(near)
+    with tempfile.TemporaryDirectory(prefix="tether-") as folder:
         if place.single:
-            place.get(place.url, Path(here) / "embeddings.parquet")
-            yield [Path(here) / "embeddings.parquet"]
+            place.get(place.url, Path(folder) / "embeddings.parquet")
+            yield [Path(folder) / "embeddings.parquet"]
             return
         said = manifest_of(place)
         if said is None:
@@ -267,10 +269,8 @@ def files_here(path: Path | str) -> Iterator[list[Path]]:
             name = shard["file"]
             if points_outside(name) or "/" in name:
                 raise InputError(f"{place.url}/{MANIFEST}: names {name!r:.200}, which is no part")
-            place.get(f"{place.url}/{name}", Path(here) / name)
-            with (Path(here) / name).open("rb") as file:
-                digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
-            if digest != shard["blake2b"]:
+            place.get(f"{place.url}/{name}", Path(folder) / name)
+            if part_digest(Path(folder) / name) != shard["blake2b"]:
                 raise InputError(f"{place.url}/{name}: damaged, or not the part that {MANIFEST} names")
-            found.append(Path(here) / name)
+            found.append(Path(folder) / name)
         yield found

@@ -20,6 +20,8 @@ from tether.tasks.retrieve.rows import DIGEST, MODEL, conform
 
 FIXED = ("key", "embedding", "texts", "path", "thumbnail")
 """Columns with a meaning of their own; a source's column of the same name is stored as ``meta_<name>``."""
+STATE, BAD_ROWS = "embed.json", "bad_rows.jsonl"
+"""Files beside the parts: what they are of, and the log of rows without vectors."""
 FORMAT = b"tether.format"
 VERSION = b"1"
 
