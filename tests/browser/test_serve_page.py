@@ -12,6 +12,7 @@ import tether
 from serving import HOSTILE, TOKEN, Server, image_bytes, make_store
 
 sync_api = pytest.importorskip("playwright.sync_api")
+sync_api.expect.set_options(timeout=60_000)  # of a server that has no processor to itself
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
 DROP = """([data, kind]) => {
