@@ -18,6 +18,7 @@ from tether.cli.options import (
     Strict,
     check_outputs,
     log_beside,
+    missing,
     put_json,
 )
 from tether.cli.say import say, say_skipped
@@ -27,17 +28,30 @@ if TYPE_CHECKING:
 
 
 def command(
+    context: typer.Context,
     model: ModelName,
     source: Annotated[
-        str, typer.Argument(help="A data set by name (emoji:split=test), a folder or file, hf:OWNER/NAME.")
-    ],
+        str | None,
+        typer.Argument(
+            help="A data set by name (emoji:split=test), a folder or file, hf:OWNER/NAME; with --suite a further model."
+        ),
+    ] = None,
+    others: Annotated[list[str] | None, typer.Argument(help="With --suite: further models.")] = None,
+    suite: Annotated[
+        Path | None,
+        typer.Option(help="Instead of SOURCE: a folder of test sets as clip_benchmark, SugarCrepe... have them."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="With --suite: folder for the page and all numbers; resumable.", metavar="DIR")
+    ] = None,
     json: Json = None,
     existing: Existing = "refuse",
     measure: Annotated[
         list[str] | None,
         typer.Option(
             help="retrieval, zero_shot, geometry, clip_score (default: these) or text_retrieval, among the captions of "
-            "one image; repeat it for several."
+            "one image; repeat it for several. With --suite: zero_shot, retrieval, choice (default: these), "
+            "linear_probe."
         ),
     ] = None,
     label: Annotated[str | None, typer.Option(help="Column that holds the class (default: 'label' if there).")] = None,
@@ -63,7 +77,37 @@ def command(
       tether eval runs/mine other-photos/
       tether eval open_clip:ViT-B-32/laion2b_s34b_b79k photos.csv --measure retrieval
       tether eval runs/mine other-photos/ --json mine.json
+      tether eval runs/mine runs/other --suite suite/ --out compared
     """
+    if suite is not None:
+        from tether.cli.eval_suite import measure_suite
+
+        alone = {"--label": label, "--limit": limit, "--dims": dims}
+        measure_suite(
+            [model, *filter(None, [source]), *(others or [])],
+            suite,
+            out=out,
+            json=json,
+            existing=existing,
+            alone=[name for name, value in alone.items() if value is not None],
+            measures=measure,
+            templates=template,
+            batch_size=batch_size,
+            bootstrap=bootstrap,
+            seed=seed,
+            workers=workers,
+            random_weights=random_weights,
+            device=device,
+        )
+        return
+    if source is None:
+        raise missing(context, "source")
+    if others or out is not None:
+        raise typer.BadParameter(
+            f"unexpected extra argument ({others[0]}); several models need --suite FOLDER"
+            if others
+            else "--out is for --suite FOLDER; numbers of one source go to --json FILE.json"
+        )
     from tether.cli.screen import bar
     from tether.evaluate.suite import MEASURES
     from tether.workflows.evaluate import evaluate

@@ -37,6 +37,18 @@ Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first bad ro
 STDOUT = "-"
 
 
+def missing(context: typer.Context, name: str) -> Exception:
+    """The error of an argument that is only sometimes needed; what click says of one that always is.
+
+    Args:
+        context: of the verb.
+        name: of its parameter.
+    """
+    parameter: Any = next(each for each in context.command.params if each.name == name)
+    kind: Any = next(each for each in typer.BadParameter.__subclasses__() if each.__name__ == "MissingParameter")
+    return kind(ctx=context, param=parameter)
+
+
 def json_alone(command: Any) -> None:
     """Let ``--json`` stand without a file: only ``-`` and a name ending in .json or .jsonl are taken for one."""
     parse = command.parse_args

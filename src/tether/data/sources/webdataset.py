@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -81,9 +81,9 @@ class WebDatasetSource:
         """
         if block.id not in self._by_id:
             raise InputError(f"{self.name}: no tar {block.id!r}")
-        groups, number = _groups(self._by_id[block.id], start=start), -1
-        for number, group in enumerate(groups):
-            if block.rows is not None and number == block.rows - 1 and next(groups, None) is not None:
+        found, number = groups(self._by_id[block.id], start=start), -1
+        for number, group in enumerate(found):
+            if block.rows is not None and number == block.rows - 1 and next(found, None) is not None:
                 raise InputError(
                     f"{self._by_id[block.id]}: holds more than the {block.rows:,} rows that its manifest says"
                 )
@@ -92,7 +92,7 @@ class WebDatasetSource:
         if block.rows is not None and number + 1 < block.rows:
             raise InputError(f"{self._by_id[block.id]}: holds {number + 1:,} rows, its manifest says {block.rows:,}")
 
-    def _row(self, group: _Group) -> Row:
+    def _row(self, group: Group) -> Row:
         if group.refused:
             return bad_row(group.key, group.refused)
         key = encodable(group.key)
@@ -107,7 +107,7 @@ class WebDatasetSource:
         except InputError as error:
             return bad_row(group.key, str(error))
 
-    def _texts(self, group: _Group, meta: dict[str, object]) -> tuple[str, ...]:
+    def _texts(self, group: Group, meta: dict[str, object]) -> tuple[str, ...]:
         if self._captions:
             missing = [name for name in self._captions if name not in meta]
             if missing:
@@ -127,16 +127,27 @@ def _check_room(path: str, size: int, *, rows: int) -> None:
 
 
 @dataclass(slots=True)
-class _Group:
+class Group:
+    """Members of a tar that share a name up to the first dot; ``refused`` says why one of them is not taken."""
+
     key: str
     image: bytes | None = None
     members: dict[str, bytes] = field(default_factory=dict)
     refused: str = ""
 
 
-def _groups(path: str, *, start: int) -> Iterator[_Group]:
-    """Groups of members in order; before ``start`` their bytes are passed over."""
-    group: _Group | None = None
+def groups(path: str, *, start: int = 0, endings: Collection[str] = _READ) -> Iterator[Group]:
+    """Groups of members in order; before ``start`` their bytes are passed over.
+
+    Args:
+        path: of the tar.
+        start: group whose bytes are read first.
+        endings: of the members that are read, beside images.
+
+    Raises:
+        InputError: the tar is broken; the groups before the break were given.
+    """
+    group: Group | None = None
     count = 0
     with open_binary(path) as file:
         try:
@@ -152,15 +163,15 @@ def _groups(path: str, *, start: int) -> Iterator[_Group]:
                         if group is not None:
                             yield group
                             count += 1
-                        group = _Group(key)
+                        group = Group(key)
                     is_image = is_image_file(f".{ending}")
-                    most = MAX_BYTES if is_image else _LONGEST if ending in _READ else _ABSURD
+                    most = MAX_BYTES if is_image else _LONGEST if ending in endings else _ABSURD
                     if reason := _against(member, most=most):
                         group.refused = reason
                     elif count >= start and is_image:
                         data = archive.read(member)
                         group.image = group.image if group.image is not None else data
-                    elif count >= start and ending in _READ:
+                    elif count >= start and ending in endings:
                         group.members.setdefault(ending, archive.read(member))
                 archive.check_end()
             finally:
