@@ -141,7 +141,8 @@ def test_a_run_does_not_go_on_from_a_damaged_checkpoint(place: Path, call, damag
 
 
 @pytest.mark.parametrize(
-    "arguments", [["eval", "model"], ["embed", "photos"], ["export", "model"], ["classify", "photos"]]
+    "arguments",
+    [["eval", "model"], ["embed", "photos"], ["export", "model"], ["classify", "photos"], ["audit", "photos"]],
 )
 def test_what_is_missing_is_shown_by_an_example(call, arguments):
     assert f"For example: tether {arguments[0]} " in call(*arguments, code=2).err

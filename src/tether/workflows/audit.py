@@ -29,7 +29,7 @@ from tether.evaluate.audit.confident import checked_labels
 from tether.evaluate.audit.judges import NEAREST, neighbours, out_of_fold
 from tether.evaluate.audit.page import render
 from tether.evaluate.audit.suspects import (
-    Judged,
+    JudgedLabels,
     caption_suspects,
     copy_suspects,
     judge,
@@ -73,7 +73,7 @@ class Audit:
 
     suspects: tuple[Suspect, ...]
     keys: tuple[str, ...]
-    judged: Judged | None
+    judged: JudgedLabels | None
     remarks: tuple[str, ...]
     files: tuple[Path, ...]
     bad: int
@@ -215,7 +215,7 @@ def _found(
     wanted: Sequence[str],
     seed: int,
     tell: Callable[[str, int, int | None], None],
-) -> tuple[list[Suspect], Judged | None, list[str]]:
+) -> tuple[list[Suspect], JudgedLabels | None, list[str]]:
     keys, words = subject.seen.keys, subject.seen.labels
     remarks: list[str] = []
     if len(keys) < 2:
@@ -339,7 +339,7 @@ def _write(
     subject: Subject,
     beside: Subject | None,
     source: Source,
-    judged: Judged | None,
+    judged: JudgedLabels | None,
     remarks: Sequence[str],
     *,
     label_studio: bool,

@@ -26,7 +26,7 @@ _LETTERS = 90
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class JudgedLabels:
     """What speaks for each class of each row.
 
     Attributes:
@@ -57,11 +57,11 @@ def judge(
     probe: Float[np.ndarray, "n c"],
     near: Neighbours,
     zero_shot: Float[np.ndarray, "n c"] | None = None,
-) -> Judged:
+) -> JudgedLabels:
     """Pool what judges say, and find the labels that they speak against."""
     judges = [probe, near.probabilities(labels, classes=len(classes)), *([] if zero_shot is None else [zero_shot])]
     together = pooled(judges, labels)
-    return Judged(
+    return JudgedLabels(
         labels,
         tuple(classes),
         probe,
@@ -73,7 +73,7 @@ def judge(
     )
 
 
-def label_suspects(judged: Judged, *, keys: Sequence[str]) -> list[Suspect]:
+def label_suspects(judged: JudgedLabels, *, keys: Sequence[str]) -> list[Suspect]:
     """Rows whose label is likely wrong, the most doubtful first."""
     rows = np.flatnonzero(judged.wrong)
     rows = rows[np.argsort(-judged.doubt[rows], kind="stable")]
@@ -103,7 +103,7 @@ def label_suspects(judged: Judged, *, keys: Sequence[str]) -> list[Suspect]:
     return found
 
 
-def _of_neighbours(judged: Judged, row: int, better: int) -> str:
+def _of_neighbours(judged: JudgedLabels, row: int, better: int) -> str:
     """Such as: its 10 nearest images are all 'cat'."""
     classes = [int(judged.labels[other]) for other in judged.near.rows[row]]
     count, given = Counter(classes), int(judged.labels[row])
