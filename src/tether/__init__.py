@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tether.models.load import load as load
     from tether.models.save import save as save
+    from tether.workflows.audit import audit as audit
     from tether.workflows.caption import caption as caption
     from tether.workflows.classify import classify as classify
     from tether.workflows.detect import detect as detect
@@ -31,6 +32,7 @@ _LAZY = {
     "export": ("tether.workflows.export", "export"),
     "eval": ("tether.workflows.evaluate", "evaluate"),
     "embed": ("tether.workflows.embed", "embed"),
+    "audit": ("tether.workflows.audit", "audit"),
     "quality": ("tether.workflows.quality", "quality"),
     "rank": ("tether.workflows.rank", "rank"),
     "read": ("tether.workflows.read", "read"),
@@ -46,6 +48,7 @@ _PACKAGES = ("adapt", "train")
 __all__ = [
     "__version__",
     "adapt",
+    "audit",
     "caption",
     "classify",
     "detect",

@@ -70,6 +70,12 @@ def place(stage: Path, tmp_path: Path, monkeypatch) -> Path:
         (["eval", "open_clip:NoSuch", "photos"], "tether: open_clip:NoSuch: unknown architecture"),
         ([*CLASSIFY, "--classes", "cat,cat"], "tether: classes: class 'cat' comes twice"),
         ([*CLASSIFY, "--classes", ""], "tether: classes: expected at least one class, got none"),
+        (["audit", "nosuch", "--out", "a"], "'nosuch': no such file or folder, and no data set"),
+        (["audit", "photos", "--out", "a", "--look", "shape"], "--look: expected label, caption, copy, outlier, got"),
+        (
+            ["audit", "photos", "--model", "model", "--out", "a", "--classes", "cat,cat"],
+            "tether: classes: class 'cat' comes twice",
+        ),
         (["index", "photos", "--out", "i"], "tether: photos: holds no .parquet file"),
         (["index", "no.parquet", "--out", "i"], "tether: no.parquet:"),
         (["search", "no-store", "cat"], "tether: no-store: no such store; make one with: tether index"),
@@ -135,7 +141,8 @@ def test_a_run_does_not_go_on_from_a_damaged_checkpoint(place: Path, call, damag
 
 
 @pytest.mark.parametrize(
-    "arguments", [["eval", "model"], ["embed", "photos"], ["export", "model"], ["classify", "photos"]]
+    "arguments",
+    [["eval", "model"], ["embed", "photos"], ["export", "model"], ["classify", "photos"], ["audit", "photos"]],
 )
 def test_what_is_missing_is_shown_by_an_example(call, arguments):
     assert f"For example: tether {arguments[0]} " in call(*arguments, code=2).err

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "Data": ("curate", "mine", "label"),
+    "Data": ("curate", "audit", "mine", "label"),
     "Train and measure": ("train", "adapt", "eval", "report", "inspect"),
     "Use": (
         "embed",

@@ -15,6 +15,7 @@ from tether.core.protocols import Source
 
 _WHERE = {
     "csv": "tether.data.sources.csv:CsvSource",
+    "decided": "tether.data.sources.decided:DecidedSource",
     "digits": "tether.data.sets.digits:DigitsSet",
     "emoji": "tether.data.sets.emoji:EmojiSet",
     "figures": "tether.data.sources.figures:FiguresSource",

@@ -145,6 +145,7 @@ def test_every_verb_has_examples_that_can_be_typed(name):
 
 LOADS = {
     "adapt",
+    "audit",
     "caption",
     "classify",
     "detect",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
@@ -47,11 +49,11 @@ class Duplicates:
         """A remark when many rows are there twice."""
         if len(subject.image) < 2:
             raise InputError(f"expected at least two images, got {len(subject.image)}")
-        copies = _copies(subject)
+        copies = _copies(subject.thumbnails, count=len(subject.image))
         times = torch.tensor([len(rows) for rows in copies])
         first = torch.tensor([rows[0] for rows in copies])
         near, cut = _near(subject.image[first], least=self.near)
-        difference = _difference(subject, first[near])
+        difference = _difference(subject.thumbnails, first[near])
         found = [near[difference <= limit] for limit in (SAME, self.alike)]
         twins = int((times * (times - 1) // 2).sum())
         same, alike = (twins + int(times[pairs].prod(dim=1).sum()) for pairs in found)
@@ -102,11 +104,37 @@ class Duplicates:
         )
 
 
-def _copies(subject: Subject) -> list[list[int]]:
+def alike_groups(
+    image: Float[Tensor, "n d"],
+    thumbnails: Callable[[Sequence[int]], Tensor],
+    *,
+    near: float = NEAR,
+    alike: float = ALIKE,
+) -> Int[np.ndarray, " n"]:
+    """The number of each row's group of images that are equal or nearly so, as ``Duplicates`` finds them.
+
+    Args:
+        image: unit rows.
+        thumbnails: small images by row.
+        near: cosine from which two images are compared.
+        alike: mean difference in grey levels up to which they belong together.
+    """
+    copies = _copies(thumbnails, count=len(image))
+    first = torch.tensor([rows[0] for rows in copies])
+    pairs, _ = _near(image[first], least=near)
+    groups = _groups(len(copies), pairs[_difference(thumbnails, first[pairs]) <= alike])
+    names = np.empty(len(image), np.int64)
+    for name, group in enumerate(groups):
+        for at in group:
+            names[copies[at]] = name
+    return names
+
+
+def _copies(thumbnails: Callable[[Sequence[int]], Tensor], *, count: int) -> list[list[int]]:
     """Rows by small image, those with equal ones together, in the order of their first."""
     found: dict[bytes, list[int]] = {}
-    for rows in torch.arange(len(subject.image)).split(_BLOCK):
-        for row, image in zip(rows.tolist(), subject.thumbnails(rows.tolist()), strict=True):
+    for rows in torch.arange(count).split(_BLOCK):
+        for row, image in zip(rows.tolist(), thumbnails(rows.tolist()), strict=True):
             found.setdefault(hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest(), []).append(row)
     return list(found.values())
 
@@ -131,12 +159,12 @@ def _near(image: Tensor, *, least: float) -> tuple[Tensor, bool]:
     return every[order[:_MOST_COMPARED]], cut or len(order) > _MOST_COMPARED
 
 
-def _difference(subject: Subject, pairs: Tensor) -> Tensor:
+def _difference(thumbnails: Callable[[Sequence[int]], Tensor], pairs: Tensor) -> Tensor:
     """Mean difference in grey levels of the small images of each pair."""
     if not len(pairs):
         return torch.empty(0)
     rows = torch.unique(pairs)
-    small = subject.thumbnails(rows.tolist())
+    small = thumbnails(rows.tolist())
     place = torch.searchsorted(rows, pairs)
     parts = [
         (small[left].short() - small[right].short()).abs().float().flatten(1).mean(dim=1)
