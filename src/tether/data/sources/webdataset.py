@@ -66,7 +66,7 @@ class WebDatasetSource:
         )
         self._rows = [rows.get(each) for each in self._paths]
         for path in (each for each, count in rows.items() if not count):  # which nobody would open
-            if next(_groups(path, start=0), None) is not None:
+            if next(groups(path, start=0), None) is not None:
                 raise InputError(f"{path}: holds rows, its manifest says 0")
 
     def blocks(self) -> Sequence[Block]:
