@@ -44,7 +44,7 @@ from tether.evaluate.inspect.noisy_pairs import FIT
 from tether.evaluate.inspect.runner import digest_of
 from tether.tasks.classify.prompts import classes_of
 from tether.tasks.classify.zero_shot import class_weights
-from tether.tasks.retrieve.embed import make_thumbnail
+from tether.tasks.retrieve.vectors import make_thumbnail
 from tether.workflows.models import Data, Model, opened
 
 Look = Literal["label", "caption", "copy", "outlier"]
