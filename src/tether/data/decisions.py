@@ -5,51 +5,15 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 from tether.core.atomic_io import csv_file, read_text
 from tether.core.errors import InputError
-from tether.core.printable import is_line, quoted, unguarded
+from tether.core.printable import quoted, unguarded
+from tether.data.decision import CHOICES, Decision
 
-Choice = Literal["keep", "relabel", "drop"]
-CHOICES: tuple[Choice, ...] = get_args(Choice)
-KINDS = ("label", "caption", "copy", "outlier")
 COLUMNS = ("key", "kind", "decision", "given", "new")
 _SHOWN = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """About one row, or one caption of it.
-
-    Attributes:
-        key: of the row.
-        kind: what it is about: ``label``, ``caption``, ``copy`` or ``outlier``.
-        choice: ``keep`` as it is, ``relabel``, or ``drop`` (of a caption the caption alone).
-        given: the label or caption that was there; it tells the captions of a row apart.
-        new: the label or caption in its place, of ``relabel``.
-    """
-
-    key: str
-    kind: str
-    choice: Choice
-    given: str = ""
-    new: str = ""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be applied."""
-        if not self.key:
-            raise InputError("key: expected the key of a row, got nothing")
-        if self.kind not in KINDS:
-            raise InputError(f"kind: expected {', '.join(KINDS)}, got {quoted(self.kind)}")
-        if self.choice not in CHOICES:
-            raise InputError(f"decision: expected {', '.join(CHOICES)}, got {quoted(self.choice)}")
-        if self.choice == "relabel" and not is_line(self.new):
-            raise InputError(f"new: relabel needs one line of text, got {quoted(self.new)}")
-        if self.choice == "relabel" and self.kind not in ("label", "caption"):
-            raise InputError(f"decision: {self.kind} can be kept or dropped, not relabelled")
 
 
 def read_decisions(path: str | Path) -> tuple[Decision, ...]:

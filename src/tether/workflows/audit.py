@@ -19,7 +19,7 @@ from tether.core.locks import locked
 from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import Count, Whole, checked
 from tether.data import open_source
-from tether.data.decisions import KINDS
+from tether.data.decision import KINDS
 from tether.data.exchange.fiftyone import write_dataset
 from tether.data.exchange.label_studio import write_tasks
 from tether.data.exchange.suspect import Suspect
@@ -41,10 +41,10 @@ from tether.evaluate.inspect.context import Subject
 from tether.evaluate.inspect.duplicates import alike_groups
 from tether.evaluate.inspect.embedding_cache import gather
 from tether.evaluate.inspect.noisy_pairs import FIT
-from tether.evaluate.inspect.runner import digest_of
 from tether.tasks.classify.prompts import classes_of
 from tether.tasks.classify.zero_shot import class_weights
 from tether.tasks.retrieve.vectors import make_thumbnail
+from tether.workflows.calibration import digest_of
 from tether.workflows.models import Data, Model, opened
 
 Look = Literal["label", "caption", "copy", "outlier"]

@@ -24,7 +24,17 @@ from tether.core.ranges import Count, checked
 from tether.data.paths import labels
 from tether.data.suites import ChoiceSet, SuiteSet, find_sets
 from tether.evaluate.html.templates import render
-from tether.evaluate.suites import Difference, Measured, choose, classify, compare, find_texts, multilabel, probe, see
+from tether.evaluate.suites import (
+    PairedDifference,
+    SuiteNumber,
+    choose,
+    classify,
+    compare,
+    find_texts,
+    multilabel,
+    probe,
+    see,
+)
 from tether.evaluate.suites.classify import class_points, moved_names
 from tether.evaluate.suites.compare import headlines
 from tether.evaluate.suites.measured import from_plain, to_plain
@@ -41,7 +51,7 @@ _FORMAT = 1
 """Goes up when the same images would give other numbers, so that nothing old is taken for new."""
 _MOST_BYTES = 1 << 30
 
-Numbers = Mapping[str, Measured]
+Numbers = Mapping[str, SuiteNumber]
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ class SuiteResult:
     models: tuple[str, ...]
     sets: tuple[str, ...]
     numbers: Mapping[tuple[str, str], Numbers]
-    differences: tuple[Difference, ...]
+    differences: tuple[PairedDifference, ...]
     notes: tuple[str, ...]
     fresh: int
 
@@ -268,7 +278,7 @@ def _measure(
     resamples: int,
     seed: int,
     stage: _Stage,
-) -> tuple[dict[str, Measured], list[str]]:
+) -> tuple[dict[str, SuiteNumber], list[str]]:
     """The numbers of one model on one set, and what must be known of them."""
     reading = {"batch_size": batch_size, "workers": workers, "on_progress": stage}
     notice = CutNotice(model)
@@ -342,7 +352,7 @@ def _file_name(model: str, dataset: str) -> str:
     return f"{plain}-{digest}.json"
 
 
-def _kept(file: Path, *, key: Mapping[str, Any]) -> tuple[dict[str, Measured], list[str]] | None:
+def _kept(file: Path, *, key: Mapping[str, Any]) -> tuple[dict[str, SuiteNumber], list[str]] | None:
     """The numbers of an earlier call, if they are of the same model, set and settings."""
     if not file.is_file():
         return None
@@ -355,11 +365,11 @@ def _kept(file: Path, *, key: Mapping[str, Any]) -> tuple[dict[str, Measured], l
         return None
 
 
-def _ends(found: Measured) -> str:
+def _ends(found: SuiteNumber) -> str:
     return "" if found.ends is None else f"{100 * found.low:.1f} to {100 * found.high:.1f}"
 
 
-def _told(found: Measured) -> dict[str, float | int | None]:
+def _told(found: SuiteNumber) -> dict[str, float | int | None]:
     low, high = found.ends or (None, None)
     return {"value": found.value, "chance": found.chance, "low": low, "high": high, "ties": found.ties}
 

@@ -14,7 +14,7 @@ import tiny_suites
 from tether.core.errors import InputError
 from tether.core.geometry import COSINE
 from tether.core.types import Row
-from tether.evaluate.suites import Measured, SeenSet, classify, compare
+from tether.evaluate.suites import SeenSet, SuiteNumber, classify, compare
 from tether.evaluate.suites.classify import moved_names
 from tether.evaluate.suites.compare import holm
 from tether.models import create
@@ -138,7 +138,7 @@ def test_differences_are_paired_and_corrected():
     rng = np.random.default_rng(0)
     hard = rng.random(400)
     right = {name: hard < share for name, share in (("good", 0.60), ("near", 0.59), ("bad", 0.40))}
-    numbers = {(name, "s"): {"acc1": Measured.of_rows(each, resamples=300)} for name, each in right.items()}
+    numbers = {(name, "s"): {"acc1": SuiteNumber.of_rows(each, resamples=300)} for name, each in right.items()}
     found = {(each.first, each.second): each for each in compare(numbers)}
     assert found["good", "bad"].real
     assert found["near", "bad"].real
@@ -154,7 +154,7 @@ def test_differences_are_paired_and_corrected():
 
 def test_equal_models_differ_by_nothing():
     rows = np.arange(30) % 3 == 0
-    two = {(name, "s"): {"acc1": Measured.of_rows(rows, resamples=100)} for name in "ab"}
+    two = {(name, "s"): {"acc1": SuiteNumber.of_rows(rows, resamples=100)} for name in "ab"}
     (only,) = compare(two)
     assert (only.value, only.p, only.real) == (0.0, 1.0, False)
 
@@ -164,7 +164,9 @@ def test_no_false_alarms_among_equal_models():
     wrong = 0
     for trial in range(60):
         rng = np.random.default_rng(trial)
-        numbers = {(f"{name}", "s"): {"acc1": Measured.of_rows(rng.random(80) < 0.5, resamples=0)} for name in range(4)}
+        numbers = {
+            (f"{name}", "s"): {"acc1": SuiteNumber.of_rows(rng.random(80) < 0.5, resamples=0)} for name in range(4)
+        }
         wrong += any(each.real for each in compare(numbers))
     assert wrong <= 8
 

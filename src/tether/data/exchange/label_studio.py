@@ -14,7 +14,7 @@ from xml.sax.saxutils import quoteattr
 from tether.core.atomic_io import parse_json, read_text, write_json, write_text
 from tether.core.errors import InputError
 from tether.core.printable import quoted
-from tether.data.decisions import KINDS, Decision
+from tether.data.decision import KINDS, Decision
 from tether.data.exchange.suspect import Suspect
 
 _LARGEST = 2**30

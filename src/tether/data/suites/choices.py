@@ -28,7 +28,7 @@ _PAIRS = ("image_0", "image_1", "caption_0", "caption_1")
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class CaptionChoice:
     """One question.
 
     Attributes:
@@ -68,7 +68,7 @@ class ChoiceSet:
     """
 
     name: str
-    choices: tuple[Choice, ...]
+    choices: tuple[CaptionChoice, ...]
     version: str
     _open: Callable[[], Iterator[tuple[str, Callable[[], ImageLike]]]] = field(repr=False)
 
@@ -101,7 +101,7 @@ def sugarcrepe(file: Path, *, name: str) -> ChoiceSet:
     for key, row in rows.items():
         where = f"{file}: question {key!r}"
         image, *captions = (_text(row, each, where=where) for each in ("filename", "caption", "negative_caption"))
-        choices.append(Choice(key, (image,), (captions[0], captions[1])))
+        choices.append(CaptionChoice(key, (image,), (captions[0], captions[1])))
     return _of_files(name, choices, file=file, folder=folder)
 
 
@@ -128,7 +128,7 @@ def aro(file: Path, *, name: str) -> ChoiceSet:
         boxes[key] = image, box
         said = row.get(kind, "")
         group = " ".join(map(str, said)) if isinstance(said, list) else str(said)
-        choices.append(Choice(str(number), (key,), (false, true), right=1, group=group))
+        choices.append(CaptionChoice(str(number), (key,), (false, true), right=1, group=group))
     return _of_files(name, choices, file=file, folder=folder, boxes=boxes)
 
 
@@ -146,7 +146,7 @@ def winoground_lines(file: Path, *, name: str) -> ChoiceSet:
             where = f"{file}: line {number}"
             cells = [_text(parse_json(line, where=where), each, where=where) for each in _PAIRS]
             images = tuple(each if Path(each).suffix else f"{each}.png" for each in cells[:2])
-            choices.append(Choice(str(number), images, (cells[2], cells[3])))
+            choices.append(CaptionChoice(str(number), images, (cells[2], cells[3])))
     return _of_files(name, choices, file=file, folder=folder)
 
 
@@ -178,7 +178,7 @@ def winoground_parquet(files: Sequence[Path], *, name: str) -> ChoiceSet:
     choices = []
     for where, row in cells(_PAIRS[2:]):
         captions = tuple(_text(row, each, where=where) for each in _PAIRS[2:])
-        choices.append(Choice(where, (f"{where}, image_0", f"{where}, image_1"), (captions[0], captions[1])))
+        choices.append(CaptionChoice(where, (f"{where}, image_0", f"{where}, image_1"), (captions[0], captions[1])))
     return ChoiceSet(name, _some(choices, where=str(files[0])), fingerprint(list(map(str, files))), images)
 
 
@@ -189,7 +189,7 @@ def is_pairs(file: Path) -> bool:
 
 def _of_files(
     name: str,
-    choices: Sequence[Choice],
+    choices: Sequence[CaptionChoice],
     *,
     file: Path,
     folder: Path,
@@ -233,7 +233,7 @@ def _bytes(cell: Any) -> bytes:
     return data
 
 
-def _some(choices: Sequence[Choice], *, where: str) -> tuple[Choice, ...]:
+def _some(choices: Sequence[CaptionChoice], *, where: str) -> tuple[CaptionChoice, ...]:
     if not choices:
         raise InputError(f"{where}: no question in it")
     return tuple(choices)

@@ -2,16 +2,16 @@
 
 from tether.evaluate.suites.choose import choose
 from tether.evaluate.suites.classify import classify, multilabel
-from tether.evaluate.suites.compare import Difference, compare
+from tether.evaluate.suites.compare import PairedDifference, compare
 from tether.evaluate.suites.find_texts import find_texts
-from tether.evaluate.suites.measured import Measured
+from tether.evaluate.suites.measured import SuiteNumber
 from tether.evaluate.suites.probe import probe
 from tether.evaluate.suites.seen import SeenSet, see
 
 __all__ = [
-    "Difference",
-    "Measured",
+    "PairedDifference",
     "SeenSet",
+    "SuiteNumber",
     "choose",
     "classify",
     "compare",

@@ -9,7 +9,7 @@ import torch
 
 from tether.core.protocols import DualEncoder
 from tether.data.suites.choices import ChoiceSet
-from tether.evaluate.suites.measured import Measured
+from tether.evaluate.suites.measured import SuiteNumber
 from tether.evaluate.suites.seen import SeenSet, kept
 from tether.models.embed import encode_texts
 
@@ -25,7 +25,7 @@ def choose(
     batch_size: int = 256,
     resamples: int = 1000,
     seed: int = 0,
-) -> dict[str, Measured]:
+) -> dict[str, SuiteNumber]:
     """``text_acc``, and where a question has two images ``image_acc`` and ``acc``, both at once (the group score).
 
     Of equal similarities the first answer counts, as in the official code: a tie is right in SugarCrepe and wrong in
@@ -51,7 +51,7 @@ def choose(
     text = chosen[:, 0] == right
     drawing = {"resamples": resamples, "seed": seed}
     if pairs == 1:
-        found = {"text_acc": Measured.of_rows(text.numpy(), chance=0.5, ties=ties, **drawing)}
+        found = {"text_acc": SuiteNumber.of_rows(text.numpy(), chance=0.5, ties=ties, **drawing)}
         kinds = _kinds(asked)
         if kinds:
             hits = text.numpy().astype(np.float64)
@@ -60,7 +60,7 @@ def choose(
                 shares = [weights[at] @ hits[at] / weights[at].sum() for at in kinds if weights[at].sum()]
                 return float(np.mean(shares))
 
-            found["mean_per_kind"] = Measured.of(
+            found["mean_per_kind"] = SuiteNumber.of(
                 value(np.ones(len(hits))), statistic=value, rows=len(hits), chance=0.5, **drawing
             )
         return found
@@ -68,7 +68,7 @@ def choose(
     image = (scores.argmax(1) == torch.stack([right, 1 - right], dim=1)).all(1)
     luck = {"text_acc": 1 / 4, "image_acc": 1 / 4, "acc": 1 / 6}
     return {
-        name: Measured.of_rows(hits.numpy(), chance=luck[name], ties=ties, **drawing)
+        name: SuiteNumber.of_rows(hits.numpy(), chance=luck[name], ties=ties, **drawing)
         for name, hits in (("text_acc", text), ("image_acc", image), ("acc", text & image))
     }
 

@@ -13,7 +13,7 @@ from tether.core.errors import InputError
 from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder
 from tether.data.suites.shards import SLOT
-from tether.evaluate.suites.measured import Measured
+from tether.evaluate.suites.measured import SuiteNumber
 from tether.evaluate.suites.seen import SeenSet
 from tether.models.embed import encode_texts
 from tether.tasks.classify.zero_shot import weights_of_prompts
@@ -43,7 +43,7 @@ def class_points(
 
 def classify(
     seen: SeenSet, weights: Float[Tensor, "c d"], *, resamples: int = 1000, seed: int = 0
-) -> dict[str, Measured]:
+) -> dict[str, SuiteNumber]:
     """``acc1``, ``acc5`` (of five classes and more) and ``mean_per_class_recall``, over the classes that have rows.
 
     The first answer is the most similar class; of equal ones torch's ``topk`` and ``argmax`` choose, as there.
@@ -65,7 +65,7 @@ def accuracies(
     five: bool | None = None,
     resamples: int = 1000,
     seed: int = 0,
-) -> dict[str, Measured]:
+) -> dict[str, SuiteNumber]:
     """The three numbers from scores of classes; ``five`` says whether ``acc5`` is taken, None by the classes."""
     classes = scores.shape[1]
     five = classes >= FIVE if five is None else five
@@ -74,9 +74,9 @@ def accuracies(
     own = scores.gather(1, truth[:, None])
     ties = int(((scores == own).sum(1) > 1).sum())
     drawing = {"resamples": resamples, "seed": seed}
-    found = {"acc1": Measured.of_rows(best[:, 0].numpy(), chance=1 / classes, ties=ties, **drawing)}
+    found = {"acc1": SuiteNumber.of_rows(best[:, 0].numpy(), chance=1 / classes, ties=ties, **drawing)}
     if five:
-        found["acc5"] = Measured.of_rows(best.any(1).numpy(), chance=FIVE / classes, **drawing)
+        found["acc5"] = SuiteNumber.of_rows(best.any(1).numpy(), chance=FIVE / classes, **drawing)
     right = (scores.argmax(1) == truth).numpy().astype(np.float64)
 
     def recall(weights: np.ndarray) -> float:
@@ -84,7 +84,7 @@ def accuracies(
         hits = np.bincount(labels, weights=weights * right, minlength=classes)
         return float((hits[asked > 0] / asked[asked > 0]).mean())
 
-    found["mean_per_class_recall"] = Measured.of(
+    found["mean_per_class_recall"] = SuiteNumber.of(
         recall(np.ones(len(labels))), statistic=recall, rows=len(labels), chance=1 / classes, **drawing
     )
     return found
@@ -112,7 +112,7 @@ def moved_names(scores: Float[Tensor, "n c"], labels: Int[np.ndarray, " n"]) -> 
 
 def multilabel(
     seen: SeenSet, weights: Float[Tensor, "c d"], *, resamples: int = AP_RESAMPLES, seed: int = 0
-) -> dict[str, Measured]:
+) -> dict[str, SuiteNumber]:
     """``mean_average_precision`` over all classes; one without any image counts as 0, as in clip_benchmark.
 
     Args:
@@ -136,7 +136,7 @@ def multilabel(
         return float(_precisions(sorted_truth, counts[places]).mean())
 
     return {
-        "mean_average_precision": Measured.of(
+        "mean_average_precision": SuiteNumber.of(
             value(np.ones(len(truth))),
             statistic=value,
             rows=len(truth),

@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 
 from tether.core.errors import InputError
-from tether.evaluate.suites.measured import Measured
+from tether.evaluate.suites.measured import SuiteNumber
 
 LEVEL = 0.05
 HEADLINES = (
@@ -25,7 +25,7 @@ HEADLINES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class PairedDifference:
     """Of two models in one number on one test set.
 
     Attributes:
@@ -62,7 +62,7 @@ def headlines(metrics: Sequence[str]) -> list[str]:
     return found or [name for name in ("text_acc",) if name in metrics] or list(metrics[:1])
 
 
-def compare(found: Mapping[tuple[str, str], Mapping[str, Measured]]) -> list[Difference]:
+def compare(found: Mapping[tuple[str, str], Mapping[str, SuiteNumber]]) -> list[PairedDifference]:
     """Every pair of models on every set that both were measured on, by the headline numbers.
 
     The interval is that of the difference over the same draws of images. p is an exact sign test where a number is a
@@ -76,9 +76,9 @@ def compare(found: Mapping[tuple[str, str], Mapping[str, Measured]]) -> list[Dif
 
     Example:
         >>> import numpy as np
-        >>> from tether.evaluate.suites import Measured, compare
+        >>> from tether.evaluate.suites import SuiteNumber, compare
         >>> some, none = np.arange(40) < 30, np.zeros(40, dtype=bool)
-        >>> two = {("a", "s"): {"acc1": Measured.of_rows(some)}, ("b", "s"): {"acc1": Measured.of_rows(none)}}
+        >>> two = {("a", "s"): {"acc1": SuiteNumber.of_rows(some)}, ("b", "s"): {"acc1": SuiteNumber.of_rows(none)}}
         >>> found = compare(two)[0]
         >>> found.value, found.real
         (0.75, True)
@@ -92,7 +92,7 @@ def compare(found: Mapping[tuple[str, str], Mapping[str, Measured]]) -> list[Dif
             for metric in headlines([name for name in here[first] if name in here[second]]):
                 rows.append((dataset, metric, first, second, *_paired(here[first][metric], here[second][metric])))
     adjusted = holm([row[-1] for row in rows])
-    return [Difference(*row, adjusted=p) for row, p in zip(rows, adjusted, strict=True)]
+    return [PairedDifference(*row, adjusted=p) for row, p in zip(rows, adjusted, strict=True)]
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -110,7 +110,7 @@ def holm(values: Sequence[float]) -> list[float]:
     return result
 
 
-def _paired(first: Measured, second: Measured) -> tuple[float, float, float, float]:
+def _paired(first: SuiteNumber, second: SuiteNumber) -> tuple[float, float, float, float]:
     """Difference, both ends of its interval, and p."""
     if len(first.drawn) != len(second.drawn) or len(first.right) != len(second.right):
         raise InputError("two models were measured on other images or by other draws, so they cannot be compared")

@@ -12,7 +12,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.evaluate.retrieval import BLOCK_CELLS, chance
-from tether.evaluate.suites.measured import Measured
+from tether.evaluate.suites.measured import SuiteNumber
 from tether.evaluate.suites.seen import SeenSet
 from tether.models.embed import encode_texts
 
@@ -27,7 +27,7 @@ def find_texts(
     batch_size: int = 256,
     resamples: int = 1000,
     seed: int = 0,
-) -> dict[str, Measured]:
+) -> dict[str, SuiteNumber]:
     """``image_retrieval_recall@k`` of texts that look for their image, ``text_retrieval_recall@k`` of the other way.
 
     An image's query is a hit when any of its captions is among the first k. A depth beyond the pool is left out. Of
@@ -56,10 +56,10 @@ def find_texts(
     own = torch.bincount(owner, minlength=images).double().numpy()
     luck = chance(owner, images=images, k=tuple(depths))
     drawing = {"resamples": resamples, "seed": seed}
-    found: dict[str, Measured] = {}
+    found: dict[str, SuiteNumber] = {}
     for depth, hits in zip(to_image, from_text.T, strict=True):
         sums = np.bincount(owner.numpy(), weights=hits, minlength=images)
-        found[f"image_retrieval_recall@{depth}"] = Measured.of(
+        found[f"image_retrieval_recall@{depth}"] = SuiteNumber.of(
             float(hits.mean()),
             statistic=lambda weights, sums=sums: float(weights @ sums / (weights @ own)),
             rows=images,
@@ -69,7 +69,7 @@ def find_texts(
         )
     for depth, hits in zip(to_text, from_image.T, strict=True):
         by_luck = luck[f"image_to_text_r{depth}_chance"]
-        found[f"text_retrieval_recall@{depth}"] = Measured.of_rows(hits, chance=by_luck, **drawing)
+        found[f"text_retrieval_recall@{depth}"] = SuiteNumber.of_rows(hits, chance=by_luck, **drawing)
     return found
 
 

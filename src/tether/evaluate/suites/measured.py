@@ -19,7 +19,7 @@ Statistic = Callable[[Float[np.ndarray, " n"]], float]
 
 
 @dataclass(frozen=True)
-class Measured:
+class SuiteNumber:
     """One number of one model on one test set.
 
     Attributes:
@@ -31,8 +31,8 @@ class Measured:
 
     Example:
         >>> import numpy as np
-        >>> from tether.evaluate.suites import Measured
-        >>> found = Measured.of_rows(np.array([True, False, True, True]), chance=0.5, resamples=200)
+        >>> from tether.evaluate.suites import SuiteNumber
+        >>> found = SuiteNumber.of_rows(np.array([True, False, True, True]), chance=0.5, resamples=200)
         >>> found.value, found.low < 0.75 < found.high
         (0.75, True)
     """
@@ -75,7 +75,7 @@ class Measured:
         resamples: int = 1000,
         seed: int = 0,
         ties: int = 0,
-    ) -> Measured:
+    ) -> SuiteNumber:
         """Any number that can be taken of images that count several times.
 
         Args:
@@ -99,7 +99,7 @@ class Measured:
         resamples: int = 1000,
         seed: int = 0,
         ties: int = 0,
-    ) -> Measured:
+    ) -> SuiteNumber:
         """The share of images that are right; arguments as for ``of``."""
         numbers = right.astype(np.float64)
         found = cls.of(
@@ -129,7 +129,7 @@ def draws(rows: Count, *, resamples: int, seed: int = 0) -> list[Float[np.ndarra
     return [np.bincount(rng.integers(0, rows, rows), minlength=rows).astype(np.float64) for _ in range(count)]
 
 
-def to_plain(found: Measured) -> dict[str, object]:
+def to_plain(found: SuiteNumber) -> dict[str, object]:
     """For JSON: ``right`` as zeros and ones in one text."""
     right = "".join("01"[one] for one in found.right)
     return {
@@ -141,7 +141,7 @@ def to_plain(found: Measured) -> dict[str, object]:
     }
 
 
-def from_plain(value: Mapping[str, Any]) -> Measured:
+def from_plain(value: Mapping[str, Any]) -> SuiteNumber:
     """Back from it.
 
     Raises:
@@ -149,6 +149,6 @@ def from_plain(value: Mapping[str, Any]) -> Measured:
     """
     chance = None if value["chance"] is None else float(value["chance"])
     drawn = tuple(map(float, value["drawn"]))
-    return Measured(
+    return SuiteNumber(
         float(value["value"]), chance, drawn, tuple(each == "1" for each in value["right"]), int(value["ties"])
     )

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Positive, checked
 from tether.evaluate.suites.classify import FIVE, accuracies
-from tether.evaluate.suites.measured import Measured
+from tether.evaluate.suites.measured import SuiteNumber
 from tether.evaluate.suites.seen import SeenSet
 
 
@@ -29,7 +29,7 @@ def probe(
     resamples: int = 1000,
     seed: int = 0,
     order_seed: int = 0,
-) -> dict[str, Measured]:
+) -> dict[str, SuiteNumber]:
     """``lp_acc1``, ``lp_acc5`` and ``lp_mean_per_class_recall`` by clip_benchmark's recipe without a validation split.
 
     AdamW without decay at ``rate``, which falls as a half cosine over ``epochs``. The recipe (1.6.2,
