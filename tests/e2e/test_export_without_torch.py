@@ -130,6 +130,9 @@ def test_the_script_runs_where_torch_cannot_be_imported(model, whole, pairs):
     printed = torch.tensor([[float(word) for word in line.split()[:5]] for line in ran.stdout.splitlines()])
     rows = model.embed([*map(str, images), *texts], long_text="cut")
     assert (printed - rows @ rows.T).abs().max() < 2e-3  # Pillow resizes there, torch here
+    code = code.replace("runpy.run_path", "sys.modules['tokenizers'] = None; runpy.run_path")
+    ran = subprocess.run([sys.executable, "-c", code, "run.py", "a cat"], capture_output=True, text=True, timeout=300)
+    assert ran.stderr == "run.py needs tokenizers: pip install onnxruntime tokenizers Pillow\n"
 
 
 def test_a_float_folder_says_what_real_rows_give(model, pairs, again, tmp_path):

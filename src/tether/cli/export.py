@@ -100,5 +100,6 @@ def _parity(folder: Path) -> str:
     said = f"least cosine with the model's embeddings on {on} inputs: {near}"
     if "recall" in found:
         one, other = (100 * found["recall"][when]["text_to_image_r10"] for when in ("before", "after"))
-        said += f"; text to image R@10 {one:.1f} before, {other:.1f} after"
+        chance = 100 * min(1.0, 10 / found["data"]["rows"])
+        said += f"; text to image R@10 {one:.1f} before, {other:.1f} after, {chance:.1f} by chance"
     return f"{said} ({folder / PARITY_FILE})"

@@ -68,4 +68,6 @@ def card(described: Description, parity: Mapping[str, Any], *, why: str) -> str:
         lines += ["", "| recall | torch | here |", "| --- | --- | --- |"]
         before, after = parity["recall"]["before"], parity["recall"]["after"]
         lines += [f"| {name} | {100 * before[name]:.1f} | {100 * after[name]:.1f} |" for name in before]
+        rows = parity["data"]["rows"]
+        lines += ["", f"Of {rows:,} rows; chance at 10, text to image, is {100 * min(1.0, 10 / rows):.1f}."]
     return head + "\n".join(lines) + "\n"

@@ -65,11 +65,19 @@ def ids(texts):
     return np.array([row + [0] * (max(map(len, rows)) - len(row)) for row in rows], np.int64)
 
 
-if __name__ == "__main__":
-    things = sys.argv[1:] or ["a photo of a cat", "a photo of a dog"]
+def main(things):
+    """Prints the cosines of all images and texts with each other."""
     images, texts = [t for t in things if Path(t).is_file()], [t for t in things if not Path(t).is_file()]
     found = [tower("image")(np.stack([pixels(path) for path in images]))] if images else []
     found = np.concatenate([*found, *([tower("text")(ids(texts))] if texts else [])])
     found /= np.linalg.norm(found, axis=1, keepdims=True)
     for name, row in zip(images + texts, found @ found.T, strict=True):
         print(*(f"{cosine:7.4f}" for cosine in row), name)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:] or ["a photo of a cat", "a photo of a dog"])
+    except ModuleNotFoundError as error:
+        runtime = "openvino" if CONFIG["runtime"] == "openvino" else "onnxruntime"
+        sys.exit(f"run.py needs {error.name}: pip install {runtime} tokenizers Pillow")
