@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -114,6 +115,13 @@ def test_it_embeds_searches_classifies_and_is_measured(model, whole, pairs, tmp_
     assert ours["text_to_image_r10"] > 1.5 * ours["text_to_image_r10_chance"]
     found = [tether.classify(pairs, ["cat", "boat"], model=one) for one in (model, exported)]
     assert [one.label for one in found[0].labels] == [one.label for one in found[1].labels]
+
+
+def test_another_process_opens_the_same_graphs(whole):
+    exported, ids = tether.load(whole), torch.tensor([[1, 2, 3]])
+    sent = pickle.loads(pickle.dumps(exported))
+    assert _far(exported.encode_text(ids), sent.encode_text(ids)) == 0
+    assert model_digest(exported) == model_digest(sent)
 
 
 @pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")

@@ -61,7 +61,7 @@ class GraphTower(nn.Module):
             with file.open("rb") as opened_file:
                 while data := opened_file.read(_CHUNK):
                     found.update(data)
-        self._opened_with = {"runtime": runtime, "shape": tuple(shape), "dim": dim}
+        self._opened_with = {"runtime": runtime, "shape": tuple(shape), "largest": tuple(largest), "dim": dim}
         self.register_buffer("sha256", torch.frombuffer(bytearray(found.digest()), dtype=torch.uint8))
         self.name = str(path)
 
