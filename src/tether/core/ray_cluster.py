@@ -52,10 +52,10 @@ def connect(*, address: str | None = None, cpus: int | None = None) -> Any:
         InputError: no cluster at the address.
     """
     ray = import_ray()
-    if ray.is_initialized():
-        return ray
     place = address or os.environ.get("RAY_ADDRESS") or "local"
     _reach(place)
+    if ray.is_initialized():
+        return ray
     for tries_left in reversed(range(_STARTS if place == "local" else 1)):
         try:
             with _own_signals():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +192,7 @@ def check_origin(metadata: Mapping[bytes, bytes], *, origin: Origin, where: str)
 
 def _claim(folder: Path, *, source: Source, origin: Origin, thumbnail: int | None, part_rows: int) -> tuple[int, int]:
     """Make the folder this run's, or find that it is and no part damaged; rows of one part, and rows that are done."""
-    mine = {**asdict(origin), "thumbnail": thumbnail, "part_rows": part_rows}
+    mine = {**origin.names(), "thumbnail": thumbnail, "part_rows": part_rows}
     parts = sorted(folder.glob("part-*.parquet"))
     if not parts:
         if any(folder.glob("*.parquet")):

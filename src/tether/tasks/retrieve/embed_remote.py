@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from tether.core.errors import InputError
@@ -10,7 +10,7 @@ from tether.core.locks import locked
 from tether.core.protocols import DualEncoder, Source
 from tether.tasks.retrieve.embed import EmbeddedFile, check_origin, embed, origin_of
 from tether.tasks.retrieve.object_store import Staging, StorePlace, manifest_of
-from tether.tasks.retrieve.shards import Origin
+from tether.tasks.retrieve.shards import NAMES, Origin
 
 
 def embed_to_url(source: Source, *, model: DualEncoder, model_name: str, out: str, **settings: Any) -> EmbeddedFile:
@@ -58,7 +58,7 @@ def embed_to_url(source: Source, *, model: DualEncoder, model_name: str, out: st
             )
         except InputError as error:
             raise InputError(str(error).replace(str(staging.folder), place.folder)) from error
-        staging.finish({**asdict(origin), "rows": found.rows, "bad": found.bad})
+        staging.finish({**origin.names(), "rows": found.rows, "bad": found.bad})
     return replace(found, path=place.url, bad_rows=place.bad_rows)
 
 
@@ -74,6 +74,6 @@ def _finished(place: StorePlace, *, origin: Origin) -> EmbeddedFile | None:
     said = manifest_of(place)
     if said is None:
         return None
-    theirs = Origin(*(said[name] for name in asdict(origin)))
+    theirs = Origin(*(said[name] for name in NAMES))
     check_origin(theirs.metadata(), origin=origin, where=place.url)
     return EmbeddedFile(place.url, said["rows"], 0, said["bad"], place.bad_rows, origin.digest)

@@ -7,7 +7,6 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from tether.data.bad_rows import named_in
 from tether.data.features.parts import LEDGER, MadePart, part_digest
 from tether.data.paths import filesystem, here, is_url, points_outside
 from tether.tasks.retrieve import shards
-from tether.tasks.retrieve.shards import BAD_ROWS, STATE, Origin
+from tether.tasks.retrieve.shards import BAD_ROWS, NAMES, STATE
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -31,7 +30,7 @@ _ATOMIC = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "hf", 
 """Protocols whose objects appear whole."""
 _SHAPE = {
     "format": str,
-    **{one.name: str for one in fields(Origin)},
+    **dict.fromkeys(NAMES, str),
     "rows": int,
     "bad": int,
     "shards": [{"file": str, "rows": int, "bytes": int, "blake2b": str}],

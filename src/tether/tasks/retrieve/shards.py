@@ -24,6 +24,8 @@ STATE, BAD_ROWS = "embed.json", "bad_rows.jsonl"
 """Files beside the parts: what they are of, and the log of rows without vectors."""
 FORMAT = b"tether.format"
 VERSION = b"1"
+NAMES = ("model", "digest", "source", "source_version")
+"""Attributes of ``Origin`` that tell one set of embeddings from another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,11 @@ class Origin:
     digest: str
     source: str
     source_version: str
-    numbers: Mapping[str, type[int] | type[float]] = field(default_factory=dict)
+    numbers: Mapping[str, type[int] | type[float]] = field(default_factory=dict, compare=False)
+
+    def names(self) -> dict[str, str]:
+        """What tells one set from another, as plain values."""
+        return {name: getattr(self, name) for name in NAMES}
 
     def metadata(self) -> dict[bytes, bytes]:
         """As the metadata of an Arrow schema."""
