@@ -8,7 +8,6 @@ from typing import Any
 from tether.core.errors import InputError
 from tether.core.hash_rng import hash_int
 from tether.core.printable import quoted
-from tether.core.ranges import checked
 from tether.core.types import Row
 from tether.data.decisions import Decision, check_known, read_decisions
 from tether.data.labelled import LABEL, PickedRows
@@ -39,7 +38,6 @@ class DecidedSource(PickedRows):
         (-1, 1)
     """
 
-    @checked
     def __init__(self, *, source: str | dict[str, Any], decisions: str, label: str = LABEL) -> None:
         """Read the decisions, and the source once to find their rows.
 
