@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from tether.core.errors import InputError, MissingExtraError
-from tether.core.ray_cluster import connect
+from tether.core.ray_cluster import connected
 from tether.data.curate.engine.plan import Plan, Tally
 from tether.data.curate.engine.workers import Local
 
@@ -56,9 +57,12 @@ class RayData:
 
     def __init__(self, workers: int) -> None:
         """Args: workers: not used; how many there are is the cluster's to say."""
+        self._opened = contextlib.ExitStack()
+        self._ray: Any = None
 
     def close(self) -> None:
-        """The cluster stays, for whoever curates next."""
+        """End a cluster that was started here; another one stays."""
+        self._opened.close()
 
     def run(self, plan: Plan, *, number: int, pieces: Sequence[int]) -> Iterator[tuple[int, Tally]]:
         """Do the pieces.
@@ -67,7 +71,9 @@ class RayData:
             MissingExtraError: Ray Data is not installed.
             InputError: what ``plan.work`` refuses.
         """
-        ray = connect()
+        if self._ray is None:
+            self._ray = self._opened.enter_context(connected())
+        ray = self._ray
         try:
             import ray.data
         except ImportError as error:
