@@ -6,11 +6,12 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from tether.core.atomic_io import csv_file, read_text
 from tether.core.errors import InputError
 from tether.core.printable import quoted, unguarded
-from tether.data.decision import CHOICES, Decision
+from tether.data.decision import Choice, Decision
 
 COLUMNS = ("key", "kind", "decision", "given", "new")
 _SHOWN = 3
@@ -48,10 +49,8 @@ def read_decisions(path: str | Path) -> tuple[Decision, ...]:
                 raise InputError(f"{path}: line {table.line_num}: expected {len(head)} cells, got {len(cells)}")
             row = {name: unguarded(cell) for name, cell in zip(head, cells, strict=True)}
             try:
-                choice = next((one for one in CHOICES if one == row["decision"]), row["decision"])
-                found.append(
-                    Decision(row["key"], row["kind"], choice, row.get("given", ""), row.get("new", ""))  # type: ignore[arg-type]
-                )
+                choice = cast(Choice, row["decision"])  # Decision refuses other words
+                found.append(Decision(row["key"], row["kind"], choice, row.get("given", ""), row.get("new", "")))
             except InputError as error:
                 raise InputError(f"{path}: line {table.line_num}: {error}") from error
     except csv.Error as error:

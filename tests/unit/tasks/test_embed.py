@@ -51,12 +51,12 @@ class Pictures:
             yield row
 
 
-def picture(i: int) -> np.ndarray:
+def drawing(i: int) -> np.ndarray:
     return np.random.default_rng(i).integers(0, 256, (32, 32, 3), dtype=np.uint8)
 
 
 def row(i: int, **meta: object) -> Row:
-    return Row(f"k{i:02d}", picture(i), (f"image {i}",), {"label": "even" if i % 2 == 0 else "odd", **meta})
+    return Row(f"k{i:02d}", drawing(i), (f"image {i}",), {"label": "even" if i % 2 == 0 else "odd", **meta})
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_one_file_in_order_with_everything(tmp_path: Path, model: Clip) -> None:
     assert table["label"].to_pylist()[:2] == ["even", "odd"]
     assert table.schema.field("embedding").type == pa.list_(pa.float32(), model.dim)
     assert table.schema.metadata[b"tether.digest"].decode() == model_digest(model) == report.digest
-    pixels = torch.stack([torch.from_numpy(picture(i)).permute(2, 0, 1) for i in range(21)])
+    pixels = torch.stack([torch.from_numpy(drawing(i)).permute(2, 0, 1) for i in range(21)])
     vectors = np.stack(table["embedding"].to_numpy())
     assert np.allclose(vectors, encode_images(model, [pixels]).numpy(), atol=1e-5)
     assert (report.rows, report.new, report.bad) == (21, 21, 0)
@@ -123,7 +123,7 @@ class Poisoned(torch.nn.Module):
     def __init__(self, inner: Clip, poison: int) -> None:
         super().__init__()
         self.inner, self.dim, self.image_spec, self.tokenizer = inner, inner.dim, inner.image_spec, inner.tokenizer
-        self.poison = torch.from_numpy(picture(poison)).permute(2, 0, 1)
+        self.poison = torch.from_numpy(drawing(poison)).permute(2, 0, 1)
 
     @property
     def logit_scale(self) -> torch.Tensor:
@@ -217,16 +217,16 @@ class TestSearching:
         return Searcher(build_index(report.path, out=tmp_path / "db"), model=model)
 
     def test_a_picture_finds_itself(self, searcher: Searcher) -> None:
-        found = searcher.image(picture(7), top=3)
+        found = searcher.image(drawing(7), top=3)
         assert found.keys[0] == "k07"
         assert found.scores[0] == pytest.approx(1.0, abs=1e-5)
-        assert "k07" not in searcher.image(picture(7), where="label = 'even'").keys
+        assert "k07" not in searcher.image(drawing(7), where="label = 'even'").keys
 
     def test_words_give_what_the_vectors_say(self, searcher: Searcher, model: Clip) -> None:
         from tether.models.embed import encode_texts
 
         text = torch.nn.functional.normalize(encode_texts(model, ["a red apple"]), dim=1)
-        pixels = torch.stack([torch.from_numpy(picture(i)).permute(2, 0, 1) for i in range(20)])
+        pixels = torch.stack([torch.from_numpy(drawing(i)).permute(2, 0, 1) for i in range(20)])
         image = torch.nn.functional.normalize(encode_images(model, [pixels]), dim=1)
         order = (image @ text[0]).argsort(descending=True).tolist()
         assert searcher.text("a red apple", top=20).keys == tuple(f"k{i:02d}" for i in order)
@@ -242,8 +242,8 @@ class TestSearching:
             searcher.image(b"words")
 
     def test_gallery_stands_alone(self, searcher: Searcher, tmp_path: Path) -> None:
-        hits = {"apple <script>": searcher.hits(searcher.image(picture(7), top=4)), "none": []}
-        hits["marked"] = [Hit("a", 0.5, ("x",), picture(1), right=True), Hit("b", 0.4, right=False)]
+        hits = {"apple <script>": searcher.hits(searcher.image(drawing(7), top=4)), "none": []}
+        hits["marked"] = [Hit("a", 0.5, ("x",), drawing(1), right=True), Hit("b", 0.4, right=False)]
         page = gallery(hits, tmp_path / "page.html", title="Found").read_text()
         assert page.count("data:image/jpeg;base64,") == 5
         assert "http" not in page.replace("http-equiv", "")
@@ -251,7 +251,7 @@ class TestSearching:
         assert "right at place 1" in page
         assert "Nothing passed the filter" in page
         caption = "a long caption " * 20
-        long = gallery({"one": [Hit("a", 0.5, (caption,), picture(1))]}, tmp_path / "long.html").read_text()
+        long = gallery({"one": [Hit("a", 0.5, (caption,), drawing(1))]}, tmp_path / "long.html").read_text()
         assert f"<q>{caption}</q>" in long
         assert not re.search(r"line-clamp|text-overflow|nowrap", long)  # all of it is shown
         with pytest.raises(InputError, match="at least one query"):
@@ -264,7 +264,7 @@ class TestSearching:
             build_index(more.path, out=tmp_path / "db")
         build_index(more.path, out=tmp_path / "db", existing="merge")
         assert len(searcher.store) == 25
-        assert searcher.image(picture(24), top=1).keys == ("k24",)
+        assert searcher.image(drawing(24), top=1).keys == ("k24",)
         assert searcher.store.records(["k15"])["meta_path"].to_pylist() == ["/new/15.png"]
         other = run([row(0)], tmp_path / "other.parquet", create("tiny", seed=1).eval())
         with pytest.raises(InputError, match="vectors of model"):
@@ -345,7 +345,7 @@ def test_numbers_of_a_csv_are_numbers_in_the_store(kind, model, tmp_path):
     photos.mkdir()
     lines = ["file_name,caption,year,stars,id,odd,none"]
     for i in range(5):
-        Image.fromarray(picture(i)).save(photos / f"{i}.png")
+        Image.fromarray(drawing(i)).save(photos / f"{i}.png")
         lines.append(f"{i}.png,image {i},{'' if i == 3 else 2015 + i},{('4.5', '3')[i % 2]},00{i},{(i, 'x')[i == 4]},")
     (photos / "captions.csv").write_text("\n".join(lines))
     source = open_source(str(photos) if kind == "folder" else f"csv:path={photos}/captions.csv", where="test")

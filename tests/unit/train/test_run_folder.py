@@ -49,6 +49,15 @@ def stopped(config, tmp_path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.mark.parametrize("name", ["HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "TETHER_TOKEN"])
+def test_no_file_of_a_run_holds_a_secret_of_the_environment(config, tmp_path, monkeypatch, name):
+    monkeypatch.setenv(name, "hush-4711")
+    train(config(), folder=tmp_path / "run")
+    written = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert {"environment.json", "config.yaml", "metrics.jsonl", "summary.json"} <= {path.name for path in written}
+    assert not [path for path in written if b"hush-4711" in path.read_bytes()]
+
+
 def test_what_a_killed_or_failed_try_left_is_no_obstacle_even_to_other_settings(config, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(InputError, match="only 2 good rows"):

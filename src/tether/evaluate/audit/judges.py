@@ -32,7 +32,7 @@ def out_of_fold(
     """Probabilities of each row by logistic regressions on embeddings, each fitted on the folds without it.
 
     Rows are scaled to length 1, less their mean, and by one number to a mean squared length of 1, so that embeddings
-    that all point one way are told apart too.
+    that all point one way are separated, too.
 
     Classes are spread evenly over the folds; there are fewer folds where the smallest class has fewer rows. A class
     that no other fold holds gets 0.
