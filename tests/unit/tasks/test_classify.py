@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_embed import Pictures, picture, row
+from test_embed import Pictures, drawing, row
 
 import tether
 from tether.core.errors import InputError
@@ -133,7 +133,7 @@ def test_the_csv(tmp_path: Path, model: Clip) -> None:
     weights = class_weights(model, ["cat", "dog", "cow"])
     for i, line in enumerate(lines):
         with torch.no_grad():
-            vector = model.encode_image(torch.from_numpy(picture(i)).permute(2, 0, 1)[None]).unit[0]
+            vector = model.encode_image(torch.from_numpy(drawing(i)).permute(2, 0, 1)[None]).unit[0]
             cosine = weights @ vector
             share = F.softmax(model.logit_scale * cosine, dim=0)
         order = cosine.argsort(descending=True).tolist()

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_embed import Pictures, picture
+from test_embed import Pictures, drawing
 
 import tether
 from tether.core.printable import CsvRows, csv_cell, unguarded
@@ -35,7 +35,7 @@ def write(folder: Path, *, raw: bool) -> list[str]:
     assert found[len(FORMULAS) :] == [*HARMLESS, "-0.5"]
     found = found[: len(FORMULAS)]
 
-    pictures = Pictures([Row("=key", picture(0))])
+    pictures = Pictures([Row("=key", drawing(0))])
     tether.classify(pictures, ["@a", "@b"], model=create("tiny").eval()).save(folder / "c.csv", raw_csv=raw)
     line = next(csv.DictReader((folder / "c.csv").open(newline="")))
     found += [line["key"], line["label"], line["class_2"]]
