@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tether.workflows.search import search as search
     from tether.workflows.segment import segment as segment
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _LAZY = {
     "load": ("tether.models.load", "load"),
