@@ -14,7 +14,7 @@ from typing import Any
 from tether.core.errors import InputError, MissingExtraError, reason_of
 from tether.core.telemetry import telemetry_off
 
-_STARTS = 3
+_STARTS = 5
 """Times that a cluster is started on a machine so busy that it takes longer than Ray waits, which is 30 seconds."""
 
 _REACHED_WITHIN = 10.0  # seconds
