@@ -16,7 +16,10 @@ import encoders
 import tether
 from dual_encoders import write_dual_encoder
 from families import PLAIN, open_clip_tower
+from tether.core.atomic_io import write_json
 from tether.core.errors import InputError, MissingExtraError
+from tether.evaluate.adaptation.figures import hits_figure
+from tether.evaluate.adaptation.report import AdaptReport, Costs, Frozen
 from tether.models import create
 from tether.models.upcycle import upcycle
 from tether.workflows.publishing import peers
@@ -323,6 +326,26 @@ def test_results_of_another_model_are_refused(run, tmp_path):
     found = gather_facts(str(run), digest="1" * 32, results=[tmp_path / "suite.json"]).found.numbers[-1]
     assert (found.dataset, found.metric) == ("s of suite", "accuracy")
     assert (found.text, found.interval) == ("50.0 %", "40.0 to 60.0")
+
+
+def test_an_adapted_model_tells_what_it_came_to(tmp_path):
+    own = hits_figure("recall", torch.arange(30) < 1, torch.arange(30) < 20)
+    report = AdaptReport(
+        recipe="lora", settings={}, why=[], gives="model", base="open_clip:ViT-B-32/openai", digest="0",
+        data=["It learnt from 90 rows of /home/ann/birds."], own=[own], keep=[], keep_source="",
+        frozen=Frozen(0, [], 3, image_side=False, text_side=False), costs=Costs(1.0, 1.0, 5, 9),
+    )  # fmt: skip
+    write_json(tmp_path / "report.json", report.to_dict())
+    facts = gather_facts(str(tmp_path), digest="0")
+    assert facts.base == "timm/vit_base_patch32_clip_224.openai"
+    assert facts.tuned
+    assert facts.trained[0].startswith("Adapted by tether adapt with the recipe lora. Better than the base")
+    assert facts.trained[1] == "It learnt from 90 rows of birds."
+    (number,) = facts.found.numbers
+    assert (number.name, number.text, number.images) == ("recall", "66.7 %", 30)
+    assert number.interval
+    write_json(tmp_path / "report.json", report.to_dict() | {"gives": "head"})
+    assert gather_facts(str(tmp_path), digest="0").found.numbers == []
 
 
 def test_an_unfinished_run_says_so(run, tmp_path, no_peers):
