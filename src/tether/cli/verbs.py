@@ -20,6 +20,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "caption",
         "read",
         "export",
+        "push",
         "serve",
     ),
     "Papers": ("papers", "where", "reproduce", "bench", "docs"),
