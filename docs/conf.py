@@ -18,7 +18,7 @@ version = release = _version[1]
 extensions = ["myst_nb"]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
-source_suffix = {".md": "markdown", ".ipynb": "myst-nb"}
+source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 # The notebook is committed without outputs and runs while the site is built.
 nb_execution_mode = "force"
 nb_execution_in_temp = True

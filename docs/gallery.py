@@ -40,7 +40,7 @@ PAGES = {
     "datasheet": ("curate shapes --recipe curate --out curated", "curated/datasheet.html", "Data sheet", "curation"),
     "adapted": (
         "adapt run shapes --label colour --recipe probe --out head",
-        "head/adapt.html",
+        "head/report.html",
         "What adapting changed",
         "adaptation",
     ),
