@@ -46,6 +46,7 @@ check: $(VENV)/.stamp-dev
 docs: $(VENV)/.stamp-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	$(BIN)/tether docs --write
+	$(BIN)/python docs/gallery.py
 	$(BIN)/sphinx-build -W -b html docs docs/_build/html
 
 dist: $(VENV)/.stamp-use
@@ -59,4 +60,4 @@ bench: $(VENV)/.stamp-dev
 	for file in $$(grep -l -- --quick benchmarks/*.py); do echo "== $$file"; $(BIN)/python $$file --quick || exit 1; done
 
 clean:
-	rm -rf $(VENV) docs/_build build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) docs/_build docs/_gallery build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
