@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from tether.core.model_digest import encoder_digest
 from tether.data import open_source
 from tether.data.bad_rows import named_in
-from tether.evaluate.inspect.runner import digest_of
 from tether.evaluate.metric_names import SECTIONS, chance_of, describe, interval_of, keys_of, shown
 from tether.evaluate.suite import MEASURES, Measure
 from tether.evaluate.suite import evaluate as measured
@@ -142,4 +142,4 @@ def evaluate(
     said = [remark(name, rows)]
     if "text_retrieval" in measures and "text_to_text_r1" not in found:
         said.append(f"text_retrieval is left out: no row of {rows.name} has two different captions")
-    return Evaluated(name, rows.name, found, rows.version, "\n".join(filter(None, said)), bad, digest_of(encoder))
+    return Evaluated(name, rows.name, found, rows.version, "\n".join(filter(None, said)), bad, encoder_digest(encoder))
