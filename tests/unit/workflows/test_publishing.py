@@ -235,10 +235,16 @@ def run(tmp_path):
     recall |= {"text_to_image_r10_chance": 0.1, "images": 100.0, "texts": 100.0, "gap_distance": 1.0}
     (folder / "summary.json").write_text(json.dumps({"steps": 7, "skipped": 0, "seconds": 90.0} | recall))
     model = tether.load(folder)
-    from tether.evaluate.inspect.runner import digest_of
+    from tether.core.model_digest import encoder_digest
 
     section = {"name": "gap", "title": "The gap", "level": "alarm", "sentence": HOSTILE, "problem": "", "unsaid": "all"}
-    report = {"digest": digest_of(model), "pairs": "/home/ann/x.csv", "images": 40, "sections": [section], "alarms": []}
+    report = {
+        "digest": encoder_digest(model),
+        "pairs": "/home/ann/x.csv",
+        "images": 40,
+        "sections": [section],
+        "alarms": [],
+    }
     (folder / "health").mkdir()
     (folder / "health" / "inspect.json").write_text(json.dumps(report))
     (folder / "old.json").write_text(json.dumps(report | {"digest": "0" * 32}))
