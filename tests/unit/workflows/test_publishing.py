@@ -249,7 +249,7 @@ def run(tmp_path):
     (folder / "health" / "inspect.json").write_text(json.dumps(report))
     (folder / "old.json").write_text(json.dumps(report | {"digest": "0" * 32}))
     accuracy = {"zero_shot_top1": 0.2, "zero_shot_top1_low": 0.05, "zero_shot_top1_high": 0.3, "images": 30}
-    accuracy |= {"zero_shot_top1_chance": 0.1, "model": "elsewhere", "digest": digest_of(model), "limit": 30}
+    accuracy |= {"zero_shot_top1_chance": 0.1, "model": "elsewhere", "digest": encoder_digest(model), "limit": 30}
     (folder / "eval.json").write_text(json.dumps(accuracy | {"source": HOSTILE, "version": "v\n2"}))
     return folder
 
