@@ -89,10 +89,16 @@ def command(
             on_progress=lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
         )
     if json is not None:
-        told = {"rows": len(found.keys), "bad": found.bad, "suspects": found.counts(), "remarks": found.remarks}
+        told = {
+            "rows": len(found.keys),
+            "bad": found.bad,
+            "suspects": found.counts(),
+            "looked": found.looked,
+            "remarks": found.remarks,
+        }
         put_json({**told, "files": found.files}, to=json)
     if json != STDOUT:
-        counts = ", ".join(f"{count} {kind}" for kind, count in found.counts().items())
+        counts = ", ".join(f"{found.counts()[kind]} {kind}" for kind in found.looked) or "nothing was looked at"
         say(f"{len(found.keys):,} rows; suspects: {counts}")
         for one in (first for kind in found.counts() for first in found.of(kind)[:3]):
             say(f"  {one.kind}: {one.key}: {one.reason}")

@@ -66,6 +66,7 @@ class Audit:
         suspects: all of them, those of a kind together, the most suspect first.
         keys: of the n rows looked at.
         judged: what speaks for each class of each row; None where labels were not looked at.
+        looked: the kinds that were looked at; of others there is nothing to say, and a remark says why.
         remarks: what to beware of.
         files: what was written.
         bad: rows that could not be read.
@@ -74,6 +75,7 @@ class Audit:
     suspects: tuple[Suspect, ...]
     keys: tuple[str, ...]
     judged: JudgedLabels | None
+    looked: tuple[str, ...]
     remarks: tuple[str, ...]
     files: tuple[Path, ...]
     bad: int
@@ -83,7 +85,7 @@ class Audit:
         return tuple(one for one in self.suspects if one.kind == kind)
 
     def counts(self) -> dict[str, int]:
-        """How many there are of each kind."""
+        """How many there are of each kind; 0 of those not ``looked`` at, too."""
         return {kind: len(self.of(kind)) for kind in KINDS}
 
 
@@ -181,7 +183,7 @@ def audit(
     with locked(out, purpose="tether audit"):
         subject = seen(rows, column=label, what="embedding the rows")
         beside = None if other is None else seen(other, column=None, what="embedding the other part")
-        suspects, judged, remarks = _found(
+        suspects, judged, looked, remarks = _found(
             encoder, subject, beside, rows, label=label, names=names, wanted=wanted, seed=seed, tell=tell
         )
         kept = [one for kind in KINDS for one in [each for each in suspects if each.kind == kind][:most]]
@@ -196,12 +198,13 @@ def audit(
             beside,
             rows,
             judged,
+            looked,
             remarks,
             label_studio=label_studio,
             fiftyone=fiftyone,
             raw_csv=raw_csv,
         )
-    return Audit(tuple(kept), subject.seen.keys, judged, tuple(remarks), files, subject.bad)
+    return Audit(tuple(kept), subject.seen.keys, judged, looked, tuple(remarks), files, subject.bad)
 
 
 def _found(
@@ -215,7 +218,7 @@ def _found(
     wanted: Sequence[str],
     seed: int,
     tell: Callable[[str, int, int | None], None],
-) -> tuple[list[Suspect], JudgedLabels | None, list[str]]:
+) -> tuple[list[Suspect], JudgedLabels | None, tuple[str, ...], list[str]]:
     keys, words = subject.seen.keys, subject.seen.labels
     remarks: list[str] = []
     if len(keys) < 2:
@@ -231,7 +234,7 @@ def _found(
     near = neighbours(subject.image, k=NEAREST, groups=own)
     found: list[Suspect] = []
     judged = None
-    texts = ""
+    texts, compared = "", False
     if "label" in wanted and words:
         classes, numbers = numbered(words, keys=keys, names=names, where=f"{source.name}: {label or LABEL}")
         checked_labels(numbers, classes=classes)
@@ -255,6 +258,7 @@ def _found(
         if apart < FIT:
             texts = f"the model is no judge of these captions: a typical pair beats {apart:.0%} of the wrong ones"
         else:
+            compared = True
             scale = float(encoder.logit_scale.detach())
             found += caption_suspects(subject.pairing, subject.points, keys=keys, scale=scale)
     elif "caption" in wanted:
@@ -270,7 +274,8 @@ def _found(
         found += copy_suspects(groups, keys=every, labels=both, own=len(keys), against=called)
     if "outlier" in wanted:
         found += outlier_suspects(near, keys=keys, labels=words)
-    return found, judged, remarks
+    done = {"label": judged is not None, "caption": compared, "copy": "copy" in wanted, "outlier": "outlier" in wanted}
+    return found, judged, tuple(kind for kind in KINDS if done[kind]), remarks
 
 
 def numbered(
@@ -340,6 +345,7 @@ def _write(
     beside: Subject | None,
     source: Source,
     judged: JudgedLabels | None,
+    looked: Sequence[str],
     remarks: Sequence[str],
     *,
     label_studio: bool,
@@ -375,6 +381,7 @@ def _write(
         "rows": len(subject.seen.keys),
         "bad": subject.bad,
         "classes": list(classes),
+        "looked": list(looked),
         "remarks": list(remarks),
         "suspects": [{name: value for name, value in asdict(one).items() if name != "near"} for one in suspects],
     }

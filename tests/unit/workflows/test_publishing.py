@@ -18,7 +18,6 @@ from dual_encoders import write_dual_encoder
 from families import PLAIN, open_clip_tower
 from tether.core.atomic_io import write_json
 from tether.core.errors import InputError, MissingExtraError
-from tether.core.model_digest import encoder_digest
 from tether.evaluate.adaptation.figures import hits_figure
 from tether.evaluate.adaptation.report import AdaptReport, Costs, Frozen
 from tether.models import create
@@ -235,14 +234,22 @@ def run(tmp_path):
     recall = {"text_to_image_r10": 0.5, "text_to_image_r10_low": 0.4, "text_to_image_r10_high": 0.6}
     recall |= {"text_to_image_r10_chance": 0.1, "images": 100.0, "texts": 100.0, "gap_distance": 1.0}
     (folder / "summary.json").write_text(json.dumps({"steps": 7, "skipped": 0, "seconds": 90.0} | recall))
-    digest = encoder_digest(tether.load(folder))
+    model = tether.load(folder)
+    from tether.core.model_digest import encoder_digest
+
     section = {"name": "gap", "title": "The gap", "level": "alarm", "sentence": HOSTILE, "problem": "", "unsaid": "all"}
-    report = {"digest": digest, "pairs": "/home/ann/x.csv", "images": 40, "sections": [section], "alarms": []}
+    report = {
+        "digest": encoder_digest(model),
+        "pairs": "/home/ann/x.csv",
+        "images": 40,
+        "sections": [section],
+        "alarms": [],
+    }
     (folder / "health").mkdir()
     (folder / "health" / "inspect.json").write_text(json.dumps(report))
     (folder / "old.json").write_text(json.dumps(report | {"digest": "0" * 32}))
     accuracy = {"zero_shot_top1": 0.2, "zero_shot_top1_low": 0.05, "zero_shot_top1_high": 0.3, "images": 30}
-    accuracy |= {"zero_shot_top1_chance": 0.1, "model": "elsewhere", "digest": digest, "limit": 30}
+    accuracy |= {"zero_shot_top1_chance": 0.1, "model": "elsewhere", "digest": encoder_digest(model), "limit": 30}
     (folder / "eval.json").write_text(json.dumps(accuracy | {"source": HOSTILE, "version": "v\n2"}))
     return folder
 
