@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from torch import nn
+
+from tether.core.model_digest import model_digest
 from tether.data import open_source
 from tether.data.bad_rows import named_in
-from tether.evaluate.inspect.runner import digest_of
 from tether.evaluate.metric_names import SECTIONS, chance_of, describe, interval_of, keys_of, shown
 from tether.evaluate.suite import MEASURES, Measure
 from tether.evaluate.suite import evaluate as measured
@@ -30,7 +32,7 @@ class Evaluated:
         version: of the source.
         remark: that the model learnt from this source, or that it has no text pair; or the empty string.
         bad: rows that ``bad_rows`` names.
-        digest: of the model's weights.
+        digest: of the model's weights; empty for a model that shows none.
     """
 
     model: str
@@ -140,6 +142,7 @@ def evaluate(
     )
     bad = 0 if bad_rows is None else len(named_in(bad_rows))
     said = [remark(name, rows)]
+    digest = model_digest(encoder) if isinstance(encoder, nn.Module) else ""
     if "text_retrieval" in measures and "text_to_text_r1" not in found:
         said.append(f"text_retrieval is left out: no row of {rows.name} has two different captions")
-    return Evaluated(name, rows.name, found, rows.version, "\n".join(filter(None, said)), bad, digest_of(encoder))
+    return Evaluated(name, rows.name, found, rows.version, "\n".join(filter(None, said)), bad, digest)

@@ -14,7 +14,7 @@ from torch import nn
 
 from tether.core.atomic_io import atomic_folder, local, write_json, write_text
 from tether.core.errors import InputError, WriteError
-from tether.evaluate.inspect.runner import digest_of
+from tether.core.model_digest import model_digest
 from tether.workflows.models import Model, opened
 from tether.workflows.publishing.card import CARD, model_card
 from tether.workflows.publishing.facts import gather_facts
@@ -135,7 +135,7 @@ def push(
     seen = None if hub is None else hub.look()
     encoder, name = opened(model, device=device)
     given = str(model) if isinstance(model, (str, Path)) else ""
-    digest = digest_of(encoder)
+    digest = model_digest(cast(nn.Module, encoder))
     facts = gather_facts(given, digest=digest, results=results, datasheet=datasheet, base_model=base_model)
     with _folder(kept) as folder:
         tried = write_layouts(cast(nn.Module, encoder), folder, repo=repo_id)
