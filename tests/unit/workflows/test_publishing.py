@@ -235,7 +235,7 @@ def run(tmp_path):
     recall |= {"text_to_image_r10_chance": 0.1, "images": 100.0, "texts": 100.0, "gap_distance": 1.0}
     (folder / "summary.json").write_text(json.dumps({"steps": 7, "skipped": 0, "seconds": 90.0} | recall))
     model = tether.load(folder)
-    from tether.evaluate.inspect.runner import digest_of
+    from tether.core.model_digest import encoder_digest as digest_of
 
     section = {"name": "gap", "title": "The gap", "level": "alarm", "sentence": HOSTILE, "problem": "", "unsaid": "all"}
     report = {"digest": digest_of(model), "pairs": "/home/ann/x.csv", "images": 40, "sections": [section], "alarms": []}
@@ -369,6 +369,31 @@ def test_a_model_as_it_is_names_where_it_is_from(model, base, tuned):
     assert gather_facts(model, digest="0", base_model="a/b").base == "a/b"
 
 
+@pytest.mark.parametrize("name", ["hf:/home/ann/secret/model", "hf:../x", "hf:a\n---\nlicense: mit", "hf:runs/mine"])
+def test_a_folder_of_this_machine_is_no_base_on_the_hub(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.yaml").write_text(json.dumps({"model": {"load": name}}))
+    facts = gather_facts(str(tmp_path / "mine"), digest="0")
+    assert facts.base == ""
+    assert "/home" not in facts.base_said
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "message"),
+    [
+        ("config.yaml", {"steps": "many"}, "config.yaml: steps: expected int or null, got 'many'"),
+        ("environment.json", {"accelerators": 5}, "environment.json: accelerators: expected a list, got 5"),
+    ],
+)
+def test_odd_files_of_a_run_are_named(run, file, values, message):
+    (run / file).write_text(json.dumps(values))
+    (run / "summary.json").unlink()
+    with pytest.raises(InputError, match=re.escape(message)):
+        gather_facts(str(run), digest="0")
+
+
 def test_the_extra_is_named_where_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     given = {"opened": [], "licence": licence("mit"), "name": "x"}
@@ -420,4 +445,10 @@ def test_places_lose_what_belongs_to_a_machine(text, shown):
 
 def test_settings_lose_secrets_and_what_is_empty():
     given = {"keywords": "each", "token": "x", "aws_secret": 1, "storage_options": {"key": 1}, "stages": [], "a": None}
-    assert settings(given) == {"keywords": "each", "token": HIDDEN, "aws_secret": HIDDEN, "storage_options": HIDDEN}
+    given |= {"accessToken": "x", "clientSecret": "x", "sshKeyFile": "x"}
+    assert settings(given) == {
+        "keywords": "each",
+        "token": HIDDEN,
+        "aws_secret": HIDDEN,
+        "storage_options": HIDDEN,
+    } | dict.fromkeys(("accessToken", "clientSecret", "sshKeyFile"), HIDDEN)
