@@ -133,6 +133,24 @@ def test_copies_of_the_other_part_are_named(audited: Callable[..., Any], place: 
     assert not (tmp_path / "out" / "labels.csv").exists()
 
 
+@pytest.mark.parametrize("name", ["suspects.csv", "labels.csv", "audit.json", "fiftyone/notes.txt"])
+def test_files_of_others_in_the_folder_stay(audited: Callable[..., Any], tmp_path: Path, name: str) -> None:
+    file = tmp_path / "out" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("by hand")
+    assert f"{name.partition('/')[0]} is there already and is no audit's" in audited("labels.csv", code=2).err
+    assert file.read_text() == "by hand"
+
+
+def test_the_source_is_never_written_over(place: Path, call: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()  # as in the folder of an audit
+    file = tmp_path / "labels.csv"
+    file.write_bytes((place / "labels.csv").read_bytes())
+    said = call("audit", file, "--model", place / "model", "--out", tmp_path, code=2)
+    assert "is SOURCE, too" in said.err
+    assert file.read_bytes() == (place / "labels.csv").read_bytes()
+
+
 def test_text_from_data_is_escaped(audited: Callable[..., Any], tmp_path: Path) -> None:
     audited("nasty.csv", "--look", "label")
     page = (tmp_path / "out" / "audit.html").read_text()

@@ -54,15 +54,11 @@ def command(
 
     from tether.cli.screen import bars
     from tether.core.errors import InputError
-    from tether.workflows.audit import NUMBERS, PAGE, Look, audit
+    from tether.workflows.audit import TABLES, Look, audit
 
-    check_outputs(
-        {"--json": json},
-        existing=existing,
-        inputs={"SOURCE": source, "--against": against, "--classes": classes, "--out": out},
-    )
-    if existing == "refuse" and (out / PAGE).exists() and not (out / NUMBERS).exists():
-        raise InputError(f"--out: {out / PAGE} is no audit's; give a new folder")
+    inputs = {"SOURCE": source, "--against": against, "--classes": classes}
+    check_outputs({"--json": json}, existing=existing, inputs=inputs | {"--out": out})
+    check_outputs({f"--out ({name})": out / name for name in TABLES}, existing="replace", inputs=inputs)
     if odd := [one for one in look or () if one not in get_args(Look)]:
         raise InputError(f"--look: expected {', '.join(get_args(Look))}, got {odd[0]!r}")
     with bars() as bar:

@@ -55,6 +55,8 @@ LEAST_PAIRS = 20
 TRUSTED = 0.6
 """Share of labels told as given below which it is said that the judge is weak."""
 PAGE, NUMBERS, SUSPECTS, SCORES, KEPT = "audit.html", "audit.json", "suspects.csv", "labels.csv", "kept"
+TABLES, FOLDERS = (PAGE, NUMBERS, SUSPECTS, SCORES), ("label-studio", "fiftyone")
+"""What an audit writes in its folder, and replaces there."""
 _SIDE = 256
 
 
@@ -140,8 +142,9 @@ def audit(
         on_progress: called with what is done, how much, and of how much.
 
     Raises:
-        InputError: no label where one was asked for, one out of range, one class, fewer than two rows of a class, or
-            embeddings that are not finite; row, column and what was expected are named.
+        InputError: no label where one was asked for, one out of range, one class, fewer than two rows of a class,
+            embeddings that are not finite, or a folder with other files of those names; row, column and what was
+            expected are named.
 
     Example:
         >>> import tempfile, tether
@@ -153,6 +156,7 @@ def audit(
         (60, ['caption', 'copy', 'label', 'outlier'])
     """
     out = Path(out)
+    _check_folder(out)
     wanted = tuple(LOOKS if look is None else look)
     names = None if classes is None else classes_of(classes if isinstance(classes, (str, Path)) else list(classes))
     rows, other = (
@@ -205,6 +209,13 @@ def audit(
             raw_csv=raw_csv,
         )
     return Audit(tuple(kept), subject.seen.keys, judged, looked, tuple(remarks), files, subject.bad)
+
+
+def _check_folder(out: Path) -> None:
+    """Refuse a folder with files of the names that an audit replaces, unless an audit was there before."""
+    taken = [name for name in (*TABLES, *FOLDERS) if (out / name).exists()]
+    if taken and not (out / KEPT).is_dir():
+        raise InputError(f"out: {out / taken[0]} is there already and is no audit's; give a new folder")
 
 
 def _found(
@@ -389,10 +400,10 @@ def _write(
     sides = [subject, *([] if beside is None else [beside])]
     write_text(out / PAGE, render(told, suspects, images=uris, thumbnails=_thumbnails(sides)))
     if label_studio:
-        files += write_tasks(out / "label-studio", suspects, images=uris, classes=classes)
+        files += write_tasks(out / FOLDERS[0], suspects, images=uris, classes=classes)
     if fiftyone and images:
         files.append(
-            write_dataset(out / "fiftyone", suspects, images=images, name=f"audit {source.name}", classes=classes)
+            write_dataset(out / FOLDERS[1], suspects, images=images, name=f"audit {source.name}", classes=classes)
         )
     return tuple(files)
 
