@@ -28,7 +28,7 @@ from tether.workflows.publishing.facts import gather_facts
 from tether.workflows.publishing.hub import HubRepository, PushTarget, check_target
 from tether.workflows.publishing.layouts import write_layouts
 from tether.workflows.publishing.licences import LICENCES, licence
-from tether.workflows.publishing.shown import HIDDEN, place, settings
+from tether.workflows.publishing.redacted import HIDDEN, place, settings
 
 hub = pytest.importorskip("huggingface_hub")
 TEXTS = ["a cat", "two dogs"]
