@@ -51,7 +51,7 @@ PAGES = {
         "ranking",
     ),
     "masks": (_MASKS, "masks.html", "Masks from words", "segmentation"),
-    "defects": ("detect few --good good --model run --out defects", "defects/detect.html", "Defects", "defects"),
+    "defects": ("detect few --good good --model run --out defects", "defects/index.html", "Defects", "defects"),
 }
 
 
