@@ -38,7 +38,7 @@ import tether
 from tether.core.types import Batch, Loss
 from tether.data import open_source
 from tether.data.loader import Loader
-from tether.evaluate.suite import evaluate
+from tether.evaluate.measures import evaluate
 from tether.train import load_config, train
 from tether.train import trainer as trainer_module
 from tether.train.rollback import DivergedError

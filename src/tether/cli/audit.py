@@ -50,17 +50,18 @@ def command(
       tether audit photos/ --label label --out audit
       tether audit test/ --against train/ --model runs/mine --label-studio --out audit
     """
-    from typing import cast, get_args
+    from typing import cast
 
     from tether.cli.screen import bars
     from tether.core.errors import InputError
-    from tether.workflows.audit import TABLES, Look, audit
+    from tether.data.review import KINDS, SuspectKind
+    from tether.workflows.audit import TABLES, audit
 
     inputs = {"SOURCE": source, "--against": against, "--classes": classes}
     check_outputs({"--json": json}, existing=existing, inputs=inputs | {"--out": out})
     check_outputs({f"--out ({name})": out / name for name in TABLES}, existing="replace", inputs=inputs)
-    if odd := [one for one in look or () if one not in get_args(Look)]:
-        raise InputError(f"--look: expected {', '.join(get_args(Look))}, got {odd[0]!r}")
+    if odd := [one for one in look or () if one not in KINDS]:
+        raise InputError(f"--look: expected {', '.join(KINDS)}, got {odd[0]!r}")
     with bars() as bar:
         task = bar.add_task("loading the model", total=None)
         found = audit(
@@ -70,7 +71,7 @@ def command(
             classes=classes,
             model=model,
             against=against,
-            look=cast(list[Look], look) or None,
+            look=cast(list[SuspectKind], look) or None,
             most=most,
             limit=limit,
             label_studio=label_studio,

@@ -109,7 +109,7 @@ def command(
             else "--out is for --suite FOLDER; numbers of one source go to --json FILE.json"
         )
     from tether.cli.screen import bar
-    from tether.evaluate.suite import MEASURES
+    from tether.evaluate.measures import MEASURES
     from tether.workflows.evaluate import evaluate
 
     bad_rows = log_beside(Path("eval" if json in (None, STDOUT) else str(json)))

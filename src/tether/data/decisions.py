@@ -11,7 +11,7 @@ from typing import cast
 from tether.core.atomic_io import csv_file, read_text
 from tether.core.errors import InputError
 from tether.core.printable import quoted, unguarded
-from tether.data.decision import Choice, Decision
+from tether.data.review import Choice, Decision
 
 COLUMNS = ("key", "kind", "decision", "given", "new")
 _SHOWN = 3

@@ -6,11 +6,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tether.evaluate.measures import evaluate as evaluate
     from tether.evaluate.metric import RetrievalRecall as RetrievalRecall
     from tether.evaluate.retrieval import recall_at_k as recall_at_k
-    from tether.evaluate.suite import evaluate as evaluate
 
-_LAZY = {"RetrievalRecall": "metric", "evaluate": "suite", "recall_at_k": "retrieval"}
+_LAZY = {"RetrievalRecall": "metric", "evaluate": "measures", "recall_at_k": "retrieval"}
 
 __all__ = ["RetrievalRecall", "evaluate", "recall_at_k"]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from jaxtyping import Float
 
@@ -10,6 +12,20 @@ from tether.core.ranges import Count, Inner, checked
 
 _MOST_DRAWS = 200_000_000  # above this many drawn rows the number of resamples is lowered, down to _LEAST
 _LEAST = 100
+
+
+@checked
+def draws(rows: Count, *, resamples: int, seed: int = 0) -> Iterator[Float[np.ndarray, " n"]]:
+    """How often each row is drawn, draw by draw; one seed gives every model and number the same draws.
+
+    Args:
+        rows: images.
+        resamples: draws of as many rows with replacement; fewer, but not under 100, where they would take long.
+        seed: of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    for _ in range(min(resamples, max(_LEAST, _MOST_DRAWS // rows))):
+        yield np.bincount(rng.integers(0, rows, rows), minlength=rows).astype(np.float64)
 
 
 @checked
@@ -34,13 +50,9 @@ def interval(
     """
     if sums.ndim != 2 or sums.shape != counts.shape or not len(sums):
         raise InputError(f"bootstrap: expected equal (n, c) arrays with n > 0, got {sums.shape} and {counts.shape}")
-    n = len(sums)
-    resamples = min(resamples, max(_LEAST, _MOST_DRAWS // n))
-    rng = np.random.default_rng(seed)
-    means = np.empty((resamples, sums.shape[1]))
-    for row in range(resamples):
-        weight = np.bincount(rng.integers(0, n, n), minlength=n)
+    means = []
+    for weight in draws(len(sums), resamples=resamples, seed=seed):
         total = weight @ counts
-        means[row] = np.divide(weight @ sums, total, out=np.full(len(total), np.nan), where=total > 0)
+        means.append(np.divide(weight @ sums, total, out=np.full(len(total), np.nan), where=total > 0))
     tail = (1 - level) / 2
     return np.nanquantile(means, [tail, 1 - tail], axis=0).T

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import cast
 
 import numpy as np
 import torch
@@ -20,12 +20,11 @@ from tether.core.model_digest import encoder_digest
 from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import Count, Whole, checked
 from tether.data import open_source
-from tether.data.decision import KINDS
 from tether.data.exchange.fiftyone import write_dataset
 from tether.data.exchange.label_studio import write_tasks
-from tether.data.exchange.suspect import Suspect
 from tether.data.features.selection import source_digest
 from tether.data.labelled import sorted_names
+from tether.data.review import KINDS, Suspect, SuspectKind
 from tether.evaluate.audit.confident import checked_labels
 from tether.evaluate.audit.judges import NEAREST, neighbours, out_of_fold
 from tether.evaluate.audit.page import render
@@ -47,8 +46,6 @@ from tether.tasks.classify.zero_shot import class_weights
 from tether.tasks.retrieve.vectors import make_thumbnail
 from tether.workflows.models import Data, Model, opened
 
-Look = Literal["label", "caption", "copy", "outlier"]
-LOOKS: tuple[Look, ...] = get_args(Look)
 MOST = 200
 LIMIT = 50_000
 LEAST_PAIRS = 20
@@ -100,7 +97,7 @@ def audit(
     classes: str | Path | Sequence[str] | None = None,
     model: Model = "starter",
     against: Data | None = None,
-    look: Sequence[Look] | None = None,
+    look: Sequence[SuspectKind] | None = None,
     most: Count = MOST,
     limit: Count = LIMIT,
     label_studio: bool = False,
@@ -117,8 +114,8 @@ def audit(
     """Find what is likely wrong in a set of images with labels or captions, and write a page to go through it.
 
     Labels are judged by a probe on embeddings that did not learn the row, by the nearest images and, where the model
-    can say it, by the names of the classes; captions by what the same caption and image get with others. Embeddings are
-    kept in ``out``, so a stopped audit goes on.
+    can say it, by the names of the classes. A caption is suspect where other captions fit its image better, and other
+    images fit it better. Embeddings are kept in ``out``, so a stopped audit goes on.
 
     Args:
         source: what ``data.open_source`` takes.
@@ -157,7 +154,7 @@ def audit(
     """
     out = Path(out)
     _check_folder(out)
-    wanted = tuple(LOOKS if look is None else look)
+    wanted = tuple(KINDS if look is None else look)
     names = None if classes is None else classes_of(classes if isinstance(classes, (str, Path)) else list(classes))
     rows, other = (
         open_source(source, where="SOURCE"),
@@ -245,7 +242,7 @@ def _found(
     near = neighbours(subject.image, k=NEAREST, groups=own)
     found: list[Suspect] = []
     judged = None
-    texts, compared = "", False
+    compared = False
     if "label" in wanted and words:
         classes, numbers = numbered(words, keys=keys, names=names, where=f"{source.name}: {label or LABEL}")
         checked_labels(numbers, classes=classes)
@@ -267,16 +264,17 @@ def _found(
         tell("comparing captions", 0, None)
         apart = float(subject.pairing.told_apart.median())
         if apart < FIT:
-            texts = f"the model is no judge of these captions: a typical pair beats {apart:.0%} of the wrong ones"
+            remarks.append(
+                f"the model is no judge of these captions: a typical pair beats {apart:.0%} of the wrong ones"
+            )
         else:
             compared = True
             scale = float(encoder.logit_scale.detach())
             found += caption_suspects(subject.pairing, subject.points, keys=keys, scale=scale)
     elif "caption" in wanted:
-        texts = (
+        remarks.append(
             f"captions were not looked at: {asked} images have one; {LEAST_PAIRS} are needed, and two different ones"
         )
-    remarks += [texts] if texts else []
     if "copy" in wanted:
         theirs = () if beside is None else beside.seen.labels or ("",) * len(beside.seen.keys)
         every = (*keys, *(() if beside is None else beside.seen.keys))

@@ -10,9 +10,9 @@ from pathlib import Path
 from tether.core.model_digest import encoder_digest
 from tether.data import open_source
 from tether.data.bad_rows import named_in
+from tether.evaluate.measures import MEASURES, Measure
+from tether.evaluate.measures import evaluate as measured
 from tether.evaluate.metric_names import SECTIONS, chance_of, describe, interval_of, keys_of, shown
-from tether.evaluate.suite import MEASURES, Measure
-from tether.evaluate.suite import evaluate as measured
 from tether.models.long_texts import LongTexts
 from tether.models.narrow import narrowed
 from tether.workflows.learnt import remark

@@ -21,9 +21,7 @@ from tether.workflows.publishing.facts import gather_facts
 from tether.workflows.publishing.hub import HubRepository, PushTarget, check_target
 from tether.workflows.publishing.layouts import Opened, write_layouts
 from tether.workflows.publishing.licences import licence
-
-PARITY = "parity.json"
-"""Who opens the folder, and how far their embeddings lie from ours."""
+from tether.workflows.publishing.parity import PARITY
 
 
 @dataclass(frozen=True)
@@ -146,7 +144,7 @@ def push(
         commit = ""
         if hub is not None and seen is not None:
             said = message or f"{title}{f' {tag}' if tag else ''}, by Tether"
-            commit, _ = hub.push(folder, seen, message=said)
+            commit = hub.push(folder, seen, message=said)
     return Pushed(kept, repo_id, commit, tag or "", tuple(tried), len(facts.found.numbers))
 
 

@@ -6,8 +6,9 @@ import contextlib
 import hashlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -30,15 +31,15 @@ from tether.evaluate.suites import (
     choose,
     classify,
     compare,
-    find_texts,
     multilabel,
     probe,
+    retrieval,
     see,
 )
-from tether.evaluate.suites.classify import class_points, moved_names
 from tether.evaluate.suites.compare import headlines
-from tether.evaluate.suites.measured import from_plain, to_plain
+from tether.evaluate.suites.number import from_plain, to_plain
 from tether.evaluate.suites.radar import SIDE, radar
+from tether.evaluate.suites.zero_shot import class_points, moved_names
 from tether.models.long_texts import CutNotice
 from tether.tasks.classify.prompts import SLOT
 from tether.workflows.models import Model, OnStage, opened
@@ -187,7 +188,8 @@ def suite(
         measures: which to take of the sets that allow them: ``zero_shot``, ``retrieval``, ``choice`` (between captions)
             and ``linear_probe``, which needs ``train/``.
         out: folder for ``suite.json``, ``suite.html`` and the numbers of each pair of model and set, which another call
-            takes from there if model, set and settings are the same; None keeps nothing.
+            takes from there if weights, set and settings are the same (of a model that is no ``nn.Module`` never);
+            None keeps nothing.
         templates: prompts with ``{}`` for the class name, in place of the sets' own.
         batch_size: rows in one forward.
         bootstrap: draws of images for the 95 % intervals; 0 leaves them out.
@@ -233,13 +235,13 @@ def suite(
     with contextlib.nullcontext() if store is None else locked(store, purpose="tether eval --suite"):
         for one, name in zip(given, names, strict=True):
             encoder, _ = opened(one, device=device, random_weights=random_weights)
-            digest = model_digest(encoder) if isinstance(encoder, nn.Module) else ""
+            digest = model_digest(encoder) if isinstance(encoder, nn.Module) else None
             for dataset in sets:
                 key = {"format": _FORMAT, "model": digest, "set": dataset.version} | settings
                 file = None if store is None else store / NUMBERS / _file_name(name, dataset.name)
-                kept = None if file is None else _kept(file, key=key)
+                kept = None if file is None or digest is None else _kept(file, key=key)
                 if kept is None:
-                    stage = _Stage(on_stage, f"{name} on {dataset.name}")
+                    stage = None if on_stage is None else partial(on_stage, f"{name} on {dataset.name}")
                     kept = _measure(encoder, dataset, measures, templates, batch_size, workers, bootstrap, seed, stage)
                     fresh += 1
                     if file is not None:
@@ -258,16 +260,6 @@ def suite(
     return result
 
 
-@dataclass(frozen=True)
-class _Stage:
-    on_stage: OnStage | None
-    name: str
-
-    def __call__(self, done: int, total: int | None) -> None:
-        if self.on_stage is not None:
-            self.on_stage(self.name, done, total)
-
-
 def _measure(
     model: DualEncoder,
     of: SuiteSet,
@@ -277,17 +269,17 @@ def _measure(
     workers: int,
     resamples: int,
     seed: int,
-    stage: _Stage,
+    on_progress: Callable[[int, int | None], None] | None,
 ) -> tuple[dict[str, SuiteNumber], list[str]]:
     """The numbers of one model on one set, and what must be known of them."""
-    reading = {"batch_size": batch_size, "workers": workers, "on_progress": stage}
+    reading = {"batch_size": batch_size, "workers": workers, "on_progress": on_progress}
     notice = CutNotice(model)
     notes: list[str] = []
     with notice.watching():
         if isinstance(of, ChoiceSet):
             found = choose(model, of, see(model, of, **reading), batch_size=batch_size, resamples=resamples, seed=seed)
         elif of.kind == "retrieval":
-            found = find_texts(
+            found = retrieval(
                 model, see(model, of.source("test"), **reading), batch_size=batch_size, resamples=resamples, seed=seed
             )
         else:

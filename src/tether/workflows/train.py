@@ -22,8 +22,8 @@ from tether.data.words import count_words
 from tether.evaluate import evaluate
 from tether.evaluate.embeddings import embed_source
 from tether.evaluate.meaning import Meaning, depth_for, read_meaning, recall_of
-from tether.evaluate.suite import check_measurable
-from tether.evaluate.suite import measure as measures_of
+from tether.evaluate.measures import check_measurable
+from tether.evaluate.measures import measure as measures_of
 from tether.models.load import load
 from tether.models.tokenizer import TextCutWarning
 from tether.train.claim import check_free

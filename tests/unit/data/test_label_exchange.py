@@ -13,7 +13,7 @@ from tether.core.errors import InputError
 from tether.data.decisions import Decision, read_decisions
 from tether.data.exchange.fiftyone import write_dataset
 from tether.data.exchange.label_studio import interface, write_tasks
-from tether.data.exchange.suspect import Suspect
+from tether.data.review import Suspect
 
 SUSPECTS = [
     Suspect("label", "a.png", "dog", 'cat & "<mouse>"', 0.9, "Its 10 nearest images are all cats.", 0, (1, 2)),

@@ -15,9 +15,9 @@ from tether.evaluate.clip_score import clip_score
 from tether.evaluate.embeddings import Embedded, embed_source
 from tether.evaluate.inspect.pairing import beaten, pair_up
 from tether.evaluate.inspect.runner import inspect_model
+from tether.evaluate.measures import measure
 from tether.evaluate.report import galleries
 from tether.evaluate.retrieval import ranks
-from tether.evaluate.suite import measure
 from tether.evaluate.zero_shot import logits
 from tether.models import create
 from tether.tasks.classify.zero_shot import ZeroShotClassifier, class_weights, weights_of_prompts

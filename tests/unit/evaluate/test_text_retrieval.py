@@ -9,8 +9,8 @@ from torch.nn.functional import normalize
 import tether
 from tether.core.errors import InputError
 from tether.data import open_source
+from tether.evaluate.measures import evaluate
 from tether.evaluate.metric_names import describe
-from tether.evaluate.suite import evaluate
 from tether.evaluate.text_retrieval import bag_of_words_ranks, text_chance, text_ranks
 from tether.models.presets import create
 

@@ -18,17 +18,18 @@ from dual_encoders import write_dual_encoder
 from families import PLAIN, open_clip_tower
 from tether.core.atomic_io import write_json
 from tether.core.errors import InputError, MissingExtraError
+from tether.core.model_digest import encoder_digest
 from tether.evaluate.adaptation.figures import hits_figure
 from tether.evaluate.adaptation.report import AdaptReport, Costs, Frozen
 from tether.models import create
 from tether.models.upcycle import upcycle
-from tether.workflows.publishing import peers
 from tether.workflows.publishing.card import card_data
 from tether.workflows.publishing.facts import gather_facts
 from tether.workflows.publishing.hub import HubRepository, PushTarget, check_target
 from tether.workflows.publishing.layouts import write_layouts
 from tether.workflows.publishing.licences import LICENCES, licence
-from tether.workflows.publishing.shown import HIDDEN, place, settings
+from tether.workflows.publishing.parity import OPENERS, PeerRows
+from tether.workflows.publishing.redacted import HIDDEN, place, settings
 
 hub = pytest.importorskip("huggingface_hub")
 TEXTS = ["a cat", "two dogs"]
@@ -118,7 +119,7 @@ def test_who_opens_a_folder_is_found_by_trying(published):
     assert ("config.json" in files) == ("transformers" in able)
     assert not [name for name in files if name.startswith(".")]
     parity = json.loads((made.folder / "parity.json").read_text())
-    assert [one["library"] for one in parity["opened"]] == ["Tether", *peers.OPENERS]
+    assert [one["library"] for one in parity["opened"]] == ["Tether", *OPENERS]
 
 
 @torch.inference_mode()
@@ -195,7 +196,7 @@ def test_a_peer_that_fails_takes_its_layout_along(tmp_path, monkeypatch):
         raise KeyError("hidden <size>")
 
     for name in ("open_clip", "transformers", "sentence-transformers"):
-        monkeypatch.setitem(peers.OPENERS, name, (lambda: "9", fails))
+        monkeypatch.setitem(OPENERS, name, (lambda: "9", fails))
     found = write_layouts(create("tiny", seed=1).eval(), tmp_path, repo=None)
     assert [one.opens for one in found] == [True, False, False, False]
     assert "it fails to open the folder: KeyError" in found[1].why
@@ -235,11 +236,10 @@ def run(tmp_path):
     recall |= {"text_to_image_r10_chance": 0.1, "images": 100.0, "texts": 100.0, "gap_distance": 1.0}
     (folder / "summary.json").write_text(json.dumps({"steps": 7, "skipped": 0, "seconds": 90.0} | recall))
     model = tether.load(folder)
-    from tether.core.model_digest import encoder_digest
-
+    digest = encoder_digest(model)
     section = {"name": "gap", "title": "The gap", "level": "alarm", "sentence": HOSTILE, "problem": "", "unsaid": "all"}
     report = {
-        "digest": encoder_digest(model),
+        "digest": digest,
         "pairs": "/home/ann/x.csv",
         "images": 40,
         "sections": [section],
@@ -249,7 +249,7 @@ def run(tmp_path):
     (folder / "health" / "inspect.json").write_text(json.dumps(report))
     (folder / "old.json").write_text(json.dumps(report | {"digest": "0" * 32}))
     accuracy = {"zero_shot_top1": 0.2, "zero_shot_top1_low": 0.05, "zero_shot_top1_high": 0.3, "images": 30}
-    accuracy |= {"zero_shot_top1_chance": 0.1, "model": "elsewhere", "digest": encoder_digest(model), "limit": 30}
+    accuracy |= {"zero_shot_top1_chance": 0.1, "model": "elsewhere", "digest": digest, "limit": 30}
     (folder / "eval.json").write_text(json.dumps(accuracy | {"source": HOSTILE, "version": "v\n2"}))
     return folder
 
@@ -259,10 +259,10 @@ def no_peers(monkeypatch):
     """Peers have tests of their own above."""
 
     def odd(folder, given):
-        return peers.PeerRows(*[torch.full((1, 1), float("nan"))] * 3)
+        return PeerRows(*[torch.full((1, 1), float("nan"))] * 3)
 
     for name in ("open_clip", "transformers", "sentence-transformers"):
-        monkeypatch.setitem(peers.OPENERS, name, (lambda: "9", odd))
+        monkeypatch.setitem(OPENERS, name, (lambda: "9", odd))
 
 
 def test_a_card_tells_the_facts_of_a_run(run, tmp_path, no_peers):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from html.parser import HTMLParser
 
 import numpy as np
@@ -14,9 +15,10 @@ import tiny_suites
 from tether.core.errors import InputError
 from tether.core.geometry import COSINE
 from tether.core.types import Row
+from tether.evaluate.bootstrap import draws
+from tether.evaluate.holm import holm
 from tether.evaluate.suites import SeenSet, SuiteNumber, classify, compare
-from tether.evaluate.suites.classify import moved_names
-from tether.evaluate.suites.compare import holm
+from tether.evaluate.suites.zero_shot import moved_names
 from tether.models import create
 from tether.models.save import save
 from tether.workflows.suite import suite
@@ -62,6 +64,34 @@ def test_another_order_of_names_is_measured_anew(place, tmp_path):
     assert suite(str(place / "m0"), folder, out=tmp_path / "out", bootstrap=0).fresh == 1
     (folder / "classnames.txt").write_text("\n".join(reversed(tiny_suites.COLOURS)))
     assert suite(str(place / "m0"), folder, out=tmp_path / "out", bootstrap=0).fresh == 1
+
+
+def test_draws_of_many_images_are_not_all_held():
+    tracemalloc.start()
+    try:
+        total = sum(weights.sum() for weights in draws(100_000, resamples=100))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert total == 100 * 100_000
+    assert peak < 10_000_000  # a hundred draws of 100,000 numbers are 80 MB
+
+
+class Bare:
+    """An encoder that is no module, so that nothing tells its weights from another's."""
+
+    def __init__(self, seed):
+        self._model = create("tiny", seed=seed).eval()
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+
+def test_an_encoder_without_a_digest_is_measured_anew(place, tmp_path):
+    sets, how = place / "sets" / "found", {"out": tmp_path, "bootstrap": 100}
+    first, second = (suite(Bare(seed), sets, **how) for seed in (0, 1))
+    assert (first.fresh, second.fresh) == (1, 1)
+    assert first.numbers != second.numbers
 
 
 def test_names_in_another_order_are_noticed():
@@ -153,7 +183,7 @@ def test_differences_are_paired_and_corrected():
     for each in found.values():
         assert each.low <= each.value <= each.high
         assert each.adjusted >= each.p
-    assert holm([0.04, 0.01]) == [0.04, 0.02]
+    assert holm([0.04, 0.01]).tolist() == [0.04, 0.02]
 
 
 def test_equal_models_differ_by_nothing():

@@ -16,7 +16,7 @@ from typing import Any
 
 from tether.core.atomic_io import atomic_folder, write_json
 from tether.core.errors import InputError
-from tether.data.exchange.suspect import Suspect
+from tether.data.review import Suspect
 
 VERSION = "1.0.0"
 """Of FiftyOne, whose format this is; later ones migrate what they open."""

@@ -14,8 +14,7 @@ from xml.sax.saxutils import quoteattr
 from tether.core.atomic_io import parse_json, read_text, write_json, write_text
 from tether.core.errors import InputError
 from tether.core.printable import is_line, quoted
-from tether.data.decision import KINDS, Decision
-from tether.data.exchange.suspect import Suspect
+from tether.data.review import KINDS, Decision, Suspect
 
 _LARGEST = 2**30
 _DECISION, _LABEL, _CAPTION, _IMAGE = "decision", "label", "caption", "image"
@@ -59,7 +58,7 @@ def interface(kind: str, *, classes: Sequence[str] = ()) -> str:
     """The labelling interface of one kind: keep or drop, and a class or a caption where there can be a new one."""
     more = ""
     if kind == "label":
-        choices = "".join(f"\n    <Choice value={_attribute(name)}/>" for name in classes if is_line(name))
+        choices = "".join(f"\n    <Choice value={quoteattr(name)}/>" for name in classes if is_line(name))
         more = f'\n  <Choices name="{_LABEL}" toName="{_IMAGE}" choice="single">{choices}\n  </Choices>'
     elif kind == "caption":
         more = f'\n  <TextArea name="{_CAPTION}" toName="{_IMAGE}" maxSubmissions="1" editable="true"/>'
@@ -69,10 +68,6 @@ def interface(kind: str, *, classes: Sequence[str] = ()) -> str:
         f'  <Choices name="{_DECISION}" toName="{_IMAGE}" choice="single">\n'
         f'    <Choice value="keep"/>\n    <Choice value="drop"/>\n  </Choices>{more}\n</View>\n'
     )
-
-
-def _attribute(text: str) -> str:
-    return quoteattr(text)
 
 
 def _task(one: Suspect, number: int, *, image: str, score: float) -> dict[str, Any]:

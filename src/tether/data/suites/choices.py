@@ -224,10 +224,10 @@ def winoground_parquet(files: Sequence[Path], *, name: str) -> ChoiceSet:
     for where, row in cells(_PAIRS[2:]):
         captions = tuple(_text(row, each, where=where) for each in _PAIRS[2:])
         choices.append(CaptionChoice(where, (f"{where}, image_0", f"{where}, image_1"), (captions[0], captions[1])))
-    return ChoiceSet(name, _some(choices, where=str(files[0])), fingerprint(list(map(str, files))), images)
+    return ChoiceSet(name, _not_empty(choices, where=str(files[0])), fingerprint(list(map(str, files))), images)
 
 
-def is_pairs(file: Path) -> bool:
+def is_winoground(file: Path) -> bool:
     """Whether a Parquet file has Winoground's columns."""
     return set(_PAIRS) <= set(open_parquet(str(file)).schema_arrow.names)
 
@@ -253,7 +253,7 @@ def _of_files(
 
     names = {name for name, _ in boxes.values()} if boxes else {key for choice in choices for key in choice.images}
     version = fingerprint([str(file)], settings=(str(folder), [_stamp(folder / name) for name in sorted(names)]))
-    return ChoiceSet(name, _some(choices, where=str(file)), version, images, least)
+    return ChoiceSet(name, _not_empty(choices, where=str(file)), version, images, least)
 
 
 def _stamp(path: Path) -> tuple[str, int, int]:
@@ -290,7 +290,7 @@ def _bytes(cell: Any) -> bytes:
     return data
 
 
-def _some(choices: Sequence[CaptionChoice], *, where: str) -> tuple[CaptionChoice, ...]:
+def _not_empty(choices: Sequence[CaptionChoice], *, where: str) -> tuple[CaptionChoice, ...]:
     if not choices:
         raise InputError(f"{where}: no question in it")
     return tuple(choices)

@@ -16,7 +16,7 @@ from tether.data.suites.choices import (
     ChoiceSet,
     aro,
     aro_order,
-    is_pairs,
+    is_winoground,
     sugarcrepe,
     winoground_lines,
     winoground_parquet,
@@ -83,7 +83,7 @@ def _below(folder: Path, *, name: str, depth: int, seen: set[Path]) -> Iterator[
         yield winoground_lines(folder / "examples.jsonl", name=called())
         return
     tables = sorted(folder.glob("*.parquet"))
-    if tables and is_pairs(tables[0]):
+    if tables and is_winoground(tables[0]):
         yield winoground_parquet(tables, name=called())
         return
     if depth:

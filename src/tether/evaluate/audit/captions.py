@@ -12,12 +12,12 @@ from tether.evaluate.inspect.pairing import CELLS, Pairing
 
 @checked
 def caption_fit(pairing: Pairing, image: Float[Tensor, "n d"], *, scale: Positive) -> Float[Tensor, " p"]:
-    """Log-probability of each pair, the mean of both ways: of its caption among all wrong ones of its image, and back.
+    """Mean of two log-probabilities: of the caption given its image, and of the image given its caption.
 
-    It is less the pair's part of the loss that CLIP is trained with (arXiv 2103.00020, section 2.3), over all rows in
-    place of a batch. So neither a caption that fits everything nor an image that fits nothing is taken for a bad pair,
-    as by the plain score (CLIPScore, arXiv 2104.08718) it is. Other captions of the image, and other images with the
-    caption, do not count.
+    It is the pair's part of the loss that CLIP is trained with (arXiv 2103.00020, section 2.3), with the sign changed,
+    and over all rows in place of a batch. The plain score (CLIPScore, arXiv 2104.08718) takes a vague caption, or an
+    image that resembles nothing, for a bad pair; this one does not. Other captions of the image, and other images with
+    the caption, do not count.
 
     Args:
         pairing: pairs of images and distinct captions.

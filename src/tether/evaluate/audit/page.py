@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tether.data.exchange.suspect import Suspect
+from tether.data.review import Suspect
 from tether.evaluate.html import templates
 from tether.evaluate.html.sprite import sprite
 

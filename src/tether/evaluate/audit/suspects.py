@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tether.data.exchange.suspect import Suspect
+from tether.data.review import Suspect
 from tether.evaluate.audit.captions import caption_fit
 from tether.evaluate.audit.confident import doubt, likely_wrong, pooled
 from tether.evaluate.audit.judges import Neighbours, outlying
@@ -196,8 +196,3 @@ def outlier_suspects(near: Neighbours, *, keys: Sequence[str], labels: Sequence[
 
 def _short(text: str) -> str:
     return repr(text if len(text) <= _LETTERS else f"{text[: _LETTERS - 3]}...")
-
-
-def counts_of(suspects: Sequence[Suspect]) -> Mapping[str, int]:
-    """How many there are of each kind."""
-    return Counter(one.kind for one in suspects)

@@ -16,6 +16,7 @@ from tether.core.errors import InputError
 from tether.core.ranges import Inner, checked
 from tether.evaluate.checks import checked_pair
 from tether.evaluate.groups import Labels, coded
+from tether.evaluate.holm import holm
 from tether.evaluate.zero_shot import LOGIT_SCALE
 
 LEAST_EXPECTED = 5.0
@@ -128,7 +129,7 @@ def label_association(
         if test == "fisher" or (test == "auto" and least[place] < LEAST_EXPECTED):
             table = [[a[place], n[0] - a[place]], [b[place], n[1] - b[place]]]
             p[place] = stats.fisher_exact(table).pvalue
-    together = _holm(p) if adjust == "holm" else stats.false_discovery_control(p)
+    together = holm(p) if adjust == "holm" else stats.false_discovery_control(p)
     rows = tuple(
         LabelAssociation(
             name,
@@ -154,12 +155,3 @@ def _chi2(a: np.ndarray, b: np.ndarray, *, n: tuple[int, int]) -> tuple[np.ndarr
     below = yes * no * n[0] * n[1]
     chi2 = np.divide(total * cross**2, below, out=np.zeros_like(yes), where=below > 0)
     return chi2, np.minimum(yes, no) * min(n) / max(total, 1)
-
-
-def _holm(p: np.ndarray) -> np.ndarray:
-    """Holm's step-down adjustment."""
-    order = np.argsort(p, kind="stable")
-    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(stepped, 1.0)
-    return adjusted

@@ -12,7 +12,7 @@ from tether.evaluate.html.projection import clouds
 from tether.evaluate.inspect.context import Subject
 from tether.evaluate.inspect.intervals import exact, mean, points, surely_above, surely_below
 from tether.evaluate.inspect.pairing import pair_up
-from tether.evaluate.suite import at_most
+from tether.evaluate.measures import at_most
 
 LEAST_PAIRS = 20
 MATTERS = 0.02

@@ -15,8 +15,8 @@ from tether.evaluate.inspect.above_chance import LEAST_PAIRS, recalls
 from tether.evaluate.inspect.context import Subject
 from tether.evaluate.inspect.intervals import bar_of, share, shown, surely_above
 from tether.evaluate.inspect.pairing import Pairing
+from tether.evaluate.measures import class_rows
 from tether.evaluate.retrieval import Depths
-from tether.evaluate.suite import class_rows
 from tether.evaluate.zero_shot import logits, zero_shot
 
 AT_CHANCE = 0.55

@@ -18,7 +18,7 @@ from tether.evaluate.inspect.context import Subject
 from tether.evaluate.inspect.intervals import bar_of, difference, exact, mean, share, shown, surely_above
 from tether.evaluate.inspect.shortcut_scores import Pull, aligned, cramers_v, pull, strength
 from tether.evaluate.inspect.vocabulary import ATTRIBUTES, heads, kind_of, replaced, spans
-from tether.evaluate.suite import class_rows
+from tether.evaluate.measures import class_rows
 from tether.evaluate.zero_shot import logits
 
 LEAST_ROWS = 60

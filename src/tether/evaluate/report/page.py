@@ -20,12 +20,12 @@ from tether.evaluate.html.sprite import SpriteSheet, sprite
 from tether.evaluate.html.templates import render
 from tether.evaluate.html.text import duration, rounded_duration
 from tether.evaluate.meaning import read_meaning
+from tether.evaluate.measures import MEASURES, class_rows, measure
 from tether.evaluate.report import galleries
 from tether.evaluate.report.confusion import Confusion, confusion
 from tether.evaluate.report.run_charts import of_run
 from tether.evaluate.report.run_folder import RunFolder, read_run
 from tether.evaluate.retrieval import ranks
-from tether.evaluate.suite import MEASURES, class_rows, measure
 from tether.evaluate.zero_shot import logits, zero_shot
 from tether.train.signs import signs_of
 

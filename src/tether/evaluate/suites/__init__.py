@@ -1,12 +1,12 @@
 """Suites of test sets: clip_benchmark's numbers, of several models on the same images, and which differences hold."""
 
-from tether.evaluate.suites.choose import choose
-from tether.evaluate.suites.classify import classify, multilabel
+from tether.evaluate.suites.caption_choice import choose
 from tether.evaluate.suites.compare import PairedDifference, compare
-from tether.evaluate.suites.find_texts import find_texts
-from tether.evaluate.suites.measured import SuiteNumber
-from tether.evaluate.suites.probe import probe
+from tether.evaluate.suites.linear_probe import probe
+from tether.evaluate.suites.number import SuiteNumber
+from tether.evaluate.suites.retrieval import retrieval
 from tether.evaluate.suites.seen import SeenSet, see
+from tether.evaluate.suites.zero_shot import classify, multilabel
 
 __all__ = [
     "PairedDifference",
@@ -15,8 +15,8 @@ __all__ = [
     "choose",
     "classify",
     "compare",
-    "find_texts",
     "multilabel",
     "probe",
+    "retrieval",
     "see",
 ]

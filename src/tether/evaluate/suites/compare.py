@@ -10,7 +10,8 @@ from itertools import combinations
 import numpy as np
 
 from tether.core.errors import InputError
-from tether.evaluate.suites.measured import SuiteNumber
+from tether.evaluate.holm import holm
+from tether.evaluate.suites.number import SuiteNumber
 
 LEVEL = 0.05
 HEADLINES = (
@@ -91,23 +92,8 @@ def compare(found: Mapping[tuple[str, str], Mapping[str, SuiteNumber]]) -> list[
         for first, second in combinations(here, 2):
             for metric in headlines([name for name in here[first] if name in here[second]]):
                 rows.append((dataset, metric, first, second, *_paired(here[first][metric], here[second][metric])))
-    adjusted = holm([row[-1] for row in rows])
+    adjusted = holm([row[-1] for row in rows]).tolist()
     return [PairedDifference(*row, adjusted=p) for row, p in zip(rows, adjusted, strict=True)]
-
-
-def holm(values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p of each, in their order (Scandinavian Journal of Statistics 6, 1979).
-
-    Example:
-        >>> from tether.evaluate.suites.compare import holm
-        >>> holm([0.01, 0.5, 0.02])
-        [0.03, 0.5, 0.04]
-    """
-    result, highest = [0.0] * len(values), 0.0
-    for place, at in enumerate(sorted(range(len(values)), key=values.__getitem__)):
-        highest = max(highest, min(1.0, (len(values) - place) * values[at]))
-        result[at] = highest
-    return result
 
 
 def _paired(first: SuiteNumber, second: SuiteNumber) -> tuple[float, float, float, float]:

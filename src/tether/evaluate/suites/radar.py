@@ -18,13 +18,13 @@ class Radar:
 
     Attributes:
         rays: (x, y, label x, label y, label) of each.
-        rings: (points, share) of the scale's polygons.
+        rings: points of the scale's polygons.
         lines: (name, points) of each model.
         chance: points of what a model that knows nothing reaches.
     """
 
     rays: tuple[tuple[float, float, float, float, str], ...]
-    rings: tuple[tuple[str, str], ...]
+    rings: tuple[str, ...]
     lines: tuple[tuple[str, str], ...]
     chance: str
 
@@ -58,7 +58,7 @@ def radar(lines: Sequence[tuple[str, Sequence[float]]], *, chance: Sequence[floa
 
     return Radar(
         rays=tuple((*at(angle, RADIUS), *at(angle, LABEL), str(number)) for number, angle in enumerate(turn, 1)),
-        rings=tuple((points([share] * count), f"{share:.0%}") for share in RINGS),
+        rings=tuple(points([share] * count) for share in RINGS),
         lines=tuple((name, points(values)) for name, values in lines),
         chance=points(chance),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,9 +83,3 @@ def see(
     image = encode_images(model, pixels(), on_progress=on_progress)
     geometry = geometry_of(model).detached()
     return SeenSet(source.name, tuple(rows), geometry.points(image), geometry)
-
-
-def kept(names: Sequence[str], *, among: Sequence[str]) -> list[int]:
-    """The place of each name among others."""
-    place = {name: at for at, name in enumerate(among)}
-    return [place[name] for name in names]

@@ -20,7 +20,7 @@ from tether.evaluate.html.text import escaped, table
 from tether.workflows.publishing.facts import RunFacts
 from tether.workflows.publishing.layouts import Opened
 from tether.workflows.publishing.licences import Licence
-from tether.workflows.publishing.peers import padding_of
+from tether.workflows.publishing.parity import padding_of
 from tether.workflows.publishing.results import PublishedNumber
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from tether.evaluate.report.run_folder import RunFolder, read_run
 from tether.models.named import HUB, OPEN_CLIP, STARTER
 from tether.train.run_files import CONFIG, METRICS
 from tether.workflows.publishing.hub import PushTarget, check_target
+from tether.workflows.publishing.redacted import place, settings
 from tether.workflows.publishing.results import KnownResults, numbers_of, read_results
-from tether.workflows.publishing.shown import place, settings
 
 MANIFEST = "manifest.json"
 """Of ``tether curate``; beside it lies the datasheet."""

@@ -14,13 +14,14 @@ from tether.core.printable import quoted
 from tether.models.convert.open_clip import CONFIG_FILE as OPEN_CLIP_CONFIG
 from tether.models.convert.open_clip import WEIGHTS_FILES
 from tether.models.convert.tokenizer_folder import COPIED
+from tether.workflows.publishing.parity import PARITY
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _NAME = re.compile(r"[A-Za-z0-9](?:[\w+-]|\.(?!\.))*(?:/[A-Za-z0-9](?:[\w+-]|\.(?!\.))*)*")
 MAIN = "main"
 _OURS = {
     OPEN_CLIP_CONFIG, *WEIGHTS_FILES, *COPIED, *(f"tokenizer/{name}" for name in COPIED), "model.json", "config.json",
-    "preprocessor_config.json", "model.safetensors.index.json", "parity.json",
+    "preprocessor_config.json", "model.safetensors.index.json", PARITY,
 }  # fmt: skip
 """Files that a push writes, of which those of an earlier push must not stay beside those of a new one."""
 
@@ -146,7 +147,7 @@ class HubRepository:
         files = frozenset(one.rfilename for one in getattr(info, "siblings", None) or ())
         return OnHub(True, head, main, files)
 
-    def push(self, folder: Path, seen: OnHub, *, message: str) -> tuple[str, str]:
+    def push(self, folder: Path, seen: OnHub, *, message: str) -> str:
         """Make the repository and the branch where they are missing, put the whole folder there in one commit, tag it.
 
         Nobody sees a part of it: large files are uploaded first, under their digests, and appear with the commit.
@@ -158,7 +159,7 @@ class HubRepository:
             message: first line of the commit.
 
         Returns:
-            Address of the commit, and its digest.
+            Address of the commit.
 
         Raises:
             InputError: the hub refuses, or does not answer; it says what stands.
@@ -192,7 +193,7 @@ class HubRepository:
             safe = f"the commit {commit.oid[:12]} stands without its tag: {again}"
             with self._said(f"the tag {target.tag}", safe=safe):
                 self._api.create_tag(target.repo, tag=target.tag, revision=commit.oid, token=self._token)
-        return str(commit.commit_url), str(commit.oid)
+        return str(commit.commit_url)
 
     @contextlib.contextmanager
     def _said(self, what: str, *, safe: str = "nothing changed there", absent: bool = False) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from tether.core.errors import InputError
 from tether.models.convert import open_clip
 from tether.models.export import export
 from tether.models.load import load
-from tether.workflows.publishing.peers import OPENERS, Apart, Library, apart, of_tether, probes
+from tether.workflows.publishing.parity import OPENERS, Apart, Library, apart, of_tether, probes
 
 Layout = Literal["open_clip", "transformers", "tether"]
 LAYOUTS: Mapping[Library, Layout] = {
@@ -89,7 +90,7 @@ def write_layouts(model: nn.Module, folder: Path, *, repo: str | None) -> list[O
         if layout not in refused and any(one.opens for one in found if LAYOUTS[cast(Library, one.library)] == layout):
             _merge(written, folder)
         else:
-            _remove(written)
+            shutil.rmtree(written, ignore_errors=True)
     if not any(one.opens for one in found):
         export(model, folder, format="tether")
     again = of_tether(cast(nn.Module, load(folder)), given)
@@ -144,10 +145,4 @@ def _merge(source: Path, target: Path) -> None:
             to = target / path.relative_to(source)
             to.parent.mkdir(parents=True, exist_ok=True)
             path.replace(to)
-    _remove(source)
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(source, ignore_errors=True)

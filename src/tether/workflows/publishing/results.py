@@ -14,7 +14,7 @@ from tether.core.printable import quoted
 from tether.core.shape import MAYBE_NUMBER, NUMBER, check, finite
 from tether.evaluate.adaptation.report import FORMAT as ADAPTED
 from tether.evaluate.metric_names import SECTIONS, describe, keys_of, shown
-from tether.workflows.publishing.shown import place
+from tether.workflows.publishing.redacted import place
 
 _TASKS = {
     "text_to_image": "text-to-image-retrieval",

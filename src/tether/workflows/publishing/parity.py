@@ -22,6 +22,8 @@ from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.models.causal_lm import quiet
 
+PARITY = "parity.json"
+"""Who opens the folder, and how far their embeddings lie from ours."""
 Library = Literal["open_clip", "transformers", "sentence-transformers"]
 _TEXTS = ("a sign that says stop, in the rain", "two dogs run over a field", "a photo of a cat", "two dogs", "red")
 _IMAGES = 3

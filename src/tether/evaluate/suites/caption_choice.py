@@ -9,8 +9,8 @@ import torch
 
 from tether.core.protocols import DualEncoder
 from tether.data.suites.choices import ChoiceSet
-from tether.evaluate.suites.measured import SuiteNumber
-from tether.evaluate.suites.seen import SeenSet, kept
+from tether.evaluate.suites.number import SuiteNumber
+from tether.evaluate.suites.seen import SeenSet
 from tether.models.embed import encode_texts
 
 
@@ -37,13 +37,13 @@ def choose(
         resamples: draws of questions for the intervals; 0 makes none.
         seed: of the draws.
     """
-    keys = [row.key for row in seen.rows]
+    place = {row.key: at for at, row in enumerate(seen.rows)}
     captions = [text for choice in asked.choices for text in choice.captions]
     many = len(asked.choices[0].captions)
     rows = seen.geometry.points(encode_texts(model, captions, batch_size=batch_size))
     texts = rows.view(len(asked.choices), many, -1)
     pairs = len(asked.choices[0].images)
-    of = [torch.tensor(kept([choice.images[side] for choice in asked.choices], among=keys)) for side in range(pairs)]
+    of = [torch.tensor([place[choice.images[side]] for choice in asked.choices]) for side in range(pairs)]
     scores = torch.stack([_paired(seen, at, texts) for at in of], dim=1)  # (n, images, captions)
     right = torch.tensor([choice.right for choice in asked.choices])
     chosen = scores.argmax(2)

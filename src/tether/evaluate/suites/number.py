@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from tether.core.ranges import Count, checked
+from tether.evaluate.bootstrap import draws
 from tether.evaluate.groups import wilson
 
-LEAST = 100
-_MOST_DRAWS = 200_000_000
 Statistic = Callable[[Float[np.ndarray, " n"]], float]
 """The number when every image counts as often as these weights say."""
 
@@ -111,22 +109,6 @@ class SuiteNumber:
             seed=seed,
         )
         return cls(found.value, chance, found.drawn, tuple(map(bool, right)), ties)
-
-
-@checked
-def draws(rows: Count, *, resamples: int, seed: int = 0) -> list[Float[np.ndarray, " n"]]:
-    """How often each image is drawn, draw by draw; the same for every model and number.
-
-    Args:
-        rows: images.
-        resamples: draws; fewer, but not under 100, where they would take long.
-        seed: of the draws.
-    """
-    if not resamples:
-        return []
-    rng = np.random.default_rng(seed)
-    count = min(resamples, max(LEAST, _MOST_DRAWS // rows))
-    return [np.bincount(rng.integers(0, rows, rows), minlength=rows).astype(np.float64) for _ in range(count)]
 
 
 def to_plain(found: SuiteNumber) -> dict[str, object]:

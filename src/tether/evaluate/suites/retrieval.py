@@ -12,14 +12,14 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.evaluate.retrieval import BLOCK_CELLS, chance
-from tether.evaluate.suites.measured import SuiteNumber
+from tether.evaluate.suites.number import SuiteNumber
 from tether.evaluate.suites.seen import SeenSet
 from tether.models.embed import encode_texts
 
 DEPTHS = (1, 5, 10)
 
 
-def find_texts(
+def retrieval(
     model: DualEncoder,
     seen: SeenSet,
     *,

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Positive, checked
-from tether.evaluate.suites.classify import FIVE, accuracies
-from tether.evaluate.suites.measured import SuiteNumber
+from tether.evaluate.suites.number import SuiteNumber
 from tether.evaluate.suites.seen import SeenSet
+from tether.evaluate.suites.zero_shot import FIVE, accuracies
 
 
 @checked

@@ -1,4 +1,4 @@
-"""One thing that a person decided about a row of a source."""
+"""What a person should look at in a source, and what was decided about it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,35 @@ from typing import Literal, get_args
 from tether.core.errors import InputError
 from tether.core.printable import is_line, quoted
 
+SuspectKind = Literal["label", "caption", "copy", "outlier"]
+KINDS: tuple[SuspectKind, ...] = get_args(SuspectKind)
 Choice = Literal["keep", "relabel", "drop"]
 CHOICES: tuple[Choice, ...] = get_args(Choice)
-KINDS = ("label", "caption", "copy", "outlier")
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A row, or a caption of it, that is likely wrong.
+
+    Attributes:
+        kind: ``label``, ``caption``, ``copy`` or ``outlier``.
+        key: of its row.
+        given: its label or caption.
+        suggested: what seems right, or the key of the image that it copies; empty where nothing is suggested.
+        score: the higher the more suspect, within its kind alone.
+        reason: one plain sentence.
+        row: its number among the rows looked at.
+        near: numbers of rows to show beside it.
+    """
+
+    kind: SuspectKind
+    key: str
+    given: str
+    suggested: str
+    score: float
+    reason: str
+    row: int
+    near: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

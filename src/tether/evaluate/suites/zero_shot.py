@@ -13,7 +13,7 @@ from tether.core.errors import InputError
 from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder
 from tether.data.suites.shards import SLOT
-from tether.evaluate.suites.measured import SuiteNumber
+from tether.evaluate.suites.number import SuiteNumber
 from tether.evaluate.suites.seen import SeenSet
 from tether.models.embed import encode_texts
 from tether.tasks.classify.zero_shot import weights_of_prompts
