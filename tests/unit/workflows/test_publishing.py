@@ -177,7 +177,10 @@ def test_huggingface_hub_reads_the_card(published):
     )
     assert set(data.tags) >= {"clip", "tether"} | (able - {"transformers"})
     assert data.eval_results is None
-    assert "nothing is known of how good it is" in (made.folder / "README.md").read_text()
+    text = (made.folder / "README.md").read_text()
+    assert "nothing is known of how good it is" in text
+    assert "(tether inspect does)" in text  # no mark-up of ours among what is escaped
+    assert "\\`" not in text
 
 
 def test_a_library_with_other_embeddings_is_told_of_and_a_layout_that_nobody_opens_is_left_out(tmp_path):

@@ -280,7 +280,7 @@ def _limits(facts: RunFacts, encoder: DualEncoder) -> list[str]:
     for report in facts.found.inspected:
         found += [f"{title}: {said}" for title, level, said, _ in report.sections if level == "alarm"]
     if not facts.found.inspected:
-        found.append("Nobody looked for shortcuts, order and size bias or duplicates here (`tether inspect` does).")
+        found.append("Nobody looked for shortcuts, order and size bias or duplicates here (tether inspect does).")
     found.append("Not measured unless told above: how it treats groups of people. Do not decide on people with it.")
     return ["## Limits", "", *(f"- {_text(one)}" for one in found), ""]
 
