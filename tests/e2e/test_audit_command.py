@@ -128,9 +128,27 @@ def test_decided_rows_are_trained_on_and_curated(place: Path, call: Callable[...
 
 def test_copies_of_the_other_part_are_named(audited: Callable[..., Any], place: Path, tmp_path: Path) -> None:
     said = audited("labels.csv", "--against", place / "labels.csv", "--look", "copy")
-    assert "45 rows; suspects: 0 label, 0 caption, 45 copy, 0 outlier" in said.out
+    assert "45 rows; suspects: 45 copy" in said.out
     assert "Looks the same as 'red-03.png' of" in (tmp_path / "out" / "suspects.csv").read_text()
     assert not (tmp_path / "out" / "labels.csv").exists()
+
+
+@pytest.mark.parametrize("name", ["suspects.csv", "labels.csv", "audit.json", "fiftyone/notes.txt"])
+def test_files_of_others_in_the_folder_stay(audited: Callable[..., Any], tmp_path: Path, name: str) -> None:
+    file = tmp_path / "out" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("by hand")
+    assert f"{name.partition('/')[0]} is there already and is no audit's" in audited("labels.csv", code=2).err
+    assert file.read_text() == "by hand"
+
+
+def test_the_source_is_never_written_over(place: Path, call: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()  # as in the folder of an audit
+    file = tmp_path / "labels.csv"
+    file.write_bytes((place / "labels.csv").read_bytes())
+    said = call("audit", file, "--model", place / "model", "--out", tmp_path, code=2)
+    assert "is SOURCE, too" in said.err
+    assert file.read_bytes() == (place / "labels.csv").read_bytes()
 
 
 def test_text_from_data_is_escaped(audited: Callable[..., Any], tmp_path: Path) -> None:
@@ -158,3 +176,15 @@ def test_bad_input_is_told_and_leaves_no_page(
 ) -> None:
     assert message in audited(table, *more, code=2).err
     assert not (tmp_path / "out" / "audit.html").exists()
+
+
+def test_what_was_not_looked_at_is_not_said_to_be_none(audited: Callable[..., Any], tmp_path: Path) -> None:
+    said = audited("labels.csv", "--look", "label", "--look", "caption")
+    told = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert told["looked"] == ["label"]
+    count = len(told["suspects"])
+    assert said.out.splitlines()[0] == f"45 rows; suspects: {count} label"
+    assert "captions were not looked at" in said.err
+    page = (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
+    assert page.count("<b>–</b>") == 3
+    assert f"<b>{count}</b>" in page

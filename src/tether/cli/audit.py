@@ -55,15 +55,11 @@ def command(
     from tether.cli.screen import bars
     from tether.core.errors import InputError
     from tether.data.review import KINDS, SuspectKind
-    from tether.workflows.audit import NUMBERS, PAGE, audit
+    from tether.workflows.audit import TABLES, audit
 
-    check_outputs(
-        {"--json": json},
-        existing=existing,
-        inputs={"SOURCE": source, "--against": against, "--classes": classes, "--out": out},
-    )
-    if existing == "refuse" and (out / PAGE).exists() and not (out / NUMBERS).exists():
-        raise InputError(f"--out: {out / PAGE} is no audit's; give a new folder")
+    inputs = {"SOURCE": source, "--against": against, "--classes": classes}
+    check_outputs({"--json": json}, existing=existing, inputs=inputs | {"--out": out})
+    check_outputs({f"--out ({name})": out / name for name in TABLES}, existing="replace", inputs=inputs)
     if odd := [one for one in look or () if one not in KINDS]:
         raise InputError(f"--look: expected {', '.join(KINDS)}, got {odd[0]!r}")
     with bars() as bar:
@@ -90,10 +86,16 @@ def command(
             on_progress=lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
         )
     if json is not None:
-        told = {"rows": len(found.keys), "bad": found.bad, "suspects": found.counts(), "remarks": found.remarks}
+        told = {
+            "rows": len(found.keys),
+            "bad": found.bad,
+            "suspects": found.counts(),
+            "looked": found.looked,
+            "remarks": found.remarks,
+        }
         put_json({**told, "files": found.files}, to=json)
     if json != STDOUT:
-        counts = ", ".join(f"{count} {kind}" for kind, count in found.counts().items())
+        counts = ", ".join(f"{found.counts()[kind]} {kind}" for kind in found.looked) or "nothing was looked at"
         say(f"{len(found.keys):,} rows; suspects: {counts}")
         for one in (first for kind in found.counts() for first in found.of(kind)[:3]):
             say(f"  {one.kind}: {one.key}: {one.reason}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
 from pathlib import Path
@@ -42,6 +43,26 @@ def read_arrays(path: Path | str, *, what: str) -> dict[str, np.ndarray]:
         raise
     except Exception as error:  # zip, zlib and the header of an array each fail in ways of their own
         raise InputError(f"{path}: not a {what}: {error or type(error).__name__}") from None
+
+
+def read_array(data: bytes, *, what: str) -> np.ndarray:
+    """The array in the bytes of an ``.npy`` file.
+
+    Args:
+        data: the whole file.
+        what: it is called, for the error.
+
+    Raises:
+        InputError: damaged, objects that need unpickling, or shorter than its header says.
+    """
+    try:
+        if _claimed(io.BytesIO(data)) > len(data):
+            raise InputError(f"{what} is shorter than its header says")
+        return np.load(io.BytesIO(data), allow_pickle=False)
+    except InputError:
+        raise
+    except Exception as error:  # the header is read as Python, which fails in ways of its own
+        raise InputError(f"{what} cannot be read: {str(error)[:200] or type(error).__name__}") from None
 
 
 def _claimed(member: IO[bytes]) -> int:

@@ -80,12 +80,24 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape", errors="backslashreplace").decode("ascii")
 
 
+class _Lines:
+    """A file whose lines end in a line feed alone."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def write(self, line: str) -> None:
+        """One row."""
+        self._file.write(line.removesuffix("\r\n") + "\n")
+
+
 class CsvRows:
     """Writes rows to an open file; numbers stay numbers."""
 
     def __init__(self, file: IO[str], *, raw_csv: bool = False) -> None:
         """Args: file: opened with ``newline=""``; raw_csv: leave texts as they are."""
-        self._table, self._raw = csv.writer(file, lineterminator="\n"), raw_csv
+        # a carriage return within a text is put in quotes only where the end of a line has one, too
+        self._table, self._raw = csv.writer(_Lines(file), lineterminator="\r\n"), raw_csv
 
     def write(self, cells: Iterable[object]) -> None:
         """One row."""

@@ -52,6 +52,8 @@ LEAST_PAIRS = 20
 TRUSTED = 0.6
 """Share of labels told as given below which it is said that the judge is weak."""
 PAGE, NUMBERS, SUSPECTS, SCORES, KEPT = "audit.html", "audit.json", "suspects.csv", "labels.csv", "kept"
+TABLES, FOLDERS = (PAGE, NUMBERS, SUSPECTS, SCORES), ("label-studio", "fiftyone")
+"""What an audit writes in its folder, and replaces there."""
 _SIDE = 256
 
 
@@ -63,6 +65,7 @@ class Audit:
         suspects: all of them, those of a kind together, the most suspect first.
         keys: of the n rows looked at.
         judged: what speaks for each class of each row; None where labels were not looked at.
+        looked: the kinds that were looked at; of others there is nothing to say, and a remark says why.
         remarks: what to beware of.
         files: what was written.
         bad: rows that could not be read.
@@ -71,6 +74,7 @@ class Audit:
     suspects: tuple[Suspect, ...]
     keys: tuple[str, ...]
     judged: JudgedLabels | None
+    looked: tuple[str, ...]
     remarks: tuple[str, ...]
     files: tuple[Path, ...]
     bad: int
@@ -80,7 +84,7 @@ class Audit:
         return tuple(one for one in self.suspects if one.kind == kind)
 
     def counts(self) -> dict[str, int]:
-        """How many there are of each kind."""
+        """How many there are of each kind; 0 of those not ``looked`` at, too."""
         return {kind: len(self.of(kind)) for kind in KINDS}
 
 
@@ -135,8 +139,9 @@ def audit(
         on_progress: called with what is done, how much, and of how much.
 
     Raises:
-        InputError: no label where one was asked for, one out of range, one class, fewer than two rows of a class, or
-            embeddings that are not finite; row, column and what was expected are named.
+        InputError: no label where one was asked for, one out of range, one class, fewer than two rows of a class,
+            embeddings that are not finite, or a folder with other files of those names; row, column and what was
+            expected are named.
 
     Example:
         >>> import tempfile, tether
@@ -148,6 +153,7 @@ def audit(
         (60, ['caption', 'copy', 'label', 'outlier'])
     """
     out = Path(out)
+    _check_folder(out)
     wanted = tuple(KINDS if look is None else look)
     names = None if classes is None else classes_of(classes if isinstance(classes, (str, Path)) else list(classes))
     rows, other = (
@@ -178,7 +184,7 @@ def audit(
     with locked(out, purpose="tether audit"):
         subject = seen(rows, column=label, what="embedding the rows")
         beside = None if other is None else seen(other, column=None, what="embedding the other part")
-        suspects, judged, remarks = _found(
+        suspects, judged, looked, remarks = _found(
             encoder, subject, beside, rows, label=label, names=names, wanted=wanted, seed=seed, tell=tell
         )
         kept = [one for kind in KINDS for one in [each for each in suspects if each.kind == kind][:most]]
@@ -193,12 +199,20 @@ def audit(
             beside,
             rows,
             judged,
+            looked,
             remarks,
             label_studio=label_studio,
             fiftyone=fiftyone,
             raw_csv=raw_csv,
         )
-    return Audit(tuple(kept), subject.seen.keys, judged, tuple(remarks), files, subject.bad)
+    return Audit(tuple(kept), subject.seen.keys, judged, looked, tuple(remarks), files, subject.bad)
+
+
+def _check_folder(out: Path) -> None:
+    """Refuse a folder with files of the names that an audit replaces, unless an audit was there before."""
+    taken = [name for name in (*TABLES, *FOLDERS) if (out / name).exists()]
+    if taken and not (out / KEPT).is_dir():
+        raise InputError(f"out: {out / taken[0]} is there already and is no audit's; give a new folder")
 
 
 def _found(
@@ -212,7 +226,7 @@ def _found(
     wanted: Sequence[str],
     seed: int,
     tell: Callable[[str, int, int | None], None],
-) -> tuple[list[Suspect], JudgedLabels | None, list[str]]:
+) -> tuple[list[Suspect], JudgedLabels | None, tuple[str, ...], list[str]]:
     keys, words = subject.seen.keys, subject.seen.labels
     remarks: list[str] = []
     if len(keys) < 2:
@@ -228,6 +242,7 @@ def _found(
     near = neighbours(subject.image, k=NEAREST, groups=own)
     found: list[Suspect] = []
     judged = None
+    compared = False
     if "label" in wanted and words:
         classes, numbers = numbered(words, keys=keys, names=names, where=f"{source.name}: {label or LABEL}")
         checked_labels(numbers, classes=classes)
@@ -253,6 +268,7 @@ def _found(
                 f"the model is no judge of these captions: a typical pair beats {apart:.0%} of the wrong ones"
             )
         else:
+            compared = True
             scale = float(encoder.logit_scale.detach())
             found += caption_suspects(subject.pairing, subject.points, keys=keys, scale=scale)
     elif "caption" in wanted:
@@ -267,7 +283,8 @@ def _found(
         found += copy_suspects(groups, keys=every, labels=both, own=len(keys), against=called)
     if "outlier" in wanted:
         found += outlier_suspects(near, keys=keys, labels=words)
-    return found, judged, remarks
+    done = {"label": judged is not None, "caption": compared, "copy": "copy" in wanted, "outlier": "outlier" in wanted}
+    return found, judged, tuple(kind for kind in KINDS if done[kind]), remarks
 
 
 def numbered(
@@ -337,6 +354,7 @@ def _write(
     beside: Subject | None,
     source: Source,
     judged: JudgedLabels | None,
+    looked: Sequence[str],
     remarks: Sequence[str],
     *,
     label_studio: bool,
@@ -372,6 +390,7 @@ def _write(
         "rows": len(subject.seen.keys),
         "bad": subject.bad,
         "classes": list(classes),
+        "looked": list(looked),
         "remarks": list(remarks),
         "suspects": [{name: value for name, value in asdict(one).items() if name != "near"} for one in suspects],
     }
@@ -379,10 +398,10 @@ def _write(
     sides = [subject, *([] if beside is None else [beside])]
     write_text(out / PAGE, render(told, suspects, images=uris, thumbnails=_thumbnails(sides)))
     if label_studio:
-        files += write_tasks(out / "label-studio", suspects, images=uris, classes=classes)
+        files += write_tasks(out / FOLDERS[0], suspects, images=uris, classes=classes)
     if fiftyone and images:
         files.append(
-            write_dataset(out / "fiftyone", suspects, images=images, name=f"audit {source.name}", classes=classes)
+            write_dataset(out / FOLDERS[1], suspects, images=images, name=f"audit {source.name}", classes=classes)
         )
     return tuple(files)
 

@@ -14,7 +14,7 @@ from tether.data import open_source
 from tether.data.curate.pools.opening import open_pool
 from tether.data.decisions import Decision, read_decisions, write_decisions
 
-HOSTILE = ['a,"b".png', "=cmd.png", "'quoted.png"]
+HOSTILE = ['a,"b".png', "=cmd.png", "'quoted.png", "a\r=cmd.png", "b\r\n=cmd.png", "\r"]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from tether.core.errors import InputError
 from tether.data.decisions import Decision, read_decisions
 from tether.data.exchange.fiftyone import write_dataset
-from tether.data.exchange.label_studio import write_tasks
+from tether.data.exchange.label_studio import interface, write_tasks
 from tether.data.review import Suspect
 
 SUSPECTS = [
@@ -169,3 +169,16 @@ def test_fiftyones_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at least one suspect with an image"):
         write_dataset(tmp_path / "none", SUSPECTS, images={}, name="audit")
     assert not (tmp_path / "none").exists()
+
+
+def test_an_interface_is_xml_whatever_classes_are_called() -> None:
+    root = ElementTree.fromstring(interface("label", classes=["a\x1b[2J", "\0", "a cat"]))
+    assert [one.get("value") for one in root.iter("Choice")] == ["keep", "drop", "a cat"]
+
+
+@pytest.mark.parametrize("task", [{"id": "x" * 10**6, "data": {}}, {"id": 1, "data": {"k" * 10**6: 1}}])
+def test_errors_quote_little_of_an_export(tmp_path: Path, task: dict[str, Any]) -> None:
+    (tmp_path / "odd.json").write_text(json.dumps([task]))
+    with pytest.raises(InputError) as caught:
+        read_decisions(tmp_path / "odd.json")
+    assert len(str(caught.value)) < 700

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -242,6 +243,68 @@ def test_choices_that_do_not_fit(tmp_path):
     shutil.rmtree(folder / "val2017")
     with pytest.raises(InputError, match="expected its images in val2017/ or images/"):
         find_sets(folder)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"PK\x03\x04garbage",
+        *(
+            b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head
+            for head in (
+                b"{'descr'\n",
+                b"  1\n 2\n",
+                b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000,)}\n",
+            )
+        ),
+    ],
+)
+def test_bytes_that_are_no_array_are_a_bad_row(tmp_path, data):
+    folder = tiny_suites.multilabel(tmp_path / "marks")
+    tiny_suites.shards(folder, "test", [(tiny_suites.png(0), "npy", data)], count=1)
+    with pytest.raises(InputError, match=r"its \.npy (cannot be read|is shorter than its header says)"):
+        read(find_sets(folder)[0])
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 10**400])
+def test_a_box_beyond_all_numbers_is_named(tmp_path, number):
+    folder = tiny_suites.aro(tmp_path / "aro", rows=2)
+    file = folder / "visual_genome_relation.json"
+    asked = json.loads(file.read_text())
+    asked[1]["bbox_x"] = number
+    file.write_text(json.dumps(asked))
+    with pytest.raises(InputError, match=r"question 1: expected numbers in bbox_x.{,400}$"):
+        find_sets(folder)
+
+
+def test_thousands_of_orders_are_read_at_once(tmp_path):
+    folder = tiny_suites.aro_order(tmp_path / "order", rows=1)
+    file = folder / "coco_order.json"
+    asked = json.loads(file.read_text())
+    asked[0]["caption_options"] = ["a cat"] * 20_000
+    file.write_text(json.dumps(asked))
+    start = time.process_time()
+    assert len(find_sets(folder)[0].choices[0].captions) == 20_000
+    assert time.process_time() - start < 5  # minutes where each caption costs a walk over all
+
+
+def test_other_images_of_the_same_names_are_another_version(tmp_path):
+    folder = tiny_suites.sugarcrepe(tmp_path / "crepe")
+    before = find_sets(folder)[0].version
+    assert find_sets(folder)[0].version == before
+    (folder / "val2017" / "0.png").write_bytes(tiny_suites.png(999, size=(50, 50)))
+    assert find_sets(folder)[0].version != before
+
+
+def test_a_folder_is_looked_into_once_and_two_sets_of_one_name_are_refused(tmp_path, colours):
+    suite = tmp_path / "suite"
+    for number in range(3):
+        (suite / f"link{number}").symlink_to(".")
+    assert [one.name for one in find_sets(suite)] == ["colours"]
+    tiny_suites.sugarcrepe(suite / "x")
+    tiny_suites.classification(suite / "x" / "swap_obj")
+    with pytest.raises(InputError, match="2 test sets are called x/swap_obj"):
+        find_sets(suite)
 
 
 def test_a_folder_without_a_set(tmp_path):

@@ -13,7 +13,7 @@ from xml.sax.saxutils import quoteattr
 
 from tether.core.atomic_io import parse_json, read_text, write_json, write_text
 from tether.core.errors import InputError
-from tether.core.printable import quoted
+from tether.core.printable import is_line, quoted
 from tether.data.review import KINDS, Decision, Suspect
 
 _LARGEST = 2**30
@@ -58,7 +58,7 @@ def interface(kind: str, *, classes: Sequence[str] = ()) -> str:
     """The labelling interface of one kind: keep or drop, and a class or a caption where there can be a new one."""
     more = ""
     if kind == "label":
-        choices = "".join(f"\n    <Choice value={quoteattr(name)}/>" for name in classes)
+        choices = "".join(f"\n    <Choice value={quoteattr(name)}/>" for name in classes if is_line(name))
         more = f'\n  <Choices name="{_LABEL}" toName="{_IMAGE}" choice="single">{choices}\n  </Choices>'
     elif kind == "caption":
         more = f'\n  <TextArea name="{_CAPTION}" toName="{_IMAGE}" maxSubmissions="1" editable="true"/>'
@@ -102,12 +102,12 @@ def read_annotations(path: Path) -> list[Decision]:
             raise InputError(
                 f"{path}: task {number}: no 'data'; expected the format JSON of Label Studio, not JSON-MIN"
             )
-        where = f"{path}: task {task.get('id', number)}"
+        where = f"{path}: task {task.get('id', number)!s:.40}"
         data = task["data"]
         if lost := [name for name in _NEEDED if not isinstance(data.get(name), str)]:
             known = ", ".join(sorted(map(str, data))[:_SHOWN]) or "none"
             raise InputError(
-                f"{where}: its data has no {lost[0]!r} (it has: {known}); expected tasks that tether audit wrote, "
+                f"{where}: its data has no {lost[0]!r} (it has: {known:.200}); expected tasks that tether audit wrote, "
                 "is this the export of another project?"
             )
         annotations = task.get("annotations", [])

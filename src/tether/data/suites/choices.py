@@ -29,6 +29,8 @@ LEAST_OF_A_KIND = 25
 """Questions of one kind below which ARO leaves a pair of attributes out of the mean."""
 BOX = ("bbox_x", "bbox_y", "bbox_w", "bbox_h")
 _MOST_BYTES = 1 << 30
+_FAR = 1 << 31
+"""Pixels beyond which no image reaches."""
 _PAIRS = ("image_0", "image_1", "caption_0", "caption_1")
 
 
@@ -131,8 +133,10 @@ def aro(file: Path, *, name: str) -> ChoiceSet:
         where = f"{file}: question {number}"
         image, false, true = (_text(row, each, where=where) for each in ("image_path", "false_caption", "true_caption"))
         box = tuple(row.get(each) for each in BOX)
-        if not all(isinstance(each, int | float) for each in box) or min(box[2:]) < 1:
-            raise InputError(f"{where}: expected numbers in {', '.join(BOX)}, width and height above 0, got {box}")
+        if not all(isinstance(each, int | float) and abs(each) < _FAR for each in box) or min(box[2:]) < 1:
+            raise InputError(
+                f"{where}: expected numbers in {', '.join(BOX)}, width and height above 0, got {quoted(box)}"
+            )
         box = tuple(round(each) for each in box)
         key = f"{image} {box}"
         boxes[key] = image, box
@@ -165,7 +169,8 @@ def aro_order(file: Path, *, name: str) -> ChoiceSet:
         options = row.get("caption_options")
         if not isinstance(options, list) or len(options) < 2:
             raise InputError(f"{where}: expected at least two captions in 'caption_options', got {quoted(options)}")
-        captions = tuple(_text(dict(enumerate(options)), place, where=where) for place in range(len(options)))
+        numbered = dict(enumerate(options))
+        captions = tuple(_text(numbered, place, where=where) for place in numbered)
         if choices and len(captions) != len(choices[0].captions):
             raise InputError(f"{where}: {len(captions)} captions; question 0 has {len(choices[0].captions)}")
         choices.append(CaptionChoice(str(number), (image,), captions))
@@ -246,8 +251,18 @@ def _of_files(
                 image, box = boxes[key]
                 yield key, partial(_cropped, reach, image, box)
 
-    version = fingerprint([str(file)], settings=str(folder))
+    names = {name for name, _ in boxes.values()} if boxes else {key for choice in choices for key in choice.images}
+    version = fingerprint([str(file)], settings=(str(folder), [_stamp(folder / name) for name in sorted(names)]))
     return ChoiceSet(name, _not_empty(choices, where=str(file)), version, images, least)
+
+
+def _stamp(path: Path) -> tuple[str, int, int]:
+    """Name, size and time of an image, so that another in its place is noticed; of none where it cannot be read."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return str(path), -1, -1
+    return str(path), status.st_size, status.st_mtime_ns
 
 
 def _cropped(reach: Reach, image: str, box: Sequence[int]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,16 +45,25 @@ def find_sets(folder: str | Path) -> list[SuiteSet]:
     root = local(folder)
     if not root.is_dir():
         raise InputError(f"{folder}: no such folder")
-    found = list(_below(root, name="", depth=DEPTH))
+    found = list(_below(root, name="", depth=DEPTH, seen=set()))
     if not found:
         raise InputError(
             f"{folder}: no test set in it; expected folders with test/{COUNT} (clip_benchmark's WebDataset layout), or "
             f"the files of SugarCrepe, Winoground or ARO"
         )
+    name, times = Counter(one.name for one in found).most_common(1)[0]
+    if times > 1:
+        raise InputError(f"{folder}: {times} test sets are called {name}; rename a folder or a file")
     return found
 
 
-def _below(folder: Path, *, name: str, depth: int) -> Iterator[SuiteSet]:
+def _below(folder: Path, *, name: str, depth: int, seen: set[Path]) -> Iterator[SuiteSet]:
+    """Each folder is looked into once, by whatever links lead to it."""
+    real = folder.resolve()
+    if real in seen:
+        return
+    seen.add(real)
+
     def called(part: str = "") -> str:
         return encodable("/".join(filter(None, [name or folder.resolve().name, part])))
 
@@ -79,4 +89,4 @@ def _below(folder: Path, *, name: str, depth: int) -> Iterator[SuiteSet]:
     if depth:
         for each in sorted(folder.iterdir()):
             if each.is_dir() and not each.name.startswith("."):
-                yield from _below(each, name="/".join(filter(None, [name, each.name])), depth=depth - 1)
+                yield from _below(each, name="/".join(filter(None, [name, each.name])), depth=depth - 1, seen=seen)

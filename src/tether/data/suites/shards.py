@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Literal, cast
 
 import numpy as np
 
+from tether.core.arrays import read_array
 from tether.core.atomic_io import read_text
 from tether.core.errors import InputError
 from tether.core.printable import encodable, quoted
@@ -197,13 +197,9 @@ def _label(data: bytes, *, classes: int) -> int:
 
 
 def _marks(data: bytes, *, classes: int) -> np.ndarray:
-    try:
-        marks = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"its .npy cannot be read: {str(error)[:200]}") from None
-    if not isinstance(marks, np.ndarray) or marks.shape != (classes,) or marks.dtype.kind not in "biuf":
-        shape = getattr(marks, "shape", type(marks).__name__)
-        raise InputError(f"its .npy holds {shape}, expected ({classes},) numbers: {NAMES} has {classes} classes")
+    marks = read_array(data, what="its .npy")
+    if marks.shape != (classes,) or marks.dtype.kind not in "biuf":
+        raise InputError(f"its .npy holds {marks.shape}, expected ({classes},) numbers: {NAMES} has {classes} classes")
     if not np.isin(marks, (0, 1)).all():
         raise InputError("its .npy holds a number that is neither 0 nor 1")
     return marks.astype(bool)

@@ -16,8 +16,8 @@ from tether.core.yaml_files import read_yaml
 from tether.train.metrics_log import read_metrics
 from tether.train.run_files import METRICS
 
-_CONFIG = {"batch_size?": int, "accumulate?": int}
-_ENVIRONMENT = {"threads?": MAYBE_NUMBER, "libraries?": {}}
+_CONFIG = {"steps?": (int, None), "batch_size?": int, "accumulate?": int}
+_ENVIRONMENT = {"threads?": MAYBE_NUMBER, "libraries?": {}, "accelerators?": (None, [str])}
 _SUMMARY = {"steps?": int, "skipped?": int, "seconds?": MAYBE_NUMBER, "rollbacks?": int}
 _CURVES = ("loss", "grad_norm", "grad_threshold", "grad_scale", "lr", "logit_scale", "images_per_second", "seconds")
 _RECORD = {

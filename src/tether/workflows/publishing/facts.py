@@ -17,6 +17,7 @@ from tether.evaluate.meaning import read_meaning
 from tether.evaluate.report.run_folder import RunFolder, read_run
 from tether.models.named import HUB, OPEN_CLIP, STARTER
 from tether.train.run_files import CONFIG, METRICS
+from tether.workflows.publishing.hub import PushTarget, check_target
 from tether.workflows.publishing.redacted import place, settings
 from tether.workflows.publishing.results import KnownResults, numbers_of, read_results
 
@@ -193,7 +194,11 @@ def _base(model: str, config: Mapping[str, Any], adapted: Mapping[str, Any] | No
 def _on_the_hub(name: str) -> str:
     """The hub's name of a model, where it is known without a look there."""
     if name.startswith(HUB):
-        return name.removeprefix(HUB)
+        repo = name.removeprefix(HUB)
+        with contextlib.suppress(InputError):
+            check_target(PushTarget(repo))
+            return "" if local(repo).exists() else repo
+        return ""  # a folder of this machine
     if not name.startswith(OPEN_CLIP) or importlib.util.find_spec("open_clip") is None:
         return ""
     import open_clip

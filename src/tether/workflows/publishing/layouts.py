@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import shutil
 from collections.abc import Mapping
@@ -99,9 +100,7 @@ def write_layouts(model: nn.Module, folder: Path, *, repo: str | None) -> list[O
             f"{folder}: the folder was opened again with embeddings that lie {difference.worst:.1e} from the model's; "
             "nothing is published"
         )
-    from tether import __version__
-
-    return [Opened("Tether", True, __version__, difference), *found]
+    return [Opened("Tether", True, importlib.metadata.version("tether-clip"), difference), *found]
 
 
 def _tried(library: Library, folder: Path, given: Any, ours: Any) -> Opened:

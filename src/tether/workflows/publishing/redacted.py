@@ -12,6 +12,8 @@ _SECRET = re.compile(
     r"storage_options|headers|cookies?)(?:$|[_-])",
     re.IGNORECASE,
 )
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+"""Where a word begins in ``accessToken``."""
 _ADDRESS = re.compile(r"[a-zA-Z][\w+.-]*://\S+")
 _LOCAL = re.compile(r"(?:~[^/\\,=:]*|[a-zA-Z]:|\.\.)?[/\\][^,=:\]\n]*")
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
@@ -61,7 +63,7 @@ def settings(value: Any) -> Any:
     if isinstance(value, Mapping):
         found = {}
         for key, one in value.items():
-            if _SECRET.search(str(key)):
+            if _SECRET.search(_HUMP.sub("_", str(key))):
                 found[key] = HIDDEN
             elif (inner := settings(one)) not in (None, "", [], {}):
                 found[key] = inner
