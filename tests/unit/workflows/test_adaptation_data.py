@@ -55,7 +55,7 @@ def test_images_with_features_are_not_decoded_again(model, monkeypatch):
     source = squares(24, seed=3)
     parts_of(source, "labels", Asked(), model=model, validation=False).given.embed(model)
     opened = []
-    monkeypatch.setattr(loader, "load", lambda image, spec, *, name: opened.append(image) or load(image, spec))
+    monkeypatch.setattr(loader, "load", lambda image, spec, *, name, exact: opened.append(image) or load(image, spec))
     known = parts_of(source, "labels", Asked(), model=model, validation=False)
     assert (len(opened), sum(image.any() for image in opened)) == (24, len(known.test))
 
