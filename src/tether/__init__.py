@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tether.workflows.embed import embed as embed
     from tether.workflows.evaluate import evaluate as eval
     from tether.workflows.export import export as export
+    from tether.workflows.norms import norms as norms
     from tether.workflows.quality import quality as quality
     from tether.workflows.rank import rank as rank
     from tether.workflows.read import read as read
@@ -33,6 +34,7 @@ _LAZY = {
     "eval": ("tether.workflows.evaluate", "evaluate"),
     "embed": ("tether.workflows.embed", "embed"),
     "audit": ("tether.workflows.audit", "audit"),
+    "norms": ("tether.workflows.norms", "norms"),
     "quality": ("tether.workflows.quality", "quality"),
     "rank": ("tether.workflows.rank", "rank"),
     "read": ("tether.workflows.read", "read"),
@@ -56,6 +58,7 @@ __all__ = [
     "eval",
     "export",
     "load",
+    "norms",
     "quality",
     "rank",
     "read",

@@ -155,6 +155,7 @@ LOADS = {
     "inspect",
     "label",
     "mine",
+    "norms",
     "read",
     "report",
     "reproduce",
