@@ -90,6 +90,8 @@ def parse_labelled_dialogue(text: str) -> ParsedDialogue:
 
     A line with another label is one of ``other_lines``; ``load_normdial`` refuses it.
 
+    Source: the layout of the release of arXiv 2310.14563, which has no parser of its own.
+
     Example:
         >>> from tether.data.sets.norms import parse_labelled_dialogue
         >>> parse_labelled_dialogue("(李： 早上好。): Adhered ｜ a greeting").turns[0].speaker
