@@ -31,7 +31,7 @@ CARD = Card(
     needs=("scenes in words with five options each",),
     gives="Actions, reasons and sensible options of scenes, chosen by any text encoder, with chance beside "
     "each figure. "
-    "Right answers of scenes alike help a sentence encoder more than the scene itself, which adds 0.08 to guessing blind; "
+    "Right answers of scenes alike help a sentence encoder more than the scene itself, worth 0.08 over blind; "
     "unrelated ones move it by 0.03.",
     claim=Claim(
         says="With the right options of the five scenes most alike a sentence encoder has action and reason both right "
