@@ -132,7 +132,8 @@ def reproduce(lab: Lab) -> Trial:
                 [*texts[0][train], *texts[1][train]]
             )
             known, asked = (
-                np.stack([made.encode(side[at].tolist()) for side in texts], axis=1) for at in (train, test)
+                np.stack([made.encode(side[at].tolist()) for side in texts], axis=1)  # pyrefly: ignore
+                for at in (train, test)
             )
             said[test] = part.fit(known, labels[train]).predict(asked)
         return float(evaluate_pairs(labels[chosen], said[chosen])[3])

@@ -21,11 +21,11 @@ CARD = Card(
     authors=("Ziems", "Dwivedi-Yu", "Wang", "Halevy", "Yang"),
     package="tasks",
     parts=(
+        "tether.tasks.norms.classifier.NormClassifier",
         "tether.data.sets.norms.normbank.load_normbank",
         "tether.data.sets.norms.normbank.parse_constraints",
         "tether.data.sets.norms.normbank.format_constraints",
         "tether.data.sets.norms.splits.group_split",
-        "tether.tasks.norms.classifier.NormClassifier",
         "tether.evaluate.norms.scores.flip_accuracy",
     ),
     needs=("a CSV in NormBank's columns",),
