@@ -218,7 +218,7 @@ def turn_table(
             columns["turn"].append(turn.text or "...")
             columns["speaker"].append(turn.speaker)
             labels.append(turn.label)
-            groups.append(f"{one.file}:{one.row}:{number}")
+            groups.append(f"{one.language}/{one.stance}/{one.category}:{one.row}:{number}")
             rows.append(one.row)
             for facet, value in (("category", one.category), ("language", one.language), ("stance", one.stance)):
                 facets[facet].append(value)
