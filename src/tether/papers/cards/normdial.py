@@ -72,7 +72,7 @@ CARD = Card(
     ),
     tried=(
         Tried(
-            bed="The same seeds, when the name of a dialogue held the path of its file, so that splits differed by run.",
+            bed="The same seeds, when the name of a dialogue held its file's path, so that splits differed by run.",
             outcome="0.83 against 0.30, the same conditions held; measured again after names were mended.",
         ),
         Tried(
