@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tether.workflows.embed import embed as embed
     from tether.workflows.evaluate import evaluate as eval
     from tether.workflows.export import export as export
+    from tether.workflows.norms import norms as norms
     from tether.workflows.push import push as push
     from tether.workflows.quality import quality as quality
     from tether.workflows.rank import rank as rank
@@ -34,6 +35,7 @@ _LAZY = {
     "eval": ("tether.workflows.evaluate", "evaluate"),
     "embed": ("tether.workflows.embed", "embed"),
     "audit": ("tether.workflows.audit", "audit"),
+    "norms": ("tether.workflows.norms", "norms"),
     "push": ("tether.workflows.push", "push"),
     "quality": ("tether.workflows.quality", "quality"),
     "rank": ("tether.workflows.rank", "rank"),
@@ -58,6 +60,7 @@ __all__ = [
     "eval",
     "export",
     "load",
+    "norms",
     "push",
     "quality",
     "rank",

@@ -76,6 +76,17 @@ def place(stage: Path, tmp_path: Path, monkeypatch) -> Path:
             ["audit", "photos", "--model", "model", "--out", "a", "--classes", "cat,cat"],
             "tether: classes: class 'cat' comes twice",
         ),
+        (
+            ["norms", "morals", "n.csv", "--out", "n"],
+            "tether: TASK: expected normbank, stream-norms, normdial, norm-conf",
+        ),
+        (["norms", "normbank", "no.csv", "--out", "n"], "tether: no.csv: no such file"),
+        (
+            ["norms", "normbank", "made", "--head", "oak", "--out", "n"],
+            "tether: --head: expected svm, logistic, mlp, got",
+        ),
+        (["norms", "normbank", "made", "--fields", "mood", "--out", "n"], "fields: expected some of behaviour, constr"),
+        (["norms", "normdial", "photos", "--out", "n"], "tether: photos: expected {American,Chinese}/"),
         (["index", "photos", "--out", "i"], "tether: photos: holds no .parquet file"),
         (["index", "no.parquet", "--out", "i"], "tether: no.parquet:"),
         (["search", "no-store", "cat"], "tether: no-store: no such store; make one with: tether index"),

@@ -155,6 +155,7 @@ LOADS = {
     "inspect",
     "label",
     "mine",
+    "norms",
     "push",
     "read",
     "report",

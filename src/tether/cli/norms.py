@@ -1,0 +1,89 @@
+"""``tether norms``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tether.cli.options import STDOUT, Device, Existing, Json, RandomWeights, RawCsv, check_outputs, put_json
+from tether.cli.say import say
+
+
+def command(
+    task: Annotated[str, typer.Argument(help="normbank, stream-norms, normdial, norm-conflicts or egonormia.")],
+    file: Annotated[str, typer.Argument(help="The file or folder in that set's format; made: sentences of ours.")],
+    out: Annotated[Path, typer.Option(help="Folder of the head, report.md, report.json and judged.csv.")],
+    encoder: Annotated[
+        str, typer.Option(help="tfidf, tfidf-letters, minilm, or a model, whose text side is read.")
+    ] = "tfidf",
+    head: Annotated[str, typer.Option(help="svm, logistic or mlp.")] = "svm",
+    trained: Annotated[
+        Path | None, typer.Option(help="Folder of an earlier run: its head judges FILE, nothing is learnt.")
+    ] = None,
+    fields: Annotated[
+        str | None, typer.Option(help='Fields to read, as "message,channel" (default: the task\'s).')
+    ] = None,
+    test: Annotated[float, typer.Option(help="Share of the groups held out, where FILE names no split.")] = 0.25,
+    skip_unknown: Annotated[
+        bool, typer.Option("--skip-unknown", help="Leave out NormDial's turns with an unknown label.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split and the head.")] = 0,
+    device: Device = "auto",
+    random_weights: RandomWeights = False,
+    raw_csv: RawCsv = False,
+    json: Json = None,
+    existing: Existing = "refuse",
+) -> None:
+    """Train a head on a set of social norms, or judge a file by one, and report with chance beside every figure.
+
+    Examples:
+      tether norms normbank NormBank.csv --encoder minilm --out norms
+      tether norms norm-conflicts contracts/ --trained norms --out judged
+    """
+    from typing import Any, cast, get_args
+
+    from tether.core.errors import InputError
+    from tether.evaluate.norms.report import NO_AUTHORITY
+    from tether.tasks.norms.classifier import Head
+    from tether.workflows.norms import HEAD, JUDGEMENTS, LEARNT, PAGE, REPORT, Task, norms
+
+    for where, value, known in (("TASK", task, Task), ("--head", head, Head)):
+        if value not in get_args(known):
+            raise InputError(f"{where}: expected {', '.join(get_args(known))}, got {value!r}")
+    if not 0 < test < 1:
+        raise InputError(f"--test: expected a share above 0 and below 1, got {test}")
+    names = (JUDGEMENTS, REPORT, PAGE) if trained is not None else (JUDGEMENTS, REPORT, PAGE, HEAD, LEARNT)
+    outputs = {f"--out, {name}": out / name for name in names} | {"--json": None if json is None else Path(json)}
+    inputs: dict[str, object] = {"FILE": file}
+    if trained is not None:
+        inputs["--trained"] = [trained / HEAD, trained / LEARNT, trained / REPORT, trained / PAGE, trained / JUDGEMENTS]
+    check_outputs(outputs, existing=existing, inputs=inputs)
+    run = norms(
+        cast(Any, task),
+        file,
+        out=out,
+        encoder=encoder,
+        head=cast(Any, head),
+        trained=trained,
+        fields=None if fields is None else [name.strip() for name in fields.split(",")],
+        test=test,
+        skip_unknown=skip_unknown,
+        seed=seed,
+        random_weights=random_weights,
+        device=device,
+        raw_csv=raw_csv,
+    )
+    if json is not None:
+        figures = None if run.report is None else run.report.as_json()
+        put_json({"files": [str(path) for path in run.files], "judged": len(run.rows), "report": figures}, to=json)
+    if json != STDOUT:
+        say(f"{out}: {len(run.rows):,} rows judged")
+        for line in [] if run.report is None else run.report.lines():
+            say(line)
+    if run.report is not None:
+        say(f"judged by {run.report.judged}", err=True)
+    for line in run.remarks:
+        say(line, err=True)
+    say(NO_AUTHORITY, err=True)

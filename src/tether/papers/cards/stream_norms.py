@@ -1,0 +1,129 @@
+"""Norm violations in live chat: what a message alone cannot tell, its context does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tether.core.card import Card, Claim, Condition, Trial, Tried
+
+if TYPE_CHECKING:
+    from tether.papers.reproduction.lab import Lab
+
+CHATS = 600
+
+CARD = Card(
+    slug="stream-norms",
+    title="Analyzing Norm Violations in Live-Stream Chat",
+    year=2023,
+    arxiv="2305.10731",
+    venue="EMNLP 2023",
+    code="softly-ai/NormVio",
+    authors=("Moon", "Lee", "Cho", "Jin", "Park", "Kim", "Choi", "Lee", "Park"),
+    package="data",
+    parts=(
+        "tether.data.sets.norms.stream_norms.load_stream_norms",
+        "tether.data.sets.norms.stream_norms.consolidate",
+        "tether.data.sets.norms.chat_table.chat_table",
+        "tether.data.sets.norms.chat_table.chat_numbers",
+    ),
+    needs=("a copy of the release's folders",),
+    gives="Which norm a removed message broke, from it and its context, without the name of any user; context helps "
+    "where it is asked of by numbers that say what changed, and hardly where its words are only put beside the "
+    "message.",
+    claim=Claim(
+        says="With the user's last messages and numbers of the context a linear head tells five norms better than with "
+        "the message alone, by 0.15 of macro F1, on channels that it has not met. Two of the five can be told from "
+        "the context only, by construction.",
+        metric="macro F1 over five norms on held-out channels",
+        better="higher",
+        margin=0.15,
+        baseline="the same linear head on the message and its own numbers (length, capitals, link, mention, emotes)",
+        scale=f"{CHATS} chats of a generator of ours in 40 channels and four languages; labels by three "
+        "annotators, each "
+        "wrong in a tenth of them",
+        equal="items, split, TF-IDF and head",
+        conditions=(
+            Condition(
+                says="Words of the context alone, without its numbers, help by 0.02 as well.",
+                ours="user_context_words",
+                than="baseline",
+                better="higher",
+                least=0.02,
+            ),
+            Condition(
+                says="The gain on channels that were learnt from is no more than 0.05 larger than on others.",
+                ours="gain_new_channels",
+                than="gain_random_rows",
+                better="higher",
+                least=-0.05,
+            ),
+        ),
+    ),
+    differences=(
+        "A generator with mild words stands in for 4,583 comments with offensive text and names of people, of which "
+        "nothing is kept; that context helps is by construction there.",
+        "TF-IDF and a linear SVM stand in for fine-tuned RoBERTa; the paper's 35 % relative gain is not shown.",
+        "Negatives, which the release has not, are not made.",
+        "One annotator's word counts where there is only one; the release always asks for two.",
+    ),
+    tried=(
+        Tried(
+            bed="Seeds 10 and 11 with a first generator, whose repetitions and languages were never in doubt.",
+            outcome="0.83 with the message, 1.00 with numbers of the context: a bed that could not fail, so "
+            "doubt was added.",
+        ),
+        Tried(
+            bed="Seeds 10 and 11, svm and mlp, with and without words of the context and of the channel.",
+            outcome="Seed 10: 0.76 for the message, 0.80 with words of the user's context, 0.98 with numbers, too; the "
+            "message with numbers of the context alone had 0.99.",
+        ),
+    ),
+    minutes=1.5,
+    guide="norms.md",
+)
+
+
+def reproduce(lab: Lab) -> Trial:
+    """Write chats, read them without names, and ask for norms with more and more context."""
+    from dataclasses import replace
+
+    from tether.data.sets.norms import chat_table, load_stream_norms
+    from tether.data.sets.norms.chat_table import MESSAGE_NUMBERS
+    from tether.data.sets.norms.made_stream import made_stream
+    from tether.papers.testbeds.norm_sets import halves, scored, written
+    from tether.tasks.norms import SentenceTexts, TfidfEncoder
+
+    items, _ = written(lambda path: made_stream(path, chats=lab.steps(CHATS, 80), seed=lab.seed), load_stream_norms)
+    table = chat_table(items).judged_only()
+    message, more = ("message",), ("message", "user_context")
+
+    def macro(
+        fields: tuple[str, ...], numbers: tuple[str, ...] | None, *, encoder: Any = None, mixed: bool = False
+    ) -> float:
+        rows = replace(table, groups=tuple(map(str, range(len(table))))) if mixed else table
+        train, test = halves(rows, share=0.3, seed=lab.seed)
+        found, _ = scored(
+            train, test, encoder=encoder or TfidfEncoder(), fields=fields, head="svm", combine="concat", numbers=numbers
+        )
+        return found.macro_f1.value
+
+    base, ours = macro(message, MESSAGE_NUMBERS), macro(more, None)
+    random = macro(message, MESSAGE_NUMBERS, mixed=True), macro(more, None, mixed=True)
+    train, test = halves(table, share=0.3, seed=lab.seed)
+    chance = scored(train, test, encoder=TfidfEncoder(), fields=message, head="svm")[0].macro_f1.chance
+    sentences = SentenceTexts()
+    return Trial(
+        baseline=base,
+        ours=ours,
+        notes={
+            "user_context_words": macro(more, MESSAGE_NUMBERS),
+            "message_and_all_numbers": macro(message, None),
+            "with_channel": macro((*more, "channel"), None),
+            "gain_new_channels": ours - base,
+            "gain_random_rows": random[1] - random[0],
+            "message_minilm": macro(message, MESSAGE_NUMBERS, encoder=sentences),
+            "context_minilm": macro(more, None, encoder=sentences),
+            "chance": chance,
+            "labelled": float(len(table)),
+        },
+    )

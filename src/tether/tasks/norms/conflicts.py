@@ -1,0 +1,168 @@
+"""Do two clauses of a contract contradict each other, and how: centroids and an SVM on pairs (arXiv 1906.02121)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+import numpy as np
+from jaxtyping import Float, Int
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from tether.core.errors import InputError
+from tether.core.ranges import Positive, Whole, check_values
+from tether.tasks.norms.pair_features import Combine, combined
+
+NONE = 0
+"""The label of clauses that do not contradict each other; every other one is a kind of conflict."""
+
+
+class CentroidConflict(ClassifierMixin, BaseEstimator):
+    """Conflict where a pair is nearer to the mean of conflicting pairs than to that of the others; a tie is none.
+
+    Source: arXiv 1906.02121, section 4, and its released embeddings.py.
+
+    Args:
+        combine: how two rows become one, see ``combined``.
+        distance: ``euclidean`` or ``cosine``, which is 1 where a length is zero.
+
+    Attributes:
+        classes_: 0 and 1.
+        conflict_: (m,) mean of the combined pairs in conflict.
+        other_: (m,) mean of those that are not.
+
+    Example:
+        >>> import numpy as np
+        >>> from tether.tasks.norms import CentroidConflict
+        >>> pairs = np.array([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 1.0], [1.0, 1.0]]])  # rows of two pairs of clauses
+        >>> CentroidConflict().fit(pairs, [1, 0]).predict(pairs).tolist()
+        [1, 0]
+    """
+
+    def __init__(self, *, combine: Combine = "offset", distance: Literal["euclidean", "cosine"] = "euclidean") -> None:
+        """See the class; values are checked by ``fit``."""
+        self.combine = combine
+        self.distance = distance
+
+    def fit(self, X: Float[np.ndarray, "n two d"], y: Int[np.ndarray, " n"]) -> Self:
+        """Means of (n, 2, d) pairs; labels above 0 are all conflicts.
+
+        Raises:
+            InputError: pairs of another shape, or no pair of one of the two sides.
+        """
+        check_values(type(self).__init__, vars(self))
+        rows, labels = _rows(X, self.combine), _labels(y, len(X))
+        if not 0 < (labels > NONE).sum() < len(labels):
+            raise InputError(f"labels: expected conflicts and others, got {len(labels)} of one of the two")
+        self.classes_ = np.array([0, 1])
+        self.conflict_, self.other_ = rows[labels > NONE].mean(axis=0), rows[labels == NONE].mean(axis=0)
+        return self
+
+    def distances(self, X: Float[np.ndarray, "n two d"]) -> Float[np.ndarray, "n two"]:
+        """How far each pair is from the conflicts' mean and from the others'."""
+        check_is_fitted(self, "conflict_")
+        rows = _rows(X, self.combine)
+        if rows.shape[1] != len(self.conflict_):
+            raise InputError(f"pairs: expected rows of {len(self.conflict_)} numbers, got {rows.shape[1]}")
+        return np.stack([self._distance(rows, centre) for centre in (self.conflict_, self.other_)], axis=1)
+
+    def predict(self, X: Float[np.ndarray, "n two d"]) -> Int[np.ndarray, " n"]:
+        """1 for a conflict."""
+        found = self.distances(X)
+        return (found[:, 0] < found[:, 1]).astype(np.int64)
+
+    def _distance(self, rows: np.ndarray, centre: np.ndarray) -> np.ndarray:
+        if self.distance == "euclidean":
+            return np.linalg.norm(rows - centre, axis=1)
+        lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(centre)
+        return 1 - np.divide(rows @ centre, lengths, out=np.zeros(len(rows)), where=lengths > 0)
+
+
+class ConflictClassifier(ClassifierMixin, BaseEstimator):
+    """Crammer and Singer's linear SVM on pairs: conflict or not, its kind, or both in one.
+
+    Source: arXiv 1906.02121, section 4, and its released code: LinearSVC, C = 1, ``multi_class="crammer_singer"``.
+
+    Args:
+        combine: how two rows become one, see ``combined``.
+        C: smaller is smoother.
+        class_weight: None, as in the release, or ``balanced``.
+        tol: of the solver.
+        max_iter: of the solver.
+        random_state: of the solver's order.
+
+    Attributes:
+        classes_: labels of the training pairs.
+
+    Example:
+        >>> import numpy as np
+        >>> from tether.tasks.norms import ConflictClassifier
+        >>> pairs = np.random.default_rng(0).normal(size=(20, 2, 4))  # rows of 20 pairs of clauses
+        >>> labels = (pairs[:, 0, 0] > pairs[:, 1, 0]).astype(int)
+        >>> ConflictClassifier(combine="offset").fit(pairs, labels).predict(pairs).shape
+        (20,)
+    """
+
+    def __init__(
+        self,
+        *,
+        combine: Combine = "concat",
+        C: Positive = 1.0,
+        class_weight: Literal["balanced"] | None = None,
+        tol: Positive = 1e-4,
+        max_iter: Whole = 10_000,
+        random_state: Whole = 0,
+    ) -> None:
+        """See the class; values are checked by ``fit``."""
+        self.combine = combine
+        self.C = C
+        self.class_weight = class_weight
+        self.tol = tol
+        self.max_iter = max_iter
+        self.random_state = random_state
+
+    def fit(self, X: Float[np.ndarray, "n two d"], y: Int[np.ndarray, " n"]) -> Self:
+        """Learn from (n, 2, d) pairs.
+
+        Raises:
+            InputError: pairs of another shape, labels below 0, or one label only.
+        """
+        from sklearn.svm import LinearSVC
+
+        check_values(type(self).__init__, vars(self))
+        rows, labels = _rows(X, self.combine), _labels(y, len(X))
+        if len(np.unique(labels)) < 2:
+            raise InputError(f"labels: expected two at least, all {len(labels)} are {labels[0]}")
+        svm = LinearSVC(
+            C=self.C, multi_class="crammer_singer", class_weight=self.class_weight, tol=self.tol,
+            max_iter=self.max_iter, random_state=self.random_state,
+        )  # fmt: skip
+        self.svm_ = svm.fit(rows, labels)
+        self.classes_ = self.svm_.classes_
+        return self
+
+    def decision_function(self, X: Float[np.ndarray, "n two d"]) -> np.ndarray:
+        """(n,) for two labels, above 0 for the second; (n, k) for more."""
+        check_is_fitted(self, "svm_")
+        return self.svm_.decision_function(_rows(X, self.combine))
+
+    def predict(self, X: Float[np.ndarray, "n two d"]) -> Int[np.ndarray, " n"]:
+        """The label of each pair."""
+        check_is_fitted(self, "svm_")
+        return self.svm_.predict(_rows(X, self.combine))
+
+
+def _rows(pairs: Any, how: Combine) -> Float[np.ndarray, "n m"]:
+    found = np.asarray(pairs, dtype=np.float64)
+    if found.ndim != 3 or found.shape[1] != 2 or not len(found):
+        raise InputError(f"pairs: expected (n, 2, d) rows of two clauses each, got shape {found.shape}")
+    if not np.isfinite(found).all():
+        raise InputError("pairs: a row holds NaN or infinity")
+    return combined(found[:, 0], found[:, 1], how=how)
+
+
+def _labels(y: Any, n: int) -> Int[np.ndarray, " n"]:
+    labels = np.asarray(y)
+    if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer) or labels.min() < NONE:
+        raise InputError(f"labels: expected {n} whole numbers from 0, got {labels.dtype} of shape {labels.shape}")
+    return labels

@@ -1,0 +1,332 @@
+"""Files of norms as people have them: marks, numbers of rows, labels that are none, groups on both sides."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tether.core.errors import InputError
+from tether.data.sets.norms import (
+    MultipleChoice,
+    NormConstraint,
+    NormItem,
+    NormTable,
+    chat_numbers,
+    chat_table,
+    check_apart,
+    check_disjoint,
+    consolidate,
+    format_constraints,
+    group_split,
+    group_test_rows,
+    load_egonormia,
+    load_norm_conflicts,
+    load_normbank,
+    load_normdial,
+    load_stream_norms,
+    parse_constraints,
+    parse_labelled_dialogue,
+    turn_table,
+)
+from tether.data.sets.norms.made_conflicts import made_conflicts
+from tether.data.sets.norms.made_egonormia import made_egonormia
+from tether.data.sets.norms.made_normbank import made_normbank
+from tether.data.sets.norms.made_normdial import made_normdial
+from tether.data.sets.norms.made_stream import made_stream
+
+HEAD = "setting,behavior,constraints,norm\n"
+ROLE = "[PERSON]'s role is 'cook'"
+
+
+def table(**changes: object) -> NormTable:
+    whole = NormTable(
+        "mine.csv", {"text": ("a", "b", "c")}, ("x", "y", "x"), ("x", "y"), ("g", "g", "h"), (2, 3, 4), "one person"
+    )
+    return replace(whole, **changes)
+
+
+def bank(folder: Path, *lines: str, head: str = HEAD, mark: bytes = b"") -> Path:
+    path = folder / "bank.csv"
+    path.write_bytes(mark + (head + "\n".join(lines) + "\n").encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": ("x", "z", "z")}, r"mine.csv: label: expected x, y, got 'z' in rows 3, 4"),
+        ({"fields": {"text": ("a", " ", "c")}}, r"mine.csv: text: no text in row 3"),
+        ({"ids": ("1", "2", "1")}, r"mine.csv: expected ids that differ, got '1' in rows 2, 4"),
+        ({"split": ("train", "test", "valid")}, r"split: expected train, dev, test, got 'valid' in row 4"),
+        ({"groups": ("g", "h")}, r"groups: expected 3 values, got 2"),
+        ({"labels": (), "fields": {"text": ()}, "groups": (), "rows": ()}, r"mine.csv: no rows"),
+    ],
+)
+def test_a_table_says_which_rows_are_wrong(changes, message):
+    with pytest.raises(InputError, match=message):
+        table(**changes)
+
+
+def test_rows_without_a_label_are_judged_and_not_learnt_from():
+    some = table(labels=("x", "", "y"))
+    assert some.codes.tolist() == [0, -1, 1]
+    assert some.judged_only().rows == (2, 4)
+    with pytest.raises(InputError, match="no row has a label"):
+        table(labels=("", "", "")).judged_only()
+    with pytest.raises(InputError, match="fields: expected some of text, got 'context'"):
+        some.named(["context"])
+
+
+def test_a_group_on_both_sides_is_named():
+    check_disjoint(table(split=("train", "train", "test")))
+    with pytest.raises(InputError, match=r"group 'g' is in train and test \(rows 2, 3\)"):
+        check_disjoint(table(split=("train", "test", "test")))
+    whole = table()
+    check_apart(whole.taken([0, 1]), whole.taken([2]))
+    with pytest.raises(InputError, match=r"row 3: group 'g' is also in mine.csv"):
+        check_apart(whole.taken([0]), whole.taken([1]))
+
+
+def test_splits_keep_groups_together_and_do_not_depend_on_order():
+    keys = [f"key {number % 40}" for number in range(120)]
+    sides = group_split(keys)
+    assert {side: len({key for key, s in zip(keys, sides, strict=True) if s == side}) for side in set(sides)} == {
+        "train": 32, "dev": 4, "test": 4,
+    }  # fmt: skip
+    with pytest.raises(InputError, match="below 1 together"):
+        group_split(keys, sizes=(0.7, 0.3))
+    big = NormTable("big", {"t": tuple(keys)}, ("x", "y") * 60, ("x", "y"), tuple(keys), tuple(range(120)), "nobody")
+    held = group_test_rows(big, seed=3)
+    turned = group_test_rows(big.taken(range(119, -1, -1)), seed=3)
+    assert 20 <= held.sum() <= 40
+    assert {key for key, h in zip(keys, held, strict=True) if h}.isdisjoint(
+        k for k, h in zip(keys, held, strict=True) if not h
+    )
+    assert {k for k, h in zip(keys[::-1], turned, strict=True) if h} == {
+        k for k, h in zip(keys, held, strict=True) if h
+    }
+    with pytest.raises(InputError, match="at least two groups"):
+        group_test_rows(table(groups=("g", "g", "g")))
+
+
+def test_normbank_with_a_mark_wide_marks_and_numbers(tmp_path):
+    path = bank(
+        tmp_path, f"bus,sing,{ROLE},expected", "bus,sing,［PERSON］＇s role is ＇cook＇,0", "bus,sing,,",
+        mark=b"\xef\xbb\xbf",
+    )  # fmt: skip
+    found = load_normbank(path)
+    assert found.labels == ("expected", "taboo", "")
+    assert found.fields["constraints"] == ("the person's role is cook", "the person's role is cook", "")
+    assert found.rows == (2, 3, 4)
+    assert found.groups == ("bus [BEHAVIOR] sing",) * 3
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([f"bus,sing,{ROLE},fine", f"bus,hum,{ROLE},normal", f"bus,hum,{ROLE},odd"], "got 'fine' in rows 2, 4"),
+        ([f"bus,sing,{ROLE},normal", "bus,sing,role cook,normal"], "row 3: constraint: expected"),
+        ([f"bus,sing,{ROLE}"], r"expected 4 cells as in the header, got more or fewer in row 2"),
+        ([f",sing,{ROLE},normal"], "setting: no text in row 2"),
+    ],
+)
+def test_normbank_names_the_rows(tmp_path, lines, message):
+    with pytest.raises(InputError, match=message):
+        load_normbank(bank(tmp_path, *lines))
+
+
+def test_a_table_that_is_none(tmp_path):
+    with pytest.raises(InputError, match="expected a column norm or label"):
+        load_normbank(bank(tmp_path, "a,b,c", head="setting,behavior,constraints\n"))
+    with pytest.raises(InputError, match="column 'norm' comes twice"):
+        load_normbank(bank(tmp_path, f"a,b,{ROLE},normal,normal", head="setting,behavior,constraints,norm,norm\n"))
+    with pytest.raises(InputError, match="a header without rows"):
+        load_normbank(bank(tmp_path, head=HEAD.rstrip("\n")))
+    (tmp_path / "latin.csv").write_bytes(HEAD.encode() + b"caf\xe9,a,b,normal\n")
+    with pytest.raises(InputError, match=r"latin\.csv"):
+        load_normbank(tmp_path / "latin.csv")
+
+
+def test_constraints_keep_apostrophes_and_refuse_what_they_cannot_write():
+    text = "[OTHER]'s role is not 'the owner's son' [AND] noise is less than or equal to 'a cat's'"
+    found = parse_constraints(text)
+    assert found[1] == NormConstraint("environment", "noise", "is less than or equal to", "a cat's")
+    assert format_constraints(found) == text
+    with pytest.raises(InputError, match="known relation"):
+        format_constraints((NormConstraint("person", "role", "was", "cook"),))
+
+
+def test_made_normbank_is_read_back(tmp_path):
+    found = load_normbank(made_normbank(tmp_path / "made.csv", rows=80, seed=1))
+    assert len(found) == 80
+    assert set(found.labels) == set(found.classes)
+    again = load_normbank(made_normbank(tmp_path / "again.csv", rows=80, seed=1))
+    assert again.fields == found.fields
+    assert again.labels == found.labels
+
+
+CONFLICTS = "conflict_id,contract_id,norm_id_1,norm_id_2,norm1,norm2,conf_type\n"
+
+
+def test_clauses_by_contract_and_kind(tmp_path):
+    found = load_norm_conflicts(made_conflicts(tmp_path / "made", pairs=80, seed=2))
+    assert [found.labels.count(name) for name in found.classes] == [40, 10, 10, 10, 10]
+    assert any("later" in remark for remark in found.remarks)
+    path = tmp_path / "conflicts.csv"
+    path.write_text(CONFLICTS + "1,7,1,2,a shall,b may,1\n2,8,3,4,c shall,d may,9\n")
+    with pytest.raises(InputError, match="conf_type: expected 1 to 4, or 0 for none, got '9' in row 3"):
+        load_norm_conflicts(path)
+    path.write_text(CONFLICTS + "1,7,1,2,a shall,b may,１\n1,8,3,4,c shall,d may,2\n")
+    with pytest.raises(InputError, match=r"conf_type: .* got '１' in row 2"):
+        load_norm_conflicts(path)
+    path.write_text(CONFLICTS + "1,7,1,2,a shall,b may,1\n1,8,3,4,c shall,d may,2\n")
+    with pytest.raises(InputError, match="expected ids that differ, got '1' in rows 2, 3"):
+        load_norm_conflicts(path)
+    path.write_text(CONFLICTS + "1,7,1,2,a shall,,1\n")
+    with pytest.raises(InputError, match="second: no text in row 2"):
+        load_norm_conflicts(path)
+
+
+def test_as_many_clauses_without_conflict_as_with(tmp_path):
+    made_conflicts(tmp_path, pairs=40)
+    lines = (tmp_path / "conflicts.csv").read_text().splitlines()
+    (tmp_path / "conflicts.csv").write_text("\n".join(lines[:6]) + "\n")
+    found = load_norm_conflicts(tmp_path)
+    assert found.labels.count("none") == 5
+    assert load_norm_conflicts(tmp_path, balanced=False).labels.count("none") == 20
+    assert load_norm_conflicts(tmp_path, seed=1).ids != found.ids
+
+
+def dialogue(folder: Path, text: str, *, column: str = "Labeled_Dialogue") -> Path:
+    path = folder / "Chinese" / "adherence" / "thanks" / "cleaned_dialogue.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'\ufeff,Norm,Situation,{column}\n0,be kind,here,"{text}"\n', encoding="utf-8")
+    return folder
+
+
+def test_dialogues_with_wide_marks_and_labels_that_are_none(tmp_path):
+    text = "(李：谢谢。)：Adhered ｜ 道谢\n(门开了。)\nAnn: fine. Ahdered | it is"
+    with pytest.raises(InputError, match=r"cleaned_dialogue.csv: label: expected .* got 'Ahdered' in row 2"):
+        load_normdial(dialogue(tmp_path, text))
+    (found,), empty = load_normdial(tmp_path, unknown="skip")
+    assert (found.language, found.stance, found.category, empty) == ("Chinese", "adherence", "thanks", 0)
+    assert [(turn.speaker, turn.text, turn.label) for turn in found.parsed.turns] == [("李", "谢谢。", "adhered")]
+    assert found.parsed.other_lines == ("(门开了。)", "Ann: fine. Ahdered | it is")
+    with pytest.raises(InputError, match="expected a column Labeled_Dialogue"):
+        load_normdial(dialogue(tmp_path, text, column="Dialogue"))
+    with pytest.raises(InputError, match="no dialogue has a turn"):
+        load_normdial(dialogue(tmp_path, "nothing here"))
+    with pytest.raises(InputError, match="below it"):
+        load_normdial(tmp_path / "Chinese", language="American")
+
+
+def test_a_label_glued_to_letters_is_none_and_the_first_one_counts():
+    assert parse_labelled_dialogue("A: isAdhered | no").turns == ()
+    (turn,) = parse_labelled_dialogue("A: yes: Adhered | he said Violated | twice").turns
+    assert (turn.text, turn.label, turn.reason) == ("yes", "adhered", "he said Violated | twice")
+
+
+def test_turns_carry_no_reason_and_no_stance(tmp_path):
+    dialogues, empty = load_normdial(made_normdial(tmp_path / "made", each=1))
+    assert len(dialogues) == 40
+    found = turn_table(dialogues, window=1, empty=empty)
+    assert set(found.fields) == {"norm", "history", "turn", "speaker"}
+    assert not any("keeps it" in text or "adherence" in text for column in found.fields.values() for text in column)
+    assert all(text.count(" / ") == 0 for text in found.fields["history"])
+    assert found.fields["history"][0] == ""
+    assert set(found.facets["stance"]) == {"adherence", "violation"}
+
+
+def annotator(label: str, **more: object) -> dict[str, object]:
+    return {f"step_{step}": [label] for step in (1, 2, 3)} | {f"target_{step}": None for step in (1, 2, 3)} | more
+
+
+def test_chats_without_names_and_without_the_message_itself(tmp_path):
+    root = made_stream(tmp_path / "made", chats=6, channels=3)
+    (first, *_) = sorted((root / "data").glob("*.json"))
+    name = json.loads(first.read_text("utf-8-sig"))["data"]["id"]
+    folder = root / "original_data" / name
+    said = {"timestamp": "2022-01-02 20:00:09", "user": "somebody", "message": "hey @Peter stop"}
+    (folder / "bad_utterance.jsonl").write_text("\ufeff" + json.dumps(said))
+    lines = [{**said, "message": "first"}, {"user": "x", "action": "ban"}, said]
+    (folder / "single_user_context.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (folder / "channel_setting.jsonl").unlink()
+    items, remarks = load_stream_norms(root, max_context=5)
+    (found,) = [item for item in items if item.message == "hey @user stop"]
+    assert found.user_context == ("first",)
+    assert len(found.chat_context) == 5
+    assert found.channel.startswith("channel")
+    assert "somebody" not in repr(found)
+    assert "user0" not in found.id_hash
+    assert remarks == ("1 of 6 items have no channel_setting.jsonl: their group is the name in their id",)
+    table = chat_table(items, remarks=remarks)
+    assert table.numbers["mention"].sum() == 1
+    assert chat_numbers(replace(found, language="es", message="the cat is on the map"))["other_language"] == 1
+    (folder / "bad_utterance.jsonl").unlink()
+    with pytest.raises(InputError, match=r"bad_utterance.jsonl: expected a message"):
+        load_stream_norms(root)
+
+
+def test_annotations_that_are_wrong(tmp_path):
+    root = made_stream(tmp_path / "made", chats=2)
+    first, second = sorted((root / "data").glob("*.json"))
+    text = first.read_text("utf-8")
+    second.write_text(text, "utf-8")
+    with pytest.raises(InputError, match=r"also stands in .*\.json"):
+        load_stream_norms(root)
+    told = json.loads(text.removeprefix("\ufeff"))
+    told["data"]["labels"][0]["step_2"] = ["Shouting"]
+    first.write_text(json.dumps(told))
+    with pytest.raises(InputError, match=r"\.json: step_2: expected a known category, got 'Shouting'"):
+        load_stream_norms(root)
+    with pytest.raises(InputError, match="expected data"):
+        load_stream_norms(tmp_path)
+
+
+def test_fewer_than_three_annotators_and_broken_ones():
+    assert consolidate([annotator("Begging")])["step_3"] == "Begging"
+    assert consolidate([annotator("Begging"), annotator("NSFW")])["step_1"] is None
+    assert consolidate([annotator("판단불가"), annotator("Incivility")])["step_1"] == "Incivility"
+    assert consolidate([annotator("Begging"), annotator("Begging", step_1=["data_error"])]) is None
+    kept = consolidate([annotator("Begging"), annotator("Begging", step_2=["data_error"])])
+    assert kept is not None
+    with pytest.raises(InputError, match="step_1: expected a list"):
+        consolidate([{"step_1": None}])
+
+
+def scene(**changes: object) -> dict[str, object]:
+    whole = {"id": "a", "behaviors": ["go", "stay"], "justifications": ["x", "y"], "correct": 0, "sensibles": [0]}
+    return whole | {"taxonomy": {"0": ["Safety"]}, "desc": "a door"} | changes
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ({"a": scene(correct=2)}, r"a: correct: expected 0 to 1, got 2"),
+        ({"a": scene(sensibles=[0, 5])}, r"a: sensibles: expected numbers from 0 to 1"),
+        ({"a": scene(justifications=["x"])}, "expected as many justifications as behaviors"),
+        ({"a": scene(), "b": scene()}, "expected ids that differ, got 'a' in 2 items"),
+        ({"a": scene(behaviors="go")}, "behaviors: expected a list of texts"),
+        ({}, "expected items by id"),
+    ],
+)
+def test_scenes_that_are_wrong(tmp_path, items, message):
+    (tmp_path / "scenes.json").write_text(json.dumps(items))
+    with pytest.raises(InputError, match=message):
+        load_egonormia(tmp_path / "scenes.json")
+
+
+def test_a_key_that_comes_twice(tmp_path):
+    (tmp_path / "twice.json").write_text(f'{{"a": {json.dumps(scene())}, "a": {json.dumps(scene())}}}')
+    with pytest.raises(InputError, match=r"twice\.json"):
+        load_egonormia(tmp_path / "twice.json")
+
+
+def test_made_scenes_are_read_back(tmp_path):
+    items = load_egonormia(made_egonormia(tmp_path / "made.json", items=20))
+    assert all(item.behaviors[4] == "" and item.correct in item.sensibles and item.norm_kinds for item in items)
+    with pytest.raises(InputError, match="position: expected 0 to 1"):
+        MultipleChoice(NormItem("a", ("x", "y"), ("1", "2"), 0, (0,), ((), ()), ""), (1, 0)).to_original(2)

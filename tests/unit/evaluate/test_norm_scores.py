@@ -1,0 +1,100 @@
+"""Figures of heads on norms: scikit-learn's, chance beside them, intervals over groups, and what a report says."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from tether.core.errors import InputError
+from tether.evaluate.norms import (
+    NormReport,
+    choice_scores,
+    evaluate_egonormia,
+    evaluate_groups,
+    evaluate_pairs,
+    flip_accuracy,
+)
+from tether.evaluate.norms.report import NO_AUTHORITY
+
+NAMES = ("taboo", "normal", "expected")
+
+
+def drawn(n: int = 200, seed: int = 0) -> tuple[list[str], list[str], list[str]]:
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(3, size=n)
+    said = np.where(rng.random(n) < 0.6, truth, rng.integers(3, size=n))
+    return [NAMES[t] for t in truth], [NAMES[s] for s in said], [f"g{number // 10}" for number in range(n)]
+
+
+def test_figures_are_those_of_scikit_learn():
+    from sklearn.metrics import cohen_kappa_score, confusion_matrix, f1_score
+
+    truth, said, groups = drawn()
+    found = evaluate_groups(truth, said=said, classes=NAMES, groups=groups)
+    assert found.macro_f1.value == pytest.approx(f1_score(truth, said, average="macro"))
+    assert found.kappa == pytest.approx(cohen_kappa_score(truth, said))
+    np.testing.assert_array_equal(found.confusion, confusion_matrix(truth, said, labels=NAMES))
+    common = max(NAMES, key=truth.count)
+    assert found.macro_f1.chance == pytest.approx(f1_score(truth, [common] * 200, average="macro", zero_division=0))
+    assert found.accuracy.uniform == pytest.approx(1 / 3)
+    assert (found.n, found.groups) == (200, 20)
+
+
+def test_intervals_over_groups_are_wider_where_a_group_stands_or_falls_together():
+    truth = ["normal"] * 200
+    said = ["normal" if (number // 10) % 2 else "taboo" for number in range(200)]
+    groups = [str(number // 10) for number in range(200)]
+    whole, single = (evaluate_groups(truth, said=said, classes=NAMES, groups=one).accuracy for one in (groups, None))
+    assert whole.value == single.value == 0.5
+    assert whole.high - whole.low > 2 * (single.high - single.low)
+
+
+def test_flipped_pairs_against_a_plain_count():
+    truth, said, groups = drawn(60, seed=3)
+    pairs = [(i, j) for i in range(60) for j in range(i) if groups[i] == groups[j] and truth[i] != truth[j]]
+    good = [truth[i] == said[i] and truth[j] == said[j] for i, j in pairs]
+    assert flip_accuracy(truth, said=said, groups=groups) == (pytest.approx(np.mean(good)), len(pairs))
+    share, count = flip_accuracy(["taboo"], said=["taboo"], groups=["g"])
+    assert np.isnan(share)
+    assert count == 0
+
+
+def test_what_cannot_be_measured():
+    with pytest.raises(InputError, match="no rows"):
+        evaluate_groups([], said=[], classes=NAMES)
+    with pytest.raises(InputError, match="said: expected one of taboo, normal, expected, got 'odd'"):
+        evaluate_groups(["taboo"], said=["odd"], classes=NAMES)
+    with pytest.raises(InputError, match="groups: expected 1 values, got 2"):
+        evaluate_groups(["taboo"], said=["taboo"], classes=NAMES, groups=["a", "b"])
+    with pytest.raises(InputError, match="no rows"):
+        evaluate_pairs(np.array([], dtype=int), np.array([], dtype=int))
+    with pytest.raises(InputError, match="best and sensible"):
+        evaluate_egonormia({"1": {"m": {"best": {"results": [1]}}}})
+    with pytest.raises(InputError, match=r"\(n, 2\)"):
+        choice_scores(np.zeros((1, 3), int), correct=np.zeros((1, 3), int), sensible=[[]], sensible_correct=[[]])
+
+
+def test_one_label_alone_has_kappa_0_and_pairs_one_side():
+    found = evaluate_groups(["taboo"] * 4, said=["taboo"] * 4, classes=NAMES)
+    assert (found.accuracy.value, found.kappa, found.macro_f1.value) == (1.0, 0.0, 1.0)
+    np.testing.assert_allclose(evaluate_pairs(np.zeros(3, int), np.zeros(3, int)), [1, 0, 0, 0])
+
+
+def test_a_report_says_who_judged_and_is_no_authority():
+    truth, said, groups = drawn()
+    arms = {"behaviour": evaluate_groups(truth, said=said, classes=NAMES, groups=groups, facets={"at": groups})}
+    report = NormReport(
+        task="normbank", file=("my|file.csv", "ab" * 32), judged="three <b>people</b>", encoder=("tfidf", "cd" * 16),
+        settings={"head": "svm"}, learnt=(10, 2), arms=arms, flips={"behaviour": (float("nan"), 0)}, remarks=["look"],
+    )  # fmt: skip
+    text = report.markdown()
+    assert NO_AUTHORITY in text
+    assert r"three \<b\>people" in text
+    assert r"my\|file.csv" in text
+    assert text.count("chance") >= 3
+    told = json.loads(json.dumps(report.as_json(), allow_nan=False))
+    assert told["no_authority"] == NO_AUTHORITY
+    assert told["flips"]["behaviour"] == [None, 0]
+    assert told["arms"]["behaviour"]["accuracy"]["chance"] == arms["behaviour"].accuracy.chance

@@ -1,0 +1,85 @@
+"""``tether.norms``: a head is trained, measured beside chance, and judges a file; what it must refuse."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+import tether
+from tether.core.errors import InputError
+from tether.data.sets.norms.made_conflicts import made_conflicts
+from tether.data.sets.norms.made_normbank import made_normbank
+from tether.evaluate.norms.report import NO_AUTHORITY
+
+HEAD = "setting,behavior,constraints,norm,split\n"
+ROLE = "[PERSON]'s role is 'cook'"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("norms")
+    made_normbank(folder / "bank.csv", rows=300)
+    return folder, tether.norms("normbank", folder / "bank.csv", out=folder / "head")
+
+
+def test_a_head_is_measured_beside_chance_and_without_its_context(trained):
+    folder, run = trained
+    assert list(run.report.arms) == ["behaviour", "behaviour, constraints"]
+    assert run.report.flips["behaviour"][0] == 0
+    assert {path.name for path in run.files} == {
+        "head.safetensors",
+        "learnt.json",
+        "judged.csv",
+        "report.json",
+        "report.md",
+    }
+    page = (folder / "head" / "report.md").read_text()
+    assert NO_AUTHORITY in page
+    assert "crowd workers" in page
+    told = json.loads((folder / "head" / "report.json").read_text())
+    assert told["arms"]["behaviour"]["macro_f1"]["chance"] < 0.5
+    rows = list(csv.DictReader((folder / "head" / "judged.csv").open()))
+    assert [int(row["row"]) for row in rows] == list(run.rows)
+    assert [row["judged"] for row in rows] == list(run.said)
+
+
+def test_a_head_judges_a_file_and_no_figure_counts_what_was_learnt_from(trained, tmp_path):
+    folder, run = trained
+    again = tether.norms("normbank", folder / "bank.csv", trained=folder / "head", out=tmp_path / "judged")
+    held = [place for place, row in enumerate(again.rows) if row in set(run.rows)]
+    assert tuple(again.said[place] for place in held) == run.said
+    assert again.report.arms["behaviour, constraints"].n == len(run.rows)
+    assert "learnt from; no figure counts them" in again.remarks[-1]
+    new = tmp_path / "new.csv"
+    new.write_text(HEAD.replace(",split", "") + f"a boat,sing,{ROLE},\n")
+    judged = tether.norms("normbank", new, trained=folder / "head", out=tmp_path / "new")
+    assert judged.report is None
+    assert len(judged.said) == 1
+    with pytest.raises(InputError, match="expected a head on norm-conflicts, got one on 'normbank'"):
+        tether.norms("norm-conflicts", made_conflicts(tmp_path / "c", pairs=8), trained=folder / "head")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([f"bus,a,{ROLE},taboo,train", f"bus,b,{ROLE},taboo,test"], "all 2 rows have the label 'taboo'"),
+        ([f"bus,a,{ROLE},taboo,train", f"bus,a,{ROLE},normal,test"], r"in train and test \(rows 2, 3\)"),
+        ([f"bus,a,{ROLE},taboo,", f"bus,b,{ROLE},normal,"], "split: expected train, dev, test, got '' in rows 2, 3"),
+        ([f"bus,a,{ROLE},,train"], "no row has a label"),
+    ],
+)
+def test_files_that_cannot_be_learnt_from(tmp_path, lines, message):
+    (tmp_path / "bank.csv").write_text(HEAD + "\n".join(lines) + "\n")
+    with pytest.raises(InputError, match=message):
+        tether.norms("normbank", tmp_path / "bank.csv", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_scenes_are_answered_without_a_head(tmp_path):
+    run = tether.norms("egonormia", "made", encoder="tfidf", out=tmp_path / "out")
+    assert list(run.report.choices) == ["blind", "scene", "scene and answers of scenes alike"]
+    assert "ours" in run.report.judged
+    with pytest.raises(InputError, match="without a head"):
+        tether.norms("egonormia", "made", fields=["desc"])
