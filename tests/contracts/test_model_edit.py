@@ -30,6 +30,10 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
     },
     "kept_positions": {"every weight learns": "the positions that learn have a name of their own"},
     "lora": {"every weight learns": "the model's own weights rest"},
+    "octav": {
+        "is the identity at first": "it is there to round",
+        "every weight learns": "weights beneath a grid have a name of their own",
+    },
     "svd": {"every weight learns": "the model's own weights rest"},
     "masked_patches": {
         "every weight learns": "the layer under the vector has a name of its own",
