@@ -10,6 +10,7 @@ from torch import nn
 
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.protocols import DualEncoder
+from tether.models.anatomy.exceptions import refusal
 from tether.models.anatomy.find import anatomy_of
 from tether.models.anatomy.weights import fused_linear
 from tether.models.composed.encoder import ComposedEncoder
@@ -31,7 +32,7 @@ PARTS_OF: Mapping[str, Sequence[str]] = {
 
 
 def linear_maps(
-    model: DualEncoder,
+    model: DualEncoder | nn.Module,
     *,
     towers: Collection[Side],
     include: Collection[MapKind],
@@ -56,8 +57,9 @@ def linear_maps(
         UnsupportedModelError: no encoder of ``tether.load``.
     """
     if not isinstance(model, Clip | WrappedEncoder):
-        anatomy_of(model)  # refuses it
-    assert isinstance(model, Clip | WrappedEncoder)
+        if isinstance(model, DualEncoder):
+            anatomy_of(model)  # may say why
+        raise refusal("stranger", type(model).__name__)
     if any(".lora_" in name for name, _ in model.named_parameters()):
         raise InputError("the model has adapters, which stand in for its layers; merge_ them first")
     found = list[LinearPlace]()

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from tether.core.errors import UnsupportedModelError
 from tether.models.anatomy.own import OwnBlock
 from tether.models.anatomy.weights import Weights, fused_linear, linear_layers, norms_within
+from tether.models.attention_free import NoAttention
 from tether.models.blocks.block import TransformerBlock
 from tether.models.exchange import LinearPlace, NormPlace
 
@@ -25,7 +27,7 @@ class StackBlock:
     Attributes:
         name: of its module in the model, such as ``model.model.layers.0``.
         module: it.
-        heads: query heads.
+        heads: query heads; 0 where attention was left out.
         kv_heads: heads of keys and values, fewer where queries share them.
         linears: where the weights of its linear maps lie, by names of ``anatomy.weights.PARTS``.
         norms: where those of its norms lie.
@@ -76,17 +78,22 @@ def stack_of(model: nn.Module) -> tuple[StackBlock, ...]:
 def _decoder_layer(name: str, layer: Any) -> StackBlock:
     attention, mlp = layer.self_attn, layer.mlp
     config = getattr(attention, "config", None)
+    found = dict[str, Weights]()
+    removed = isinstance(attention, NoAttention)
     heads = getattr(config, "num_attention_heads", 0)
     keys = getattr(config, "num_key_value_heads", None) or heads
     width = getattr(attention, "head_dim", 0)
     fused = getattr(attention, "qkv_proj", None)
-    if not heads or not width or (fused is None and not all(hasattr(attention, f"{part}_proj") for part in "qkvo")):
+    if removed:
+        pass
+    elif not heads or not width or (fused is None and not all(hasattr(attention, f"{part}_proj") for part in "qkvo")):
         raise UnsupportedModelError(f"{name}: queries and keys of {type(attention).__name__} are not known")
-    if fused is not None:  # Phi-3
-        found = fused_linear(fused, {"q": heads * width, "k": keys * width, "v": keys * width})
+    elif fused is not None:  # Phi-3
+        found |= fused_linear(fused, {"q": heads * width, "k": keys * width, "v": keys * width})
     else:
-        found = linear_layers({part: getattr(attention, f"{part}_proj") for part in "qkv"})
-    found |= linear_layers({"o": attention.o_proj})
+        found |= linear_layers({part: getattr(attention, f"{part}_proj") for part in "qkv"})
+    if not removed:
+        found |= linear_layers({"o": attention.o_proj})
     both = getattr(mlp, "gate_up_proj", None)
     if both is not None:
         found |= fused_linear(both, {"gate": both.out_features // 2, "up": both.out_features // 2})
@@ -116,3 +123,37 @@ def stack_norms(model: nn.Module) -> tuple[NormPlace, ...]:
         for index, block in enumerate(stack_of(model))
         for part, one in block.norms.items()
     )
+
+
+@torch.no_grad()
+def entering(model: nn.Module, blocks: Sequence[StackBlock], *inputs: Any) -> tuple[Tensor, list[Mapping[str, Any]]]:
+    """What enters the blocks of a model in one forward pass.
+
+    Args:
+        model: it.
+        blocks: all of its blocks.
+        inputs: that the model is called with.
+
+    Returns:
+        The states that enter the first block, and what else each is called with, by name.
+
+    Raises:
+        UnsupportedModelError: a block is called otherwise, or not once.
+    """
+    states, keywords = list[Tensor](), list[Mapping[str, Any]]()
+
+    def look(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if len(args) != 1 or not isinstance(args[0], Tensor):
+            raise UnsupportedModelError(f"{type(module).__name__}: expected to be called with states and named values")
+        states.append(args[0].detach())
+        keywords.append(dict(kwargs))
+
+    hooks = [block.module.register_forward_pre_hook(look, with_kwargs=True) for block in blocks]
+    try:
+        model(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if len(states) != len(blocks):
+        raise UnsupportedModelError(f"{type(model).__name__}: {len(states)} calls of {len(blocks)} blocks in a pass")
+    return states[0], keywords

@@ -35,7 +35,10 @@ class RoundedRows(nn.Module):
     Attributes:
         quant: the grid.
         group: of a row, elements that share a clip value; None of whole rows.
+        active: whether it rounds, or gives the rows as they are.
     """
+
+    active = True
 
     def __init__(self, quant: LevelQuant, *, group: int | None = None) -> None:
         """Take both."""
@@ -44,6 +47,8 @@ class RoundedRows(nn.Module):
 
     def forward(self, rows: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """The rows on their grid."""
+        if not self.active:
+            return rows
         return self.quant(rows if self.group is None else rows.unflatten(-1, (-1, self.group))).view(rows.shape)
 
 
@@ -116,12 +121,12 @@ class Octav:
         """
         del calibration
         places = self.places(model)
-        learnt = [place.held("weight") for place in places]
-        parameters = {(id(one.module), one.name): one.module.get_parameter(one.name) for one in learnt}
-        before = {key: value.requires_grad for key, value in parameters.items()}
+        held = [place.held("weight") for place in places]
+        own = {id(one.module): dict(one.module.named_parameters(recurse=False)) for one in held}
+        learning = [value for some in own.values() for value in some.values() if value.requires_grad]
         replace(places, self._rows)
-        for key, value in parameters.items():
-            value.requires_grad_(before[key])
+        for value in learning:
+            value.requires_grad_(True)
         self.applied = places
         return model
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from tether.core.card import Card, Claim, Condition, Trial
+from tether.core.card import Card, Claim, Condition, Trial, Tried
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,7 @@ CARD = Card(
     ),
     needs=("weights",),
     gives="A clip value in a few passes whose squared rounding error is near that of a grid search, at every number of "
-    "bits and for every shape of distribution that was drawn.",
+    "bits and for every shape of distribution that was drawn; a net trained with it at 3 bits was no better.",
     claim=Claim(
         says="Over Normal, Laplace and Student-t(3) samples and 2, 3, 4, 6 and 8 bits the squared error of rounding "
         "with OCTAV's clip is nearer to that of a grid search than with any one simple rule.",
@@ -77,6 +77,17 @@ CARD = Card(
         "Zeros are not counted, as they are exact at any scale.",
         "Which gradient the paper advises for weights and which for activations is from memory: both take any.",
         "Nothing is claimed of models rounded after training: least squared error is not least loss.",
+    ),
+    tried=(
+        Tried(
+            bed="a net on scikit-learn's digits trained at 3 bits, beside the claim",
+            outcome="96.5 % with OCTAV and MAD, 96.8 % with OCTAV and straight-through gradients, 96.4 % with the "
+            "largest magnitude, seeds 0 to 4: no difference",
+        ),
+        Tried(
+            bed="1,500 normal samples of which 1 % are twenty times larger, 4 bits, where the model of errors is weakest",
+            outcome="0.66 to 1.65 of the largest magnitude's squared error over seeds 0 to 4, worse on one seed of five",
+        ),
     ),
     minutes=2.0,
     guide="compressing.md",
