@@ -85,8 +85,8 @@ CARD = Card(
             "largest magnitude, seeds 0 to 4: no difference",
         ),
         Tried(
-            bed="1,500 normal samples of which 1 % are twenty times larger, 4 bits, where the model of errors is weakest",
-            outcome="0.66 to 1.65 of the largest magnitude's squared error over seeds 0 to 4, worse on one seed of five",
+            bed="1,500 normal samples of which 1 % are twenty times larger, 4 bits, where its model of errors is weak",
+            outcome="0.66 to 1.65 of the largest magnitude's squared error, seeds 0 to 4, and worse on one of them",
         ),
     ),
     minutes=2.0,
