@@ -82,3 +82,17 @@ def test_weights_that_are_not_finite_are_named_and_nothing_is_written(tmp_path: 
 
 def test_settings_are_cut_at_commas_outside_brackets() -> None:
     assert _split("octav,bits=4,include=[q, k],layers=all") == ["octav", "bits=4", "include=[q, k]", "layers=all"]
+
+
+def test_repair_and_pruning_say_what_they_did(model: Path, tmp_path: Path, call) -> None:
+    edits = ("--edit", "gate_norm,n=1", "--edit", "octav,bits=2", "--edit", "norm_tweak,lr=0.001")
+    shared = ("--data", "emoji:split=test", "--limit", 12, "--out", tmp_path / "small")
+    assert "looks at data; expected --calibrate DATA" in call("compress", model, *edits, *shared, code=2).err
+    same = call("compress", model, *edits, "--calibrate", "emoji:split=test", *shared, code=2).err
+    assert "is what is measured on as well" in same
+    done = call("compress", model, *edits, "--calibrate", "emoji:split=validation", "--rows", 4, *shared)
+    assert "norm_tweak: image: over 2 layers and 4 sequences" in done.out
+    assert "gate_norm: no attention in image.blocks." in done.out
+    opened = tether.load(tmp_path / "small")
+    assert len(opened.config.vision.without_attention) == len(opened.config.text.without_attention) == 1
+    assert load_packed_(opened, tmp_path / "small" / PACKED_FILE) is opened

@@ -176,7 +176,7 @@ def compress(
     _check_free(folder, existing=existing)
     source = open_source(data, where="--data")
     seen = None if calibrate is None else open_source(calibrate, where="--calibrate")
-    if seen is not None and (seen.name, seen.version) == (source.name, source.version):
+    if seen is not None and _same(calibrate, data):
         raise InputError(f"--calibrate: {seen.name} is what is measured on as well; expected other rows")
     base, title = opened(model, device=device, random_weights=random_weights)
     given: dict[str, Any] = {"label": label, "limit": limit, "bootstrap": bootstrap, "workers": workers}
@@ -229,6 +229,13 @@ def _edits(edits: Sequence[str | Mapping[str, Any]]) -> tuple[list[dict[str, Any
         raise InputError(f"--edit: expected at least one; {closest('', known)}")
     specs = [{"name": one} if isinstance(one, str) else dict(one) for one in edits]
     return specs, [build(spec, known, where="--edit") for spec in specs]
+
+
+def _same(one: object, other: object) -> bool:
+    """Whether two ways to name data name the same."""
+    if isinstance(one, str | Path) and isinstance(other, str | Path) and Path(one).exists():
+        return Path(one).resolve() == Path(other).resolve()
+    return one == other
 
 
 def _check_free(folder: Path, *, existing: str) -> None:

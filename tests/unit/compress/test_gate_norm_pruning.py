@@ -14,6 +14,7 @@ import tether
 from families import FAMILIES
 from tether.compress.prune import GateNorm, gate_norm_scores, prune_attention
 from tether.compress.prune.gate_norm import gate_norm
+from tether.compress.quantise import Octav
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.models import create
 from tether.models.blocks.options import BlockConfig
@@ -112,6 +113,12 @@ def test_what_cannot_be_chosen_leaves_the_model(settings: dict, message: str) ->
     with pytest.raises(InputError, match=message):
         prune_attention(model, **settings)
     assert model.config.vision.without_attention == ()
+
+
+def test_rounded_weights_come_after() -> None:
+    model = Octav().apply_(create("tiny", seed=0))
+    with pytest.raises(InputError, match="leave attention out first, and round then"):
+        GateNorm().apply_(model)
 
 
 def test_norms_of_queries_and_keys_are_refused(tmp_path: Path) -> None:

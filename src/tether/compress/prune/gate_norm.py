@@ -10,6 +10,7 @@ import torch
 from annotated_types import MinLen
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.protocols import DualEncoder
@@ -146,6 +147,8 @@ def prune_attention(
     """
     if (n is None) == (fraction is None):
         raise InputError("n, fraction: expected one of both")
+    if any(parametrize.is_parametrized(module) for module in model.modules()):
+        raise InputError("weights are rounded or exchanged already; leave attention out first, and round then")
     if isinstance(model, WrappedEncoder):
         raise UnsupportedModelError(
             f"gate_norm: {type(model).__name__}: the library's description cannot say that a block has no attention; "
