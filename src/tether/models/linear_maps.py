@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from torch import nn
 
@@ -57,8 +57,9 @@ def linear_maps(
         UnsupportedModelError: no encoder of ``tether.load``.
     """
     if not isinstance(model, Clip | WrappedEncoder):
-        if isinstance(model, DualEncoder):
-            anatomy_of(model)  # may say why
+        other: Any = model
+        if isinstance(other, DualEncoder):
+            anatomy_of(other)  # may say why
         raise refusal("stranger", type(model).__name__)
     if any(".lora_" in name for name, _ in model.named_parameters()):
         raise InputError("the model has adapters, which stand in for its layers; merge_ them first")
