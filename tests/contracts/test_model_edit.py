@@ -28,8 +28,19 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
         "is the identity at first": "it is there to round",
         "merges with its usual settings": "no weight can hold the rounding of a layer's inputs",
     },
+    "gate_norm": {
+        "is the identity at first": "attention is left out",
+        "every weight learns": "what is left out is gone",
+        "leaves plain layers": "what is left out is gone",
+        "takes convnext": "the library's description cannot say that a block has no attention",
+        "takes siglip": "the library's description cannot say that a block has no attention",
+    },
     "kept_positions": {"every weight learns": "the positions that learn have a name of their own"},
     "lora": {"every weight learns": "the model's own weights rest"},
+    "octav": {
+        "is the identity at first": "it is there to round",
+        "every weight learns": "weights beneath a grid have a name of their own",
+    },
     "svd": {"every weight learns": "the model's own weights rest"},
     "masked_patches": {
         "every weight learns": "the layer under the vector has a name of its own",
@@ -152,8 +163,9 @@ def test_merge_keeps_outputs_and_leaves_plain_layers(
         assert edit.merge_(model) is model
         merged = encode(model)
     torch.testing.assert_close(merged, edited, rtol=1e-4, atol=1e-5)
-    assert {key: type(module) for key, module in model.named_modules()} == before
-    assert model.state_dict().keys() == whole(kind).state_dict().keys()
+    if "leaves plain layers" not in EXCEPTIONS.get(name, {}):
+        assert {key: type(module) for key, module in model.named_modules()} == before
+        assert model.state_dict().keys() == whole(kind).state_dict().keys()
     if kind == "own tiny":
         tether.save(model, tmp_path / "saved")
         with torch.no_grad():

@@ -20,6 +20,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "caption",
         "read",
         "norms",
+        "compress",
         "export",
         "push",
         "serve",

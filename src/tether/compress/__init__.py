@@ -1,1 +1,15 @@
-"""How a model is made smaller: so far, training under simulated 4-bit arithmetic."""
+"""Cheaper models: quantisation, pruning, repair."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tether.compress.prune import PRUNERS
+from tether.compress.quantise import QUANTISERS, NormTweak
+from tether.core.protocols import ModelEdit
+
+COMPRESSORS: Mapping[str, type[ModelEdit]] = {**QUANTISERS, **PRUNERS}
+"""Every edit that makes a model cheaper, by the name that ``tether compress --edit`` and recipes use."""
+
+REPAIRS: Mapping[str, type[ModelEdit]] = {"norm_tweak": NormTweak}
+"""What mends a model after such an edit and looks at data for it; for ``tether compress`` and Python."""

@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
+from torch import Tensor, nn
 
 from tether.core.errors import InputError
+from tether.models.blocks.block import TransformerBlock
 from tether.models.dual import Clip
 
 
@@ -60,3 +62,28 @@ def without_attention(model: Clip, *, side: Literal["image", "text"] = "image", 
     for name, value in made.named_parameters():
         value.requires_grad_(learning[name])
     return made.train(model.training)
+
+
+def drop_attention_(block: TransformerBlock) -> TransformerBlock:
+    """Take the attention out of one block in place, its weights and its norm before; the feed-forward net stays.
+
+    Raises:
+        InputError: it has none.
+    """
+    if not block.attends:
+        raise InputError("block: has no attention; expected one that attends")
+    block.attends = False
+    for name in ("qkv", "proj"):
+        delattr(block, name)
+    gone = ("attn_pre", "attn_out", "q_norm", "k_norm", "v_norm", "c_norm", "ctx_norm", "out_gate", "lepe")
+    for name in (*gone, "head_scale", "attn_scale"):
+        setattr(block, name, None)
+    return block
+
+
+class NoAttention(nn.Module):
+    """Attention of a decoder layer of transformers that adds nothing."""
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+        """Zeros, and no weights."""
+        return torch.zeros_like(hidden_states), None

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from tether.adapt.edits import WEIGHT_EDITS
 from tether.adapt.finetune import ADAPTERS
-from tether.compress.quantise import QUANTISERS
+from tether.compress import COMPRESSORS
 from tether.core.protocols import ModelEdit
 
-EDITS: Mapping[str, type[ModelEdit]] = {**QUANTISERS, **ADAPTERS, **WEIGHT_EDITS}
+EDITS: Mapping[str, type[ModelEdit]] = {**COMPRESSORS, **ADAPTERS, **WEIGHT_EDITS}
 """Every edit by the name a recipe uses."""

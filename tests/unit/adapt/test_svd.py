@@ -8,12 +8,12 @@ import torch
 import tether
 from families import FAMILIES, SEALED
 from tether.adapt.edits import Svd, rank_changes, singular_rank, singular_values
-from tether.adapt.edits.linear_maps import linear_maps
 from tether.adapt.finetune import Lora
 from tether.core.errors import InputError, StoppedError, UnsupportedModelError
 from tether.models import create
 from tether.models.cached import CachedEncoder
 from tether.models.exchange import linears, load_exchanged_, save_exchanged
+from tether.models.linear_maps import linear_maps
 from tether.train import load_config, train
 from tether.workflows.edits import EDITS
 

@@ -73,7 +73,7 @@ def test_it_writes_four_files_and_says_what_is_to_come(written, capsys):
     ("mapping", "module", "registry", "names"),
     [
         ("DEBIASERS", "adapt.debias.new", "adapt/debias/__init__.py", ["fairer_clip"]),
-        ("QUANTISERS", "compress.quantise.new", "compress/quantise/__init__.py", ["fake_quant"]),
+        ("QUANTISERS", "compress.quantise.new", "compress/quantise/__init__.py", ["fake_quant", "octav"]),
         ("SCHEDULES", "train.new", "train/schedules.py", ["cosine", "constant", "trapezoid"]),
     ],
 )

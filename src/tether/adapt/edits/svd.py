@@ -12,13 +12,13 @@ from annotated_types import MinLen
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tether.adapt.edits.linear_maps import MAP_KINDS, Depth, MapKind, linear_maps
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Part, checked
 from tether.core.types import Batch
 from tether.models.composed.towers import TowerSide
 from tether.models.exchange import LinearPlace, WeightPlace, exchanged, linears, merge_, replace, save_exchanged
+from tether.models.linear_maps import MAP_KINDS, Depth, MapKind, linear_maps
 from tether.models.sides import SIDES, Side
 
 Rest = Literal["kept", "dropped"]

@@ -8,7 +8,6 @@ from typing import Annotated, cast
 from annotated_types import MinLen
 from torch import nn
 
-from tether.adapt.edits.linear_maps import MAP_KINDS, Depth, MapKind
 from tether.adapt.edits.svd import Svd
 from tether.adapt.recipes.class_step import ClassStep
 from tether.adapt.recipes.class_tuning import Images, contents_of
@@ -20,6 +19,7 @@ from tether.adapt.recipes.tuning import Tuning
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Part, Positive, checked
+from tether.models.linear_maps import MAP_KINDS, Depth, MapKind
 
 
 class SvdRecipe(TuneRecipe):

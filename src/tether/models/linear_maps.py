@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from torch import nn
 
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.protocols import DualEncoder
+from tether.models.anatomy.exceptions import refusal
 from tether.models.anatomy.find import anatomy_of
 from tether.models.anatomy.weights import fused_linear
 from tether.models.composed.encoder import ComposedEncoder
@@ -22,15 +23,16 @@ from tether.models.wrapped_encoders import WrappedEncoder
 MapKind = Literal["q", "k", "v", "o", "mlp", "other", "map"]
 MAP_KINDS: tuple[MapKind, ...] = get_args(MapKind)
 Depth = Literal["all", "top", "middle", "bottom"]
-_PARTS: Mapping[str, Sequence[str]] = {
+PARTS_OF: Mapping[str, Sequence[str]] = {
     **{name: (name,) for name in "qkv"},
     "o": ("o", "out_gate"),
     "mlp": ("gate", "up", "down"),
 }
+"""Parts of a block by kind."""
 
 
 def linear_maps(
-    model: DualEncoder,
+    model: DualEncoder | nn.Module,
     *,
     towers: Collection[Side],
     include: Collection[MapKind],
@@ -55,8 +57,10 @@ def linear_maps(
         UnsupportedModelError: no encoder of ``tether.load``.
     """
     if not isinstance(model, Clip | WrappedEncoder):
-        anatomy_of(model)  # refuses it
-    assert isinstance(model, Clip | WrappedEncoder)
+        other: Any = model
+        if isinstance(other, DualEncoder):
+            anatomy_of(other)  # may say why
+        raise refusal("stranger", type(model).__name__)
     if any(".lora_" in name for name, _ in model.named_parameters()):
         raise InputError("the model has adapters, which stand in for its layers; merge_ them first")
     found = list[LinearPlace]()
@@ -66,8 +70,8 @@ def linear_maps(
         except UnsupportedModelError:
             found += _plain(model, side, layers) if "other" in include else []
         else:
-            parts = [part for kind in include for part in _PARTS.get(kind, ())]
-            blocks = _chosen(layers, depth)
+            parts = [part for kind in include for part in PARTS_OF.get(kind, ())]
+            blocks = chosen_layers(layers, depth)
             found += linears(model, side=side, blocks=blocks, parts=parts) if parts and blocks else []
         if isinstance(model, ComposedEncoder) and "map" in include:
             name = f"{side}_map"
@@ -96,7 +100,7 @@ def _plain(model: Clip | WrappedEncoder, side: Side, layers: Depth | Sequence[in
         if re.search(IN_A_BLOCK, name)
     ]
     numbers = {name: int(cast(re.Match[str], re.search(IN_A_BLOCK, name)).group().strip(".")) for name in names}
-    blocks = _chosen(layers, max(numbers.values(), default=-1) + 1)
+    blocks = chosen_layers(layers, max(numbers.values(), default=-1) + 1)
     return [_place(model, side, name, block=number) for name, number in numbers.items() if number in blocks]
 
 
@@ -110,8 +114,8 @@ def _place(model: nn.Module, side: Side, name: str, *, block: int) -> LinearPlac
     return LinearPlace(f"{side}.{name}", block, "map" if block < 0 else "other", f"{name}.weight", held, 0)
 
 
-def _chosen(layers: Depth | Sequence[int], depth: int) -> list[int]:
-    """Indices of layers, in order."""
+def chosen_layers(layers: Depth | Sequence[int], depth: int) -> list[int]:
+    """Indices of layers, in order; InputError for one that there is not."""
     if isinstance(layers, str):
         first, second = round(depth / 3), round(2 * depth / 3)
         spans = {"all": (0, depth), "bottom": (0, first), "middle": (first, second), "top": (second, depth)}

@@ -1,0 +1,91 @@
+"""``tether compress``: a model made cheaper by edits, with what it lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tether.cli.options import STDOUT, Device, Existing, Json, ModelName, RandomWeights, check_outputs, put_json
+from tether.cli.say import say
+
+
+def command(
+    model: ModelName,
+    edit: Annotated[
+        list[str],
+        typer.Option(help="What to do, with settings: octav,bits=4; repeat it for several, in order.", metavar="EDIT"),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the model and of its report.")],
+    calibrate: Annotated[
+        str | None, typer.Option(help="Images with captions for edits that look at data; not those of --data.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=2, help="Rows of --calibrate.")] = 128,
+    data: Annotated[
+        str, typer.Option(help="Images with captions or classes to measure on (default: drawings with their names).")
+    ] = "emoji:split=test",
+    label: Annotated[str | None, typer.Option(help="Column of the class (default: 'label' if there).")] = None,
+    limit: Annotated[int | None, typer.Option(min=2, help="Look at this many rows of --data only.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Threads that decode images.")] = 2,
+    device: Device = "auto",
+    random_weights: RandomWeights = False,
+    json: Json = None,
+    existing: Existing = "refuse",
+) -> None:
+    """Make a model cheaper by rounding, pruning and repair; a report says what it lost.
+
+    Examples:
+      tether compress runs/mine --edit octav,bits=4 --data photos.csv --out small
+      tether compress starter --edit octav,bits=3,share=group,group=32 --out small
+    """
+    from tether.cli.screen import bar
+    from tether.core.yaml_files import parse_yaml
+    from tether.workflows.compress import compress
+
+    specs: list[dict[str, Any]] = []
+    for one in edit:
+        name, *settings = _split(one)
+        spec: dict[str, Any] = {"name": name}
+        for setting in settings:
+            key, equals, value = setting.partition("=")
+            if not equals or not key or key == "name":
+                raise typer.BadParameter(f"{one}: expected NAME,key=value,..., got {setting!r}", param_hint="--edit")
+            spec[key] = parse_yaml(value, where=f"--edit {one!r}")
+        specs.append(spec)
+    named = {"MODEL": model, "--calibrate": calibrate, "--data": data, "--out": out}
+    check_outputs({"--json": json}, existing=existing, inputs=named)
+    with bar("measuring") as on_progress:
+        done = compress(
+            model,
+            specs,
+            out=out,
+            calibrate=calibrate,
+            rows=rows,
+            data=data,
+            label=label,
+            limit=limit,
+            existing=existing,
+            workers=workers,
+            random_weights=random_weights,
+            device=device,
+            on_progress=on_progress,
+        )
+    if json is not None:
+        put_json(done.report.to_dict(), to=json)
+    if json != STDOUT:
+        for line in done.report.lines():
+            say(line)
+        say(f"wrote {out}; open it with tether.load({str(out)!r})")
+
+
+def _split(text: str) -> list[str]:
+    """At commas outside brackets: ``octav,include=[q,k]`` is two."""
+    found, depth = [""], 0
+    for letter in text:
+        depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and not depth:
+            found.append("")
+        else:
+            found[-1] += letter
+    return found

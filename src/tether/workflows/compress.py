@@ -1,0 +1,297 @@
+"""``tether compress``: a model made cheaper by edits, and what it lost."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from tether.compress import COMPRESSORS, REPAIRS
+from tether.compress.quantise.few_bits import Octav
+from tether.compress.quantise.packed import PACKED_FILE, save_packed
+from tether.core.atomic_io import write_json
+from tether.core.component import build, closest
+from tether.core.errors import InputError
+from tether.core.locks import locked
+from tether.core.model_digest import model_digest
+from tether.core.protocols import DualEncoder, Source
+from tether.core.ranges import Count, checked
+from tether.core.replaced_parts import replaced_parts
+from tether.core.types import Batch
+from tether.data import open_source
+from tether.data.loader import ordered
+from tether.evaluate.metric_names import beside, describe, shown
+from tether.evaluate.suite import evaluate as measured
+from tether.models.save import CONFIG_FILE, WEIGHTS_FILE, save
+from tether.models.tokenizer_files import TOKENIZER_FOLDER
+from tether.workflows.models import Data, Model, Progress, opened
+
+FORMAT, REPORT_FILE = "tether-compressed-1", "compress.json"
+DRAWINGS = "emoji:split=test"
+NO_SPEED = (
+    "rounded weights are computed with as floats: the model is no faster for them; for 8-bit arithmetic: tether export "
+    "--int8"
+)
+_FIGURES = ("text_to_image_r1", "text_to_image_r10", "image_to_text_r1", "image_to_text_r10", "zero_shot_top1")
+_BATCH, _TIMED, _REPEATS = 16, 32, 3
+
+
+@dataclass(frozen=True, slots=True)
+class CompressReport:
+    """What became of a model.
+
+    Attributes:
+        base: what it is called.
+        digest: of its weights.
+        edits: with their settings, in order.
+        source: what it was measured on.
+        before: measures, with intervals and chance.
+        after: the same of the result.
+        bytes_before: of the folder of the model as it was.
+        bytes_after: of the result's folder, without the packed file.
+        bytes_packed: of the file that has rounded weights in as few bits, or None.
+        cpu_before: processor seconds of embedding a batch of 32 images and 32 texts, the least of three.
+        cpu_after: the same of the result.
+        cpu_edits: processor seconds of the edits.
+        said: what the edits say of themselves.
+    """
+
+    base: str
+    digest: str
+    edits: Sequence[Mapping[str, Any]]
+    source: str
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    bytes_before: int
+    bytes_after: int
+    bytes_packed: int | None
+    cpu_before: float
+    cpu_after: float
+    cpu_edits: float
+    said: Sequence[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"format": FORMAT, **asdict(self)}
+
+    def lines(self) -> list[str]:
+        """In sentences."""
+        edits = ", ".join(str(spec["name"]) for spec in self.edits)
+        found = [f"{self.base}: {edits}; measured on {self.source}, {self.before['images']:,.0f} images"]
+        for key in _FIGURES:
+            if key in self.before and key in self.after:
+                one, other = (f"{shown(key, had[key])} ({beside(key, had)})" for had in (self.before, self.after))
+                found.append(f"{describe(key)}: {one} before, {other} after")
+        size = f"on disk: {_megabytes(self.bytes_before)} before, {_megabytes(self.bytes_after)} after"
+        if self.bytes_packed is not None:
+            size += f"; {_megabytes(self.bytes_packed)} packed ({PACKED_FILE})"
+        found.append(size)
+        found.append(
+            f"processor time of {_TIMED} images and {_TIMED} texts: {self.cpu_before:.3f} s before, "
+            f"{self.cpu_after:.3f} s after; of the edits {self.cpu_edits:.1f} s"
+        )
+        return [*found, *self.said]
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What came of it.
+
+    Attributes:
+        model: the compressed encoder, with plain weights.
+        report: before and after.
+        folder: where it lies.
+    """
+
+    model: DualEncoder
+    report: CompressReport
+    folder: Path
+
+    def __str__(self) -> str:
+        """The report in sentences."""
+        return "\n".join(self.report.lines())
+
+
+@checked
+def compress(
+    model: Model,
+    edits: Sequence[str | Mapping[str, Any]],
+    *,
+    out: str | Path,
+    calibrate: Data | None = None,
+    rows: Count = 128,
+    data: Data = DRAWINGS,
+    label: str | None = None,
+    limit: Count | None = None,
+    bootstrap: Count = 1000,
+    existing: str = "refuse",
+    workers: int = 2,
+    random_weights: bool = False,
+    device: str = "auto",
+    on_progress: Progress | None = None,
+) -> Compressed:
+    """Make a model cheaper by edits, one after the other, and say what it lost.
+
+    The model that is given is not changed.
+
+    Args:
+        model: loaded, or a name that ``tether.load`` takes.
+        edits: names of ``compress.COMPRESSORS`` and ``compress.REPAIRS``, or mappings with ``name`` and settings.
+        out: folder of the result, which ``tether.load`` opens, and of the report.
+        calibrate: images and texts for edits that look at data; not those that are measured on.
+        rows: of ``calibrate``, from the first.
+        data: images with captions or classes to measure on; drawings with their names by default.
+        label: column of the class.
+        limit: look at this many rows of ``data``.
+        bootstrap: resamples of the 95 % intervals.
+        existing: ``refuse`` or ``replace`` a compressed model that is there.
+        workers: threads that decode images.
+        random_weights: accept a model without trained weights.
+        device: where to load the model.
+        on_progress: called with images embedded and how many there are.
+
+    Raises:
+        InputError: no edit, an unknown one or one that needs calibration without any; a folder that holds something
+            else.
+        UnsupportedModelError: a model that an edit cannot change.
+
+    Example:
+        >>> import tempfile, tether
+        >>> from tether.workflows.compress import compress
+        >>> model = tether.load("tiny", random_weights=True)
+        >>> done = compress(model, [{"name": "octav", "bits": 4}], out=tempfile.mkdtemp() + "/out", limit=20)
+        >>> done.report.bytes_packed < done.report.bytes_after / 3
+        True
+    """
+    folder, specs, made = Path(out), *_edits(edits)
+    wants = [str(spec["name"]) for spec, edit in zip(specs, made, strict=True) if getattr(edit, "calibrated", False)]
+    if wants and calibrate is None:
+        raise InputError(f"edit {wants[0]}: looks at data; expected --calibrate DATA, got none")
+    _check_free(folder, existing=existing)
+    source = open_source(data, where="--data")
+    seen = None if calibrate is None else open_source(calibrate, where="--calibrate")
+    if seen is not None and _same(calibrate, data):
+        raise InputError(f"--calibrate: {seen.name} is what is measured on as well; expected other rows")
+    base, title = opened(model, device=device, random_weights=random_weights)
+    given: dict[str, Any] = {"label": label, "limit": limit, "bootstrap": bootstrap, "workers": workers}
+    given |= {"measures": ("retrieval", "zero_shot"), "on_progress": on_progress}
+    with locked(folder, purpose="tether compress"), torch.inference_mode(False):
+        changed = copy.deepcopy(cast(nn.Module, base)).eval()
+        batches = [] if seen is None else _calibration(base, seen, rows=rows)
+        began = time.process_time()
+        for spec, edit in zip(specs, made, strict=True):
+            try:
+                edit.apply_(changed, batches)
+            except InputError as error:
+                raise type(error)(f"edit {spec['name']}: {error}") from None
+        spent = time.process_time() - began
+        with replaced_parts(folder, keys=[CONFIG_FILE, REPORT_FILE], others=_parts()) as new:
+            rounding = [edit for edit in made if isinstance(edit, Octav)]
+            if rounding:
+                save_packed(changed, [place for edit in rounding for place in edit.applied], new / PACKED_FILE)
+            for edit in reversed(made):
+                edit.merge_(changed)
+            save(changed, new)
+            packed = (new / PACKED_FILE).stat().st_size if rounding else None
+            after = cast(DualEncoder, changed)
+            cpu = _cpu_seconds([base, after])
+            report = CompressReport(
+                base=title,
+                digest=model_digest(cast(nn.Module, base)),
+                edits=specs,
+                source=source.name,
+                before=measured(base, source, **given),
+                after=measured(after, source, **given),
+                bytes_before=_bytes_of(cast(nn.Module, base), new / "before"),
+                bytes_after=sum(one.stat().st_size for one in new.rglob("*") if one.is_file()) - (packed or 0),
+                bytes_packed=packed,
+                cpu_before=cpu[0],
+                cpu_after=cpu[1],
+                cpu_edits=spent,
+                said=[
+                    *(line for edit in made for line in getattr(edit, "said", ())),
+                    *([NO_SPEED] if rounding else []),
+                ],
+            )
+            write_json(new / REPORT_FILE, report.to_dict())
+    return Compressed(after, report, folder)
+
+
+def _edits(edits: Sequence[str | Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[Any]]:
+    known = {**COMPRESSORS, **REPAIRS}
+    if not edits:
+        raise InputError(f"--edit: expected at least one; {closest('', known)}")
+    specs = [{"name": one} if isinstance(one, str) else dict(one) for one in edits]
+    return specs, [build(spec, known, where="--edit") for spec in specs]
+
+
+def _same(one: object, other: object) -> bool:
+    """Whether two ways to name data name the same."""
+    if isinstance(one, str | Path) and isinstance(other, str | Path) and Path(one).exists():
+        return Path(one).resolve() == Path(other).resolve()
+    return one == other
+
+
+def _check_free(folder: Path, *, existing: str) -> None:
+    if existing not in ("refuse", "replace"):
+        raise InputError(f"existing: expected refuse or replace, got {existing!r}")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out: {folder} is a file; expected a folder, or a name that is free")
+    if not folder.exists() or not any(one.suffix != ".lock" for one in folder.iterdir()):
+        return
+    if not (folder / REPORT_FILE).is_file():
+        raise InputError(f"--out: {folder}: is not empty and holds no compressed model; choose another folder")
+    if existing == "refuse":
+        raise InputError(f"--out: {folder} is there already; give another name, or --existing replace")
+
+
+def _parts() -> list[str]:
+    return [WEIGHTS_FILE, TOKENIZER_FOLDER, PACKED_FILE]
+
+
+def _calibration(model: DualEncoder, source: Source, *, rows: int) -> list[Batch]:
+    """Pixels, and ids of the first caption, of rows that have one."""
+    found = list[Batch]()
+    for some, pixels in ordered(source, image_spec=model.image_spec.fixed(), batch_size=_BATCH, limit=rows):
+        texts = [row.texts[0] if row.texts else "" for row in some]
+        kept = [place for place, text in enumerate(texts) if text]
+        if kept:
+            found.append(Batch(pixels[kept], model.tokenizer([texts[place] for place in kept])))
+    if sum(len(batch.image) for batch in found) < 2:
+        raise InputError(f"--calibrate: {source.name}: expected at least two images with a caption, got fewer")
+    return found
+
+
+@torch.no_grad()
+def _cpu_seconds(models: Sequence[DualEncoder]) -> list[float]:
+    """Of each model, the least of a few; they take turns."""
+    least = [float("inf")] * len(models)
+    for _ in range(_REPEATS):
+        for place, model in enumerate(models):
+            spec = model.image_spec.fixed()
+            pixels = torch.zeros(_TIMED, 3, *spec.size, dtype=torch.uint8, device=model.logit_scale.device)
+            ids = model.tokenizer(["a photo of a small red house by the sea"] * _TIMED).to(pixels.device)
+            began = time.process_time()
+            model.encode_image(pixels)
+            model.encode_text(ids)
+            least[place] = min(least[place], time.process_time() - began)
+    return least
+
+
+def _bytes_of(model: nn.Module, folder: Path) -> int:
+    import shutil
+
+    save(model, folder)
+    size = sum(one.stat().st_size for one in folder.rglob("*") if one.is_file())
+    shutil.rmtree(folder)
+    return size
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.2f} MB"

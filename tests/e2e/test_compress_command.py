@@ -1,0 +1,98 @@
+"""``tether compress``: from a folder to a folder that opens, its report, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import tether
+from tether.cli.compress import _split
+from tether.compress.quantise import Octav
+from tether.compress.quantise.packed import PACKED_FILE, load_packed_
+from tether.core.errors import InputError
+from tether.models import create
+from tether.workflows.compress import NO_SPEED, compress
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tether.save(create("tiny", seed=3), tmp_path_factory.mktemp("model") / "tiny")
+
+
+def test_a_folder_is_rounded_measured_and_opens(model: Path, tmp_path: Path, call) -> None:
+    out = tmp_path / "small"
+    done = call("compress", model, "--edit", "octav,bits=4,include=[q,v]", "--out", out, "--limit", 12)
+    assert NO_SPEED in done.out
+    assert "R@10" in done.out
+    report = json.loads((out / "compress.json").read_text())
+    assert report["edits"] == [{"name": "octav", "bits": 4, "include": ["q", "v"]}]
+    for when in ("before", "after"):
+        assert report[when]["text_to_image_r10_low"] <= report[when]["text_to_image_r10"]
+        assert report[when]["text_to_image_r10_chance"] > 0
+    assert report["bytes_packed"] == (out / PACKED_FILE).stat().st_size < report["bytes_after"]
+    expected = create("tiny", seed=3)
+    edit = Octav(bits=4, include=("q", "v"))
+    edit.merge_(edit.apply_(expected))
+    opened = tether.load(out)
+    packed = load_packed_(create("tiny", seed=0), out / PACKED_FILE)
+    for name, value in expected.state_dict().items():
+        assert torch.equal(opened.state_dict()[name].cpu(), value)
+        assert torch.equal(packed.state_dict()[name], value)
+    assert not list(out.glob(".new*"))
+    again = call("compress", model, "--edit", "octav", "--out", out, "--limit", 12, code=2)
+    assert "is there already" in again.err
+    call("compress", model, "--edit", "octav,bits=2", "--out", out, "--limit", 12, "--existing", "replace")
+    assert json.loads((out / "compress.json").read_text())["edits"][0]["bits"] == 2
+
+
+@pytest.mark.parametrize(
+    ("edits", "message"),
+    [
+        ([], "--edit: expected at least one"),
+        (["octave"], "unknown part 'octave'; did you mean 'octav'"),
+        ([{"name": "octav", "bits": 1}], "bits"),
+        ([{"name": "octav", "bit": 4}], "bit"),
+    ],
+)
+def test_edits_that_there_are_not(edits: list, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        compress(create("tiny"), edits, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="is not empty and holds no compressed model"):
+        compress(create("tiny"), ["octav"], out=tmp_path)
+    with pytest.raises(InputError, match=r"--calibrate: .* is what is measured on as well"):
+        compress(create("tiny"), ["octav"], out=tmp_path / "new", calibrate="emoji:split=test")
+
+
+def test_weights_that_are_not_finite_are_named_and_nothing_is_written(tmp_path: Path) -> None:
+    broken = create("tiny")
+    with torch.no_grad():
+        broken.visual.blocks[0].up.weight[0, 0] = torch.nan
+    with pytest.raises(InputError, match=r"edit octav: image\.blocks\.0\.up: holds weights that are NaN"):
+        compress(broken, ["octav"], out=tmp_path / "out", limit=4)
+    assert not (tmp_path / "out" / "model.json").exists()
+
+
+def test_settings_are_cut_at_commas_outside_brackets() -> None:
+    assert _split("octav,bits=4,include=[q, k],layers=all") == ["octav", "bits=4", "include=[q, k]", "layers=all"]
+
+
+def test_repair_and_pruning_say_what_they_did(model: Path, tmp_path: Path, call) -> None:
+    edits = ("--edit", "gate_norm,n=1", "--edit", "octav,bits=2", "--edit", "norm_tweak,lr=0.001")
+    shared = ("--data", "emoji:split=test", "--limit", 12, "--out", tmp_path / "small")
+    assert "looks at data; expected --calibrate DATA" in call("compress", model, *edits, *shared, code=2).err
+    same = call("compress", model, *edits, "--calibrate", "emoji:split=test", *shared, code=2).err
+    assert "is what is measured on as well" in same
+    done = call("compress", model, *edits, "--calibrate", "emoji:split=validation", "--rows", 4, *shared)
+    assert "norm_tweak: image: over 2 layers and 4 sequences" in done.out
+    assert "gate_norm: no attention in image.blocks." in done.out
+    opened = tether.load(tmp_path / "small")
+    assert len(opened.config.vision.without_attention) == len(opened.config.text.without_attention) == 1
+    assert load_packed_(opened, tmp_path / "small" / PACKED_FILE) is opened
