@@ -13,7 +13,8 @@ from tether.core.errors import InputError
 from tether.generate import Moment, paint
 from tether.generate.draw import CANVASES, Canvas
 
-SETTINGS = {"strokes": {"n_strokes": 6}, "blobs": {"n_strokes": 6, "cameras": 2}}
+SETTINGS: dict[str, dict[str, int]] = {"strokes": {"n_strokes": 6}, "blobs": {"n_strokes": 6, "cameras": 2}}
+SETTINGS["primitives"] = {"patches": 2, "patch": 8}
 SIDE = 16
 
 

@@ -22,6 +22,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "export",
         "serve",
     ),
+    "Make": ("draw",),
     "Papers": ("papers", "where", "reproduce", "bench", "docs"),
 }
 """The order of the help; a verb in none of them is listed under Others, so a new file is never hidden."""

@@ -12,7 +12,7 @@ from annotated_types import Ge, Le
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from tether.core.errors import InputError, NotFiniteError
+from tether.core.errors import InputError, NotFiniteError, StoppedError
 from tether.core.hash_rng import hash_int
 from tether.core.ranges import Count, Decay, Rate, Whole, checked
 from tether.generate.draw.canvas import Canvas, drop_mask
@@ -93,6 +93,7 @@ def paint(
     save: Callable[[Progress], None] | None = None,
     save_every: Count = 50,
     on_progress: Callable[[int, int | None], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Painting:
     """Move a canvas towards goals with Adam; each step renders, asks, follows the gradient and clamps.
 
@@ -114,10 +115,12 @@ def paint(
         save: called with the progress every ``save_every`` steps, at the end, and before an error.
         save_every: steps.
         on_progress: called with steps done and in all.
+        should_stop: asked after each step but the last; when true ``save`` is called and ``StoppedError`` raised.
 
     Raises:
         InputError: no goals, a role that the canvas does not have, or a loss that does not follow the canvas.
         NotFiniteError: one setback too many; the canvas is the last good one.
+        StoppedError: ``should_stop`` said so.
 
     Source: the loop of CLIPDraw (arXiv 2106.14843); going back and leaving elements out by canvas are ours.
 
@@ -141,7 +144,6 @@ def paint(
     optimizer = torch.optim.Adam([{"params": values, "role": role, "lr": 0.0} for role, values in roles.items()])
     now = Progress() if progress is None else progress
     _restore(optimizer, now.adam)
-    every = max(1, math.ceil(steps / frames)) if frames else steps
     moving = [value for values in roles.values() for value in values]
     good = _snapshot(moving, optimizer)
     if not now.frames:
@@ -183,12 +185,15 @@ def paint(
         for name, loss in losses.items():
             now.losses.setdefault(name, []).append(loss)
         now.step += 1
-        if now.step == steps or (frames and now.step % every == 0):
+        if now.step == steps or now.step * frames // steps > (now.step - 1) * frames // steps:
             now.frames.append(_frame(canvas, now.step))
         if now.step % save_every == 0 or now.step == steps:
             keep_progress()
         if on_progress is not None:
             on_progress(now.step, steps)
+        if should_stop is not None and now.step < steps and should_stop():
+            keep_progress()
+            raise StoppedError(f"stopped after step {now.step} of {steps}")
     with torch.no_grad():
         image = canvas.render().clamp(0, 1)
     return Painting(canvas, image, now.losses, tuple(now.frames), tuple(now.setbacks))
@@ -235,7 +240,7 @@ def _shown(losses: Mapping[str, float]) -> str:
 
 @torch.no_grad()
 def _frame(canvas: Canvas, step: int) -> Frame:
-    image = canvas.render().clamp(0, 1).mul(255).round().to(torch.uint8)
+    image = canvas.render().clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
     roles = canvas.parameters_by_role() if canvas.traced else {}
     return Frame(step, image, {role: tuple(one.detach().clone() for one in each) for role, each in roles.items()})
 
@@ -270,4 +275,5 @@ def _restore(optimizer: torch.optim.Optimizer, memory: Mapping[str, Tensor]) -> 
     every = [value for group in optimizer.param_groups for value in group["params"]]
     for name, kept in memory.items():
         number, _, what = name.partition(".")
-        optimizer.state[every[int(number)]][what] = kept.clone()
+        value = every[int(number)]
+        optimizer.state[value][what] = kept.clone() if what == "step" else kept.to(value.device, copy=True)

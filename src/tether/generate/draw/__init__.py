@@ -1,4 +1,4 @@
-"""Canvases for the painting loop: strokes, blobs in space, free pixels."""
+"""Canvases for the painting loop: strokes, blobs in space, primitives, free pixels."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from tether.generate.draw.blob_raster import Camera, render_blobs
 from tether.generate.draw.blobs import BlobCanvas3D
 from tether.generate.draw.canvas import FRONT, Canvas, Look, drop_mask
 from tether.generate.draw.pixels import PixelCanvas
+from tether.generate.draw.primitives import PrimitiveCanvas
 from tether.generate.draw.stroke_raster import render_strokes
 from tether.generate.draw.strokes import StrokeCanvas
 
 CANVASES: Mapping[str, type[Canvas]] = {
     "strokes": StrokeCanvas,
     "blobs": BlobCanvas3D,
+    "primitives": PrimitiveCanvas,
     "pixels": PixelCanvas,
 }
 """Every canvas by name."""
@@ -26,6 +28,7 @@ __all__ = [
     "Canvas",
     "Look",
     "PixelCanvas",
+    "PrimitiveCanvas",
     "StrokeCanvas",
     "drop_mask",
     "render_blobs",

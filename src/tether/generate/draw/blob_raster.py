@@ -130,8 +130,9 @@ def _blobs(seen: Tensor, scaled: Tensor, density: float) -> Float[Tensor, "blobs
     mean = (scaled[:, 1:] + scaled[:, :-1]) * 0.5
     wanted = (density * length / (1 + mean)).nan_to_num(posinf=_MOST, neginf=0.0).clamp(-_MOST, _MOST)
     many = (wanted.trunc().long() + 1).clamp(_FEWEST, _MOST).flatten()
-    edge = torch.repeat_interleave(torch.arange(len(many)), many)
-    number = torch.arange(len(edge)) - (many.cumsum(0) - many)[edge]
+    place = many.device
+    edge = torch.repeat_interleave(torch.arange(len(many), device=place), many)
+    number = torch.arange(len(edge), device=place) - (many.cumsum(0) - many)[edge]
     knots = seen.shape[1]
     first = edge // (knots - 1) * knots + edge % (knots - 1)
     share = number.double() / (many[edge] - 1)
@@ -145,8 +146,8 @@ def _windows(middle: Tensor, thick: Tensor, size: int) -> tuple[Tensor, Tensor, 
     corner = (middle - (side // 2)[:, None]).trunc().clamp(min=0, max=size).long()
     sides = torch.minimum(side[:, None], size - corner)
     area = sides.prod(1)
-    blob = torch.repeat_interleave(torch.arange(len(area)), area)
-    inner = torch.arange(len(blob)) - (area.cumsum(0) - area)[blob]
+    blob = torch.repeat_interleave(torch.arange(len(area), device=area.device), area)
+    inner = torch.arange(len(blob), device=area.device) - (area.cumsum(0) - area)[blob]
     row = inner // sides[blob, 1]
     return blob, corner[blob, 0] + row, corner[blob, 1] + inner - row * sides[blob, 1]
 

@@ -77,8 +77,8 @@ class _Over(torch.autograd.Function):
         return canvas
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+    @once_differentiable  # which loses the parameters' names
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore
         cover, color, pixel, under = ctx.saved_tensors
         grad, down = grad_outputs[0].clone(), torch.empty_like(color)
         for start, end in reversed(ctx.levels):

@@ -117,7 +117,8 @@ def _near(
     keep: Tensor | None,
 ) -> _Near:
     curve = _curves(points, counts, samples=samples)
-    owner = torch.repeat_interleave(torch.arange(len(counts)), (counts - 1) // 3)
+    place = points.device
+    owner = torch.repeat_interleave(torch.arange(len(counts), device=place), (counts - 1) // 3)
     far_of_stroke = width + reach * tau
     far = far_of_stroke[owner]
     least = torch.floor(curve.amin(1) - far[:, None]).clamp(min=0)
@@ -131,8 +132,8 @@ def _near(
     squared, edge, along = _nearest(curve, segment, column, row)
     # one box for each stroke; of its curves the nearest counts, pixel by pixel
     curves = (counts - 1) // 3
-    rank = torch.arange(len(owner)) - (curves.cumsum(0) - curves)[owner]
-    corner = torch.full((len(counts), 2), max(high, wide))
+    rank = torch.arange(len(owner), device=place) - (curves.cumsum(0) - curves)[owner]
+    corner = torch.full((len(counts), 2), max(high, wide), device=place)
     beyond = torch.zeros_like(corner)
     for number in range(int(curves.max())):
         some = ((rank == number) & (sides.prod(1) > 0)).nonzero()[:, 0]
@@ -142,13 +143,13 @@ def _near(
     stroke, x, y = _inside(corner, boxes)
     area = boxes.prod(1)
     base = area.cumsum(0) - area - corner[:, 1] * boxes[:, 0] - corner[:, 0]
-    place = base[owner][segment] + row * boxes[owner, 0][segment] + column
+    spot = base[owner][segment] + row * boxes[owner, 0][segment] + column
     best = squared.new_full((len(stroke),), math.inf)
     best_edge, best_along = torch.zeros_like(stroke), torch.zeros_like(best)
     ranks = rank[segment]
     for number in range(int(curves.max())):
         some = (ranks == number).nonzero()[:, 0]
-        at = place[some]
+        at = spot[some]
         nearer = squared[some] < best[at]
         at, some = at[nearer], some[nearer]
         best[at], best_edge[at], best_along[at] = squared[some], edge[some], along[some]
@@ -162,8 +163,8 @@ def _near(
 def _inside(corner: Tensor, sides: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """All pixels of boxes: which box, column and row."""
     area = sides[:, 0] * sides[:, 1]
-    box = torch.repeat_interleave(torch.arange(len(area)), area)
-    inner = torch.arange(len(box)) - (area.cumsum(0) - area)[box]
+    box = torch.repeat_interleave(torch.arange(len(area), device=area.device), area)
+    inner = torch.arange(len(box), device=area.device) - (area.cumsum(0) - area)[box]
     wide = sides[box, 0]
     down = inner // wide
     return box, corner[box, 0] + inner - down * wide, corner[box, 1] + down
@@ -202,7 +203,7 @@ def _nearest(curve: Tensor, segment: Tensor, column: Tensor, row: Tensor) -> tup
 def _curves(points: Tensor, counts: Tensor, *, samples: int) -> Float[Tensor, "curves samples 2"]:
     """Points on every curve."""
     weights = torch.from_numpy(_bernstein(samples)).to(points)
-    return torch.einsum("sk,ckd->csd", weights, points[_controls(tuple(counts.tolist()))])
+    return torch.einsum("sk,ckd->csd", weights, points[_controls(tuple(counts.tolist())).to(points.device)])
 
 
 @functools.lru_cache(maxsize=16)
