@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tether.generate.goals import Aim, ClipGoal, DirectionAim, Goal, Moment, TextAim, Views, WholeImage
+from tether.generate.goals import Aim, ClipGoal, DirectionAim, Goal, Moment, PlainView, RandomViews, TextAim
 from tether.generate.noise import NoiseResult, NoiseStep, NormRegularizer, Reward, optimize_noise
-from tether.generate.painting import Frame, Painting, Progress, paint
+from tether.generate.painting import Frame, Painting, PaintingProgress, paint
 from tether.generate.prompt_reward import PromptReward
 
 __all__ = [
@@ -18,12 +18,12 @@ __all__ = [
     "NoiseStep",
     "NormRegularizer",
     "Painting",
-    "Progress",
+    "PaintingProgress",
+    "PlainView",
     "PromptReward",
+    "RandomViews",
     "Reward",
     "TextAim",
-    "Views",
-    "WholeImage",
     "optimize_noise",
     "paint",
 ]

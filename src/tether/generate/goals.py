@@ -16,7 +16,7 @@ from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, Number, checked
 from tether.core.warps import Shares, homography_grid, random_crops, random_perspectives, warped
-from tether.generate.draw.canvas import FRONT, Look
+from tether.generate.draw.canvas import FRONT, Viewpoint
 from tether.generate.prompt_reward import as_images
 from tether.models.embed import encode_texts
 
@@ -37,7 +37,7 @@ class Moment:
     step: int = 0
     steps: int = 1
     draws: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
-    look: Look = FRONT
+    look: Viewpoint = FRONT
 
 
 @runtime_checkable
@@ -49,7 +49,7 @@ class Goal(Protocol):
         ...
 
 
-class Views:
+class RandomViews:
     """Random views of images: in perspective, then a part of it enlarged, drawn explicitly from a generator.
 
     The two are one warp here, and one interpolation, where CLIPDraw's release (arXiv 2106.14843) has torchvision's
@@ -57,8 +57,8 @@ class Views:
 
     Example:
         >>> import torch
-        >>> from tether.generate import Views
-        >>> Views(count=3)(torch.rand(2, 3, 32, 32), draws=torch.Generator().manual_seed(0)).shape
+        >>> from tether.generate import RandomViews
+        >>> RandomViews(count=3)(torch.rand(2, 3, 32, 32), draws=torch.Generator().manual_seed(0)).shape
         torch.Size([6, 3, 32, 32])
     """
 
@@ -90,7 +90,7 @@ class Views:
         return warped(image.repeat(self.count, 1, 1, 1), grid, fill=self._fill)
 
 
-class WholeImage:
+class PlainView:
     """The image itself as its only view: no augmentation."""
 
     count = 1
@@ -205,15 +205,19 @@ class ClipGoal:
 
     Example:
         >>> import torch
-        >>> from tether.generate import ClipGoal, Moment, Views
+        >>> from tether.generate import ClipGoal, Moment, RandomViews
         >>> from tether.models import create
-        >>> goal = ClipGoal.of_prompts(create("tiny").eval(), "a red circle", negatives=["a mess"], views=Views())
+        >>> goal = ClipGoal.of_prompts(create("tiny").eval(), "a red circle", negatives=["a mess"], views=RandomViews())
         >>> goal(torch.rand(1, 3, 40, 40), Moment()).shape
         torch.Size([])
     """
 
     def __init__(
-        self, model: DualEncoder, aims: Sequence[Aim] | Mapping[str, Aim], *, views: Views | WholeImage | None = None
+        self,
+        model: DualEncoder,
+        aims: Sequence[Aim] | Mapping[str, Aim],
+        *,
+        views: RandomViews | PlainView | None = None,
     ) -> None:
         """Take the parts.
 
@@ -230,7 +234,7 @@ class ClipGoal:
         self._aims = list(aims.values()) if isinstance(aims, Mapping) else list(aims)
         if not self._aims:
             raise InputError("aims: expected at least one, got none")
-        self.model, self.views = model, Views() if views is None else views
+        self.model, self.views = model, RandomViews() if views is None else views
 
     @classmethod
     @checked
@@ -241,7 +245,7 @@ class ClipGoal:
         *,
         negatives: Sequence[str] = (),
         negative_weight: NonNegative = 0.3,
-        views: Views | WholeImage | None = None,
+        views: RandomViews | PlainView | None = None,
         reduction: Reduction = "sum",
     ) -> ClipGoal:
         """Towards a text and away from others.

@@ -40,7 +40,7 @@ class Frame:
 
 
 @dataclass(slots=True)
-class Progress:
+class PaintingProgress:
     """How far a painting has come; what a file of it holds.
 
     Attributes:
@@ -89,8 +89,8 @@ def paint(
     seed: Whole = 0,
     frames: Whole = 12,
     setbacks: Whole = 3,
-    progress: Progress | None = None,
-    save: Callable[[Progress], None] | None = None,
+    progress: PaintingProgress | None = None,
+    save: Callable[[PaintingProgress], None] | None = None,
     save_every: Count = 50,
     on_progress: Callable[[int, int | None], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -142,7 +142,7 @@ def paint(
         raise InputError(f"rates: expected {', '.join(roles)}, got {', '.join(other)}")
     left_out = canvas.dropout if dropout is None else dropout
     optimizer = torch.optim.Adam([{"params": values, "role": role, "lr": 0.0} for role, values in roles.items()])
-    now = Progress() if progress is None else progress
+    now = PaintingProgress() if progress is None else progress
     _restore(optimizer, now.adam)
     moving = [value for values in roles.values() for value in values]
     good = _snapshot(moving, optimizer)

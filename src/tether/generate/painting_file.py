@@ -12,12 +12,12 @@ from tether.core.errors import InputError
 from tether.core.printable import quoted
 from tether.core.state_file import read_state, write_state
 from tether.generate.draw.canvas import Canvas
-from tether.generate.painting import Frame, Progress
+from tether.generate.painting import Frame, PaintingProgress
 
 FORMAT = "tether-painting-1"
 
 
-def save_painting(path: Path | str, canvas: Canvas, progress: Progress, *, made_of: Mapping[str, Any]) -> None:
+def save_painting(path: Path | str, canvas: Canvas, progress: PaintingProgress, *, made_of: Mapping[str, Any]) -> None:
     """Write a canvas and how far it has come, atomically.
 
     Args:
@@ -46,7 +46,7 @@ def save_painting(path: Path | str, canvas: Canvas, progress: Progress, *, made_
     write_state(path, format=FORMAT, settings=settings, arrays=plain)
 
 
-def load_painting(path: Path | str, canvas: Canvas, *, made_of: Mapping[str, Any]) -> Progress:
+def load_painting(path: Path | str, canvas: Canvas, *, made_of: Mapping[str, Any]) -> PaintingProgress:
     """Bring a canvas to where it was, and give what ``paint`` goes on with.
 
     Args:
@@ -80,4 +80,4 @@ def load_painting(path: Path | str, canvas: Canvas, *, made_of: Mapping[str, Any
     steps = enumerate(settings["frames"])
     frames = [Frame(step, tensors[f"frame/{number}"], trace(number)) for number, step in steps]
     adam = {name.removeprefix("adam/"): value for name, value in tensors.items() if name.startswith("adam/")}
-    return Progress(settings["step"], settings["losses"], frames, settings["setbacks"], adam)
+    return PaintingProgress(settings["step"], settings["losses"], frames, settings["setbacks"], adam)

@@ -23,8 +23,8 @@ from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, Whole, checked
 from tether.generate.draw import CANVASES, Canvas, PrimitiveCanvas, StrokeCanvas
 from tether.generate.draw.svg import read_svg
-from tether.generate.goals import ClipGoal, Views, WholeImage
-from tether.generate.painting import Painting, Progress, paint
+from tether.generate.goals import ClipGoal, PlainView, RandomViews
+from tether.generate.painting import Painting, PaintingProgress, paint
 from tether.generate.painting_file import load_painting, save_painting
 from tether.models.embed import encode_texts
 from tether.workflows.drawing.film import film_page, png_bytes, png_uri
@@ -40,7 +40,7 @@ _READ = 50 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
+class DrawnPrompt:
     """What ``draw`` gives.
 
     Attributes:
@@ -124,7 +124,7 @@ def draw(
     device: str = "auto",
     on_progress: Callable[[int, int | None], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
-) -> Drawing:
+) -> DrawnPrompt:
     """Draw what a text says: a canvas is moved until random views of it are near the text for the model.
 
     Args:
@@ -172,7 +172,7 @@ def draw(
     painted_on.to(encoder.logit_scale.device)
     goal = ClipGoal.of_prompts(
         encoder, texts, negatives=negatives, negative_weight=negative_weight,
-        views=Views(count=views) if views else WholeImage(),
+        views=RandomViews(count=views) if views else PlainView(),
     )  # fmt: skip
     made_of = {
         "prompt": list(texts), "negatives": list(negatives), "negative weight": negative_weight, "canvas": about,
@@ -181,7 +181,7 @@ def draw(
     made_of = json.loads(json.dumps(made_of))  # as a file gives it back
     progress = load_painting(state, painted_on, made_of=made_of) if resume and state and state.exists() else None
 
-    def save(now: Progress) -> None:
+    def save(now: PaintingProgress) -> None:
         if state is not None:
             save_painting(state, painted_on, now, made_of=made_of)
 
@@ -250,7 +250,9 @@ def _canvas(
 
 
 @torch.no_grad()
-def _drawn(texts: tuple[str, ...], painting: Painting, *, encoder: DualEncoder, judge: DualEncoder | None) -> Drawing:
+def _drawn(
+    texts: tuple[str, ...], painting: Painting, *, encoder: DualEncoder, judge: DualEncoder | None
+) -> DrawnPrompt:
     canvas, remarks = painting.canvas, list[str]()
     if painting.setbacks:
         steps = ", ".join(map(str, painting.setbacks))
@@ -260,7 +262,7 @@ def _drawn(texts: tuple[str, ...], painting: Painting, *, encoder: DualEncoder, 
         remarks.append(f"{collapsed} circles or semicircles have become lines")
     nearness = [None if model is None else _similarity(model, painting.image, texts[0]) for model in (encoder, judge)]
     assert nearness[0] is not None
-    return Drawing(texts, painting, nearness[0], nearness[1], canvas.to_svg() if canvas.lines else None, remarks)
+    return DrawnPrompt(texts, painting, nearness[0], nearness[1], canvas.to_svg() if canvas.lines else None, remarks)
 
 
 def _similarity(model: DualEncoder, image: Tensor, text: str) -> float:

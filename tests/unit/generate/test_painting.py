@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tether.core.errors import InputError, NotFiniteError
-from tether.generate import ClipGoal, DirectionAim, Moment, Progress, TextAim, Views, WholeImage, paint
+from tether.generate import ClipGoal, DirectionAim, Moment, PaintingProgress, PlainView, RandomViews, TextAim, paint
 from tether.generate.draw import BlobCanvas3D, PixelCanvas, StrokeCanvas, drop_mask
 from tether.generate.painting_file import load_painting, save_painting
 from tether.models import create
@@ -29,21 +29,21 @@ def strokes() -> StrokeCanvas:
 
 def test_views_are_drawn_from_the_generator_and_have_gradient() -> None:
     image = torch.rand(2, 3, 24, 24, requires_grad=True)
-    first, again, other = (Views(count=3)(image, draws=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    first, again, other = (RandomViews(count=3)(image, draws=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     first.sum().backward()
     assert image.grad is not None
     assert image.grad.any()
-    white = Views(count=1, fill=1.0)(torch.zeros(1, 3, 24, 24), draws=torch.Generator().manual_seed(0))
+    white = RandomViews(count=1, fill=1.0)(torch.zeros(1, 3, 24, 24), draws=torch.Generator().manual_seed(0))
     assert white.max() == 1
-    assert Views(count=1, fill=None)(torch.zeros(1, 3, 24, 24), draws=torch.Generator()).max() == 0
-    plain = Views(distortion=0.0, scale=(1.0, 1.0))
+    assert RandomViews(count=1, fill=None)(torch.zeros(1, 3, 24, 24), draws=torch.Generator()).max() == 0
+    plain = RandomViews(distortion=0.0, scale=(1.0, 1.0))
     assert plain(image, draws=torch.Generator().manual_seed(3)).shape == (8, 3, 24, 24)
 
 
 def test_a_painting_of_a_prompt_comes_nearer_and_leaves_the_model_alone(model: Clip) -> None:
-    goal = ClipGoal.of_prompts(model, "a red circle", negatives=["a mess"], views=Views(count=2))
+    goal = ClipGoal.of_prompts(model, "a red circle", negatives=["a mess"], views=RandomViews(count=2))
     before = copy.deepcopy(model.state_dict())
     found = paint(strokes(), goal, steps=30)
     assert found.losses["goal"][-1] < found.losses["goal"][0]
@@ -54,13 +54,13 @@ def test_a_painting_of_a_prompt_comes_nearer_and_leaves_the_model_alone(model: C
 def test_a_negative_leads_away(model: Clip) -> None:
     image = torch.rand(1, 3, 32, 32)
     towards, away = (
-        ClipGoal.of_prompts(model, "a", negatives=no, views=WholeImage())(image, Moment()) for no in ([], ["a"])
+        ClipGoal.of_prompts(model, "a", negatives=no, views=PlainView())(image, Moment()) for no in ([], ["a"])
     )
     torch.testing.assert_close(away, 0.7 * towards)
 
 
 def test_one_that_was_stopped_ends_bit_for_bit_like_one_that_was_not(model: Clip, tmp_path: Path) -> None:
-    goal = ClipGoal.of_prompts(model, "a red circle", views=Views(count=2))
+    goal = ClipGoal.of_prompts(model, "a red circle", views=RandomViews(count=2))
     whole = paint(strokes(), goal, steps=12, frames=3, dropout=0.4)
 
     class StopError(Exception):
@@ -68,7 +68,7 @@ def test_one_that_was_stopped_ends_bit_for_bit_like_one_that_was_not(model: Clip
 
     canvas, file, facts = strokes(), tmp_path / "state", {"prompt": "a red circle", "steps": 12}
 
-    def save(progress: Progress) -> None:
+    def save(progress: PaintingProgress) -> None:
         save_painting(file, canvas, progress, made_of=facts)
         if progress.step == 8:
             raise StopError
@@ -89,7 +89,7 @@ def test_one_that_was_stopped_ends_bit_for_bit_like_one_that_was_not(model: Clip
 
 def test_a_file_of_another_painting_is_refused(tmp_path: Path) -> None:
     canvas, file = strokes(), tmp_path / "state"
-    save_painting(file, canvas, Progress(), made_of={"prompt": "a"})
+    save_painting(file, canvas, PaintingProgress(), made_of={"prompt": "a"})
     with pytest.raises(InputError, match="prompt was 'a', got 'b'"):
         load_painting(file, canvas, made_of={"prompt": "b"})
     with pytest.raises(InputError, match="another kind or size"):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from tether.generate.draw.blob_raster import Camera, render_blobs
 from tether.generate.draw.blobs import BlobCanvas3D
-from tether.generate.draw.canvas import FRONT, Canvas, Look, drop_mask
+from tether.generate.draw.canvas import FRONT, Canvas, Viewpoint, drop_mask
 from tether.generate.draw.pixels import PixelCanvas
 from tether.generate.draw.primitives import PrimitiveCanvas
 from tether.generate.draw.stroke_raster import render_strokes
@@ -26,10 +26,10 @@ __all__ = [
     "BlobCanvas3D",
     "Camera",
     "Canvas",
-    "Look",
     "PixelCanvas",
     "PrimitiveCanvas",
     "StrokeCanvas",
+    "Viewpoint",
     "drop_mask",
     "render_blobs",
     "render_strokes",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Positive, checked
 from tether.generate.draw.blob_raster import Camera, render_blobs
-from tether.generate.draw.canvas import FRONT, Canvas, Look
+from tether.generate.draw.canvas import FRONT, Canvas, Viewpoint
 from tether.generate.draw.strokes import Side
 
 _DISTANCE, _HEIGHT, _WANDER = 3.0, 0.2, 0.3
@@ -103,16 +103,16 @@ class BlobCanvas3D(Canvas):
         """See Canvas."""
         return 1.0 if step < _SLOW_FROM * steps else _SLOWER
 
-    def looks(self, step: int, draws: torch.Generator) -> Sequence[Look]:
+    def looks(self, step: int, draws: torch.Generator) -> Sequence[Viewpoint]:
         """See Canvas."""
-        found = list[Look]()
+        found = list[Viewpoint]()
         for _ in range(self._cameras - 1):
             x, z = torch.randn(2, generator=draws).tolist()
             found.append(look_from(camera_at((x, _HEIGHT * float(torch.rand((), generator=draws)), z))))
         return [*found, look_from(FACE)]
 
     def render(
-        self, look: Look = FRONT, *, keep: Bool[Tensor, " elements"] | None = None
+        self, look: Viewpoint = FRONT, *, keep: Bool[Tensor, " elements"] | None = None
     ) -> Float[Tensor, "3 size size"]:
         """See Canvas; a look without a camera is from the front."""
         shown = (self.places, self.width, self.color)
@@ -129,6 +129,6 @@ class BlobCanvas3D(Canvas):
         self.places.clamp_(-1.0, 1.0)
 
 
-def look_from(camera: Camera) -> Look:
+def look_from(camera: Camera) -> Viewpoint:
     """A look with the part of the circle that the camera stands on."""
-    return Look(camera, camera.angle / (2 * math.pi))
+    return Viewpoint(camera, camera.angle / (2 * math.pi))

@@ -16,7 +16,7 @@ from tether.generate.draw.blob_raster import Camera
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Viewpoint:
     """One way to look at a canvas.
 
     Attributes:
@@ -28,7 +28,7 @@ class Look:
     share: float = 0.0
 
 
-FRONT = Look()
+FRONT = Viewpoint()
 
 
 class Canvas(nn.Module, ABC):
@@ -57,7 +57,7 @@ class Canvas(nn.Module, ABC):
         """All that moves."""
 
     @abstractmethod
-    def render(self, look: Look = FRONT, *, keep: Bool[Tensor, " elements"] | None = None) -> Float[Tensor, ...]:
+    def render(self, look: Viewpoint = FRONT, *, keep: Bool[Tensor, " elements"] | None = None) -> Float[Tensor, ...]:
         """(3, h, w) in 0 to 1, or (b, 3, h, w) where there are several images.
 
         Args:
@@ -65,7 +65,7 @@ class Canvas(nn.Module, ABC):
             keep: elements that are drawn; None draws all.
         """
 
-    def looks(self, step: int, draws: torch.Generator) -> Sequence[Look]:
+    def looks(self, step: int, draws: torch.Generator) -> Sequence[Viewpoint]:
         """What a step looks at, each with a loss of its own; their gradients add up."""
         return (FRONT,)
 

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from tether.core.ranges import NonNegative, checked
-from tether.generate.draw.canvas import FRONT, Canvas, Look
+from tether.generate.draw.canvas import FRONT, Canvas, Viewpoint
 from tether.generate.draw.strokes import Side
 
 
@@ -43,7 +43,7 @@ class PixelCanvas(Canvas):
         return {"pixels": (self.pixels,)}
 
     def render(
-        self, look: Look = FRONT, *, keep: Bool[Tensor, " elements"] | None = None
+        self, look: Viewpoint = FRONT, *, keep: Bool[Tensor, " elements"] | None = None
     ) -> Float[Tensor, "3 size size"]:
         """See Canvas."""
         return self.pixels

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Decay, Positive, Share, Whole, checked
-from tether.generate.draw.canvas import FRONT, Canvas, Look
+from tether.generate.draw.canvas import FRONT, Canvas, Viewpoint
 from tether.generate.draw.stroke_raster import Reach, Samples, render_strokes
 from tether.generate.draw.strokes import PUBLISHED_SIDE, Side, Widest, slowing
 from tether.generate.draw.svg import SvgPath, svg_text
@@ -202,7 +202,7 @@ class PrimitiveCanvas(Canvas):
         return torch.einsum("pij,pj->pi", self.A[owner], self.base.to(self.A)) + self.b[owner]
 
     def render(
-        self, look: Look = FRONT, *, keep: Bool[Tensor, " elements"] | None = None
+        self, look: Viewpoint = FRONT, *, keep: Bool[Tensor, " elements"] | None = None
     ) -> Float[Tensor, "3 size size"]:
         """See Canvas."""
         return render_strokes(

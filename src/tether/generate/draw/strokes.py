@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Positive, checked
-from tether.generate.draw.canvas import FRONT, Canvas, Look
+from tether.generate.draw.canvas import FRONT, Canvas, Viewpoint
 from tether.generate.draw.stroke_raster import Reach, Samples, render_strokes
 from tether.generate.draw.svg import SvgPath, svg_text
 
@@ -137,7 +137,7 @@ class StrokeCanvas(Canvas):
         return slowing(step, steps) if role == "points" else 1.0
 
     def render(
-        self, look: Look = FRONT, *, keep: Bool[Tensor, " elements"] | None = None
+        self, look: Viewpoint = FRONT, *, keep: Bool[Tensor, " elements"] | None = None
     ) -> Float[Tensor, "3 size size"]:
         """See Canvas."""
         return render_strokes(
