@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tether.workflows.caption import caption as caption
     from tether.workflows.classify import classify as classify
     from tether.workflows.detect import detect as detect
+    from tether.workflows.draw import draw as draw
     from tether.workflows.embed import embed as embed
     from tether.workflows.evaluate import evaluate as eval
     from tether.workflows.export import export as export
@@ -44,6 +45,7 @@ _LAZY = {
     "segment": ("tether.workflows.segment", "segment"),
     "caption": ("tether.workflows.caption", "caption"),
     "detect": ("tether.workflows.detect", "detect"),
+    "draw": ("tether.workflows.draw", "draw"),
     "classify": ("tether.workflows.classify", "classify"),
 }
 _PACKAGES = ("adapt", "train")
@@ -56,6 +58,7 @@ __all__ = [
     "caption",
     "classify",
     "detect",
+    "draw",
     "embed",
     "eval",
     "export",

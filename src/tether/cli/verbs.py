@@ -25,6 +25,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "push",
         "serve",
     ),
+    "Make": ("draw",),
     "Papers": ("papers", "where", "reproduce", "bench", "docs"),
 }
 """The order of the help; a verb in none of them is listed under Others, so a new file is never hidden."""

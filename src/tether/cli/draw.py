@@ -1,0 +1,102 @@
+"""``tether draw``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tether.cli.options import STDOUT, Device, Existing, Json, RandomWeights, check_outputs, put_json
+from tether.cli.say import say
+
+
+def command(
+    prompt: Annotated[
+        list[str], typer.Argument(help="What to draw; for blobs several texts, each its part of the circle.")
+    ],
+    model: Annotated[str, typer.Option(help="A run's folder, starter, open_clip:NAME/WEIGHTS or hf:OWNER/NAME.")],
+    svg: Annotated[Path | None, typer.Option(help="Write the lines to this file.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with the film to this file.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Write the drawing as a PNG to this file.")] = None,
+    canvas: Annotated[
+        str,
+        typer.Option(
+            help="strokes, blobs, primitives or pixels, with settings as strokes:n_strokes=64,size=96 (a wrong one is "
+            "answered with all there are)."
+        ),
+    ] = "strokes",
+    negative: Annotated[list[str] | None, typer.Option(help="What not to show; may be given again.")] = None,
+    negative_weight: Annotated[float, typer.Option(min=0, help="Of each of them.")] = 0.3,
+    steps: Annotated[int, typer.Option(min=1, help="Of the optimiser.")] = 500,
+    views: Annotated[int, typer.Option(min=0, help="Random views of each step; 0 looks at the canvas as it is.")] = 4,
+    frames: Annotated[int, typer.Option(min=1, help="Of the film, besides the start.")] = 12,
+    start: Annotated[Path | None, typer.Option(help="An SVG of paths to start from, not from random strokes.")] = None,
+    judge: Annotated[str | None, typer.Option(help="Another model that says how near the drawing is.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a drawing that was stopped.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of the start and the views.")] = 0,
+    device: Device = "auto",
+    random_weights: RandomWeights = False,
+    json: Json = None,
+    existing: Existing = "refuse",
+) -> None:
+    """Draw what a text says, for a model: strokes, blobs or primitives, with SVG and film.
+
+    Examples:
+      tether draw "a red bicycle" --model starter --svg bicycle.svg --html film.html
+      tether draw "a red bicycle" --model MODEL --canvas primitives:patches=5 --svg bicycle.svg --judge OTHER
+      tether draw "a red circle" --model MODEL --negative "a mess" --svg circle.svg --steps 1000 --resume
+    """
+    from tether.cli.screen import bar
+    from tether.cli.stopping import Stopping
+    from tether.core.errors import InputError
+    from tether.workflows.draw import check_canvas, draw
+
+    outputs = {"--svg": svg, "--html": html, "--image": image, "--json": json}
+    first = svg or html or image
+    if first is None:
+        raise InputError("--svg, --html, --image: expected at least one file to write")
+    state = first.with_name(f"{first.name}.painting")
+    inputs: dict[str, object] = {"--start": start, "--model": model, "the drawing on its way": state}
+    check_outputs(outputs, existing=existing, inputs=inputs)
+    check_canvas(canvas, svg=svg is not None, start=start is not None)
+    with bar("draw") as shown, Stopping() as stopping:
+
+        def step(done: int, total: int | None) -> None:
+            shown(done, total)
+            if total is not None and done + 1 >= total:
+                stopping.last("finish")
+
+        found = draw(
+            prompt,
+            model=model,
+            canvas=canvas,
+            negatives=negative or [],
+            negative_weight=negative_weight,
+            steps=steps,
+            views=views,
+            frames=frames,
+            start=start,
+            judge=judge,
+            state=state,
+            resume=resume,
+            seed=seed,
+            random_weights=random_weights,
+            device=device,
+            on_progress=step,
+            should_stop=stopping.asked,
+        )
+    if svg is not None:
+        found.save_svg(svg)
+    if image is not None:
+        found.save_png(image)
+    if html is not None:
+        found.film(html)
+    if json is not None:
+        told = {"svg": svg, "html": html, "image": image, "similarity": found.similarity, "judged": found.judged}
+        put_json(told | {"steps": steps, "remarks": found.remarks}, to=json)
+    if json != STDOUT:
+        by = "" if found.judged is None else f", {found.judged:.3f} to the other"
+        say(f"{first}: similarity {found.similarity:.3f} to the model that was drawn for{by}")
+    for line in found.remarks:
+        say(line, err=True)

@@ -1,0 +1,36 @@
+"""Canvases for the painting loop: strokes, blobs in space, primitives, free pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tether.generate.draw.blob_raster import Camera, render_blobs
+from tether.generate.draw.blobs import BlobCanvas3D
+from tether.generate.draw.canvas import FRONT, Canvas, Viewpoint, drop_mask
+from tether.generate.draw.pixels import PixelCanvas
+from tether.generate.draw.primitives import PrimitiveCanvas
+from tether.generate.draw.stroke_raster import render_strokes
+from tether.generate.draw.strokes import StrokeCanvas
+
+CANVASES: Mapping[str, type[Canvas]] = {
+    "strokes": StrokeCanvas,
+    "blobs": BlobCanvas3D,
+    "primitives": PrimitiveCanvas,
+    "pixels": PixelCanvas,
+}
+"""Every canvas by name."""
+
+__all__ = [
+    "CANVASES",
+    "FRONT",
+    "BlobCanvas3D",
+    "Camera",
+    "Canvas",
+    "PixelCanvas",
+    "PrimitiveCanvas",
+    "StrokeCanvas",
+    "Viewpoint",
+    "drop_mask",
+    "render_blobs",
+    "render_strokes",
+]

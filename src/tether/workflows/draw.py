@@ -1,0 +1,274 @@
+"""Drawing what a text says, for a model: strokes, blobs or primitives, with their SVG and film."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Le
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tether.core.atomic_io import atomic_path, read_text, write_text
+from tether.core.component import build, settings
+from tether.core.errors import InputError, NotFiniteError, StoppedError
+from tether.core.model_digest import model_digest
+from tether.core.protocols import DualEncoder
+from tether.core.ranges import Count, NonNegative, Whole, checked
+from tether.generate.draw import CANVASES, Canvas, PrimitiveCanvas, StrokeCanvas
+from tether.generate.draw.svg import read_svg
+from tether.generate.goals import ClipGoal, PlainView, RandomViews
+from tether.generate.painting import Painting, PaintingProgress, paint
+from tether.generate.painting_file import load_painting, save_painting
+from tether.models.embed import encode_texts
+from tether.workflows.drawing.film import film_page, png_bytes, png_uri
+from tether.workflows.methods import named
+from tether.workflows.models import Model, opened
+
+_LEAST_SIDE, _MOST_SIDE = 32, 224
+"""Of a canvas whose size is not given; between them it is the model's."""
+_PATCHES = 7
+"""Patches along a side of a canvas of primitives, about."""
+_READ = 50 * 2**20
+"""Bytes of an SVG file, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnPrompt:
+    """What ``draw`` gives.
+
+    Attributes:
+        prompt: what was asked for, and for sides of a canvas in space the other texts.
+        painting: the canvas, its image, losses and frames.
+        similarity: cosine of the image and the prompt by the model that was drawn for; it rises by construction.
+        judged: the same by another model, or None.
+        svg: the drawing as lines, or None for a canvas without them.
+        remarks: what else is worth knowing.
+    """
+
+    prompt: tuple[str, ...]
+    painting: Painting
+    similarity: float
+    judged: float | None
+    svg: str | None
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def image(self) -> Float[Tensor, "3 h w"]:
+        """In 0 to 1."""
+        return self.painting.image
+
+    def save_svg(self, path: str | Path) -> Path:
+        """Write the lines, atomically.
+
+        Raises:
+            InputError: a canvas without lines.
+        """
+        write_text(Path(path), self.painting.canvas.to_svg())
+        return Path(path)
+
+    def save_png(self, path: str | Path) -> Path:
+        """Write the image as the model saw it, atomically."""
+        with atomic_path(Path(path)) as temporary:
+            temporary.write_bytes(png_bytes(_bytes(self.image)))
+        return Path(path)
+
+    def film(self, path: str | Path) -> Path:
+        """Write one HTML page with the drawing, frames on the way and the loss, atomically."""
+        told = [("similarity to the prompt, by the model that was drawn for", f"{self.similarity:.3f}")]
+        if self.judged is not None:
+            told.append(("by another model, which nothing was drawn for", f"{self.judged:.3f}"))
+        if self.painting.canvas.elements:
+            told.append(("strokes", f"{self.painting.canvas.elements:,}"))
+        told += [("remark", line) for line in self.remarks]
+        page = film_page(
+            " · ".join(self.prompt),
+            canvas=_name(type(self.painting.canvas)).capitalize(),
+            frames=[(frame.step, frame.image) for frame in self.painting.frames],
+            losses=self.painting.losses,
+            told=told,
+            svg=self.svg,
+        )
+        write_text(Path(path), page)
+        return Path(path)
+
+    def _repr_html_(self) -> str:
+        shown = f'<img src="{png_uri(_bytes(self.image))}" width="300" alt="">'
+        return f"{shown}<p>{escape(' · '.join(self.prompt))}: {self.similarity:.3f}</p>"
+
+
+@checked
+def draw(
+    prompt: str | Sequence[str],
+    *,
+    model: Model,
+    canvas: str | Mapping[str, Any] | Canvas = "strokes",
+    negatives: Sequence[str] = (),
+    negative_weight: NonNegative = 0.3,
+    steps: Annotated[int, Ge(1), Le(1_000_000)] = 500,
+    views: Annotated[int, Ge(0), Le(256)] = 4,
+    frames: Whole = 12,
+    start: str | Path | None = None,
+    judge: Model | None = None,
+    state: Path | None = None,
+    resume: bool = False,
+    save_every: Count = 50,
+    seed: Whole = 0,
+    random_weights: bool = False,
+    device: str = "auto",
+    on_progress: Callable[[int, int | None], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> DrawnPrompt:
+    """Draw what a text says: a canvas is moved until random views of it are near the text for the model.
+
+    Args:
+        prompt: what to draw; several texts for the sides of ``blobs``, each its part of the circle.
+        model: loaded, or a name that ``tether.load`` takes.
+        canvas: a name of ``generate.draw.CANVASES``, with settings as ``strokes:n_strokes=64``, a mapping of them, or
+            a canvas of your own.
+        negatives: what not to show.
+        negative_weight: of each, CLIPDraw's 0.3.
+        steps: of the optimiser.
+        views: random ones of each step; 0 looks at the whole canvas, as it is.
+        frames: kept for the film, besides the start.
+        start: an SVG of paths to start from, in place of random strokes; for strokes.
+        judge: another model that says how near the drawing is to the prompt.
+        state: file of the drawing on its way, removed when it is done.
+        resume: go on from there, if there is one.
+        save_every: steps between two writes of it.
+        seed: of the start, views and dropout.
+        random_weights: accept models without trained weights.
+        device: where to load the models.
+        on_progress: called with steps done and in all.
+        should_stop: asked after each step; when true the state is written and ``StoppedError`` raised.
+
+    Raises:
+        InputError: a text without words, several for a flat canvas, an unknown canvas or setting, no strokes, an SVG
+            that cannot be read, or a state of another drawing.
+        NotFiniteError: a loss that stays without a number; the state holds the last good canvas.
+
+    Example:
+        >>> import tether
+        >>> model = tether.load("tiny", random_weights=True)
+        >>> found = tether.draw("a red circle", model=model, canvas="strokes:n_strokes=5", steps=3)
+        >>> found.image.shape, found.svg.count("<path")
+        (torch.Size([3, 32, 32]), 5)
+    """
+    texts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
+    for name, some in (("prompt", texts), ("--negative", negatives)):
+        if not all(isinstance(text, str) and text.strip() for text in some) or (name == "prompt" and not some):
+            raise InputError(f"{name}: expected a text with words, got {list(some)!r:.200}")
+    encoder, _ = opened(model, device=device, random_weights=random_weights)
+    judging = None if judge is None else opened(judge, device=device, random_weights=random_weights)[0]
+    painted_on, about = _canvas(canvas, encoder, start=start, seed=seed)
+    if len(texts) > 1 and len(painted_on.looks(0, torch.Generator())) < 2:
+        raise InputError(f"prompt: expected one text for a flat canvas, got {len(texts)}; blobs take one for each side")
+    painted_on.to(encoder.logit_scale.device)
+    goal = ClipGoal.of_prompts(
+        encoder, texts, negatives=negatives, negative_weight=negative_weight,
+        views=RandomViews(count=views) if views else PlainView(),
+    )  # fmt: skip
+    made_of = {
+        "prompt": list(texts), "negatives": list(negatives), "negative weight": negative_weight, "canvas": about,
+        "steps": steps, "views": views, "frames": frames, "seed": seed, "model": model_digest(cast(nn.Module, encoder)),
+    }  # fmt: skip
+    made_of = json.loads(json.dumps(made_of))  # as a file gives it back
+    progress = load_painting(state, painted_on, made_of=made_of) if resume and state and state.exists() else None
+
+    def save(now: PaintingProgress) -> None:
+        if state is not None:
+            save_painting(state, painted_on, now, made_of=made_of)
+
+    try:
+        painting = paint(
+            painted_on, {"similarity": goal}, steps=steps, seed=seed, frames=frames, progress=progress, save=save,
+            save_every=save_every, on_progress=on_progress, should_stop=should_stop,
+        )  # fmt: skip
+    except (StoppedError, NotFiniteError) as error:
+        said = "" if state is None else f"; {state} holds the canvas: the same command with --resume goes on from it"
+        raise type(error)(f"{error}{said}") from error
+    if state is not None:
+        state.unlink(missing_ok=True)
+    return _drawn(texts, painting, encoder=encoder, judge=judging)
+
+
+def check_canvas(canvas: str | Mapping[str, Any] | Canvas, *, svg: bool, start: bool) -> None:
+    """See that a canvas can be written as SVG or started from one, before any model is opened.
+
+    Raises:
+        InputError: an unknown canvas or setting, or one without lines.
+    """
+    part = type(canvas) if isinstance(canvas, Canvas) else settings(named(canvas), CANVASES, where="--canvas")[0]
+    name = _name(part)
+    if svg and not part.lines:
+        raise InputError(f"--svg: {name} are not made of lines; write --image, or take strokes or primitives")
+    if start and not issubclass(part, StrokeCanvas):
+        raise InputError(f"--start: expected strokes to go on with, got {name}")
+
+
+def _name(part: type) -> str:
+    return next((name for name, kind in CANVASES.items() if kind is part), part.__name__)
+
+
+def _canvas(
+    canvas: str | Mapping[str, Any] | Canvas, model: DualEncoder, *, start: str | Path | None, seed: int
+) -> tuple[Canvas, Any]:
+    """A new canvas of the model's size where none is said, and what it is, as plain values."""
+    if isinstance(canvas, Canvas):
+        if start is not None:
+            raise InputError("--start: expected the name of a canvas with it, got one that is made already")
+        return canvas, type(canvas).__name__
+    check_canvas(canvas, svg=False, start=start is not None)
+    part, given = settings(named(canvas), CANVASES, where="--canvas")
+    size = given.setdefault("size", min(max(*model.image_spec.size, _LEAST_SIDE), _MOST_SIDE))
+    if part is PrimitiveCanvas and "patch" not in given:
+        sides = (side for side in range(1, size + 1) if not size % side)
+        given["patch"] = min(sides, key=lambda side: abs(side - size / _PATCHES))
+    spec = {"name": _name(part), **given}
+    if start is None:
+        made = build(spec, CANVASES, where="--canvas", generator=torch.Generator().manual_seed(seed))
+        return made, spec
+    text = read_text(Path(start), limit=_READ)
+    paths, (wide, high) = read_svg(text, where=str(start))
+    other = given.keys() - {"size", "max_width", "samples", "tau", "reach"}
+    if other:
+        raise InputError(f"--canvas: {', '.join(sorted(other))}: the strokes of --start count; leave it out")
+    scale = size / max(wide, high)
+    points = torch.tensor([point for path in paths for point in path.points]) * scale
+    counts = torch.tensor([len(path.points) for path in paths])
+    width = torch.tensor([path.width / 2 * scale for path in paths])
+    color = torch.tensor([[*path.rgb, path.opacity] for path in paths])
+    made = StrokeCanvas.of(points, counts, width, color, **given)
+    made.clamp_()
+    return made, {**spec, "start": text}
+
+
+@torch.no_grad()
+def _drawn(
+    texts: tuple[str, ...], painting: Painting, *, encoder: DualEncoder, judge: DualEncoder | None
+) -> DrawnPrompt:
+    canvas, remarks = painting.canvas, list[str]()
+    if painting.setbacks:
+        steps = ", ".join(map(str, painting.setbacks))
+        remarks.append(f"went back to the last good canvas at step {steps}, and on with half the rates")
+    collapsed = int(canvas.collapsed.sum()) if isinstance(canvas, PrimitiveCanvas) else 0
+    if collapsed:
+        remarks.append(f"{collapsed} circles or semicircles have become lines")
+    nearness = [None if model is None else _similarity(model, painting.image, texts[0]) for model in (encoder, judge)]
+    assert nearness[0] is not None
+    return DrawnPrompt(texts, painting, nearness[0], nearness[1], canvas.to_svg() if canvas.lines else None, remarks)
+
+
+def _similarity(model: DualEncoder, image: Tensor, text: str) -> float:
+    rows = ClipGoal.of_prompts(model, text).rows(image[None].to(model.logit_scale.device))
+    return float(F.cosine_similarity(rows, encode_texts(model, [text]).to(rows))[0])
+
+
+def _bytes(image: Tensor) -> Tensor:
+    return image.detach().cpu().mul(255).round().to(torch.uint8)

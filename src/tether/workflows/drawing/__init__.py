@@ -1,0 +1,1 @@
+"""What ``tether draw`` shows besides the drawing."""

@@ -1,0 +1,72 @@
+"""A page with a drawing, how it came about, and its loss."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+from tether.evaluate.html.curves import Line, chart
+from tether.evaluate.html.templates import render
+
+
+@dataclass(frozen=True, slots=True)
+class ShownFrame:
+    """One image of the film: how many steps the canvas had had, and the image as a data URI."""
+
+    step: int
+    uri: str
+
+
+def film_page(
+    prompt: str,
+    *,
+    canvas: str,
+    frames: Sequence[tuple[int, UInt8[Tensor, "3 h w"]]],
+    losses: Mapping[str, Sequence[float]],
+    told: Sequence[tuple[str, str]],
+    svg: str | None,
+) -> str:
+    """One HTML page that loads nothing from elsewhere.
+
+    Args:
+        prompt: what was drawn.
+        canvas: on what, in words.
+        frames: steps and images, the start first.
+        losses: of each step.
+        told: names and values beside the drawing.
+        svg: the drawing as lines, if there is such a thing.
+    """
+    lines = [Line(name, "main" if not place else "second", list(enumerate(values, 1)))
+             for place, (name, values) in enumerate(losses.items())]  # fmt: skip
+    drawn = chart("loss", lines=lines)
+    return render(
+        "film.html.j2",
+        package="tether.workflows.drawing",
+        prompt=prompt,
+        canvas=canvas,
+        steps=f"{frames[-1][0]:,}",
+        frames=[ShownFrame(step, png_uri(image)) for step, image in frames],
+        told=told,
+        chart=drawn,
+        chart_data=[] if drawn is None else [drawn.data],
+        svg=None if svg is None else f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}",
+    )
+
+
+def png_bytes(image: UInt8[Tensor, "3 h w"]) -> bytes:
+    """An image as a PNG file."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def png_uri(image: UInt8[Tensor, "3 h w"]) -> str:
+    """An image as a data URI, pixel for pixel."""
+    return f"data:image/png;base64,{base64.b64encode(png_bytes(image)).decode()}"

@@ -1,0 +1,180 @@
+"""``tether draw`` and ``tether.draw``: files, resuming, a start from SVG, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import tether
+from tether.core.errors import InputError, NotFiniteError, StoppedError
+from tether.generate.draw import PixelCanvas
+from tether.generate.draw.svg import read_svg, svg_text
+from tether.models import create
+from tether.models.dual import Clip
+
+QUICK = "strokes:n_strokes=4,samples=4"
+
+
+@pytest.fixture(scope="module")
+def model() -> Clip:
+    return create("tiny", seed=1).eval()
+
+
+@pytest.fixture(scope="module")
+def saved(model: Clip, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "m"
+    tether.save(model, folder)
+    return folder
+
+
+def test_writes_lines_a_film_an_image_and_what_it_says(saved: Path, tmp_path: Path, call: Any) -> None:
+    svg, html, png, told = (tmp_path / f"a.{kind}" for kind in ("svg", "html", "png", "json"))
+    files = ["--svg", svg, "--html", html, "--image", png, "--json", told]
+    more = ["--canvas", QUICK, "--steps", "4", "--frames", "2", "--negative", "a mess", "--judge", saved]
+    said = call("draw", "a <b>red</b> circle", "--model", saved, *files, *more)
+    assert "similarity" in said.out
+    paths, sides = read_svg(svg.read_text(), where="a.svg")
+    assert (len(paths), sides) == (4, (32.0, 32.0))
+    assert Image.open(png).size == (32, 32)
+    page = html.read_text()
+    assert page.count("data:image/png") == 4
+    assert "<b>red" not in page
+    found = json.loads(told.read_text())
+    assert found["similarity"] == pytest.approx(found["judged"], abs=1e-5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "a.json", "a.png", "a.svg"]
+    assert "there already" in call("draw", "a", "--model", saved, "--svg", svg, code=2).err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["", "--svg", "b.svg"], "prompt: expected a text with words"),
+        (["a", "b", "--svg", "b.svg"], "expected one text for a flat canvas, got 2"),
+        (["a"], "expected at least one file"),
+        (
+            ["a", "--svg", "b.svg", "--canvas", "strokes:n_strokes=0"],
+            "n_strokes: expected a whole number of at least 1",
+        ),
+        (["a", "--svg", "b.svg", "--canvas", "clay"], "unknown part 'clay'"),
+        (["a", "--svg", "b.svg", "--canvas", "blobs"], "blobs are not made of lines"),
+        (["a", "--svg", "b.svg", "--negative", " "], "--negative: expected a text with words"),
+        (["a", "--svg", "b.svg", "--start", "bad.svg"], "bad.svg: not SVG"),
+        (["a", "--svg", "b.svg", "--start", "no.svg"], "no.svg"),
+        (["a", "--svg", "b.svg", "--start", "bad.svg", "--canvas", "primitives"], "expected strokes to go on with"),
+        (["a", "--svg", "bad.svg", "--start", "bad.svg", "--existing", "replace"], "give it another name"),
+    ],
+)
+def test_bad_input_is_named_and_nothing_is_written(
+    arguments: list[str], message: str, saved: Path, tmp_path: Path, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad.svg").write_text("<svg><path d='M 1")
+    assert message in call("draw", *arguments, "--model", saved, "--steps", "1", code=2).err
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.svg"]
+
+
+def test_one_that_was_stopped_goes_on_to_the_same_drawing(model: Clip, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"model": model, "canvas": QUICK, "steps": 6, "frames": 2}
+    whole = tether.draw("a red circle", **settings)
+    state = tmp_path / "a.svg.painting"
+    answers = iter([False, True])
+    with pytest.raises(StoppedError, match=r"stopped after step 2 of 6; .*a\.svg\.painting holds .*--resume"):
+        tether.draw("a red circle", **settings, state=state, should_stop=lambda: next(answers))
+    with pytest.raises(InputError, match="another painting: prompt was"):
+        tether.draw("a blue circle", **settings, state=state, resume=True)
+    steps = list[int]()
+    found = tether.draw(
+        "a red circle", **settings, state=state, resume=True, on_progress=lambda done, total: steps.append(done)
+    )
+    assert steps == [3, 4, 5, 6]
+    assert torch.equal(found.image, whole.image)
+    assert not state.exists()
+
+
+def test_a_loss_without_a_number_leaves_the_last_good_canvas_to_resume_from(model: Clip, tmp_path: Path) -> None:
+    state, canvas = tmp_path / "state", PixelCanvas(size=32)
+    weight = model.visual.projection.weight  # pyrefly: ignore
+    kept = weight.detach().clone()
+
+    def spoil(done: int, total: int | None) -> None:
+        if done == 3:
+            weight.data.fill_(torch.nan)
+
+    try:
+        with pytest.raises(NotFiniteError, match=r"step 3: .*--resume"):
+            tether.draw("a red circle", model=model, canvas=canvas, steps=6, state=state, on_progress=spoil)
+    finally:
+        weight.data.copy_(kept)
+    assert canvas.pixels.isfinite().all()
+    again = PixelCanvas(size=32)
+    found = tether.draw("a red circle", model=model, canvas=again, steps=6, state=state, resume=True)
+    assert len(found.painting.losses["similarity"]) == 6
+    assert found.image.isfinite().all()
+    assert "went back to the last good canvas at step 3" in found.remarks[0]
+
+
+def test_it_can_start_from_an_svg_of_its_own(model: Clip, tmp_path: Path) -> None:
+    first = tether.draw("a red circle", model=model, canvas=QUICK, steps=2)
+    first.save_svg(tmp_path / "a.svg")
+    canvas = "strokes:samples=4,size=64"
+    again = tether.draw("a red circle", model=model, canvas=canvas, steps=1, start=tmp_path / "a.svg")
+    start = again.painting.frames[0].parameters
+    kept = first.painting.frames[-1].parameters
+    torch.testing.assert_close(start["points"][0], kept["points"][0] * 2, atol=1e-3, rtol=0)
+    torch.testing.assert_close(start["width"][0], kept["width"][0] * 2, atol=1e-3, rtol=0)
+    assert again.svg is not None
+    assert 'width="64"' in again.svg
+    with pytest.raises(InputError, match="n_strokes: the strokes of --start count"):
+        tether.draw("a", model=model, canvas=QUICK, steps=1, start=tmp_path / "a.svg")
+
+
+@pytest.mark.parametrize("canvas", ["blobs:n_strokes=4,cameras=2", "primitives:patches=2", "pixels"])
+def test_every_canvas_draws(canvas: str, model: Clip, tmp_path: Path) -> None:
+    texts = ["a red circle", "a blue square"] if canvas.startswith("blobs") else "a red circle"
+    found = tether.draw(texts, model=model, canvas=canvas, steps=2, frames=1)
+    assert found.image.shape == (3, 32, 32)
+    assert (found.svg is None) == (not canvas.startswith("primitives"))
+    assert found.film(tmp_path / "film.html").read_text().count("<figure>") >= 3
+    assert "red circle" in found._repr_html_()
+
+
+def test_lines_of_others_are_read_and_what_would_be_lost_is_refused() -> None:
+    def drawn(inner: str) -> str:
+        return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 10 20">{inner}</svg>'
+
+    (path,), sides = read_svg(drawn('<path d="m1,2 3 0h-1v2z" stroke="#ff0000" stroke-width="2px"/>'), where="x")
+    assert sides == (10.0, 20.0)
+    assert path.rgb == (1.0, 0.0, 0.0)
+    assert (path.width, path.opacity, len(path.points)) == (2.0, 1.0, 13)
+    assert path.points[-1] == pytest.approx((1.0, 2.0))
+    two, _ = read_svg(drawn('<path d="M0 0C1 0 2 0 3 0M5 5L6 6"/>'), where="x")
+    assert [len(one.points) for one in two] == [4, 4]
+    again, _ = read_svg(svg_text(two, width=10, height=20), where="x")
+    for one, other in zip(again, two, strict=True):
+        torch.testing.assert_close(torch.tensor(one.points), torch.tensor(other.points), atol=1e-4, rtol=0)
+    for inner, message in {
+        "": "expected 1 to 100,000 strokes, got 0",
+        "<circle/>": "only paths are read",
+        '<path d="M0 0A1 1 0 0 0 2 2"/>': "expected M, then L, H, V, C or Z, got 'A'",
+        '<path d="M0 0L1"/>': "expected 2 numbers",
+        '<path d="L0 0"/>': "expected M",
+        '<path d="M0 0L1e9 0"/>': "up to 1,000,000",
+        '<path d="M0 0;"/>': "not a path",
+        '<path d="M0 0L1 1" stroke="url(#a)"/>': "stroke: expected",
+        '<path d="M0 0L1 1" stroke-width="0"/>': "above 0",
+        '<path d="M0 0L1 1" style="stroke:red"/>': "styles are not read",
+        '<g transform="scale(2)"/>': "transforms",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            read_svg(drawn(inner), where="x")
+    with pytest.raises(InputError, match="document type"):
+        read_svg('<!DOCTYPE svg [<!ENTITY a "b">]><svg/>', where="x")
+    with pytest.raises(InputError, match="expected SVG, got <html>"):
+        read_svg("<html/>", where="x")
+    with pytest.raises(InputError, match="width: expected a number"):
+        read_svg('<svg><path d="M0 0L1 1"/></svg>', where="x")
