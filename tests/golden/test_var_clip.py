@@ -104,7 +104,7 @@ def test_greedy_path(quantizer: MultiScaleQuantizer, transformer: ScaleTransform
 
 
 def test_step_by_step_as_all_at_once(quantizer: MultiScaleQuantizer, transformer: ScaleTransformer) -> None:
-    about, memory, found, ends = transformer.cond(tensor("text")), [], [], np.cumsum([0, *transformer.lengths])
+    about, memory, found, ends = transformer.about(tensor("text")), [], [], np.cumsum([0, *transformer.lengths])
     for level, (first, end) in enumerate(pairwise(ends.tolist())):
         told = tensor("var_input")[:, first - SCALES[0] ** 2 : end - SCALES[0] ** 2] if level else None
         found.append(transformer.step(about, told, level=level, memory=memory))

@@ -19,6 +19,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "quality",
         "caption",
         "read",
+        "generate",
         "export",
         "serve",
     ),

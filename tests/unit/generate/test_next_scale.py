@@ -42,7 +42,7 @@ def test_one_scale_after_the_other_gives_the_logits_of_all_at_once(unit: bool, z
     ids = table.encode(torch.randn(3, 4, 4, 4))
     told = table.teacher_input(ids)
     whole = model(told, COND).split(model.lengths, dim=1)
-    about, memory = model.cond(COND), []
+    about, memory = model.about(COND), []
     for level, wanted in enumerate(whole):
         some = told.split(model.lengths[1:], dim=1)[level - 1] if level else None
         np.testing.assert_allclose(
@@ -78,15 +78,15 @@ def test_what_greedy_sampling_draws_is_what_the_teacher_would() -> None:
 def test_texts_are_hidden_in_training_alone_and_never_in_the_callers_tensor() -> None:
     model, cond = transformer(null=0.5), torch.randn(200, 8)
     before, null = cond.clone(), model.cond(model.null)
-    assert torch.equal(model.about(cond), model.cond(cond))
+    assert torch.equal(model.about(cond)[0], model.cond(cond))
     model.train()
-    gone = (model.about(cond, draws=torch.Generator().manual_seed(0)) - null).abs().amax(dim=1) < 1e-6
+    gone = (model.about(cond, draws=torch.Generator().manual_seed(0))[0] - null).abs().amax(dim=1) < 1e-6
     assert 70 < int(gone.sum()) < 130
     assert torch.equal(cond, before)
     counted = transformer(null=0.1, nulls="count").train()
-    gone = (counted.about(cond[:29]) - counted.cond(counted.null)).abs().amax(dim=1) < 1e-6
+    gone = (counted.about(cond[:29])[0] - counted.cond(counted.null)).abs().amax(dim=1) < 1e-6
     assert int(gone.sum()) == 2  # 2.9 whole rows
-    assert int(((counted.about(cond[:9]) - counted.cond(counted.null)).abs().amax(dim=1) < 1e-6).sum()) == 0
+    assert int(((counted.about(cond[:9])[0] - counted.cond(counted.null)).abs().amax(dim=1) < 1e-6).sum()) == 0
 
 
 def test_unit_queries_have_a_bounded_scale() -> None:

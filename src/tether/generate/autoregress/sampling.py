@@ -15,6 +15,7 @@ from tether.core.errors import InputError
 from tether.core.ranges import Count, Share, Whole, checked
 from tether.generate.autoregress.transformer import Memory, ScaleTransformer
 from tether.models.latent.quantizer import MultiScaleQuantizer
+from tether.models.modes import eval_mode
 
 Guidance = Annotated[float, Ge(0), Le(1000)]
 """How far a text's logits are pushed away from those without one; 0 does not push."""
@@ -86,7 +87,7 @@ def sample(
     At scale k of K a text's logits count 1 + t and those without a text -t, where t = cfg * k / (K - 1).
 
     Args:
-        transformer: in evaluation mode.
+        transformer: see the class; no text is hidden.
         quantizer: of its codewords.
         cond: embeddings of texts.
         steps: scales that are drawn, the coarse ones first; None for all.
@@ -108,7 +109,8 @@ def sample(
         raise InputError(f"steps: expected at most {scales}, one a scale, got {steps}")
     rows = len(cond)
     both = torch.cat([cond, transformer.null.expand(rows, -1)]) if cfg else cond
-    about, memory, told = transformer.cond(both), Memory(), None
+    with eval_mode(transformer):
+        about, memory, told = transformer.about(both), Memory(), None
     made: Tensor | None = None
     for scale in range(scales if steps is None else steps):
         share = scale / max(1, scales - 1)

@@ -18,6 +18,8 @@ from tether.models.latent.quantizer import Scales, Vocabulary
 
 Memory = list[tuple[Tensor, Tensor]]
 """Keys and values of the levels before, one pair a block."""
+About = tuple[Tensor, list[Tensor], Tensor]
+"""Of vectors: rows (b, w), and what scales, shifts and gates each block and the last layer."""
 _EPS = 1e-6
 _LARGEST = 100.0
 """Of the learnt scale of unit queries and keys."""
@@ -125,17 +127,17 @@ class LevelTransformer(nn.Module):
         wanted = (len(cond), sum(self.lengths[1:]), self.told_dim)
         if tuple(told.shape) != wanted:
             raise InputError(f"told: expected {wanted}, got {tuple(told.shape)}")
-        about = self.about(cond, draws=draws)
-        x = torch.cat([about[:, None] + self.start, self.told(told)], dim=1)
+        row, shifts, last = self.about(cond, draws=draws)
+        x = torch.cat([row[:, None] + self.start, self.told(told)], dim=1)
         x = x + self.positions + self.levels[self.level]
         bias = None
         if len(self.lengths) > 1:
             bias = torch.zeros_like(self.mask, dtype=x.dtype).masked_fill(~self.mask, -math.inf)
-        for block in self.blocks:
-            x, _ = block(x, about, bias=bias)
-        return self._logits(x, about)
+        for block, shift in zip(self.blocks, shifts, strict=True):
+            x, _ = block(x, shift, bias=bias)
+        return self._logits(x, last)
 
-    def about(self, cond: Tensor, *, draws: torch.Generator | None = None) -> Float[Tensor, "b w"]:
+    def about(self, cond: Float[Tensor, "b d"], *, draws: torch.Generator | None = None) -> About:
         """What blocks are told of vectors; in training some are replaced."""
         if self.training and self.null_share:
             if self.nulls == "each":
@@ -143,22 +145,25 @@ class LevelTransformer(nn.Module):
             else:
                 gone = torch.randperm(len(cond), generator=draws) < int(self.null_share * len(cond))
             cond = torch.where(gone.to(cond.device)[:, None], self.null, cond)
-        return self.cond(cond)
+        row = self.cond(cond)
+        on = F.silu(row)[:, None]
+        return row, [cast(_LevelBlock, block).about(on) for block in self.blocks], self.out_norm(on)
 
     def step(
-        self, about: Float[Tensor, "b w"], told: Float[Tensor, "b l c"] | None, *, level: int, memory: Memory
+        self, about: About, told: Float[Tensor, "b l c"] | None, *, level: int, memory: Memory
     ) -> Float[Tensor, "b l v"]:
         """Logits of one level; ``memory``, empty at the first, takes its keys and values."""
+        row, shifts, last = about
         first = sum(self.lengths[:level])
-        x = about[:, None] + self.start if told is None else self.told(told)
+        x = row[:, None] + self.start if told is None else self.told(told)
         x = x + self.positions[first : first + self.lengths[level]] + self.levels[level]
-        for number, block in enumerate(self.blocks):
-            x, seen = block(x, about, memory=memory[number] if level else None)
+        for number, (block, shift) in enumerate(zip(self.blocks, shifts, strict=True)):
+            x, seen = block(x, shift, memory=memory[number] if level else None)
             memory[number : number + 1] = [seen]
-        return self._logits(x, about)
+        return self._logits(x, last)
 
-    def _logits(self, x: Tensor, about: Tensor) -> Tensor:
-        scale, shift = self.out_norm(F.silu(about))[:, None].chunk(2, dim=-1)
+    def _logits(self, x: Tensor, last: Tensor) -> Tensor:
+        scale, shift = last.chunk(2, dim=-1)
         return self.out(_normed(x) * (1 + scale) + shift)
 
     def check_cond(self, cond: Tensor) -> None:
@@ -293,7 +298,7 @@ class _LevelBlock(nn.Module):
         memory: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Positions a block later, and keys and values of all so far."""
-        gate, gate2, scale, scale2, shift, shift2 = self.about(F.silu(about))[:, None].chunk(6, dim=-1)
+        gate, gate2, scale, scale2, shift, shift2 = about.chunk(6, dim=-1)
         looked, seen = self._attend(_normed(x) * (1 + scale) + shift, bias, memory)
         x = x + self._dropped(gate * looked)
         inner = F.gelu(self.up(_normed(x) * (1 + scale2) + shift2), approximate="tanh")
