@@ -66,6 +66,7 @@ def test_training_moves_the_maker_and_no_encoder(name: str) -> None:
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert any(not torch.equal(value, mine[key]) for key, value in maker.state_dict().items())
     assert not maker.training
+    assert len(train_generator(maker, shown, [["a dog"]] * 4, steps=1, batch_size=2)) == 1  # at rest, and on
     other = make(name, model)
     assert train_generator(other, shown, [["a cat", "one cat"]] * 4, steps=3, batch_size=4) == losses
 
