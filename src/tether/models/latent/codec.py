@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Le, MaxLen
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from tether.core.component import build
@@ -199,7 +199,7 @@ class ConvCodec(ScaledCodec):
         """See ``ScaledCodec``."""
         return self.decoder(latents)
 
-    def ids(self, x: Tensor) -> list[Int[Tensor, "b l"]]:
+    def ids(self, x: Tensor) -> list[Tensor]:
         """Numbers of codewords for each scale.
 
         Args:
@@ -212,7 +212,7 @@ class ConvCodec(ScaledCodec):
             shown = x.float().div(127.5).sub(1) if x.dtype == torch.uint8 else x
             return self.quantizer.encode(self.encoder(shown.to(self._dtype)))
 
-    def shown(self, ids: Sequence[Int[Tensor, "b l"]]) -> Float[Tensor, "b 3 h w"]:
+    def shown(self, ids: Sequence[Tensor]) -> Float[Tensor, "b 3 h w"]:
         """Images, floats about -1 to 1, of what ``ids`` gave.
 
         Raises:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Le, MaxLen, MinLen
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
@@ -147,7 +147,7 @@ class MultiScaleQuantizer(nn.Module):
             return (features + (made - features).detach()).to(kind), penalty / len(self.scales)
 
     @torch.no_grad()
-    def encode(self, features: Float[Tensor, "b c h w"]) -> list[Int[Tensor, "b l"]]:
+    def encode(self, features: Float[Tensor, "b c h w"]) -> list[Tensor]:
         """(b, side * side) numbers of codewords for each scale, row by row.
 
         Raises:
@@ -162,7 +162,7 @@ class MultiScaleQuantizer(nn.Module):
                 found.append(ids)
         return found
 
-    def decode(self, ids: Sequence[Int[Tensor, "b l"]]) -> Float[Tensor, "b c h w"]:
+    def decode(self, ids: Sequence[Tensor]) -> Float[Tensor, "b c h w"]:
         """Features of the codewords of all scales.
 
         Raises:
@@ -170,7 +170,7 @@ class MultiScaleQuantizer(nn.Module):
         """
         return self.partial(ids)[-1]
 
-    def partial(self, ids: Sequence[Int[Tensor, "b l"]]) -> list[Float[Tensor, "b c h w"]]:
+    def partial(self, ids: Sequence[Tensor]) -> list[Float[Tensor, "b c h w"]]:
         """Features after each of the first scales, the sums up to it.
 
         Raises:
@@ -201,7 +201,7 @@ class MultiScaleQuantizer(nn.Module):
         side = self.scales[scale]
         return F.interpolate(made, size=(side, side), mode="area").flatten(2).transpose(1, 2)
 
-    def teacher_input(self, ids: Sequence[Int[Tensor, "b l"]]) -> Float[Tensor, "b n c"]:
+    def teacher_input(self, ids: Sequence[Tensor]) -> Float[Tensor, "b n c"]:
         """What all scales but the first are told where those before them are known, one scale after the other.
 
         Raises:

@@ -71,7 +71,7 @@ def taught_maker(lab: Lab, maker: VarGenerator, told: ToldThings, *, rate: float
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class JudgedImages:
     """Of images of the 48 texts, in percent.
 
     Attributes:
@@ -85,14 +85,14 @@ class Judged:
     found: float
 
 
-def judged(lab: Lab, made: Float[Tensor, "n 3 h w"]) -> Judged:
+def judged(lab: Lab, made: Float[Tensor, "n 3 h w"]) -> JudgedImages:
     """Images of all texts, ``IMAGES`` of each in turn."""
     texts, labels = prompts()
     colour, shape = classifier(lab).right(made, labels.repeat_interleave(IMAGES, dim=0))
     pixels = ((made + 1) * 127.5).round_().to(torch.uint8)
     image, text = in_memory.unit_pairs(scene_clip(lab, judge=True), pixels, texts)
     own = torch.arange(len(texts)).repeat_interleave(IMAGES)
-    return Judged(colour, shape, 100 * float(((image @ text.T).argmax(dim=1) == own).float().mean()))
+    return JudgedImages(colour, shape, 100 * float(((image @ text.T).argmax(dim=1) == own).float().mean()))
 
 
 def made_of_texts(lab: Lab, maker: VarGenerator, *, cfg: float) -> Float[Tensor, "n 3 h w"]:
