@@ -1,6 +1,7 @@
 # make demo   install, train on emoji, open the report and a search gallery    make check  style, types, imports, docs
 # make test   install for development, run every test                          make docs   the site
-# make bench  side by side with the peers                                      make clean  forget what was built
+# make bench  side by side with the peers                                      make dist   wheel and sdist, looked at
+# make clean  forget what was built
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,11 +9,11 @@ RUN := runs/demo
 # Packages whose shapes and types are checked at every call while the golden tests run.
 SHAPES := tether.losses,tether.models,tether.evaluate,tether.optim,tether.generate
 
-.PHONY: demo test check docs bench clean
+.PHONY: demo test check docs dist bench clean
 
 $(VENV)/.stamp-use: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
 	touch $@
 
 $(VENV)/.stamp-dev: pyproject.toml
@@ -45,10 +46,18 @@ check: $(VENV)/.stamp-dev
 docs: $(VENV)/.stamp-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	$(BIN)/tether docs --write
+	$(BIN)/python docs/gallery.py
 	$(BIN)/sphinx-build -W -b html docs docs/_build/html
+
+dist: $(VENV)/.stamp-use
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'build>=1.2' 'check-wheel-contents>=0.6' 'twine>=6.1'
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
 
 bench: $(VENV)/.stamp-dev
 	for file in $$(grep -l -- --quick benchmarks/*.py); do echo "== $$file"; $(BIN)/python $$file --quick || exit 1; done
 
 clean:
-	rm -rf $(VENV) docs/_build build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) docs/_build docs/_gallery build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

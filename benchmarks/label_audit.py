@@ -105,7 +105,7 @@ def images_of(path: Path, *, rows: int, seed: int = 0) -> tuple[list[np.ndarray]
 
 
 def embedded(model: Any, things: list[Any]) -> torch.Tensor:
-    return F.normalize(torch.as_tensor(model.embed(things)).float(), dim=1)
+    return F.normalize(torch.as_tensor(model.embed(things, long_text="cut")).float(), dim=1)
 
 
 def summary(title: str, runs: list[Found], *, own: str, against: list[str]) -> dict[str, Any]:

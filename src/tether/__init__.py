@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from tether.workflows.embed import embed as embed
     from tether.workflows.evaluate import evaluate as eval
     from tether.workflows.export import export as export
+    from tether.workflows.push import push as push
     from tether.workflows.quality import quality as quality
     from tether.workflows.rank import rank as rank
     from tether.workflows.read import read as read
     from tether.workflows.search import search as search
     from tether.workflows.segment import segment as segment
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _LAZY = {
     "load": ("tether.models.load", "load"),
@@ -33,6 +34,7 @@ _LAZY = {
     "eval": ("tether.workflows.evaluate", "evaluate"),
     "embed": ("tether.workflows.embed", "embed"),
     "audit": ("tether.workflows.audit", "audit"),
+    "push": ("tether.workflows.push", "push"),
     "quality": ("tether.workflows.quality", "quality"),
     "rank": ("tether.workflows.rank", "rank"),
     "read": ("tether.workflows.read", "read"),
@@ -56,6 +58,7 @@ __all__ = [
     "eval",
     "export",
     "load",
+    "push",
     "quality",
     "rank",
     "read",

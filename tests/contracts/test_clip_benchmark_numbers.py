@@ -68,6 +68,7 @@ def folder(tmp_path_factory) -> Path:
     tiny_suites.sugarcrepe(place / "sugar")
     tiny_suites.winoground(place / "wino")
     tiny_suites.aro(place / "aro")
+    tiny_suites.aro_order(place / "orders")
     return place
 
 
@@ -144,7 +145,7 @@ def test_choices_are_the_same(peer, folder, ours):
 
 
 def test_aro_is_taken_as_its_repository_takes_it(peer, folder, ours):
-    """Crop by Pillow, false caption first, the larger wins; kinds of fewer than 25 questions are left out."""
+    """Crop by Pillow, false caption first, the larger wins; *near* is left out, and no relation for being rare."""
     right = []
     rows = json.loads((folder / "aro" / "visual_genome_relation.json").read_text())
     for row in rows:
@@ -156,12 +157,30 @@ def test_aro_is_taken_as_its_repository_takes_it(peer, folder, ours):
             ids = peer.tokenizer([row["false_caption"], row["true_caption"]])
             texts = torch.nn.functional.normalize(peer.raw.encode_text(ids), dim=-1)
         right.append(bool((image_row @ texts.T).argmax() == 1))
-    on = [one for one, row in zip(right, rows, strict=True) if row["relation_name"] == "on"]
+    kinds = [
+        np.mean([one for one, row in zip(right, rows, strict=True) if row["relation_name"] == kind])
+        for kind in ("on", "under")
+    ]
+    assert kinds[0] != kinds[1]
     same(
         ours,
         "aro/visual_genome_relation",
-        {"text_acc": sum(right) / len(right), "mean_per_kind": sum(on) / len(on)},
+        {"text_acc": sum(right) / len(right), "mean_per_kind": float(np.mean(kinds))},
     )
+
+
+def test_orders_of_words_are_taken_as_aro_takes_them(peer, folder, ours):
+    """Five captions, the true one first: the first of the most similar ones is the answer."""
+    right = []
+    for row in json.loads((folder / "orders" / "coco_order.json").read_text()):
+        pixels = transform()(Image.open(folder / "orders" / row["image"]).convert("RGB"))[None]
+        with torch.inference_mode():
+            image_row = torch.nn.functional.normalize(peer.raw.encode_image(pixels), dim=-1)
+            texts = torch.nn.functional.normalize(peer.raw.encode_text(peer.tokenizer(row["caption_options"])), dim=-1)
+        right.append(int(np.argmax((image_row @ texts.T).numpy()[0])) == 0)
+    assert 0 < sum(right) < len(right)
+    same(ours, "orders/coco_order", {"text_acc": float(np.mean(right))})
+    assert ours.numbers[ours.models[0], "orders/coco_order"]["text_acc"].chance == 1 / 5
 
 
 class _CudaByName(str):

@@ -95,6 +95,37 @@ def test_wrong_labels_are_found_shown_and_mended(
     assert "1 keys are no rows of" in call("eval", place / "model", spec, code=2).err
 
 
+def test_decided_rows_are_trained_on_and_curated(place: Path, call: Callable[..., Any], tmp_path: Path) -> None:
+    keys = [f"red-{each:02d}.png" for each in range(12)]
+    rows = [(key, f"a red thing number {each}, seen at home", "red") for each, key in enumerate(keys)]
+    write_table(place / "pairs.csv", rows, ("filepath", "caption", "label"))
+    given = [row[1] for row in rows]
+    made = [
+        (rows[3][0], "outlier", "drop", "", ""),
+        (rows[4][0], "caption", "relabel", given[4], "another caption of the fourth thing"),
+        (rows[5][0], "label", "relabel", "red", "scarlet"),
+        (rows[6][0], "caption", "drop", given[6], ""),
+    ]
+    write_table(tmp_path / "decisions.csv", made, ("key", "kind", "decision", "given", "new"))
+    spec = f"decided:source={place / 'pairs.csv'},decisions={tmp_path / 'decisions.csv'}"
+    call("curate", spec, "--recipe", "curate", "--out", tmp_path / "curated")
+    kept = tether.data.open_source(str(tmp_path / "curated"))
+    found = {row.key: row for block in kept.blocks() for row in kept.read(block)}
+    assert set(found) == {row[0] for row in rows} - {rows[3][0], rows[6][0]}
+    assert [*found[rows[4][0]].texts, *found[rows[7][0]].texts] == [made[1][4], given[7]]
+    assert [json.loads(str(found[rows[at][0]].meta["meta"])) for at in (4, 5)] == [
+        {"label": "red"},
+        {"label": "scarlet"},
+    ]
+    settings = (f"data={spec}", "size=tiny", "steps=1")
+    call("train", *settings, "batch_size=10", "--out", tmp_path / "run")
+    assert "pairs.csv" in (tmp_path / "run" / "config.yaml").read_text()
+    assert (
+        "only 10 good rows; one batch needs 11"
+        in call("train", *settings, "batch_size=11", "--out", tmp_path / "other", code=2).err
+    )
+
+
 def test_copies_of_the_other_part_are_named(audited: Callable[..., Any], place: Path, tmp_path: Path) -> None:
     said = audited("labels.csv", "--against", place / "labels.csv", "--look", "copy")
     assert "45 rows; suspects: 0 label, 0 caption, 45 copy, 0 outlier" in said.out

@@ -80,6 +80,11 @@ def place(stage: Path, tmp_path: Path, monkeypatch) -> Path:
         (["index", "no.parquet", "--out", "i"], "tether: no.parquet:"),
         (["search", "no-store", "cat"], "tether: no-store: no such store; make one with: tether index"),
         (["export", "nosuch", "out"], "tether: nosuch: no such model"),
+        (["push", "nosuch", "--dry-run", "--out", "out", "--license", "mit"], "tether: nosuch: no such model"),
+        (
+            ["push", "model", "--dry-run", "--out", "out"],
+            "tether: license: a model card needs one, and none is guessed",
+        ),
         (["report", "photos"], "tether: photos: not a run"),
         (["curate", "photos", "--out", "u"], "tether: say what to do with the pairs: --recipe curate"),
         (["train", "no.yaml"], "tether: no.yaml: no such file"),
@@ -142,7 +147,14 @@ def test_a_run_does_not_go_on_from_a_damaged_checkpoint(place: Path, call, damag
 
 @pytest.mark.parametrize(
     "arguments",
-    [["eval", "model"], ["embed", "photos"], ["export", "model"], ["classify", "photos"], ["audit", "photos"]],
+    [
+        ["eval", "model"],
+        ["embed", "photos"],
+        ["export", "model"],
+        ["push", "model"],
+        ["classify", "photos"],
+        ["audit", "photos"],
+    ],
 )
 def test_what_is_missing_is_shown_by_an_example(call, arguments):
     assert f"For example: tether {arguments[0]} " in call(*arguments, code=2).err

@@ -143,6 +143,19 @@ def test_the_script_runs_where_torch_cannot_be_imported(model, whole, pairs):
     assert ran.stderr == "run.py needs tokenizers: pip install onnxruntime tokenizers Pillow\n"
 
 
+@pytest.mark.parametrize("way", ["tether", "run.py"])
+def test_nothing_is_kept_to_be_reported_to_onnxruntime_s_maker(folder, tmp_path, monkeypatch, way):
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in ("HOME", "XDG_CACHE_HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(home))
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    loaded = [sys.executable, "-c", f"import tether; tether.load({str(folder)!r}).embed(['a cat'])"]
+    command = loaded if way == "tether" else [sys.executable, str(folder / "run.py"), "a cat"]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    assert not [path for path in home.rglob("*") if "onnxruntime" in path.name]
+
+
 def test_a_float_folder_says_what_real_rows_give(model, pairs, again, tmp_path):
     made = tether.export(model, tmp_path / "out", format="onnx", data=pairs)
     said = json.loads((made / "parity.json").read_text())

@@ -17,12 +17,12 @@ import tether
 from families import FAMILIES
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.locks import LOCK
+from tether.core.model_digest import encoder_digest
 from tether.data import open_source
 from tether.data.words import FILE as WORDS
 from tether.data.words import count_words
 from tether.models import create
 from tether.tasks.segment import DenseSegmenter, TokenSegmenter
-from tether.workflows.calibration import digest_of
 
 CLASSES = "road,car,sky"
 
@@ -296,7 +296,7 @@ def test_a_segmenter_of_ones_own(place: Path) -> None:
 
 
 def test_classes_that_are_read_alike_or_were_never_seen_are_named(place: Path, call: Callable[..., Any]) -> None:
-    words = count_words(open_source("digits"), digest=digest_of(tether.load(place / "model")), scratch=True)
+    words = count_words(open_source("digits"), digest=encoder_digest(tether.load(place / "model")), scratch=True)
     words.save(place / "model")
     where = ["--model", place / "model", "--out", place / "alike"]
     said = call("segment", place / "photos", "--classes", "car,Car,background", *where)

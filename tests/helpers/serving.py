@@ -86,16 +86,16 @@ def make_store(path, model):
 
 
 class Server:
-    """``tether serve tiny`` on a free port, called ``starter``."""
+    """``tether serve``, of a model that is called ``starter``, on a free port."""
 
-    def __init__(self, folder, *options, port="0"):
+    def __init__(self, folder, *options, port="0", model="tiny"):
         self.log = folder / "log.txt"
         command = [
             sys.executable,
             "-m",
             "tether",
             "serve",
-            "tiny",
+            model,
             "--name",
             "starter",
             "--random-weights",

@@ -115,6 +115,20 @@ def aro(folder: Path, *, rows: int = 30) -> Path:
         (folder / "images" / f"{i % 5}.png").write_bytes(png(500 + i % 5, size=(40, 30)))
         box = {"bbox_x": i % 7, "bbox_y": 2, "bbox_w": 38, "bbox_h": 20}  # some reach past the right edge
         captions = {"true_caption": f"the {COLOURS[i % 6]} cat is on the mat", "false_caption": f"the mat {i}"}
-        asked.append({"image_path": f"{i % 5}.png", "relation_name": "on" if i < 27 else "under", **captions, **box})
+        kind = {"relation_name": "on" if i < 24 else "under" if i < 27 else "near"}
+        asked.append({"image_path": f"{i % 5}.png", **kind, **captions, **box})
     (folder / "visual_genome_relation.json").write_text(json.dumps(asked))
+    return folder
+
+
+def aro_order(folder: Path, *, rows: int = 9, name: str = "coco_order") -> Path:
+    """As ``COCO_Order(...).test_cases`` of ARO's repository."""
+    (folder / "val2014").mkdir(parents=True)
+    asked = []
+    for i in range(rows):
+        (folder / "val2014" / f"{i % 4}.png").write_bytes(png(600 + i % 4))
+        words = f"the {COLOURS[i % 6]} cat is on mat {i}".split()
+        options = [" ".join(words[turn % 7 :] + words[: turn % 7]) for turn in range(i, i + 5)]
+        asked.append({"image": f"val2014/{i % 4}.png", "caption_options": options})
+    (folder / f"{name}.json").write_text(json.dumps(asked))
     return folder

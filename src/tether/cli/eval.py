@@ -140,7 +140,8 @@ def command(
         _show(found, title=f"{model} on {source}")
     say_skipped(found.bad, bad_rows)
     if json is not None:
-        about = {"model": model, "source": source, "version": found.version, "limit": limit, "dims": dims}
+        about = {"model": model, "source": source, "version": found.version, "digest": found.digest}
+        about |= {"limit": limit, "dims": dims}
         put_json(about | dict(found.metrics), to=json)
 
 

@@ -21,6 +21,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "read",
         "generate",
         "export",
+        "push",
         "serve",
     ),
     "Papers": ("papers", "where", "reproduce", "bench", "docs"),

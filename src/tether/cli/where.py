@@ -25,15 +25,14 @@ def command(
     lines = [("card", str(source_index.card_place(slug)))]
     lines += [("part", f"{source_index.part_place(part)}  {part}") for part in card.parts]
     if source_index.checkout() is None:
-        lines.append(("", "tests, vectors, guides and results come with a source checkout, not with this installation"))
+        lines.append(("", "tests, vectors and guides come with a source checkout, not with this installation"))
     else:
         lines += [("test", source_index.shown(path)) for path in source_index.test_places(card)]
         for name, path in (("vector", source_index.vector_path(slug)), ("guide", source_index.guide_path(card))):
             lines.append((name, source_index.shown(path) if path else "none"))
-        (row,) = rows([slug])
-        path = source_index.result_path(slug)
-        said = ", ".join(filter(None, [row.verdict, row.mark]))
-        lines.append(("result", f"{source_index.shown(path)}  {said}" if row.result and path else said))
+    (row,) = rows([slug])
+    said = ", ".join(filter(None, [row.verdict, row.mark]))
+    lines.append(("result", f"{source_index.shown(source_index.result_path(slug))}  {said}" if row.result else said))
     if card.arxiv:
         lines.append(("paper", f"https://arxiv.org/abs/{card.arxiv}"))
     if card.code:

@@ -65,3 +65,13 @@ def texts_digest(texts: Iterable[str]) -> str:
         encoded = text.encode("utf-8", "surrogatepass")
         found.update(len(encoded).to_bytes(8, "little") + encoded)
     return found.hexdigest()
+
+
+def encoder_digest(model: object) -> str:
+    """``model_digest`` of a module; of an encoder that shows no weights, the digest of what it is."""
+    from torch import nn
+
+    if isinstance(model, nn.Module):
+        return model_digest(model)
+    named = (type(model).__qualname__, getattr(model, "dim", None))
+    return hashlib.blake2b(repr(named).encode(), digest_size=BYTES).hexdigest()

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from tether.core.errors import InputError, MissingExtraError, reason_of
+from tether.core.telemetry import telemetry_off
 
-_STARTS = 3
+_STARTS = 5
 """Times that a cluster is started on a machine so busy that it takes longer than Ray waits, which is 30 seconds."""
 
 _REACHED_WITHIN = 10.0  # seconds
@@ -25,7 +26,7 @@ def import_ray() -> Any:
     Raises:
         MissingExtraError: it is not installed.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    telemetry_off()
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # without it a warning about a later version
     os.environ.setdefault("RAY_worker_register_timeout_seconds", "300")  # a busy machine imports torch slowly
     try:

@@ -85,16 +85,18 @@ def _reason(error: RuntimeError) -> str:
     return re.sub(r"^\w+, \S+:\d+, ", "", reason_of(error))
 
 
-def resize_and_crop(pixels: UInt8[Tensor, "3 h w"], spec: ImageSpec) -> UInt8[Tensor, "3 H W"]:
+def resize_and_crop(pixels: UInt8[Tensor, "3 h w"], spec: ImageSpec, *, exact: bool = False) -> UInt8[Tensor, "3 H W"]:
     """Resize and crop an image to the size a model wants, staying in uint8.
 
-    Equal to open_clip's evaluation transform (Pillow resize, centre crop) within one grey level: the long side is
-    cut down to a whole number, and half a pixel of margin goes to the even side (``round`` to even).
+    Equal to open_clip's evaluation transform (Pillow resize, centre crop) within one or two grey levels of a few pixels
+    in a thousand, or exactly: the long side is cut down to a whole number, and half a pixel of margin goes to the even
+    side (``round`` to even).
     An image more than 64 times as long as wide is first cut to its middle, so that it cannot fill the memory.
 
     Args:
         pixels: (3, h, w) uint8.
         spec: target size, resize rule, interpolation and fill.
+        exact: resize by Pillow itself, for numbers that shall be those of open_clip to the last image.
     """
     if pixels.dtype != torch.uint8 or pixels.ndim != 3 or pixels.shape[0] != 3 or 0 in pixels.shape:
         raise InputError(f"expected uint8 pixels (3, h, w), got {pixels.dtype} {tuple(pixels.shape)}")
@@ -107,13 +109,13 @@ def resize_and_crop(pixels: UInt8[Tensor, "3 h w"], spec: ImageSpec) -> UInt8[Te
         top, bottom, left, right = _middle(pixels.shape[1], pixels.shape[2], height, width)
         pixels = pixels[:, top:bottom, left:right]
     rows, columns = _resized(pixels.shape[1], pixels.shape[2], spec)
-    pixels = resize(pixels, rows, columns, spec.interpolation)
+    pixels = (_resize_by_pillow if exact else resize)(pixels, rows, columns, spec.interpolation)
     return _centre(pixels, height, width, fill=spec.fill, floor=spec.resized is not None)
 
 
-def load(image: ImageLike, spec: ImageSpec, *, name: str = "") -> UInt8[Tensor, "3 H W"]:
+def load(image: ImageLike, spec: ImageSpec, *, name: str = "", exact: bool = False) -> UInt8[Tensor, "3 H W"]:
     """Decode, resize and crop in one call."""
-    return resize_and_crop(decode(image, name=name), spec)
+    return resize_and_crop(decode(image, name=name), spec, exact=exact)
 
 
 def fitted(height: int, width: int, spec: ImageSpec) -> Placement:
@@ -188,6 +190,18 @@ def resize(pixels: Tensor, height: int, width: int, mode: Literal["bicubic", "bi
         return F.interpolate(pixels[None], (height, width), mode=mode, antialias=True)[0]
     resized = F.interpolate(pixels[None].float(), (height, width), mode=mode, antialias=True)[0]
     return resized.clamp_(0, 255).round_().to(torch.uint8)
+
+
+def _resize_by_pillow(
+    pixels: Tensor, height: int, width: int, mode: Literal["bicubic", "bilinear", "nearest"]
+) -> Tensor:
+    from PIL import Image
+
+    if pixels.shape[1:] == (height, width):
+        return pixels
+    image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+    resized = image.resize((width, height), Image.Resampling[mode.upper()])
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
 
 @cache

@@ -238,6 +238,7 @@ def ordered(
     strict: bool = False,
     on_bad: Path | BadRows | None = None,
     limit: int | None = None,
+    exact: bool = False,
 ) -> Iterator[tuple[list[Row], Tensor]]:
     """Every good row once, in the source's order, with its image; for evaluation and embedding.
 
@@ -250,6 +251,7 @@ def ordered(
         strict: raise at the first bad row instead of skipping it.
         on_bad: JSON-lines log of bad rows, or an account of several readings, for which no good row is no error.
         limit: stop after this many good rows.
+        exact: resize by Pillow, see ``data.images.resize_and_crop``.
 
     Yields:
         the rows and their images, (b, 3, H, W) uint8.
@@ -261,7 +263,7 @@ def ordered(
 
     def open_image(row: Row) -> Tensor | InputError:
         try:
-            return load(row.image, image_spec, name=row.key)  # pyrefly: ignore - `accept` refuses None
+            return load(row.image, image_spec, name=row.key, exact=exact)  # pyrefly: ignore - `accept` refuses None
         except InputError as error:
             return error
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from tether.core.atomic_io import read_json, write_json
-from tether.core.errors import InputError, MissingExtraError
+from tether.core.errors import InputError
 from tether.models.convert.open_clip import CONFIG_FILE
 from tether.models.described import alike, blamed_on, check_values
 from tether.models.timm_sizes import RESIZED, set_sizes_
@@ -39,10 +39,8 @@ def open_clip_model(
         text_config: of the text tower, where it is one of transformers.
         preprocess: open_clip's ``preprocess_cfg``.
     """
-    try:
-        import open_clip
-    except ImportError:
-        raise MissingExtraError("open_clip_torch", extra="dev") from None
+    import open_clip
+
     check_values(cfg)
     cfg = copy.deepcopy(dict(cfg))
     _check_vision(cfg["vision_cfg"])

@@ -12,7 +12,7 @@ from torch import nn
 
 from tether.core.atomic_io import local, read_json
 from tether.core.component import closest
-from tether.core.errors import InputError, MissingExtraError
+from tether.core.errors import InputError
 from tether.core.protocols import Tokenizer
 from tether.models.build_open_clip import open_clip_model, read_text_config, seeded
 from tether.models.config import ModelConfig
@@ -81,7 +81,7 @@ def _known_config(architecture: str) -> dict[str, Any]:
     """open_clip's own description of an architecture, read from its package without importing it."""
     package = importlib.util.find_spec("open_clip")
     if package is None or package.origin is None:
-        raise MissingExtraError("open_clip_torch", extra="dev")
+        raise ModuleNotFoundError("open_clip_torch comes with tether-clip and is gone", name="open_clip")
     folder = Path(package.origin).parent / "model_configs"
     path = folder / f"{architecture}.json"
     if not path.is_file():

@@ -14,7 +14,7 @@ from torch import nn
 from tether.adapt.heads import Head, MasksHead
 from tether.adapt.recipes import RECIPES, Case, Recipe
 from tether.core.component import build, closest
-from tether.core.errors import InputError
+from tether.core.errors import InputError, MissingExtraError
 from tether.core.geometry import check_finite
 from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder
@@ -147,7 +147,8 @@ def adapt(
             data.
         shots: images a class to learn from, drawn by the seed; None takes all.
         test: data to measure on; None holds a part of ``data`` out.
-        keep: data that must not be forgotten; None looks at drawings with their names (``emoji:split=test``).
+        keep: data that must not be forgotten; None looks at drawings with their names (``emoji:split=test``)
+                where the extra ``demo`` is installed.
         label: column of the class; None takes ``label``, or the folder of an image.
         classes: all names there may be; None takes those that occur.
         templates: sentences with ``{}`` for the class name; None takes those that suit the model.
@@ -258,7 +259,8 @@ def adapt(
         assert parts.given.validation is not None
         check_told_apart(parts.given.validation)
     if kept is None and made.gives != "head":
-        kept = open_source(KEEP)
+        with contextlib.suppress(MissingExtraError):  # then the report says that it was not measured
+            kept = open_source(KEEP)
     said = list(parts.said)
     if made.columns.get("boxes") is not None:
         said += boxes_said(parts.given.source, RegionColumns(**made.columns))

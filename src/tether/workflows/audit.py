@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from tether.core.atomic_io import csv_file, write_json, write_text
 from tether.core.errors import InputError
 from tether.core.locks import locked
+from tether.core.model_digest import encoder_digest
 from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import Count, Whole, checked
 from tether.data import open_source
@@ -44,7 +45,6 @@ from tether.evaluate.inspect.noisy_pairs import FIT
 from tether.tasks.classify.prompts import classes_of
 from tether.tasks.classify.zero_shot import class_weights
 from tether.tasks.retrieve.vectors import make_thumbnail
-from tether.workflows.calibration import digest_of
 from tether.workflows.models import Data, Model, opened
 
 Look = Literal["label", "caption", "copy", "outlier"]
@@ -163,7 +163,7 @@ def audit(
 
     def seen(one: Source, *, column: str | None, what: str) -> Subject:
         tag = hashlib.blake2b(repr((limit, column, strict)).encode(), digest_size=4).hexdigest()
-        digest = digest_of(encoder)
+        digest = encoder_digest(encoder)
         return gather(
             encoder,
             one,

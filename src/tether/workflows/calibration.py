@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.core.model_digest import model_digest
+from tether.core.model_digest import encoder_digest
 from tether.core.protocols import DualEncoder, Source
 from tether.data import open_source
 from tether.data.shuffle import reason_against
@@ -78,7 +78,7 @@ def cutoff_of(
     number, source = check_cutoff(wanted, name=name, pairs=pairs, option=option)
     if wanted is None:
         return None
-    digest, learnt = digest_of(model), 0
+    digest, learnt = encoder_digest(model), 0
     if source is not None:
         told = progress_of(on_stage, "cutoff", source=source, limit=MOST_IMAGES)
         seen = embed_source(model, source, limit=MOST_IMAGES, on_progress=told)
@@ -160,7 +160,7 @@ def unseen_words(texts: Sequence[str], *, model: DualEncoder, name: str) -> list
 def words_of(model: DualEncoder, *, name: str) -> WordCounts | None:
     """The words of the captions of the model's run, where they are known."""
     words = read_words(Path(name))
-    return None if words is None or words.digest != digest_of(model) else words
+    return None if words is None or words.digest != encoder_digest(model) else words
 
 
 def taught_classes(classes: Sequence[str]) -> list[str]:
@@ -182,8 +182,3 @@ def _number(wanted: float | str, *, option: str) -> float:
     if not math.isfinite(number):
         raise InputError(f"{option}: expected auto or a number, got {wanted!r}")
     return number
-
-
-def digest_of(model: DualEncoder) -> str:
-    """The digest of a model's weights."""
-    return model_digest(model)  # pyrefly: ignore - every model of tether.load is a module

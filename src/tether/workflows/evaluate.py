@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from tether.core.model_digest import encoder_digest
 from tether.data import open_source
 from tether.data.bad_rows import named_in
 from tether.evaluate.metric_names import SECTIONS, chance_of, describe, interval_of, keys_of, shown
@@ -29,6 +30,7 @@ class Evaluated:
         version: of the source.
         remark: that the model learnt from this source, or that it has no text pair; or the empty string.
         bad: rows that ``bad_rows`` names.
+        digest: of the model's weights.
     """
 
     model: str
@@ -37,6 +39,7 @@ class Evaluated:
     version: str
     remark: str
     bad: int
+    digest: str = ""
 
     def __getitem__(self, name: str) -> float:
         """One measure, such as ``text_to_image_r10``."""
@@ -139,4 +142,4 @@ def evaluate(
     said = [remark(name, rows)]
     if "text_retrieval" in measures and "text_to_text_r1" not in found:
         said.append(f"text_retrieval is left out: no row of {rows.name} has two different captions")
-    return Evaluated(name, rows.name, found, rows.version, "\n".join(filter(None, said)), bad)
+    return Evaluated(name, rows.name, found, rows.version, "\n".join(filter(None, said)), bad, encoder_digest(encoder))

@@ -47,7 +47,7 @@ SuiteMeasure = Literal["zero_shot", "retrieval", "choice", "linear_probe"]
 SUITE_MEASURES: tuple[SuiteMeasure, ...] = ("zero_shot", "retrieval", "choice")
 """Those that are taken unless others are asked for; ``linear_probe`` embeds the training splits besides."""
 RESULT, PAGE, NUMBERS = "suite.json", "suite.html", "numbers"
-_FORMAT = 1
+_FORMAT = 3
 """Goes up when the same images would give other numbers, so that nothing old is taken for new."""
 _MOST_BYTES = 1 << 30
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from tether.core.atomic_io import local
 from tether.core.errors import InputError
+from tether.core.model_digest import encoder_digest
 from tether.core.protocols import DualEncoder, Source
 from tether.core.recipes import find
 from tether.core.yaml_files import parse_yaml
@@ -33,7 +34,7 @@ from tether.train.parts import check_parts
 from tether.train.result import Result
 from tether.train.run import train as run
 from tether.train.steps.module import Encoder
-from tether.workflows.calibration import digest_of, keep_cutoffs
+from tether.workflows.calibration import keep_cutoffs
 from tether.workflows.edits import EDITS
 from tether.workflows.fit import check_fit, fit
 from tether.workflows.plan import TrainingPlan, plan
@@ -245,7 +246,7 @@ def _meaning(config: RunConfig, result: Result, *, held_out: Source, out: Path, 
     source = open_source(config.data, where="data")
     model = cast(DualEncoder, load(out, device=device))
     scratch = _scratch(config)
-    words = count_words(source, digest=digest_of(model), scratch=scratch)
+    words = count_words(source, digest=encoder_digest(model), scratch=scratch)
     words.save(out)
     kept = kept_where_resting(model)
     limit = None if config.evaluate is None else config.evaluate.limit

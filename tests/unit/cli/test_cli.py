@@ -155,6 +155,7 @@ LOADS = {
     "inspect",
     "label",
     "mine",
+    "push",
     "read",
     "report",
     "reproduce",

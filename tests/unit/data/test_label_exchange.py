@@ -127,14 +127,22 @@ def test_exports_of_another_project(tmp_path: Path, export: object, message: str
         read_decisions(tmp_path / "export.json")
 
 
-def test_the_sdk_reads_the_interface_and_the_tasks(folder: Path) -> None:
+def test_the_sdk_reads_the_interface_and_the_tasks_and_its_annotations_are_read(folder: Path) -> None:
     sdk = pytest.importorskip("label_studio_sdk.label_interface", reason="Label Studio's SDK lowers numpy's version")
     for kind in ("label", "caption", "outlier"):
         read = sdk.LabelInterface((folder / f"{kind}.xml").read_text())
         read.validate()
+        export, said = [], []
         for task in tasks(folder, kind):
             assert read.validate_task({"data": task["data"]})
             assert all(read.validate_prediction(one) for one in task["predictions"])
+            annotation = read.generate_sample_annotation()  # every control that it knows, with a value that it allows
+            assert read.validate_annotation(annotation)
+            export.append({**task, "annotations": [{**annotation, "was_cancelled": False}]})
+            values = {one["from_name"]: one["value"] for one in annotation["result"]}
+            said.append((task["data"]["key"], kind, values["decision"]["choices"][-1]))
+        (folder / "export.json").write_text(json.dumps(export))
+        assert [(one.key, one.kind, one.choice) for one in read_decisions(folder / "export.json")] == said
 
 
 def test_fiftyones_folder(tmp_path: Path) -> None:

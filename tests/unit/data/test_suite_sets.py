@@ -66,6 +66,38 @@ def test_layouts_of_choices(tmp_path):
     assert asked.choices[0].captions == ("the mat 0", "the red cat is on the mat")
 
 
+def test_aro_knows_which_kinds_count(tmp_path):
+    folder = tiny_suites.aro(tmp_path / "aro")
+    relations = find_sets(folder)[0]
+    assert {choice.group for choice in relations.choices} == {"on", "under", ""}  # near: its notebook leaves it out
+    assert relations.least == 1
+    asked = json.loads((folder / "visual_genome_relation.json").read_text())
+    rows = [row | {"attributes": ["white", "near"]} for row in asked]
+    (folder / "visual_genome_attribution.json").write_text(json.dumps(rows))
+    attributes = find_sets(folder)[1]
+    assert {choice.group for choice in attributes.choices} == {"white near"}
+    assert attributes.least == 25
+
+
+def test_orders_of_words_are_read_as_aros_loader_keeps_them(tmp_path):
+    folder = tiny_suites.aro_order(tmp_path / "orders")
+    one = find_sets(folder)[0]
+    assert one.name == "orders/coco_order"
+    assert one.choices[1].captions[:2] == ("green cat is on mat 1 the", "cat is on mat 1 the green")
+    assert {(choice.right, len(choice.captions)) for choice in one.choices} == {(0, 5)}
+    assert len(read(one)) == 4
+    asked = json.loads((folder / "coco_order.json").read_text())
+    for spoilt, message in (
+        ({"caption_options": asked[2]["caption_options"][:4]}, "question 2: 4 captions; question 0 has 5"),
+        ({"caption_options": ["one"]}, "question 2: expected at least two captions in 'caption_options'"),
+        ({"caption_options": ["a", " ", "b", "c", "d"]}, "question 2: expected text in 1, got ' '"),
+        ({"image": 3}, "question 2: expected text in 'image', got 3"),
+    ):
+        (folder / "coco_order.json").write_text(json.dumps([*asked[:2], asked[2] | spoilt]))
+        with pytest.raises(InputError, match=rf"coco_order\.json: {message}"):
+            find_sets(folder)
+
+
 def test_winoground_as_parquet_is_the_same(tmp_path):
     lines = find_sets(tiny_suites.winoground(tmp_path / "wino"))[0]
     images = [

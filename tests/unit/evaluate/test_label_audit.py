@@ -59,14 +59,14 @@ def test_a_class_to_which_nothing_is_sure_keeps_its_rows() -> None:
 
 def test_pooling_ignores_a_judge_that_knows_nothing() -> None:
     rng = np.random.default_rng(0)
-    labels = rng.integers(3, size=300)
-    knows = np.full((300, 3), 0.1)
-    knows[np.arange(300), np.where(rng.random(300) < 0.8, labels, (labels + 1) % 3)] = 0.8
-    noise = rng.dirichlet(np.ones(3), size=300)
+    labels = rng.integers(3, size=3000)  # of 300 rows noise by chance knows some: it moves a probability by up to 0.07
+    knows = np.full((3000, 3), 0.1)
+    knows[np.arange(3000), np.where(rng.random(3000) < 0.8, labels, (labels + 1) % 3)] = 0.8
+    noise = rng.dirichlet(np.ones(3), size=3000)
     found = pooled([knows, noise], labels)
     assert found.sum(axis=1) == pytest.approx(1)
     assert (found.argmax(axis=1) == knows.argmax(axis=1)).mean() > 0.98
-    assert found == pytest.approx(knows, abs=0.1)
+    assert found == pytest.approx(knows, abs=0.05)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -77,8 +77,11 @@ def test_planted_errors_in_digits_are_found(seed: int) -> None:
     judged = judge(labels, classes=list("0123456789"), probe=probe, near=near)
     assert roc_auc_score(wrong, judged.doubt) >= max(0.99, roc_auc_score(wrong, doubt(probe, labels)) - 0.002)
     found = label_suspects(judged, keys=[str(row) for row in range(len(labels))])
-    assert np.mean([wrong[one.row] for one in found]) > 0.7
-    assert sum(wrong[one.row] for one in found) >= 0.7 * wrong.sum()
+    hits = sum(wrong[one.row] for one in found)
+    assert hits >= 0.8 * len(found)  # 0.82 to 0.96 with seeds 0 to 5; by the probe alone 0.72 to 0.86
+    # As many are listed as confident learning counts, 20 to 28 here; a planted error of which no judge is as sure as
+    # it is of most rows is not counted. So 0.76 to 0.92 of the 25 are found, by the probe alone 0.72 to 0.84.
+    assert hits >= max(0.7 * wrong.sum(), (wrong & likely_wrong(probe, labels)).sum())
     assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
     sure = next(one for one in found if "nearest images are all" in one.reason)
     assert sure.reason.startswith(f"Labelled '{sure.given}', but its 10 nearest images are all '{sure.suggested}'")
@@ -95,7 +98,9 @@ def test_no_row_is_judged_by_what_learnt_it() -> None:
     both = np.concatenate([labels, labels])
     apart = out_of_fold(twice, both, classes=2, strength=1000.0, groups=groups)
     assert abs((apart.argmax(axis=1) == both).mean() - 0.5) < 0.25
-    assert (out_of_fold(twice, both, classes=2, strength=1000.0).argmax(axis=1) == both).mean() > 0.8
+    # Not grouped, four rows of five have their twin among those learnt from, and the fifth is told by chance: 0.9.
+    leaky = [out_of_fold(twice, both, classes=2, strength=1000.0, seed=seed).argmax(axis=1) for seed in range(3)]
+    assert np.mean([found == both for found in leaky]) == pytest.approx(0.9, abs=0.05)
 
 
 def test_neighbours_leave_out_copies() -> None:
@@ -109,8 +114,7 @@ def test_neighbours_leave_out_copies() -> None:
 
 def test_exchanged_captions_come_before_those_that_fit_nothing_well() -> None:
     """By the plain score, five true captions that are near to no image come before the three exchanged ones."""
-    generator = torch.Generator().manual_seed(0)
-    topic = torch.nn.functional.normalize(torch.randn(40, 16, generator=generator), dim=1)
+    topic = torch.eye(40)  # none near to another: an exchanged caption that fits by chance is no error that shows
     vague = torch.zeros(40, 1)
     vague[:5] = 3.0
     image = torch.nn.functional.normalize(torch.cat([topic, torch.full((40, 1), 0.7)], dim=1), dim=1)
@@ -121,12 +125,13 @@ def test_exchanged_captions_come_before_those_that_fit_nothing_well() -> None:
     wrong = torch.isin(pairing.image, torch.tensor([20, 21, 22]))
     fit = caption_fit(pairing, image, scale=20.0)
     plain, ours = (roc_auc_score(wrong, -score) for score in (pairing.similarity, fit))
-    assert ours > 0.98 > plain
+    assert ours == 1.0
+    assert plain < 0.9
     logits = 20 * (image.double() @ text.double().T)[pairing.image[:, None], pairing.group]  # rows and columns in pairs
     by_hand = (logits.log_softmax(dim=1).diag() + logits.log_softmax(dim=0).diag()) / 2
     assert torch.allclose(fit, by_hand, atol=1e-5)
     found = caption_suspects(pairing, image, keys=captions, scale=20.0)
-    assert sum(one.row in (20, 21, 22) for one in found[:5]) >= 2
+    assert {one.row for one in found[:3]} == {20, 21, 22}
     assert "of the other captions fit this image better, best 'caption" in found[0].reason
     assert found[0].reason.endswith("of the other images fit this caption better.")
 

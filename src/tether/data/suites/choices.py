@@ -18,10 +18,15 @@ from tether.data.images import decode
 from tether.data.paths import fingerprint
 from tether.data.sources.columns import Reach, bad_row
 from tether.data.sources.parquet_file import open_parquet, read_batches
+from tether.data.suites.aro_relations import LEFT_OUT
 
 SUGARCREPE = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
 ARO = {"visual_genome_relation": "relation_name", "visual_genome_attribution": "attributes"}
 """File without its ending, and the key that says which kind a question is of."""
+ARO_ORDERS = ("coco_order", "flickr30k_order")
+"""Files of ARO's orders of words: its loader makes them, see ``aro_order``."""
+LEAST_OF_A_KIND = 25
+"""Questions of one kind below which ARO leaves a pair of attributes out of the mean."""
 BOX = ("bbox_x", "bbox_y", "bbox_w", "bbox_h")
 _MOST_BYTES = 1 << 30
 _PAIRS = ("image_0", "image_1", "caption_0", "caption_1")
@@ -34,14 +39,14 @@ class CaptionChoice:
     Attributes:
         key: of the question, for errors.
         images: keys of its image rows: one, or two of which the first belongs to the first caption.
-        captions: two.
-        right: which caption belongs to the first image; the other belongs to the second, where there is one.
-        group: kind of question, or the empty string.
+        captions: two, or of a question about one image several, in every question of a set as many.
+        right: which caption belongs to the first image; of two the other belongs to the second, where there is one.
+        group: kind of question; the empty string where it takes no part in the mean over kinds.
     """
 
     key: str
     images: tuple[str, ...]
-    captions: tuple[str, str]
+    captions: tuple[str, ...]
     right: int = 0
     group: str = ""
 
@@ -54,6 +59,7 @@ class ChoiceSet:
         name: what it is called in tables.
         choices: the questions.
         version: digest of the files.
+        least: questions of one kind below which the kind is left out of the mean over kinds.
 
     Example:
         >>> import json, tempfile
@@ -71,6 +77,7 @@ class ChoiceSet:
     choices: tuple[CaptionChoice, ...]
     version: str
     _open: Callable[[], Iterator[tuple[str, Callable[[], ImageLike]]]] = field(repr=False)
+    least: int = LEAST_OF_A_KIND
 
     def blocks(self) -> Sequence[Block]:
         """One, of all images."""
@@ -108,6 +115,9 @@ def sugarcrepe(file: Path, *, name: str) -> ChoiceSet:
 def aro(file: Path, *, name: str) -> ChoiceSet:
     """ARO's relations and attributes (arXiv 2210.01936): a stretch of an image, a true and a false caption.
 
+    The mean over kinds is the official one: over pairs of attributes with at least 25 questions, and over relations,
+    however few they have, but those in ``LEFT_OUT``.
+
     Args:
         file: ``visual_genome_relation.json`` or ``visual_genome_attribution.json``; images lie in ``images/``.
         name: what the set is called.
@@ -128,8 +138,38 @@ def aro(file: Path, *, name: str) -> ChoiceSet:
         boxes[key] = image, box
         said = row.get(kind, "")
         group = " ".join(map(str, said)) if isinstance(said, list) else str(said)
+        group = "" if group in LEFT_OUT else group
         choices.append(CaptionChoice(str(number), (key,), (false, true), right=1, group=group))
-    return _of_files(name, choices, file=file, folder=folder, boxes=boxes)
+    least = 1 if kind == "relation_name" else LEAST_OF_A_KIND
+    return _of_files(name, choices, file=file, folder=folder, boxes=boxes, least=least)
+
+
+def aro_order(file: Path, *, name: str) -> ChoiceSet:
+    """ARO's orders of words (arXiv 2210.01936): a caption, and the same words in other orders.
+
+    ARO publishes no files of them; its ``COCO_Order`` and ``Flickr30k_Order`` draw the orders when they are made. The
+    file is their ``test_cases`` as JSON, so that every model is asked the same.
+
+    Args:
+        file: ``coco_order.json`` or ``flickr30k_order.json``: a list of ``{"image": ..., "caption_options": [...]}``,
+            the true caption first; images lie where their paths say, seen from the file's folder.
+        name: what the set is called.
+    """
+    rows = read_json(file)
+    if not isinstance(rows, list):
+        raise InputError(f"{file}: expected a list of questions, got {type(rows).__name__}")
+    choices = []
+    for number, row in enumerate(rows):
+        where = f"{file}: question {number}"
+        image = _text(row, "image", where=where)
+        options = row.get("caption_options")
+        if not isinstance(options, list) or len(options) < 2:
+            raise InputError(f"{where}: expected at least two captions in 'caption_options', got {quoted(options)}")
+        captions = tuple(_text(dict(enumerate(options)), place, where=where) for place in range(len(options)))
+        if choices and len(captions) != len(choices[0].captions):
+            raise InputError(f"{where}: {len(captions)} captions; question 0 has {len(choices[0].captions)}")
+        choices.append(CaptionChoice(str(number), (image,), captions))
+    return _of_files(name, choices, file=file, folder=file.parent)
 
 
 def winoground_lines(file: Path, *, name: str) -> ChoiceSet:
@@ -194,6 +234,7 @@ def _of_files(
     file: Path,
     folder: Path,
     boxes: Mapping[str, tuple[str, tuple[int, ...]]] | None = None,
+    least: int = LEAST_OF_A_KIND,
 ) -> ChoiceSet:
     reach = Reach((str(folder),))
 
@@ -205,7 +246,8 @@ def _of_files(
                 image, box = boxes[key]
                 yield key, partial(_cropped, reach, image, box)
 
-    return ChoiceSet(name, _some(choices, where=str(file)), fingerprint([str(file)], settings=str(folder)), images)
+    version = fingerprint([str(file)], settings=str(folder))
+    return ChoiceSet(name, _some(choices, where=str(file)), version, images, least)
 
 
 def _cropped(reach: Reach, image: str, box: Sequence[int]) -> np.ndarray:
@@ -248,7 +290,7 @@ def _images(folder: Path, names: Sequence[str]) -> Path:
     return found
 
 
-def _text(row: Any, key: str, *, where: str) -> str:
+def _text(row: Any, key: str | int, *, where: str) -> str:
     if not isinstance(row, Mapping):
         raise InputError(f"{where}: expected an object, got {type(row).__name__}")
     value = row.get(key)

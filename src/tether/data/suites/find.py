@@ -10,9 +10,11 @@ from tether.core.errors import InputError
 from tether.core.printable import encodable
 from tether.data.suites.choices import (
     ARO,
+    ARO_ORDERS,
     SUGARCREPE,
     ChoiceSet,
     aro,
+    aro_order,
     is_pairs,
     sugarcrepe,
     winoground_lines,
@@ -29,8 +31,9 @@ def find_sets(folder: str | Path) -> list[SuiteSet]:
     """Every test set in a folder and below it, by name; each is opened, none of its images read.
 
     A set of clip_benchmark is a folder with ``test/nshards.txt``; SugarCrepe's are ``swap_obj.json`` and so on beside
-    ``val2017/``, ARO's ``visual_genome_relation.json`` and ``visual_genome_attribution.json`` beside ``images/``,
-    Winoground's ``examples.jsonl`` beside ``images/`` or parquet files with its columns.
+    ``val2017/``, ARO's ``visual_genome_relation.json`` and ``visual_genome_attribution.json`` beside ``images/``, and
+    its ``coco_order.json`` and ``flickr30k_order.json`` (see ``choices.aro_order``), Winoground's ``examples.jsonl``
+    beside ``images/`` or parquet files with its columns.
 
     Args:
         folder: of the suite, or of one set.
@@ -63,6 +66,9 @@ def _below(folder: Path, *, name: str, depth: int) -> Iterator[SuiteSet]:
     for each in ARO:
         if (folder / f"{each}.json").is_file():
             yield aro(folder / f"{each}.json", name=called(each))
+    for each in ARO_ORDERS:
+        if (folder / f"{each}.json").is_file():
+            yield aro_order(folder / f"{each}.json", name=called(each))
     if (folder / "examples.jsonl").is_file():
         yield winoground_lines(folder / "examples.jsonl", name=called())
         return

@@ -165,7 +165,10 @@ class AdaptReport:
         if self.same:
             return "Nothing is forgotten: the result is the base."
         if not self.keep:
-            return "What was forgotten was not measured: --keep DATA names what must not be."
+            return (
+                "What was forgotten was not measured: --keep DATA names what must not be; "
+                "without it, drawings of the extra demo are looked at."
+            )
         first = self.keep[0]
         said = {"better": "gained", "worse": "FORGOTTEN", "no difference shown": "no loss shown"}[first.verdict]
         if first.verdict == "no difference shown" and not first.above_chance(first.before):

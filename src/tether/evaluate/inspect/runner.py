@@ -14,14 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from tether import __version__
 from tether.core.atomic_io import read_json, write_json, write_text
 from tether.core.component import settings
 from tether.core.errors import InputError, MissingExtraError
 from tether.core.finding import Finding
 from tether.core.locks import locked
+from tether.core.model_digest import encoder_digest
 from tether.core.protocols import DualEncoder, Probe, Source
 from tether.core.shape import finite
 from tether.data.features.selection import source_digest
@@ -82,7 +81,7 @@ def inspect_model(
     tell = on_progress or (lambda what, done, total: None)
     asked = _asked(probes)
     out, name = Path(out), source_name or source.name
-    digest, pairs = digest_of(model), source_digest(source, spec=name)
+    digest, pairs = encoder_digest(model), source_digest(source, spec=name)
     key = hashlib.blake2b(repr((limit, label, seed, strict)).encode(), digest_size=4).hexdigest()
     kept = out / KEPT / f"{digest[:12]}-{pairs}-{key}"
     options = _options(limit=limit, label=label, strict=strict)
@@ -136,15 +135,6 @@ def _options(*, limit: int, label: str | None, strict: bool) -> list[str]:
     found = [] if label is None else ["--label", label]
     found += [] if limit == LIMIT else ["--limit", str(limit)]
     return [*found, "--strict"] if strict else found
-
-
-def digest_of(model: DualEncoder) -> str:
-    """A short name for the model's weights; of a model that shows none, for what it is."""
-    from tether.core.model_digest import model_digest
-
-    if isinstance(model, nn.Module):
-        return model_digest(model)
-    return hashlib.blake2b(repr((type(model).__qualname__, model.dim)).encode(), digest_size=16).hexdigest()
 
 
 def as_json(report: Report, *, source: Source) -> dict[str, Any]:

@@ -262,7 +262,7 @@ def _highlights(numbers: dict[str, float], run: RunFolder) -> list[tuple[str, st
     ):
         if key in numbers and numbers.get(f"{key}_chance", 0.0) <= _EASY:
             found.append((metric_names.shown(key, numbers[key]), name, metric_names.beside(key, numbers)))
-    losses = [record["loss"] for record in run.records if record.get("loss") is not None]
+    losses = [record["loss"] for record in run.steps if record["loss"] is not None]
     if losses:
         found.append((f"{losses[-1]:.3g}", "last training loss", f"first {losses[0]:.3g}"))
     if seconds := run.summary.get("seconds"):
@@ -287,7 +287,7 @@ def _sections(numbers: dict[str, float]) -> dict[str, list[tuple[str, str, str]]
 
 
 def _cost(run: RunFolder, parameters: int | None) -> list[tuple[str, str]]:
-    steps = [record for record in run.records if "loss" in record]
+    steps = run.steps
     batch = run.config.get("batch_size", 0) * run.config.get("accumulate", 1)
     done = run.summary.get("steps", steps[-1]["step"] + 1 if steps else 0)
     skipped = run.summary.get("skipped", sum(bool(record.get("skipped")) for record in steps))

@@ -53,11 +53,16 @@ class RunFolder:
     summary: dict[str, Any]
     has_model: bool
 
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        """The records of training steps."""
+        return [record for record in self.records if "loss" in record]
+
     def unfinished(self) -> str:
         """That the run has not finished, since when, why where that shows, and what to do; empty for a finished one."""
         if self.summary:
             return ""
-        steps = [record for record in self.records if "loss" in record]
+        steps = self.steps
         planned, metrics = self.config.get("steps"), self.path / METRICS
         said = "This run has not finished"
         if not self.config.get("fit"):

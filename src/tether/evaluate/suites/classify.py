@@ -93,7 +93,8 @@ def accuracies(
 def moved_names(scores: Float[Tensor, "n c"], labels: Int[np.ndarray, " n"]) -> str:
     """What to say where the names seem to stand in another order than the labels count, or the empty string.
 
-    A model that names most images right once its answers are renamed, and few before, was given the wrong list.
+    A model that names most images right once its answers are renamed, and few before, was given the wrong list; most
+    and few are more and fewer than one answer to every image would get.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -102,7 +103,8 @@ def moved_names(scores: Float[Tensor, "n c"], labels: Int[np.ndarray, " n"]) -> 
     table = np.bincount(labels * classes + answers, minlength=classes * classes).reshape(classes, classes)
     row, column = linear_sum_assignment(-table)
     now, renamed = np.trace(table) / len(labels), table[row, column].sum() / len(labels)
-    if len(labels) < 5 * classes or renamed < 0.5 or renamed - now < _MOVED:
+    common = table.sum(axis=1).max() / len(labels)
+    if len(labels) < 5 * classes or renamed < 0.5 or renamed - max(now, common) < _MOVED:
         return ""
     return (
         f"the names seem to stand in another order than the labels: {now:.0%} right, {renamed:.0%} if the answers "

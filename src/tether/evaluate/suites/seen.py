@@ -58,6 +58,8 @@ def see(
 ) -> SeenSet:
     """Embed every image of a test set; one bad row is an error, since a number of the rest is another number.
 
+    Images are resized by Pillow, as open_clip does: a grey level more in a few pixels decides a near tie otherwise.
+
     Args:
         model: any model that ``tether.load`` gives.
         source: such as ``ShardSet.source("test")``.
@@ -73,7 +75,8 @@ def see(
 
     def pixels() -> Iterator[Tensor]:
         spec = model.image_spec
-        for some, images in ordered(source, image_spec=spec, batch_size=batch_size, workers=workers, strict=True):
+        how = {"batch_size": batch_size, "workers": workers, "strict": True, "exact": True}
+        for some, images in ordered(source, image_spec=spec, **how):
             rows.extend(Row(row.key, None, row.texts, row.meta) for row in some)
             yield images
 

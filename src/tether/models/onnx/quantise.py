@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from tether.core.errors import MissingExtraError, refusing
+from tether.core.telemetry import telemetry_off
 from tether.models.onnx.graphs import INPUTS, Side, quiet
 
 _PRODUCTS = ("MatMul", "Gemm", "Conv")
@@ -32,6 +33,7 @@ def quantise(path: Path, side: Side, *, calibration: Sequence[Tensor]) -> None:
         InputError: onnxruntime cannot do it.
         MissingExtraError: onnxruntime or onnx is not installed.
     """
+    telemetry_off()
     try:
         import onnx
         import onnxruntime

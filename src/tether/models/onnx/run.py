@@ -6,6 +6,7 @@ Needs onnxruntime (openvino where the folder has .xml files) and numpy; Pillow f
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def tower(side):
 
         model = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         return lambda rows: model(rows)[0]
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # nothing is reported to anybody
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

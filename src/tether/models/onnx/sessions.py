@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tether.core.errors import InputError, MissingExtraError, refusing
+from tether.core.telemetry import telemetry_off
 from tether.models.onnx.description import Runtime
 from tether.models.onnx.untrusted import check_onnx, check_openvino, check_openvino_sizes
 
@@ -90,6 +91,7 @@ def _reopened(path: Path, settings: dict[str, Any]) -> GraphTower:
 
 def open_onnx(path: Path) -> tuple[Run, list[int | None], list[int | None]]:
     """A function that runs an ONNX file on as many threads as torch, and the lengths of its input and output."""
+    telemetry_off()
     try:
         import onnxruntime
     except ImportError:

@@ -63,15 +63,13 @@ def collected(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def stored(*, path: Path | None = None) -> dict[str, dict[str, Any]]:
-    """Rows by slug from ``path`` (default: the checkout's results); none where there is no file.
+    """Rows by slug from ``path`` (default: with the other results); none where there is no file.
 
     Raises:
         InputError: a file of another shape, other seeds, or a verdict that the seeds do not give.
     """
-    root = source_index.checkout()
-    if path is None and root is not None:
-        path = root / "results" / FILE
-    if path is None or not path.is_file():
+    path = path or source_index.results_folder() / FILE
+    if not path.is_file():
         return {}
     found = read_json(path)
     fits(found, _SHAPE, where=str(path))

@@ -103,7 +103,7 @@ def reproduce(
 def _known_runs(slug: str, *, where: Mapping[str, Any]) -> dict[int, SeedRow]:
     """Seeds of the stored result by number, if the same code and libraries measured them on such a machine."""
     path = source_index.result_path(slug)
-    if path is None or not path.is_file():
+    if not path.is_file():
         return {}
     try:
         result = read_json(path)

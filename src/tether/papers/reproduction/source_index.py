@@ -129,10 +129,15 @@ def guide_path(card: Card) -> Path | None:
     return path if path and path.is_file() else None
 
 
-def result_path(slug: str) -> Path | None:
-    """Where the measured result of a paper is kept; None without a checkout."""
+def results_folder() -> Path:
+    """Where measured results are kept: in the checkout, or in the installed package, which has them from the wheel."""
     root = checkout()
-    return root / "results" / f"{slug}.json" if root else None
+    return root / "results" if root else PACKAGE / "papers" / "results"
+
+
+def result_path(slug: str) -> Path:
+    """Where the measured result of a paper is kept."""
+    return results_folder() / f"{slug}.json"
 
 
 def sources(package: Path | None = None) -> SourceTrees:

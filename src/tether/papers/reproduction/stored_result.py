@@ -92,9 +92,9 @@ RESULT = {
 
 
 def stored(slug: str, *, folder: Path | None = None) -> dict[str, Any] | None:
-    """The stored result of a paper from ``folder`` (default: the checkout's), or None."""
+    """The stored result of a paper from ``folder`` (default: where this package has them), or None."""
     path = folder / f"{slug}.json" if folder else source_index.result_path(slug)
-    if path is None or not path.is_file():
+    if not path.is_file():
         return None
     result = read_json(path)
     check(result, where=str(path), card=CARDS.get(slug))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError, MissingExtraError
 from tether.core.ranges import Count, Share, checked
+from tether.core.telemetry import telemetry_off
 from tether.core.types import ImageLike
 from tether.data.images import decode
 from tether.data.inpaint import Fill, fill_boxes
@@ -157,6 +158,7 @@ def rapid_engine(side: int = SIDE) -> RapidOCR:
     Raises:
         MissingExtraError: RapidOCR is not installed.
     """
+    telemetry_off()
     try:
         from rapidocr import RapidOCR
     except ImportError as error:
@@ -175,6 +177,7 @@ def rapid_engine(side: int = SIDE) -> RapidOCR:
 @functools.cache
 def _weights_digest() -> str:
     """SHA-256 over the names and bytes of the weights in RapidOCR's package."""
+    telemetry_off()
     try:
         import rapidocr
     except ImportError as error:

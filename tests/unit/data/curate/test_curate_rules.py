@@ -102,6 +102,10 @@ def test_broken_text_is_dropped(text):
     assert passed([text, "a\tb\r\nc", "Ãrvore", "château"], broken="drop") == [False, True, True, True]
 
 
+def test_a_letter_at_the_end_is_not_read_with_the_next_caption():
+    assert passed(["SÃ", "£5 a fox", "Â", "\x80"], broken="drop") == [True, True, True, False]
+
+
 def test_huge_captions_pass_in_portions():
     texts = ["fox " * 250_000, "a fox", "x" * 1_000_001, *GOOD] * 3
     expected = [True, True, False, *[True] * len(GOOD)] * 3

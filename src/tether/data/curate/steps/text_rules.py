@@ -102,7 +102,7 @@ class TextRules(Stateless):
         if self.run is not None:
             passed &= longest_run(points, starts) <= self.run
         if self.broken == "drop":
-            passed &= totals(_is_broken(points), starts) == 0
+            passed &= totals(_is_broken(points, _at(starts, len(points))), starts) == 0
         if self.addresses == "drop":
             _refuse(passed, texts, _ADDRESS, where=totals((points == ord(".")) | (points == ord(":")), starts) > 0)
         if self.markup == "drop":
@@ -123,11 +123,11 @@ def _at(starts: Int[np.ndarray, " n"], count: int) -> Bool[np.ndarray, " count"]
     return marked[:count]
 
 
-def _is_broken(points: UInt32[np.ndarray, " m"]) -> Bool[np.ndarray, " m"]:
+def _is_broken(points: UInt32[np.ndarray, " m"], first: Bool[np.ndarray, " m"]) -> Bool[np.ndarray, " m"]:
     control = (points < 0x20) | ((points >= 0x7F) & (points < 0xA0))
     if control.any():
         control &= ~np.isin(points, _WHITE)
-    following = np.append(points[1:], 0)
+    following = np.append(np.where(first[1:], 0, points[1:]), 0)  # the next caption's first follows none
     # A letter of two bytes, and the quotation marks and dashes of three, as Latin-1 or Windows-1252 show them.
     two = ((points == 0xC2) | (points == 0xC3)) & (following >= 0x80) & (following < 0xC0)
     three = (points == 0xE2) & ((following == 0x20AC) | (following == 0x80))
