@@ -21,6 +21,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "read",
         "norms",
         "compress",
+        "generate",
         "export",
         "push",
         "serve",

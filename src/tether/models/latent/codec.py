@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
@@ -14,8 +14,10 @@ from annotated_types import Ge, Le, MaxLen
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.ranges import PositiveSingle, Single, Whole, checked
+from tether.models.latent.quantizer import MultiScaleQuantizer
 from tether.models.latent.spec import Channels, LatentSpec
 
 Means = Annotated[tuple[Single, ...], MaxLen(1024)]
@@ -107,6 +109,8 @@ class KlBottleneck(nn.Module):
 
     outputs = 2
     """Numbers that an encoder gives for each of a latent."""
+    weight = 1e-6
+    """Of its penalty in the loss of an auto-encoder, as latent diffusion's."""
 
     def __init__(self) -> None:
         """It has nothing to learn."""
@@ -123,7 +127,14 @@ class KlBottleneck(nn.Module):
 class ConvCodec(ScaledCodec):
     """A small convolutional auto-encoder: squares of 2 by 2, then a residual block at each size.
 
-    Train it with ``train.codec_training.train_codec``; its first latents mean nothing.
+    Train it with ``train.codec_training.train_codec``; its first latents mean nothing. What its latents are held to is
+    a ``KlBottleneck``, or a ``MultiScaleQuantizer``, which has them as numbers of codewords (``ids``), at one image
+    size.
+
+    Attributes:
+        bottleneck: between encoder and decoder.
+        encoder: floats in -1 to 1 to what the bottleneck takes.
+        decoder: latents to floats.
 
     Example:
         >>> import torch
@@ -145,6 +156,7 @@ class ConvCodec(ScaledCodec):
         mean: Means = (),
         std: Deviations = (),
         seed: Whole = 0,
+        quantizer: Mapping[str, Any] | None = None,
     ) -> None:
         """Draw the weights.
 
@@ -156,17 +168,20 @@ class ConvCodec(ScaledCodec):
             mean: see ``LatentSpec``.
             std: see ``LatentSpec``.
             seed: of the weights.
+            quantizer: settings of a ``MultiScaleQuantizer``, such as ``{"vocab": 256, "scales": (1, 2, 4)}``; None
+                has normal distributions.
         """
         super().__init__()
-        if width % _GROUPS:
-            raise InputError(f"width: expected a multiple of {_GROUPS}, got {width}")
+        if width % GROUPS:
+            raise InputError(f"width: expected a multiple of {GROUPS}, got {width}")
         self.latent = LatentSpec(channels=channels, downsampling=downsampling, scale=scale, mean=mean, std=std)
-        self._settings = {"width": width, "seed": seed}
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in (quantizer or {}).items()}
+        self._settings = {"width": width, "seed": seed} | ({} if quantizer is None else {"quantizer": plain})
         sizes = [width, *[2 * width] * (downsampling.bit_length() - 2)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.bottleneck = KlBottleneck()
-            self.encoder = nn.Sequential(*_down(sizes, out=self.bottleneck.outputs * channels))
+            self.bottleneck = KlBottleneck() if quantizer is None else _quantizer(quantizer, channels=channels)
+            self.encoder = nn.Sequential(*down(sizes, out=self.bottleneck.outputs * channels))
             self.decoder = nn.Sequential(*_up(sizes[::-1], channels=channels))
 
     @property
@@ -184,34 +199,77 @@ class ConvCodec(ScaledCodec):
         """See ``ScaledCodec``."""
         return self.decoder(latents)
 
+    def ids(self, x: Tensor) -> list[Tensor]:
+        """Numbers of codewords for each scale.
+
+        Args:
+            x: see ``encode``.
+
+        Raises:
+            InputError: a codec without a quantizer, or images of another size.
+        """
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            shown = x.float().div(127.5).sub(1) if x.dtype == torch.uint8 else x
+            return self.quantizer.encode(self.encoder(shown.to(self._dtype)))
+
+    def shown(self, ids: Sequence[Tensor]) -> Float[Tensor, "b 3 h w"]:
+        """Images, floats about -1 to 1, of what ``ids`` gave.
+
+        Raises:
+            InputError: a codec without a quantizer, or numbers that do not fit it.
+        """
+        return self.to_images(self.quantizer.decode(ids))
+
+    @property
+    def quantizer(self) -> MultiScaleQuantizer:
+        """The bottleneck of a codec that has codewords.
+
+        Raises:
+            InputError: it has none.
+        """
+        if not isinstance(self.bottleneck, MultiScaleQuantizer):
+            raise InputError("codec: expected one with codewords, such as ConvCodec(quantizer={...}), got one without")
+        return self.bottleneck
+
+    def noise_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """Of the noise of an image of this height and width."""
+        return self.latent.channels, *self.latent.size(size)
+
     def forward(self, x: Float[Tensor, "b 3 h w"], noise: Tensor) -> tuple[Float[Tensor, "b 3 h w"], Tensor]:
         """Images made again, and the bottleneck's penalty; ``noise`` is normal, of the latents' shape."""
         latents, penalty = self.bottleneck(self.encoder(x), noise)
         return self.decoder(latents), penalty
 
 
-_GROUPS = 8
+GROUPS = 8
+"""Of every norm; widths are multiples of it."""
+
+
+def _quantizer(settings: Mapping[str, Any], *, channels: int) -> MultiScaleQuantizer:
+    plain = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    return build({"name": "scales", **plain}, {"scales": MultiScaleQuantizer}, where="quantizer", channels=channels)
 
 
 class _Block(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm1, self.conv1 = nn.GroupNorm(_GROUPS, width), nn.Conv2d(width, width, 3, padding=1)
-        self.norm2, self.conv2 = nn.GroupNorm(_GROUPS, width), nn.Conv2d(width, width, 3, padding=1)
+        self.norm1, self.conv1 = nn.GroupNorm(GROUPS, width), nn.Conv2d(width, width, 3, padding=1)
+        self.norm2, self.conv2 = nn.GroupNorm(GROUPS, width), nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
 
 
-def _down(sizes: list[int], *, out: int) -> Iterator[nn.Module]:
+def down(sizes: list[int], *, out: int) -> Iterator[nn.Module]:
+    """Layers of an encoder: squares of 2 by 2, then half the size from each width to the next."""
     yield from (nn.PixelUnshuffle(2), nn.Conv2d(12, sizes[0], 3, padding=1))
     for before, after in itertools.pairwise(sizes):
         yield from (_Block(before), nn.Conv2d(before, after, 3, stride=2, padding=1))
-    yield from (_Block(sizes[-1]), nn.GroupNorm(_GROUPS, sizes[-1]), nn.SiLU(), nn.Conv2d(sizes[-1], out, 3, padding=1))
+    yield from (_Block(sizes[-1]), nn.GroupNorm(GROUPS, sizes[-1]), nn.SiLU(), nn.Conv2d(sizes[-1], out, 3, padding=1))
 
 
 def _up(sizes: list[int], *, channels: int) -> Iterator[nn.Module]:
     yield from (nn.Conv2d(channels, sizes[0], 3, padding=1), _Block(sizes[0]))
     for before, after in itertools.pairwise(sizes):
         yield from (nn.Upsample(scale_factor=2.0), nn.Conv2d(before, after, 3, padding=1), _Block(after))
-    yield from (nn.GroupNorm(_GROUPS, sizes[-1]), nn.SiLU(), nn.Conv2d(sizes[-1], 12, 3, padding=1), nn.PixelShuffle(2))
+    yield from (nn.GroupNorm(GROUPS, sizes[-1]), nn.SiLU(), nn.Conv2d(sizes[-1], 12, 3, padding=1), nn.PixelShuffle(2))

@@ -1,0 +1,1 @@
+"""Images as codewords that a transformer guesses, scale by scale."""

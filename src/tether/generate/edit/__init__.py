@@ -1,0 +1,1 @@
+"""Images and clips changed by words, with what was not named left as it was."""

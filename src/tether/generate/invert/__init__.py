@@ -1,0 +1,1 @@
+"""What is shown, as words or codes: images turned back into what a generator is told."""

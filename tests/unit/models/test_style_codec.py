@@ -1,0 +1,48 @@
+"""Style codes: shapes, training, and that a code moves the whole image but each layer in its own way."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tether.core.errors import InputError
+from tether.models.latent.style import StyleCodec
+from tether.train.codec_training import train_codec
+
+PIXELS = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("size", "codes"), [(16, 3), (32, 4), (64, 5)])
+def test_images_become_codes_and_codes_images(size: int, codes: int) -> None:
+    codec = StyleCodec(size=size, dim=8, width=8)
+    x = torch.rand(2, 3, size, size) * 2 - 1
+    w = codec.encode(x).requires_grad_()
+    assert w.shape == (2, codes, 8)
+    made = codec.decode(w)
+    assert made.shape == x.shape
+    (gradient,) = torch.autograd.grad(made.square().sum(), w)
+    assert bool((gradient.abs().amax(dim=(0, 2)) > 0).all())  # of every layer
+
+
+def test_it_learns_to_make_images_again() -> None:
+    smooth = torch.nn.functional.interpolate(PIXELS[..., :2, :2].float(), size=16, mode="bilinear").to(torch.uint8)
+    codec = StyleCodec(size=16, dim=16, width=16)
+    losses = train_codec(codec, smooth, steps=80, batch_size=6, learning_rate=5e-3)
+    assert losses[-1] < 0.6 * losses[0]
+    again = StyleCodec(**codec.settings)
+    again.load_state_dict(codec.state_dict())
+    assert torch.equal(again.encode(smooth), codec.encode(smooth))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda codec: codec.encode(PIXELS[..., :8]), r"expected \(b, 3, 16, 16\)"),
+        (lambda codec: codec.decode(torch.zeros(1, 2, 8)), r"w: expected \(b, 3, 8\) codes, got \(1, 2, 8\)"),
+        (lambda codec: train_codec(codec, PIXELS[..., :8, :], steps=1), "expected 16 x 16 px"),
+        (lambda codec: StyleCodec(width=12), "a multiple of 8, got 12"),
+    ],
+)
+def test_other_shapes_are_refused(make, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        make(StyleCodec(size=16, dim=8, width=8))
