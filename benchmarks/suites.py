@@ -19,8 +19,7 @@ clip_benchmark 1.6.2 calls float() on an array of one number, which NumPy 2.4 re
 one. Nothing else of it is changed.
 
 Last measured 2026-12-01, five rounds of 1,000 images a set, on a shared 2-core AMD EPYC: 12 numbers equal to 1e-6;
-clip_benchmark 25.1 CPU s, Tether 4.3 (5.9 times less, 5.3 to 6.5), with intervals 4.4 (5.7 times, 5.2 to 6.1). That was
-before images were resized by Pillow itself, which adds 0.2 ms an image, 0.65 s in all.
+clip_benchmark 22.0 CPU s, Tether 4.0 (5.4 times less, 5.0 to 5.7), with intervals 4.3 (5.1 times, 5.0 to 5.3).
 """
 
 from __future__ import annotations

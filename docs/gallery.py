@@ -1,8 +1,8 @@
 """The pages that verbs write, made from small runs for the site's gallery: ``make docs`` calls it before Sphinx.
 
 Command: ``python docs/gallery.py``. It draws coloured shapes, trains a tiny model on them for some twenty seconds, lets
-each verb write its page, and takes a picture of it in Chromium. Without Chromium the gallery has the pages and no
-pictures. Nothing of it is committed; what is there already is kept, ``--fresh`` makes it again.
+each verb write its page, and takes a screenshot of it in Chromium. Without Chromium the gallery has the pages and no
+screenshots. Nothing of it is committed; what is there already is kept, ``--fresh`` makes it again.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def draw(folder: Path, *, rows: int, seed: int, wrong: float = 0.0) -> None:
             table.writerow([f"{number:03}.png", f"a {size} {colour} {shape}", shape, said])
 
 
-def picture(page: Path, out: Path, *, browser: str) -> None:
+def screenshot(page: Path, out: Path, *, browser: str) -> None:
     """A page as it looks at 1,100 pixels, half as large."""
     with tempfile.TemporaryDirectory() as home:
         shot = Path(home) / "shot.png"
@@ -95,7 +95,7 @@ def picture(page: Path, out: Path, *, browser: str) -> None:
 
 
 def make(out: Path) -> None:
-    """Runs, pages, pictures and the gallery's own page, in a folder that appears whole."""
+    """Runs, pages, screenshots and the gallery's own page, in a folder that appears whole."""
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     with tempfile.TemporaryDirectory() as name:
         work, new = Path(name), Path(name) / "new"
@@ -118,7 +118,7 @@ def make(out: Path) -> None:
             shutil.copy(work / page, new / "site" / "pages" / f"{slug}.html")
             shown = "the page"
             if browser:
-                picture(work / page, new / "site" / "pages" / f"{slug}.png", browser=browser)
+                screenshot(work / page, new / "site" / "pages" / f"{slug}.png", browser=browser)
                 shown = f'<img src="../pages/{slug}.png" alt="{title}" width="550" height="400" loading="lazy">'
             link = f'<p><a href="../pages/{slug}.html">{shown}</a></p>'
             cards.append(f"## {title}\n\n{link}\n\n`tether {command}` ([guide](../guides/{guide}.md))\n")

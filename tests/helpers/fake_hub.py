@@ -69,7 +69,7 @@ class FakeHub:
                 if self.command != "HEAD":
                     self.wfile.write(data)
 
-            do_GET = do_POST = do_PUT = do_HEAD = handle_any  # noqa: N815
+            do_GET = do_POST = do_PUT = do_HEAD = handle_any  # noqa: N815 - http.server looks for these names
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
