@@ -90,7 +90,7 @@ class VideoEditor:
         *,
         word: str,
         alignment: Mapping[int, int] | None = None,
-        reference: Float[Tensor, "r w"] | None = None,
+        reference: Tensor | None = None,
     ) -> EditResult:
         """The clip with another object.
 
@@ -101,8 +101,8 @@ class VideoEditor:
             word: of the source prompt, that names what is replaced.
             alignment: for prompts of unequal length: the place of each shared token in the edit's to that in the
                 source's, the beginning of the text being 0. None takes places where both have the same token.
-            reference: tokens of a reference image in the width of texts, which the edit also looks at, such as patches
-                through a map that was trained with the diffusion.
+            reference: (r, width) tokens of a reference image in the width of texts, which the edit also looks at, such
+                as patches through a map that was trained with the diffusion.
 
         Raises:
             InputError: frames of another shape, one frame with ``fuse`` above 0, a word that the prompt has not,
@@ -195,7 +195,7 @@ class VideoEditor:
         return ids[0, : int(lengths(ids)[0])].tolist()
 
 
-def with_tokens(texts: Features, more: Float[Tensor, "r w"] | None) -> Features:
+def with_tokens(texts: Features, more: Tensor | None) -> Features:
     """Token states with the same further ones behind each text's.
 
     Raises:

@@ -36,8 +36,11 @@ class NormStats(NamedTuple):
     max: float
 
 
-def token_norm_stats(embedding: Float[Tensor, "v w"]) -> NormStats:
+def token_norm_stats(embedding: Tensor) -> NormStats:
     """How long the rows of a table of words are; rows of zeros, which are padding, do not count.
+
+    Args:
+        embedding: (v, w), a row for each word.
 
     Raises:
         InputError: no row with a length.
