@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from tether.core.torch_slerp import slerp
 from tether.generate.autoregress.generator import VarGenerator
+from tether.generate.diffuse.attention_store import AttentionStore
+from tether.generate.diffuse.ddim import ddim_step
 from tether.generate.diffuse.nag import CFG, NAG, nag
 from tether.generate.diffuse.nag_guidance import NAGGuidance
+from tether.generate.diffuse.pipeline_diffusion import PipelineDiffusion
 from tether.generate.diffuse.pipelines import guided_pipeline, negative_states
 from tether.generate.diffuse.text_diffusion import TextDiffusion
+from tether.generate.edit.attention_maps import blend, fuse_frames, inject, token_mask
+from tether.generate.edit.reference import ReferencePrompt, train_referenced
 from tether.generate.edit.video import EditResult, VideoEditor
 from tether.generate.goals import Aim, ClipGoal, DirectionAim, Goal, Moment, PlainView, RandomViews, TextAim
-from tether.generate.invert.directional import DirectionalToken
+from tether.generate.invert.directional import DirectionalToken, denoising_loss, learn_word_, token_norm_stats
 from tether.generate.noise import NoiseResult, NoiseStep, NormRegularizer, Reward, optimize_noise
 from tether.generate.painting import Frame, Painting, PaintingProgress, paint
 from tether.generate.prompt_reward import PromptReward
@@ -22,6 +28,7 @@ __all__ = [
     "GENERATORS",
     "NAG",
     "Aim",
+    "AttentionStore",
     "ClipGoal",
     "DirectionAim",
     "DirectionalToken",
@@ -35,19 +42,31 @@ __all__ = [
     "NormRegularizer",
     "Painting",
     "PaintingProgress",
+    "PipelineDiffusion",
     "PlainView",
     "PromptReward",
     "RandomViews",
+    "ReferencePrompt",
     "Reward",
     "TextAim",
     "TextDiffusion",
     "TextGenerator",
     "VarGenerator",
     "VideoEditor",
+    "blend",
+    "ddim_step",
+    "denoising_loss",
+    "fuse_frames",
     "guided_pipeline",
+    "inject",
+    "learn_word_",
     "nag",
     "negative_states",
     "optimize_noise",
     "paint",
+    "slerp",
+    "token_mask",
+    "token_norm_stats",
     "train_generator",
+    "train_referenced",
 ]
