@@ -1,8 +1,8 @@
-"""New words of fixed length: a direction on the unit sphere for each, learnt from a few images."""
+"""New words of fixed length, of which only directions on the unit sphere are learnt."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -11,13 +11,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
-from tether.core.protocols import DualEncoder
-from tether.core.ranges import Count, NonNegative, Positive, Rate, Whole, checked
+from tether.core.model_digest import texts_digest
+from tether.core.protocols import DualEncoder, Tokenizer
+from tether.core.ranges import Positive, checked
 from tether.core.types import Features
+from tether.models.sizes import tokenizer_at
 from tether.models.text_state import text_tokens
 from tether.models.text_vectors import FILLER, TextVectors, placed, put
-from tether.models.tokenizer import check_texts
-from tether.optim.spherical import SphericalSGD
 
 Length = Literal["mean", "min", "max"]
 
@@ -49,7 +49,7 @@ def token_norm_stats(embedding: Tensor) -> NormStats:
 
     Example:
         >>> import torch
-        >>> from tether.generate.invert.directional import token_norm_stats
+        >>> from tether.models.directional_token import token_norm_stats
         >>> token_norm_stats(torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.0, 1.0]]))
         NormStats(mean=3.0, min=1.0, max=5.0)
     """
@@ -67,17 +67,17 @@ class DirectionalToken(TextVectors):
 
     Free rows, as of textual inversion (``models.new_tokens``), grow far beyond the others, and the text tower then
     hardly reads the words around them. A first word of several tokens gives as many rows. Save and load are those of
-    ``models.text_vectors``: directions, first word, length, and the digest of the text side.
+    ``models.text_vectors``: directions, first word, length, a hash of the tokenizer and the digest of the text side.
 
     Source: DTI (arXiv 2512.13672; kunheek/dti).
 
     Attributes:
-        direction: (k, w) parameter, unit rows; move it with ``SphericalSGD`` alone.
+        direction: (k, w) parameter, unit rows; move it with ``optim.spherical.SphericalSGD`` alone.
         scale: the length of a row.
         start: (k, w) the directions at first, which the prior pulls to.
 
     Example:
-        >>> from tether.generate.invert.directional import DirectionalToken
+        >>> from tether.models.directional_token import DirectionalToken
         >>> from tether.models import create
         >>> token = DirectionalToken(create("tiny").eval(), "cup", word="<mug>")
         >>> token.encode(["a <mug> on a table", "a cup"]).pooled.shape
@@ -89,7 +89,13 @@ class DirectionalToken(TextVectors):
 
     @checked
     def __init__(
-        self, model: DualEncoder, init_word: str, *, word: str = "<new>", scale: Length | Positive = "mean"
+        self,
+        model: DualEncoder,
+        init_word: str,
+        *,
+        word: str = "<new>",
+        scale: Length | Positive = "mean",
+        tokenizer: str | None = None,
     ) -> None:
         """Begin at the direction of a word that is known.
 
@@ -98,12 +104,16 @@ class DirectionalToken(TextVectors):
             init_word: one or several words, whose tokens give the first directions.
             word: as it stands in texts, between spaces.
             scale: the mean, least or greatest length of the vocabulary's rows, or a number.
+            tokenizer: ``tokenizer_hash`` that the model's must have; None takes any.
 
         Raises:
             UnsupportedModelError: the text tower cannot be looked into, with a reason of ``anatomy.exceptions``.
-            InputError: no first word, or a new one with a space.
+            InputError: no first word, a new one with a space, or another tokenizer.
         """
-        super().__init__(model, settings={"init_word": init_word, "word": word, "scale": scale})
+        found = tokenizer_hash(model.tokenizer)
+        if tokenizer not in (None, found):
+            raise InputError(f"tokenizer: the word was learnt with one of hash {tokenizer!r}, this model's has {found}")
+        super().__init__(model, settings={"init_word": init_word, "word": word, "scale": scale, "tokenizer": found})
         if not init_word.strip() or word.split() != [word]:
             raise InputError(
                 f"init_word, word: expected words, the new one without spaces, got {init_word!r}, {word!r}"
@@ -130,74 +140,59 @@ class DirectionalToken(TextVectors):
 
     def tokenize(self, texts: Sequence[str]) -> Int[Tensor, "b l"]:
         """(b, l) ids, zero after the end, those of the new word's rows beyond the vocabulary."""
-        first, rows = self.model.tokenizer.vocab_size, []
-        for text in check_texts(texts):
-            pieces = [" ".join(one) for one in split_words(text.split(), self.word)]
-            ids = [self.words_of([piece])[0] if piece else [] for piece in pieces]
-            new = [first + number for number in range(len(self.direction))]
-            rows.append([token for place, piece in enumerate(ids) for token in ([*new, *piece] if place else piece)])
+        first = self.model.tokenizer.vocab_size
+        rows = self.ids_of(texts, {self.word: range(first, first + len(self.direction))})
         return self.framed(rows, names=[f"texts, row {row}" for row in range(len(rows))])
 
     def forward(self, text: Int[Tensor, "b l"]) -> Features:
         """Embed ids of ``tokenize``: ``pooled``, ``tokens`` and ``mask``, with gradient to the directions alone."""
-        first, known = self.model.tokenizer.vocab_size, self.get_buffer("known")
-        if text.numel() and int(text.max()) >= first + len(known):
-            raise InputError(f"text: expected ids below {first + len(known)}, got {int(text.max())}")
-        slots = (text - first).clamp(min=-1)
-        ids = torch.where(slots >= 0, known[slots.clamp(min=0)], text)
-        with self.resting() as tower:
-            rows = put(tower.token_rows(tower.prepare(ids)), placed(tower, ids, slots), self.embedding)
-            return text_tokens(self.model, ids, rows=rows)
+        return read_new(self, text, known=self.get_buffer("known"), rows=self.embedding)
 
     def encode(self, texts: Sequence[str]) -> Features:
         """Embed texts with the new word in them; what a generator of images takes as ``read``."""
         return self(self.tokenize(texts))
 
-    @checked
-    def learn_(
-        self,
-        loss: Callable[[DirectionalToken, int], Tensor],
-        *,
-        steps: Count = 400,
-        lr: Rate = 0.01,
-        kappa: NonNegative = 1e-4,
-        first: Whole = 0,
-    ) -> tuple[float, ...]:
-        """Move the directions to lower a loss, in place; the defaults are the paper's for SDXL.
 
-        Args:
-            loss: of this token and the number of the step, a scalar with gradient: ``TextDiffusion.loss`` of a few
-                images with ``read=token.encode``, or one of the encoder's own.
-            steps: to take.
-            lr: radians of each.
-            kappa: pull toward the first word.
-            first: number of the first step, where others went before.
+def read_new(
+    owner: TextVectors, text: Int[Tensor, "b l"], *, known: Int[Tensor, " n"], rows: Float[Tensor, "n w"]
+) -> Features:
+    """Texts whose ids beyond the vocabulary are new rows: ``pooled``, ``tokens`` and ``mask``.
 
-        Returns:
-            The loss of each step.
-
-        Raises:
-            InputError: a loss that is not finite; the directions are those of the step before.
-        """
-        optimizer, losses = SphericalSGD([self.direction], lr=lr, kappa=kappa, target=self.start), list[float]()
-        for step in range(first, first + steps):
-            value = loss(self, step)
-            if not bool(value.detach().isfinite()):
-                raise InputError(f"loss: step {step}: expected a finite number, got {float(value.detach())}")
-            optimizer.zero_grad(set_to_none=True)
-            value.backward()
-            optimizer.step()
-            losses.append(float(value.detach()))
-        optimizer.zero_grad(set_to_none=True)
-        return tuple(losses)
+    Args:
+        owner: whose text tower reads them.
+        text: ids, zero after the end.
+        known: ids that stand for the rows where the tower looks for the end.
+        rows: that are read in their places.
+    """
+    first = owner.model.tokenizer.vocab_size
+    if text.numel() and int(text.max()) >= first + len(known):
+        raise InputError(f"text: expected ids below {first + len(known)}, got {int(text.max())}")
+    slots = (text - first).clamp(min=-1)
+    ids = torch.where(slots >= 0, known[slots.clamp(min=0)], text)
+    with owner.resting() as tower:
+        found = put(tower.token_rows(tower.prepare(ids)), placed(tower, ids, slots), rows)
+        return text_tokens(owner.model, ids, rows=found)
 
 
-def split_words(words: Sequence[str], new: str) -> list[list[str]]:
-    """Words between the places where a new one stands; punctuation may touch it."""
-    pieces: list[list[str]] = [[]]
-    for word in words:
-        if word.startswith(new) and not word[len(new) :].isalnum():
-            pieces.append([word[len(new) :]] if word != new else [])
-        else:
-            pieces[-1].append(word)
-    return pieces
+PROBES = (
+    "The quick brown fox jumps over the lazy dog", "0123456789", "a,b.c;d:e!f?g'h-i(j)k", "Straße naïve ñandú",
+    "猫と犬", "a photo of a small red cup",
+)  # fmt: skip
+
+
+def tokenizer_hash(tokenizer: Tokenizer) -> str:
+    """32 hex digits of how many ids a tokenizer has, and which it gives for a few texts.
+
+    Example:
+        >>> from tether.models import create
+        >>> from tether.models.directional_token import tokenizer_hash
+        >>> tokenizer_hash(create("tiny").tokenizer) == tokenizer_hash(create("tiny", seed=1).tokenizer)
+        True
+    """
+    found = [str(tokenizer.vocab_size)]
+    for text in PROBES:
+        try:
+            found.append(str(tokenizer_at(tokenizer, 64)([text], long_text="raise").tolist()))
+        except (InputError, KeyError, ValueError):  # one that knows a few words alone
+            found.append("refused")
+    return texts_digest(found)[:32]
