@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -81,7 +81,7 @@ class ReferencePrompt(nn.Module):
         rows = [self.reader.encode_image(some).pooled for some in images.split(AT_ONCE)]
         return self.reader.tokens(torch.cat(rows))
 
-    def tokens(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b r w"]:
+    def tokens(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b r width"]:
         """Tokens of reference images, with gradient to the map."""
         return self.map(self.patches(images))
 
@@ -171,6 +171,7 @@ def train_referenced(
     learning_rate: PositiveRate = 1e-3,
     seed: Whole = 0,
     folder: Path | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train a diffusion and the map of its reference images together, in place; resumable, and left at rest.
 
@@ -185,6 +186,7 @@ def train_referenced(
         learning_rate: at its highest.
         seed: of the draws.
         folder: of checkpoints, from the newest of which it goes on; None keeps none.
+        should_stop: asked after each step; when true a checkpoint is saved and ``StoppedError`` raised.
 
     Raises:
         InputError: images, texts and references of different numbers or of another size.
@@ -204,6 +206,9 @@ def train_referenced(
         wanted = (len(texts), 3, *size)
         if given.dtype != torch.uint8 or tuple(given.shape) != wanted or not len(texts):
             raise InputError(f"{name}: expected {wanted} uint8, got {tuple(given.shape)} of {given.dtype}")
+    for row, captions in enumerate(texts):
+        if not len(captions):
+            raise InputError(f"texts, row {row}: expected at least one caption, got none")
     diffusion.requires_grad_(True)
     prompt.requires_grad_(True)
     tuning = Tuning[None](
@@ -217,7 +222,7 @@ def train_referenced(
         modules={"reference": prompt},
     )
     try:
-        play(tuning, diffusion, folder=folder, seed=seed)
+        play(tuning, diffusion, folder=folder, seed=seed, should_stop=should_stop)
     finally:
         for part in (diffusion, prompt):
             part.zero_grad(set_to_none=True)

@@ -89,7 +89,7 @@ class VideoEditor:
     @torch.no_grad()
     def edit(
         self,
-        frames: Float[Tensor, "f 3 h w"],
+        frames: Tensor,
         source_prompt: str,
         edit_prompt: str,
         *,
@@ -100,7 +100,7 @@ class VideoEditor:
         """The clip with another object.
 
         Args:
-            frames: in -1 to 1, of the diffusion's size.
+            frames: (f, 3, h, w) in -1 to 1, of the diffusion's size.
             source_prompt: what the clip shows.
             edit_prompt: what it shall show.
             word: of the source prompt, that names what is replaced.
@@ -140,7 +140,7 @@ class VideoEditor:
         return EditResult(self.diffusion.to_images(made).clamp(-1, 1).to(frames), shown)
 
     @torch.no_grad()
-    def masks(self, frames: Float[Tensor, "f 3 h w"], prompt: str, *, word: str) -> Bool[Tensor, "f h w"]:
+    def masks(self, frames: Tensor, prompt: str, *, word: str) -> Bool[Tensor, "f h w"]:
         """Where a word of a clip's caption is seen, at the size of the samples; arguments and errors as of ``edit``."""
         self.diffusion.check_images(frames, [prompt] * len(frames))
         places = self.places(prompt, word)

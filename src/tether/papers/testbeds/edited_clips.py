@@ -220,7 +220,8 @@ def teach(lab: Lab, judge: CropClassifier, images: Tensor, masks: Tensor, things
 
 def editor(bed: ClipBench, **settings: Any) -> VideoEditor:
     """One of a few steps; blending is off where it is not asked for."""
-    return VideoEditor(bed.diffusion, bed.references, **{"steps": SAMPLING, "blending": False, **settings})
+    given: dict[str, Any] = {"steps": SAMPLING, "blending": False, **settings}
+    return VideoEditor(bed.diffusion, bed.references, **given)
 
 
 def edited(bed: ClipBench, **settings: Any) -> dict[str, float]:
