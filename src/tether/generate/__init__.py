@@ -12,6 +12,7 @@ from tether.generate.diffuse.pipeline_diffusion import PipelineDiffusion
 from tether.generate.diffuse.pipelines import guided_pipeline, negative_states
 from tether.generate.diffuse.text_diffusion import TextDiffusion
 from tether.generate.edit.attention_maps import blend, fuse_frames, inject, token_mask
+from tether.generate.edit.frames import read_frames, write_frames
 from tether.generate.edit.reference import ReferencePrompt, train_referenced
 from tether.generate.edit.video import EditResult, VideoEditor
 from tether.generate.goals import Aim, ClipGoal, DirectionAim, Goal, Moment, PlainView, RandomViews, TextAim
@@ -64,9 +65,11 @@ __all__ = [
     "negative_states",
     "optimize_noise",
     "paint",
+    "read_frames",
     "slerp",
     "token_mask",
     "token_norm_stats",
     "train_generator",
     "train_referenced",
+    "write_frames",
 ]
