@@ -56,7 +56,7 @@ def learn_word_(
         >>> model = create("tiny").eval()
         >>> token, wanted = DirectionalToken(model, "cup", word="<mug>"), model.embed("a dog")[0]
         >>> losses = learn_word_(token, lambda one, _: -(one.encode(["a <mug>"]).unit @ wanted).sum(), steps=5)
-        >>> losses[-1] < losses[0], round(float(token.direction.norm()), 4)
+        >>> losses[-1] < losses[0], round(float(token.direction.detach().norm()), 4)
         (True, 1.0)
     """
     optimizer, losses = SphericalSGD([token.direction], lr=lr, kappa=kappa, target=token.start), list[float]()
