@@ -7,6 +7,8 @@ from tether.generate.diffuse.nag import CFG, NAG, nag
 from tether.generate.diffuse.nag_guidance import NAGGuidance
 from tether.generate.diffuse.pipelines import guided_pipeline, negative_states
 from tether.generate.diffuse.text_diffusion import TextDiffusion
+from tether.generate.edit.morph import DirectionalLoss, Morpher, StabilityLoss
+from tether.generate.edit.style import SemanticStyler, StyleResult, StyleWeights
 from tether.generate.edit.video import EditResult, VideoEditor
 from tether.generate.goals import Aim, ClipGoal, DirectionAim, Goal, Moment, PlainView, RandomViews, TextAim
 from tether.generate.invert.directional import DirectionalToken
@@ -24,11 +26,13 @@ __all__ = [
     "Aim",
     "ClipGoal",
     "DirectionAim",
+    "DirectionalLoss",
     "DirectionalToken",
     "EditResult",
     "Frame",
     "Goal",
     "Moment",
+    "Morpher",
     "NAGGuidance",
     "NoiseResult",
     "NoiseStep",
@@ -39,6 +43,10 @@ __all__ = [
     "PromptReward",
     "RandomViews",
     "Reward",
+    "SemanticStyler",
+    "StabilityLoss",
+    "StyleResult",
+    "StyleWeights",
     "TextAim",
     "TextDiffusion",
     "TextGenerator",
