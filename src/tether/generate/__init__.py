@@ -7,6 +7,8 @@ from tether.generate.diffuse.nag import CFG, NAG, nag
 from tether.generate.diffuse.nag_guidance import NAGGuidance
 from tether.generate.diffuse.pipelines import guided_pipeline, negative_states
 from tether.generate.diffuse.text_diffusion import TextDiffusion
+from tether.generate.edit.guided_inversion import FICE_WEIGHTS, GuidedEdit, GuidedInversion
+from tether.generate.edit.kept_parts import PartMaps
 from tether.generate.edit.video import EditResult, VideoEditor
 from tether.generate.goals import Aim, ClipGoal, DirectionAim, Goal, Moment, PlainView, RandomViews, TextAim
 from tether.generate.invert.directional import DirectionalToken
@@ -19,6 +21,7 @@ from tether.generate.training import train_generator
 
 __all__ = [
     "CFG",
+    "FICE_WEIGHTS",
     "GENERATORS",
     "NAG",
     "Aim",
@@ -28,6 +31,8 @@ __all__ = [
     "EditResult",
     "Frame",
     "Goal",
+    "GuidedEdit",
+    "GuidedInversion",
     "Moment",
     "NAGGuidance",
     "NoiseResult",
@@ -35,6 +40,7 @@ __all__ = [
     "NormRegularizer",
     "Painting",
     "PaintingProgress",
+    "PartMaps",
     "PlainView",
     "PromptReward",
     "RandomViews",
