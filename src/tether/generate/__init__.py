@@ -9,6 +9,7 @@ from tether.generate.diffuse.pipelines import guided_pipeline, negative_states
 from tether.generate.diffuse.text_diffusion import TextDiffusion
 from tether.generate.edit.guided_inversion import FICE_WEIGHTS, GuidedEdit, GuidedInversion
 from tether.generate.edit.kept_parts import PartMaps
+from tether.generate.edit.segmenter_parser import SegmenterParser
 from tether.generate.edit.video import EditResult, VideoEditor
 from tether.generate.goals import Aim, ClipGoal, DirectionAim, Goal, Moment, PlainView, RandomViews, TextAim
 from tether.generate.invert.directional import DirectionalToken
@@ -45,6 +46,7 @@ __all__ = [
     "PromptReward",
     "RandomViews",
     "Reward",
+    "SegmenterParser",
     "TextAim",
     "TextDiffusion",
     "TextGenerator",

@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tether.core.errors import InputError, NotFiniteError, StoppedError
-from tether.generate import FICE_WEIGHTS, GuidedInversion, PartMaps, RandomViews
+from tether.generate import FICE_WEIGHTS, GuidedInversion, PartMaps, RandomViews, SegmenterParser
 from tether.generate.edit.kept_parts import code_spread, pasted, stacked_maps
 from tether.models import create
 from tether.models.embed import encode_texts
 from tether.models.latent.style import StyleCodec
+from tether.tasks.segment.maskclip import TokenSegmenter, ValueSegmenter
 
 CODEC = StyleCodec(size=16, dim=8, width=8).eval().requires_grad_(False)
 MODEL = create("tiny", image_size=16).eval()
@@ -110,6 +111,27 @@ def test_classes_are_gathered_to_parts() -> None:
     assert torch.equal(found.pose, maps)
 
 
+NAMES = ["cloth", "face", "wall"]
+
+
+def test_a_segmenter_parses_with_gradient_as_it_segments() -> None:
+    segmenter = ValueSegmenter().prepare(MODEL, NAMES)
+    found = SegmenterParser(segmenter, MODEL, body=["cloth"], head=["face"])
+    image = IMAGE.clone().requires_grad_()
+    maps = found(image)
+    torch.testing.assert_close(maps.pose[:, :2], torch.cat([maps.body, maps.head], dim=1))
+    torch.testing.assert_close(maps.pose.sum(dim=1), torch.ones(2, 16, 16))
+    (gradient,) = torch.autograd.grad(maps.head.square().sum(), image)
+    assert bool(gradient.any())
+    pixels = (IMAGE * 255).round().to(torch.uint8)
+    again = found(pixels.float() / 255).pose
+    scores = torch.stack([torch.from_numpy(one.scores).float() for one in segmenter.predict(list(pixels))])
+    wanted = F.interpolate(scores.softmax(dim=1), size=(16, 16), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(again, wanted, atol=2e-3, rtol=0)
+    edited = editor(parser=found).edit(IMAGE, TEXTS)
+    assert edited.losses.keys() == FICE_WEIGHTS.keys()
+
+
 def test_it_stops_when_asked_and_gives_up_where_no_number_comes() -> None:
     with pytest.raises(StoppedError):
         editor().edit(IMAGE, TEXTS, should_stop=lambda: True)
@@ -153,6 +175,15 @@ MAP = torch.full((2, 1, 16, 16), 0.5)
         (lambda: pasted(IMAGE, IMAGE, MAP[..., :8]), r"head: expected \(2, 1, 16, 16\)"),
         (lambda: stacked_maps(IMAGE, body=(0,), head=(0,)), r"different classes, got \[0\]"),
         (lambda: stacked_maps(IMAGE, body=(0,), head=(3,)), "classes from 0 to 2, got 3"),
+        (lambda: SegmenterParser(ValueSegmenter(), MODEL, body=NAMES), "a text for each class and no background"),
+        (
+            lambda: SegmenterParser(TokenSegmenter(background=["sea", "sky"]).prepare(MODEL, NAMES), MODEL, body=NAMES),
+            "and no background",
+        ),
+        (
+            lambda: SegmenterParser(TokenSegmenter().prepare(MODEL, NAMES), MODEL, body=["shoe"]),
+            "expected some of cloth, face, wall, got 'shoe'",
+        ),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(make, said: str) -> None:
