@@ -9,7 +9,9 @@ from tether.generate.diffuse.pipelines import guided_pipeline, negative_states
 from tether.generate.diffuse.text_diffusion import TextDiffusion
 from tether.generate.edit.guided_inversion import FICE_WEIGHTS, GuidedEdit, GuidedInversion
 from tether.generate.edit.kept_parts import PartMaps
+from tether.generate.edit.morph import DirectionalLoss, Morpher, StabilityLoss
 from tether.generate.edit.segmenter_parser import SegmenterParser
+from tether.generate.edit.style import SemanticStyler, StyleResult, StyleWeights
 from tether.generate.edit.video import EditResult, VideoEditor
 from tether.generate.goals import Aim, ClipGoal, DirectionAim, Goal, Moment, PlainView, RandomViews, TextAim
 from tether.generate.invert.directional import DirectionalToken
@@ -28,6 +30,7 @@ __all__ = [
     "Aim",
     "ClipGoal",
     "DirectionAim",
+    "DirectionalLoss",
     "DirectionalToken",
     "EditResult",
     "Frame",
@@ -35,6 +38,7 @@ __all__ = [
     "GuidedEdit",
     "GuidedInversion",
     "Moment",
+    "Morpher",
     "NAGGuidance",
     "NoiseResult",
     "NoiseStep",
@@ -47,6 +51,10 @@ __all__ = [
     "RandomViews",
     "Reward",
     "SegmenterParser",
+    "SemanticStyler",
+    "StabilityLoss",
+    "StyleResult",
+    "StyleWeights",
     "TextAim",
     "TextDiffusion",
     "TextGenerator",
