@@ -26,8 +26,8 @@ from tether.core.replaced_parts import replaced_parts
 from tether.core.types import Batch
 from tether.data import open_source
 from tether.data.loader import ordered
+from tether.evaluate.measures import evaluate as measured
 from tether.evaluate.metric_names import beside, describe, shown
-from tether.evaluate.suite import evaluate as measured
 from tether.models.save import CONFIG_FILE, save
 from tether.workflows.compressed_folder import PARTS, REPORT_FILE, check_free
 from tether.workflows.guard import guarded
