@@ -101,7 +101,10 @@ def test_repair_and_pruning_say_what_they_did(model: Path, tmp_path: Path, call)
 def test_a_copy_is_protected_and_made_whole_by_its_key_alone(model: Path, tmp_path: Path, call) -> None:
     key, public = tmp_path / "mine.key.safetensors", tmp_path / "public"
     shared = ("--share", 0.01, "--limit", 12, "--rows", 6, "--out", public)
-    assert "--protect: looks at data; expected --calibrate" in call("compress", model, "--protect", key, *shared, code=2).err
+    assert (
+        "--protect: looks at data; expected --calibrate"
+        in call("compress", model, "--protect", key, *shared, code=2).err
+    )
     given = ("--protect", key, "--calibrate", "emoji:split=validation", *shared)
     inside = call("compress", model, *given[2:], "--protect", public / "key.safetensors", code=2).err
     assert "which is what others get" in inside.replace("\n", " ")
@@ -122,7 +125,9 @@ def test_a_copy_is_protected_and_made_whole_by_its_key_alone(model: Path, tmp_pa
     refused = call("compress", other, "--restore", key, "--out", tmp_path / "none", code=2).err
     assert "belongs to another model: expected digest" in refused.replace("\n", " ")
     assert not (tmp_path / "none" / "model.json").exists()
-    assert "goes with MODEL" in call("compress", public, "--restore", key, "--edit", "octav", "--out", whole, code=2).err
+    assert (
+        "goes with MODEL" in call("compress", public, "--restore", key, "--edit", "octav", "--out", whole, code=2).err
+    )
     assert "no such file" in call("compress", public, "--restore", tmp_path / "no", "--out", whole / "x", code=2).err
 
 

@@ -74,6 +74,23 @@ def test_epsilon_is_opacus_own_with_and_without_the_count(accountant: str) -> No
     assert found == [expected.get_epsilon(delta=1e-3)] * 2
 
 
+def test_what_was_spent_before_is_counted() -> None:
+    whole = sites(1, count_std=None)[0]
+    first, second = (sites(1, count_std=None)[0] for _ in range(2))
+    for client, rounds in ((whole, 7), (first, 3)):
+        for _ in range(rounds):
+            client.train(client.state, c=1.0)
+    second.spent_before(first.history)
+    for _ in range(4):
+        second.train(second.state, c=1.0)
+    assert second.history == whole.history == [(SIGMA, BATCH / 60, 7)]
+    assert second.epsilon(delta=1e-3) == whole.epsilon(delta=1e-3) > first.epsilon(delta=1e-3)
+    with pytest.raises(InputError, match="history: expected"):
+        second.spent_before([(1.0, 0.1, 1)])
+    with pytest.raises(InputError, match="history: expected"):
+        sites(1)[0].spent_before([(1.0, 2.0, 1)])
+
+
 def test_without_noise_nothing_is_private_and_gradients_are_the_plain_ones() -> None:
     client = PrivateClient(head(), *rows(0), batch_size=60, noise_multiplier=0.0, lr=0.5)
     module, (x, y) = head(), rows(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
@@ -48,6 +48,12 @@ class PrivateClient:
     accountant counts it. With ``count_std`` the share of clipped samples is released, too: the gradients' noise is
     raised so that both together cost what ``noise_multiplier`` alone would (arXiv 1905.03871, theorem 1). A sample
     whose gradient is NaN adds nothing.
+
+    Attributes:
+        batch_size: as given.
+        noise_multiplier: as given.
+        count_std: as given.
+        repeats: whether batches and noise come from a seed.
 
     Args:
         module: what is trained; copied. It maps x to logits.
@@ -126,6 +132,7 @@ class PrivateClient:
         with torch.no_grad():
             check_loss(loss, classes=module(self._x[:1]).shape[1])
         self.batch_size, self.noise_multiplier, self.count_std = batch_size, self._sigma, count_std
+        self.repeats = seed is not None
 
     @property
     def state(self) -> dict[str, Tensor]:
@@ -155,6 +162,24 @@ class PrivateClient:
             if self._sigma:
                 self._accountant.step(noise_multiplier=self._sigma, sample_rate=self._rate)
         return Update(self.state, None if self.count_std is None else self._clip.share)
+
+    @property
+    def history(self) -> list[tuple[float, float, int]]:
+        """What Opacus' accountant counts: noise multiplier, sample rate and steps, stretch by stretch."""
+        return [(float(sigma), float(rate), int(steps)) for sigma, rate, steps in self._accountant.history]
+
+    def spent_before(self, history: Sequence[tuple[float, float, int]]) -> None:
+        """Count what the same rows have spent in an earlier process, before any step of this one.
+
+        Raises:
+            InputError: steps were taken already, or no history.
+        """
+        whole = all(len(one) == 3 and one[0] > 0 and 0 < one[1] <= 1 and one[2] >= 1 for one in history)
+        if self._accountant.history or not whole:
+            raise InputError(
+                f"history: expected (noise, rate, steps) before the first step, got {list(history)!r:.100}"
+            )
+        self._accountant.history = [(float(sigma), float(rate), int(steps)) for sigma, rate, steps in history]
 
     @checked
     def epsilon(self, *, delta: Inner) -> float:
