@@ -17,6 +17,18 @@ from tether.generate.edit.reference import ReferencePrompt, train_referenced
 from tether.generate.edit.video import EditResult, VideoEditor
 from tether.generate.goals import Aim, ClipGoal, DirectionAim, Goal, Moment, PlainView, RandomViews, TextAim
 from tether.generate.invert.directional import DirectionalToken, denoising_loss, learn_word_, token_norm_stats
+from tether.generate.draw.implicit import FinerField, layer_schedule
+from tether.generate.edit.guided_inversion import FICE_WEIGHTS, GuidedEdit, GuidedInversion
+from tether.generate.edit.kept_parts import PartMaps
+from tether.generate.edit.morph import DirectionalLoss, Morpher, StabilityLoss
+from tether.generate.edit.segmenter_parser import SegmenterParser
+from tether.generate.edit.style import SemanticStyler, StyleResult, StyleWeights
+from tether.generate.edit.video import EditResult, VideoEditor
+from tether.generate.goals import Aim, ClipGoal, DirectionAim, Goal, Moment, PlainView, RandomViews, TextAim, ViewMaker
+from tether.generate.invert.bank import ImageBank, local_procrustes
+from tether.generate.invert.directional import DirectionalToken
+from tether.generate.invert.field_fit import fit_field
+from tether.generate.invert.implicit import ColorViews, Inversion, InversionAim
 from tether.generate.noise import NoiseResult, NoiseStep, NormRegularizer, Reward, optimize_noise
 from tether.generate.painting import Frame, Painting, PaintingProgress, paint
 from tether.generate.prompt_reward import PromptReward
@@ -26,17 +38,27 @@ from tether.generate.training import train_generator
 
 __all__ = [
     "CFG",
+    "FICE_WEIGHTS",
     "GENERATORS",
     "NAG",
     "Aim",
     "AttentionStore",
     "ClipGoal",
+    "ColorViews",
     "DirectionAim",
+    "DirectionalLoss",
     "DirectionalToken",
     "EditResult",
+    "FinerField",
     "Frame",
     "Goal",
+    "GuidedEdit",
+    "GuidedInversion",
+    "ImageBank",
+    "Inversion",
+    "InversionAim",
     "Moment",
+    "Morpher",
     "NAGGuidance",
     "NoiseResult",
     "NoiseStep",
@@ -44,11 +66,17 @@ __all__ = [
     "Painting",
     "PaintingProgress",
     "PipelineDiffusion",
+    "PartMaps",
     "PlainView",
     "PromptReward",
     "RandomViews",
     "ReferencePrompt",
     "Reward",
+    "SegmenterParser",
+    "SemanticStyler",
+    "StabilityLoss",
+    "StyleResult",
+    "StyleWeights",
     "TextAim",
     "TextDiffusion",
     "TextGenerator",
@@ -61,6 +89,11 @@ __all__ = [
     "guided_pipeline",
     "inject",
     "learn_word_",
+    "ViewMaker",
+    "fit_field",
+    "guided_pipeline",
+    "layer_schedule",
+    "local_procrustes",
     "nag",
     "negative_states",
     "optimize_noise",

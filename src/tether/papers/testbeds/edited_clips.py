@@ -34,7 +34,7 @@ CROP, CLASSIFIER_STEPS = 16, 300
 
 
 @dataclass(frozen=True, slots=True)
-class Clip:
+class EditedClip:
     """One clip and its edit.
 
     Attributes:
@@ -69,7 +69,7 @@ class ClipBench:
 
     diffusion: TextDiffusion
     references: ReferencePrompt
-    clips: list[Clip]
+    clips: list[EditedClip]
     judge: CropClassifier
 
 
@@ -161,9 +161,9 @@ def in_range(pixels: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
     return pixels.float().div(127.5).sub(1)
 
 
-def clips(lab: Lab, *, speed: int, count: int) -> list[Clip]:
+def clips(lab: Lab, *, speed: int, count: int) -> list[EditedClip]:
     """Clips of scenes that were not trained on; the large thing goes to the right and gets another colour and shape."""
-    dice, found = in_memory.dice_of(lab, f"clips {speed}", salt="edited clips"), list[Clip]()
+    dice, found = in_memory.dice_of(lab, f"clips {speed}", salt="edited clips"), list[EditedClip]()
     for _ in range(count):
         scene = drawn_scene(dice)
         large, small = scene.things
@@ -174,7 +174,7 @@ def clips(lab: Lab, *, speed: int, count: int) -> list[Clip]:
         shots = [shot(Scene((one, small), scene.background, scene.variant)) for one in moved]
         new = Thing(shape, colour, "large", "plain", "whole", 0.5, 0.5, large.units)
         found.append(
-            Clip(
+            EditedClip(
                 in_range(torch.stack([pixels for pixels, _ in shots])),
                 torch.stack([mask for _, mask in shots]),
                 speed,
@@ -235,7 +235,7 @@ def edited(bed: ClipBench, **settings: Any) -> dict[str, float]:
     return {name: sum(one[name] for one in found) / len(found) for name in found[0]}
 
 
-def _figures(bed: ClipBench, clip: Clip, used: VideoEditor) -> dict[str, float]:
+def _figures(bed: ClipBench, clip: EditedClip, used: VideoEditor) -> dict[str, float]:
     made: EditResult = used.edit(clip.frames, *clip.said, word=clip.word, reference=clip.reference)
     near = F.max_pool2d(clip.things[:, None].float(), 3, stride=1, padding=1).expand_as(made.frames) > 0
     error = (made.frames - clip.frames)[~near].square().mean().clamp(min=1e-8)
