@@ -11,22 +11,19 @@ from tether.generate.diffuse.nag_guidance import NAGGuidance
 from tether.generate.diffuse.pipeline_diffusion import PipelineDiffusion
 from tether.generate.diffuse.pipelines import guided_pipeline, negative_states
 from tether.generate.diffuse.text_diffusion import TextDiffusion
+from tether.generate.draw.implicit import FinerField, layer_schedule
 from tether.generate.edit.attention_maps import blend, fuse_frames, inject, token_mask
 from tether.generate.edit.frames import read_frames, write_frames
-from tether.generate.edit.reference import ReferencePrompt, train_referenced
-from tether.generate.edit.video import EditResult, VideoEditor
-from tether.generate.goals import Aim, ClipGoal, DirectionAim, Goal, Moment, PlainView, RandomViews, TextAim
-from tether.generate.invert.directional import DirectionalToken, denoising_loss, learn_word_, token_norm_stats
-from tether.generate.draw.implicit import FinerField, layer_schedule
 from tether.generate.edit.guided_inversion import FICE_WEIGHTS, GuidedEdit, GuidedInversion
 from tether.generate.edit.kept_parts import PartMaps
 from tether.generate.edit.morph import DirectionalLoss, Morpher, StabilityLoss
+from tether.generate.edit.reference import ReferencePrompt, train_referenced
 from tether.generate.edit.segmenter_parser import SegmenterParser
 from tether.generate.edit.style import SemanticStyler, StyleResult, StyleWeights
 from tether.generate.edit.video import EditResult, VideoEditor
 from tether.generate.goals import Aim, ClipGoal, DirectionAim, Goal, Moment, PlainView, RandomViews, TextAim, ViewMaker
 from tether.generate.invert.bank import ImageBank, local_procrustes
-from tether.generate.invert.directional import DirectionalToken
+from tether.generate.invert.directional import DirectionalToken, denoising_loss, learn_word_, token_norm_stats
 from tether.generate.invert.field_fit import fit_field
 from tether.generate.invert.implicit import ColorViews, Inversion, InversionAim
 from tether.generate.noise import NoiseResult, NoiseStep, NormRegularizer, Reward, optimize_noise
@@ -65,8 +62,8 @@ __all__ = [
     "NormRegularizer",
     "Painting",
     "PaintingProgress",
-    "PipelineDiffusion",
     "PartMaps",
+    "PipelineDiffusion",
     "PlainView",
     "PromptReward",
     "RandomViews",
@@ -82,17 +79,16 @@ __all__ = [
     "TextGenerator",
     "VarGenerator",
     "VideoEditor",
+    "ViewMaker",
     "blend",
     "ddim_step",
     "denoising_loss",
+    "fit_field",
     "fuse_frames",
     "guided_pipeline",
     "inject",
-    "learn_word_",
-    "ViewMaker",
-    "fit_field",
-    "guided_pipeline",
     "layer_schedule",
+    "learn_word_",
     "local_procrustes",
     "nag",
     "negative_states",
