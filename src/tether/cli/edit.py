@@ -117,12 +117,11 @@ def command(
             assert codes is not None  # _check_to saw to it
             from tether.workflows.guided_edit import edit_to
 
-            rates = {} if rate is None else {"rate": rate}
             found = edit_to(
                 image, to, model=model, codes=codes, keep=keep, change=_words(change), keep_words=_words(keep_words),
                 rest=_words(rest), steps=steps or 500, views=views or 0, frames=kept, judge=judge, state=state,
                 resume=resume, seed=seed, random_weights=random_weights, device=device, on_progress=step,
-                should_stop=stopping.asked, **rates,
+                should_stop=stopping.asked, rate=5e-2 if rate is None else rate,
             )  # fmt: skip
         else:
             found = edit(
