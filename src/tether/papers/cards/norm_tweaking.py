@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tether.core.card import Card, Claim, Condition, Trial
+from tether.core.card import Card, Claim, Condition, Trial, Tried
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from tether.papers.testbeds.char_lm import CharModel
 
 BITS, SEQUENCES, LENGTH, RATE = 2, 64, 48, 5e-3
-DISTILLED_RATES = (1e-3, 3e-3, 5e-3, 1e-2)
-"""Of the other way to move the norms, which has the best of them on each seed's validation text."""
+DISTILLED_RATE = 1e-2
+"""Of the other way to move the norms; both rates are the best of four on pilot seeds."""
 
 CARD = Card(
     slug="norm-tweaking",
@@ -40,7 +40,8 @@ CARD = Card(
         baseline="the same rounded model, untouched",
         scale=f"character model of 8 pre-norm layers with RMSNorm and width 64, {BITS} bits, one clip value a matrix "
         f"(the largest magnitude), {SEQUENCES} texts of {LENGTH} characters",
-        equal="the float model, its rounded matrices and the bits",
+        equal="the float model, its rounded matrices and the bits; of norms moved either way also texts and steps, and "
+        "the rate, the best of 0.001, 0.003, 0.005 and 0.01 on seeds 10 and 11",
         conditions=(
             Condition(
                 says="It gives back at least 15 % of what rounding cost.",
@@ -61,6 +62,12 @@ CARD = Card(
                 better="lower",
                 least=-0.03,
             ),
+            Condition(
+                says="The same norms, moved all at once toward the float model's logits, do not give back more.",
+                ours="tweaked",
+                than="distilled",
+                better="lower",
+            ),
         ),
     ),
     differences=(
@@ -68,10 +75,18 @@ CARD = Card(
         "The next layer is given outputs computed after the pass; that code hands on those recorded before each step, "
         "which is the option passed='recorded'.",
         "First characters are drawn from the training text; the paper draws tokens of its main languages.",
-        f"The learning rate of {RATE:g} is the sheet's for a model this small, 500 times the paper's for billions.",
+        f"The learning rate of {RATE:g} is 500 times the paper's for billions of weights.",
         "Only 2 bits are tried: at 3 and 4 bits rounding costs a model this small too little to give back.",
     ),
-    minutes=6.0,
+    tried=(
+        Tried(
+            bed="this bed on pilot seeds 10 and 11, rates 0.001, 0.003, 0.005 and 0.01",
+            outcome="Rounding cost 0.35 and 0.53 nats; tweaking gave back 0.015, 0.025, 0.025 and 0.007 of them on the "
+            "one seed, 0.030, 0.064, 0.070 and 0.070 on the other. The same norms moved toward the float logits "
+            "gave back 0.033, 0.077, 0.100 and 0.122, and 0.068, 0.140, 0.173 and 0.209.",
+        ),
+    ),
+    minutes=4.0,
     guide="compressing.md",
     authors=("Li", "Li", "Zhang", "Chu"),
 )
@@ -90,9 +105,7 @@ def reproduce(lab: Lab) -> Trial:
     notes["recovered"] = (rounded - tweaked) / (rounded - notes["float"])
     notes["tweaked_on_learning_text"] = mended(lab, learnt, scale="max")[1]
     notes["rounded_octav"], notes["tweaked_octav"], _ = mended(lab, own, scale="octav")
-    for rate in DISTILLED_RATES:
-        notes[f"distilled_{rate:g}"] = distilled(lab, plain, own, rate=rate)
-    notes["distilled"] = min(notes[f"distilled_{rate:g}"] for rate in DISTILLED_RATES)
+    notes["distilled"] = distilled(lab, plain, own, rate=DISTILLED_RATE)
     return Trial(rounded, tweaked, notes)
 
 
