@@ -18,7 +18,9 @@ CARD = Card(
     package="compress",
     parts=("tether.compress.tokens.trim.trim_tokens", "tether.compress.tokens.trim.Trimmed"),
     needs=("an encoder with patches", "a text for each image"),
-    gives="Fewer patches for what reads them after the encoder, chosen by a text and without training.",
+    gives="Fewer patches for what reads them after the encoder, chosen by a text and without training: twice as many "
+    "of the named thing as by chance, once the sign that fits a model is known, but fewer than the class token "
+    "attends to.",
     claim=Claim(
         says="Of the quarter of patches that fit a phrase by CLIP's own scores, more show the thing that the phrase "
         "names than of those that the class token attends to, which knows no text.",
@@ -71,7 +73,7 @@ CARD = Card(
             "class token attends to in 13 and 14 %.",
         ),
     ),
-    minutes=2.0,
+    minutes=4.0,
     guide="compressing.md",
     authors=("Song", "Wang", "Chen", "Wang", "Guan", "Wang"),
 )
