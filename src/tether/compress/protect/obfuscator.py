@@ -67,7 +67,7 @@ class Obfuscator:
     Attributes:
         found: what came of the last ``fit``.
 
-    Source: Zhou, Luo, Ren, Xu, ICML 2023; Tongzhou0101/NNSplitter. The released L1 term is on the masked weights
+    Source: arXiv 2305.00097, section 3; Tongzhou0101/NNSplitter. The released L1 term is on the masked weights
     themselves (``penalty="weights"``), the paper's on their change; the released controller descends where it should
     climb, see ``FilterController``.
 
