@@ -88,7 +88,7 @@ CARD = Card(
         Tried(
             bed="this bed, pilot seeds 10 and 11, weights of 0, 0.03 and 0.1 for both arms",
             outcome="Against the cosine without a weight the cosine with one lost 0.08 and 0.7 dB on the mean; "
-            "geodesics gained 0.02 without a weight and lost 0.2 and 1.4 or so with one. So the difference that is "
+            "geodesics gained 0.02 without a weight and lost 0.2 and 1.0 with one. So the difference that is "
             "claimed was not seen; the claim was left as the paper's.",
         ),
     ),
