@@ -22,12 +22,12 @@ CARD = Card(
     authors=("Oh", "Lee", "Hwang", "Yoon"),
     package="generate",
     parts=(
+        "tether.generate.edit.morph.Morpher",
+        "tether.generate.edit.morph.DirectionalLoss",
+        "tether.generate.edit.morph.StabilityLoss",
         "tether.losses.flow_kernel.geodesic_kernel",
         "tether.losses.flow_kernel.GeodesicSimilarity",
         "tether.losses.directional.directional_loss",
-        "tether.generate.edit.morph.DirectionalLoss",
-        "tether.generate.edit.morph.StabilityLoss",
-        "tether.generate.edit.morph.Morpher",
     ),
     needs=("a trained model of pairs", "images", "a text of what they show and one of what they shall show"),
     gives="Images moved from what one text says towards another, their similarities taken along geodesics; not "
