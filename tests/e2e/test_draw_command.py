@@ -61,11 +61,18 @@ def test_writes_lines_a_film_an_image_and_what_it_says(saved: Path, tmp_path: Pa
             "n_strokes: expected a whole number of at least 1",
         ),
         (["a", "--svg", "b.svg", "--canvas", "clay"], "unknown part 'clay'"),
-        (["a", "--svg", "b.svg", "--canvas", "blobs"], "blobs are not made of lines"),
+        (["a", "--svg", "b.svg", "--canvas", "blobs"], "blobs is not made of lines"),
         (["a", "--svg", "b.svg", "--negative", " "], "--negative: expected a text with words"),
         (["a", "--svg", "b.svg", "--start", "bad.svg"], "bad.svg: not SVG"),
         (["a", "--svg", "b.svg", "--start", "no.svg"], "no.svg"),
-        (["a", "--svg", "b.svg", "--start", "bad.svg", "--canvas", "primitives"], "expected strokes to go on with"),
+        (
+            ["a", "--svg", "b.svg", "--start", "bad.svg", "--canvas", "primitives"],
+            "expected strokes or implicit",
+        ),
+        (["a", "--image", "b.png", "--bank", "emoji"], "--bank: expected the canvas implicit, got strokes"),
+        (["a", "--image", "b.png", "--canvas", "implicit", "--bank", "nowhere"], "nowhere"),
+        (["a", "--image", "b.png", "--canvas", "implicit", "--start", "bad.svg"], "bad.svg"),
+        (["a", "--image", "b.png", "--canvas", "implicit:layers=0"], "layers: expected a whole number in [1, 64]"),
         (["a", "--svg", "bad.svg", "--start", "bad.svg", "--existing", "replace"], "give it another name"),
     ],
 )
@@ -178,3 +185,37 @@ def test_lines_of_others_are_read_and_what_would_be_lost_is_refused() -> None:
         read_svg("<html/>", where="x")
     with pytest.raises(InputError, match="width: expected a number"):
         read_svg('<svg><path d="M0 0L1 1"/></svg>', where="x")
+
+
+FIELD = "implicit:width=12,layers=2"
+
+
+def test_an_implicit_canvas_begins_at_the_nearest_image_of_a_bank_and_goes_on_bit_for_bit(
+    saved: Path, model: Clip, tmp_path: Path, call: Any
+) -> None:
+    bank, png, again = "scenes:rows=12,size=64", tmp_path / "a.png", tmp_path / "b.png"
+    drawn = ["draw", "a red circle", "--model", saved, "--canvas", FIELD, "--bank", bank, "--steps", "6"]
+    said = call(*drawn, "--image", png, "--negative", "a mess")
+    assert "nearest of 12 images of the bank" in said.err
+    assert Image.open(png).size == (32, 32)
+    state, calls = tmp_path / "b.painting", iter([False, False, True])
+    settings = {"model": model, "canvas": FIELD, "bank": bank, "steps": 6, "negatives": ["a mess"], "state": state}
+    with pytest.raises(StoppedError):
+        tether.draw("a red circle", should_stop=lambda: next(calls), **settings)
+    with pytest.raises(InputError, match="another painting: bank"):
+        tether.draw("a red circle", resume=True, **settings | {"bank": "scenes:rows=11,size=64"})
+    tether.draw("a red circle", resume=True, **settings).save_png(again)
+    assert png.read_bytes() == again.read_bytes()
+
+
+def test_an_implicit_canvas_begins_at_an_image_and_a_bank_may_lack_texts(model: Clip, tmp_path: Path) -> None:
+    red = tmp_path / "photos" / "red.png"
+    red.parent.mkdir()
+    Image.new("RGB", (40, 30), (255, 0, 0)).save(red)
+    found = tether.draw("a circle", model=model, canvas="implicit", start=red, steps=1)
+    first = found.painting.frames[0].image.float().mean(dim=(1, 2))
+    assert first[0] > 200
+    assert max(first[1:]) < 60
+    told = tether.draw("a circle", model=model, canvas=FIELD, bank=[red], steps=1).remarks
+    assert "began from" in told[0]
+    assert "has no texts" in told[1]

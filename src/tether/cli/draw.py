@@ -22,8 +22,8 @@ def command(
     canvas: Annotated[
         str,
         typer.Option(
-            help="strokes, blobs, primitives or pixels, with settings as strokes:n_strokes=64,size=96 (a wrong one is "
-            "answered with all there are)."
+            help="strokes, blobs, primitives, implicit or pixels, with settings as strokes:n_strokes=64,size=96 (a "
+            "wrong one is answered with all there are)."
         ),
     ] = "strokes",
     negative: Annotated[list[str] | None, typer.Option(help="What not to show; may be given again.")] = None,
@@ -31,7 +31,13 @@ def command(
     steps: Annotated[int, typer.Option(min=1, help="Of the optimiser.")] = 500,
     views: Annotated[int, typer.Option(min=0, help="Random views of each step; 0 looks at the canvas as it is.")] = 4,
     frames: Annotated[int, typer.Option(min=1, help="Of the film, besides the start.")] = 12,
-    start: Annotated[Path | None, typer.Option(help="An SVG of paths to start from, not from random strokes.")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="To start from: for strokes an SVG of paths, for implicit an image.")
+    ] = None,
+    bank: Annotated[
+        str | None,
+        typer.Option(help="Images with texts for the canvas implicit: it starts from the one nearest to the prompt."),
+    ] = None,
     judge: Annotated[str | None, typer.Option(help="Another model that says how near the drawing is.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a drawing that was stopped.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the start and the views.")] = 0,
@@ -40,12 +46,13 @@ def command(
     json: Json = None,
     existing: Existing = "refuse",
 ) -> None:
-    """Draw what a text says, for a model: strokes, blobs or primitives, with SVG and film.
+    """Draw what a text says, for a model: strokes, blobs, primitives or a field, with SVG and film.
 
     Examples:
       tether draw "a red bicycle" --model starter --svg bicycle.svg --html film.html
       tether draw "a red bicycle" --model MODEL --canvas primitives:patches=5 --svg bicycle.svg --judge OTHER
       tether draw "a red circle" --model MODEL --negative "a mess" --svg circle.svg --steps 1000 --resume
+      tether draw "a red circle" --model MODEL --canvas implicit --bank photos/ --image circle.png
     """
     from tether.cli.screen import bar
     from tether.cli.stopping import Stopping
@@ -57,9 +64,9 @@ def command(
     if first is None:
         raise InputError("--svg, --html, --image: expected at least one file to write")
     state = first.with_name(f"{first.name}.painting")
-    inputs: dict[str, object] = {"--start": start, "--model": model, "the drawing on its way": state}
+    inputs: dict[str, object] = {"--start": start, "--bank": bank, "--model": model, "the drawing on its way": state}
     check_outputs(outputs, existing=existing, inputs=inputs)
-    check_canvas(canvas, svg=svg is not None, start=start is not None)
+    check_canvas(canvas, svg=svg is not None, start=start, bank=bank is not None)
     with bar("draw") as shown, Stopping() as stopping:
 
         def step(done: int, total: int | None) -> None:
@@ -77,6 +84,7 @@ def command(
             views=views,
             frames=frames,
             start=start,
+            bank=bank,
             judge=judge,
             state=state,
             resume=resume,

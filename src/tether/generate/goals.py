@@ -50,6 +50,21 @@ class Goal(Protocol):
         ...
 
 
+@runtime_checkable
+class ViewMaker(Protocol):
+    """What of images a CLIP sees.
+
+    Attributes:
+        count: views of each image.
+    """
+
+    count: int
+
+    def __call__(self, image: Tensor, *, draws: torch.Generator) -> Tensor:
+        """(count * b, 3, h, w) of (b, 3, h, w): the first view of each image, then the second of each, and so on."""
+        ...
+
+
 class RandomViews:
     """Random views of images: in perspective, then a part of it enlarged, drawn explicitly from a generator.
 
@@ -215,7 +230,7 @@ class ClipGoal:
         model: DualEncoder,
         aims: Sequence[Aim] | Mapping[str, Aim],
         *,
-        views: RandomViews | PlainView | None = None,
+        views: ViewMaker | None = None,
     ) -> None:
         """Take the parts.
 
@@ -243,7 +258,7 @@ class ClipGoal:
         *,
         negatives: Sequence[str] = (),
         negative_weight: NonNegative = 0.3,
-        views: RandomViews | PlainView | None = None,
+        views: ViewMaker | None = None,
         reduction: Reduction = "sum",
     ) -> ClipGoal:
         """Towards a text and away from others.

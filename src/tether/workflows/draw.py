@@ -1,4 +1,4 @@
-"""Drawing what a text says, for a model: strokes, blobs or primitives, with their SVG and film."""
+"""Drawing what a text says, for a model: strokes, blobs, primitives or a field, with their SVG and film."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, Whole, checked
-from tether.generate.draw import CANVASES, Canvas, PrimitiveCanvas, StrokeCanvas
+from tether.generate.draw import CANVASES, Canvas, FinerField, PrimitiveCanvas, StrokeCanvas
 from tether.generate.draw.svg import read_svg
 from tether.generate.goals import ClipGoal, PlainView, RandomViews
+from tether.generate.invert.implicit import begin
 from tether.generate.painting import Painting
 from tether.models.embed import encode_texts
+from tether.workflows.drawing.beginning import Beginning, bank_goal, beginning
 from tether.workflows.drawing.film import film_page, png_bytes, png_uri
 from tether.workflows.drawing.kept import painted, setback_remarks
 from tether.workflows.methods import named
-from tether.workflows.models import Model, opened
+from tether.workflows.models import Data, Model, opened
 
 _LEAST_SIDE, _MOST_SIDE = 32, 224
 """Of a canvas whose size is not given; between them it is the model's."""
@@ -114,6 +116,7 @@ def draw(
     views: Annotated[int, Ge(0), Le(256)] = 4,
     frames: Whole = 12,
     start: str | Path | None = None,
+    bank: Data | None = None,
     judge: Model | None = None,
     state: Path | None = None,
     resume: bool = False,
@@ -136,7 +139,9 @@ def draw(
         steps: of the optimiser.
         views: random ones of each step; 0 looks at the whole canvas, as it is.
         frames: kept for the film, besides the start.
-        start: an SVG of paths to start from, in place of random strokes; for strokes.
+        start: for strokes an SVG of paths to start from, in place of random ones; for an implicit canvas an image.
+        bank: images, best with texts, for an implicit canvas (``data.open_source``): it starts from the nearest of the
+            first 2,000, and the text is turned to where images lie (``generate.invert``).
         judge: another model that says how near the drawing is to the prompt.
         state: file of the drawing on its way, removed when it is done.
         resume: go on from there, if there is one.
@@ -165,37 +170,51 @@ def draw(
             raise InputError(f"{name}: expected a text with words, got {list(some)!r:.200}")
     encoder, _ = opened(model, device=device, random_weights=random_weights)
     judging = None if judge is None else opened(judge, device=device, random_weights=random_weights)[0]
+    check_canvas(canvas, svg=False, start=start, bank=bank is not None)
     painted_on, about = _canvas(canvas, encoder, start=start, seed=seed)
     if len(texts) > 1 and len(painted_on.looks(0, torch.Generator())) < 2:
         raise InputError(f"prompt: expected one text for a flat canvas, got {len(texts)}; blobs take one for each side")
     painted_on.to(encoder.logit_scale.device)
-    goal = ClipGoal.of_prompts(
-        encoder, texts, negatives=negatives, negative_weight=negative_weight,
-        views=RandomViews(count=views) if views else PlainView(),
-    )  # fmt: skip
+    begun = Beginning()
+    if isinstance(painted_on, FinerField):
+        begun = beginning(encoder, texts[0], bank=bank, start=start, size=painted_on.size)
+    if begun.plan is None:
+        goal = ClipGoal.of_prompts(
+            encoder, texts, negatives=negatives, negative_weight=negative_weight,
+            views=RandomViews(count=views) if views else PlainView(),
+        )  # fmt: skip
+    else:
+        goal = bank_goal(encoder, begun.plan, negatives=negatives, negative_weight=negative_weight, views=views)
     made_of = {
         "prompt": list(texts), "negatives": list(negatives), "negative weight": negative_weight, "canvas": about,
         "steps": steps, "views": views, "frames": frames, "seed": seed, "model": model_digest(cast(nn.Module, encoder)),
+        **begun.about,
     }  # fmt: skip
+    image = begun.image
     painting = painted(
         painted_on, {"similarity": goal}, state=state, resume=resume, made_of=made_of, steps=steps, seed=seed,
+        begin=None if image is None else lambda: begin(painted_on, image, seed=seed),
         frames=frames, save_every=save_every, on_progress=on_progress, should_stop=should_stop,
     )  # fmt: skip
-    return _drawn(texts, painting, encoder=encoder, judge=judging)
+    return _drawn(texts, painting, encoder=encoder, judge=judging, remarks=begun.remarks)
 
 
-def check_canvas(canvas: str | Mapping[str, Any] | Canvas, *, svg: bool, start: bool) -> None:
-    """See that a canvas can be written as SVG or started from one, before any model is opened.
+def check_canvas(
+    canvas: str | Mapping[str, Any] | Canvas, *, svg: bool, start: str | Path | None, bank: bool = False
+) -> None:
+    """See that a canvas can be written as SVG, or started from a file or a bank, before any model is opened.
 
     Raises:
-        InputError: an unknown canvas or setting, or one without lines.
+        InputError: an unknown canvas or setting, one without lines, or one that does not start so.
     """
     part = type(canvas) if isinstance(canvas, Canvas) else settings(named(canvas), CANVASES, where="--canvas")[0]
     name = _name(part)
     if svg and not part.lines:
-        raise InputError(f"--svg: {name} are not made of lines; write --image, or take strokes or primitives")
-    if start and not issubclass(part, StrokeCanvas):
-        raise InputError(f"--start: expected strokes to go on with, got {name}")
+        raise InputError(f"--svg: {name} is not made of lines; write --image, or take strokes or primitives")
+    if start is not None and not issubclass(part, (StrokeCanvas, FinerField)):
+        raise InputError(f"--start: expected strokes or implicit to go on with, got {name}")
+    if bank and not issubclass(part, FinerField):
+        raise InputError(f"--bank: expected the canvas implicit, got {name}")
 
 
 def _name(part: type) -> str:
@@ -207,17 +226,16 @@ def _canvas(
 ) -> tuple[Canvas, Any]:
     """A new canvas of the model's size where none is said, and what it is, as plain values."""
     if isinstance(canvas, Canvas):
-        if start is not None:
+        if start is not None and not isinstance(canvas, FinerField):
             raise InputError("--start: expected the name of a canvas with it, got one that is made already")
         return canvas, type(canvas).__name__
-    check_canvas(canvas, svg=False, start=start is not None)
     part, given = settings(named(canvas), CANVASES, where="--canvas")
     size = given.setdefault("size", min(max(*model.image_spec.size, _LEAST_SIDE), _MOST_SIDE))
     if part is PrimitiveCanvas and "patch" not in given:
         sides = (side for side in range(1, size + 1) if not size % side)
         given["patch"] = min(sides, key=lambda side: abs(side - size / _PATCHES))
     spec = {"name": _name(part), **given}
-    if start is None:
+    if start is None or part is FinerField:
         made = build(spec, CANVASES, where="--canvas", generator=torch.Generator().manual_seed(seed))
         return made, spec
     text = read_text(Path(start), limit=_READ)
@@ -237,9 +255,14 @@ def _canvas(
 
 @torch.no_grad()
 def _drawn(
-    texts: tuple[str, ...], painting: Painting, *, encoder: DualEncoder, judge: DualEncoder | None
+    texts: tuple[str, ...],
+    painting: Painting,
+    *,
+    encoder: DualEncoder,
+    judge: DualEncoder | None,
+    remarks: list[str],
 ) -> DrawnPrompt:
-    canvas, remarks = painting.canvas, setback_remarks(painting)
+    canvas, remarks = painting.canvas, [*remarks, *setback_remarks(painting)]
     collapsed = int(canvas.collapsed.sum()) if isinstance(canvas, PrimitiveCanvas) else 0
     if collapsed:
         remarks.append(f"{collapsed} circles or semicircles have become lines")

@@ -1,4 +1,4 @@
-"""Canvases for the painting loop: strokes, blobs in space, primitives, free pixels."""
+"""Canvases for the painting loop: strokes, blobs in space, primitives, a network of places, free pixels."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from tether.generate.draw.blob_raster import Camera, render_blobs
 from tether.generate.draw.blobs import BlobCanvas3D
 from tether.generate.draw.canvas import FRONT, Canvas, Viewpoint, drop_mask
+from tether.generate.draw.implicit import FinerField, layer_schedule
 from tether.generate.draw.pixels import PixelCanvas
 from tether.generate.draw.primitives import PrimitiveCanvas
 from tether.generate.draw.stroke_raster import render_strokes
@@ -16,6 +17,7 @@ CANVASES: Mapping[str, type[Canvas]] = {
     "strokes": StrokeCanvas,
     "blobs": BlobCanvas3D,
     "primitives": PrimitiveCanvas,
+    "implicit": FinerField,
     "pixels": PixelCanvas,
 }
 """Every canvas by name."""
@@ -26,11 +28,13 @@ __all__ = [
     "BlobCanvas3D",
     "Camera",
     "Canvas",
+    "FinerField",
     "PixelCanvas",
     "PrimitiveCanvas",
     "StrokeCanvas",
     "Viewpoint",
     "drop_mask",
+    "layer_schedule",
     "render_blobs",
     "render_strokes",
 ]

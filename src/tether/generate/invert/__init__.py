@@ -1,1 +1,5 @@
-"""What is shown, as words or codes: images turned back into what a generator is told."""
+"""What is shown, as words or codes, and back into images; ``generate.invert(...)`` is ``invert.implicit.invert``."""
+
+from tether.core.callable_module import make_callable
+
+make_callable(__name__, "tether.generate.invert.implicit:invert")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ def painted(
     state: Path | None,
     resume: bool,
     made_of: Mapping[str, Any],
+    begin: Callable[[], object] | None = None,
     **settings: Any,
 ) -> Painting:
     """Paint, and write the canvas on its way to a file, which is removed when it is done.
@@ -31,6 +32,7 @@ def painted(
         state: the file; None keeps none.
         resume: go on from it, if it is there.
         made_of: plain values that say what is painted.
+        begin: called first, unless the painting goes on from the file.
         settings: of ``paint``.
 
     Raises:
@@ -40,6 +42,8 @@ def painted(
     """
     facts = json.loads(json.dumps(made_of))  # as a file gives it back
     progress = load_painting(state, canvas, made_of=facts) if resume and state and state.exists() else None
+    if progress is None and begin is not None:
+        begin()
 
     def save(now: PaintingProgress) -> None:
         if state is not None:
