@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from tether.core.torch_slerp import slerp
 from tether.generate.autoregress.generator import VarGenerator
+from tether.generate.diffuse.attention_store import AttentionStore
+from tether.generate.diffuse.ddim import ddim_step
 from tether.generate.diffuse.nag import CFG, NAG, nag
 from tether.generate.diffuse.nag_guidance import NAGGuidance
+from tether.generate.diffuse.pipeline_diffusion import PipelineDiffusion
 from tether.generate.diffuse.pipelines import guided_pipeline, negative_states
 from tether.generate.diffuse.text_diffusion import TextDiffusion
 from tether.generate.draw.implicit import FinerField, layer_schedule
+from tether.generate.edit.attention_maps import blend, fuse_frames, inject, token_mask
+from tether.generate.edit.frames import read_frames, write_frames
 from tether.generate.edit.guided_inversion import FICE_WEIGHTS, GuidedEdit, GuidedInversion
 from tether.generate.edit.kept_parts import PartMaps
 from tether.generate.edit.morph import DirectionalLoss, Morpher, StabilityLoss
+from tether.generate.edit.reference import ReferencePrompt, train_referenced
 from tether.generate.edit.segmenter_parser import SegmenterParser
 from tether.generate.edit.style import SemanticStyler, StyleResult, StyleWeights
 from tether.generate.edit.video import EditResult, VideoEditor
 from tether.generate.goals import Aim, ClipGoal, DirectionAim, Goal, Moment, PlainView, RandomViews, TextAim, ViewMaker
 from tether.generate.invert.bank import ImageBank, local_procrustes
-from tether.generate.invert.directional import DirectionalToken
+from tether.generate.invert.directional import DirectionalToken, denoising_loss, learn_word_, token_norm_stats
 from tether.generate.invert.field_fit import fit_field
 from tether.generate.invert.implicit import ColorViews, Inversion, InversionAim
 from tether.generate.noise import NoiseResult, NoiseStep, NormRegularizer, Reward, optimize_noise
@@ -32,6 +39,7 @@ __all__ = [
     "GENERATORS",
     "NAG",
     "Aim",
+    "AttentionStore",
     "ClipGoal",
     "ColorViews",
     "DirectionAim",
@@ -55,9 +63,11 @@ __all__ = [
     "Painting",
     "PaintingProgress",
     "PartMaps",
+    "PipelineDiffusion",
     "PlainView",
     "PromptReward",
     "RandomViews",
+    "ReferencePrompt",
     "Reward",
     "SegmenterParser",
     "SemanticStyler",
@@ -70,13 +80,25 @@ __all__ = [
     "VarGenerator",
     "VideoEditor",
     "ViewMaker",
+    "blend",
+    "ddim_step",
+    "denoising_loss",
     "fit_field",
+    "fuse_frames",
     "guided_pipeline",
+    "inject",
     "layer_schedule",
+    "learn_word_",
     "local_procrustes",
     "nag",
     "negative_states",
     "optimize_noise",
     "paint",
+    "read_frames",
+    "slerp",
+    "token_mask",
+    "token_norm_stats",
     "train_generator",
+    "train_referenced",
+    "write_frames",
 ]
