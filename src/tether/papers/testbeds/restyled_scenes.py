@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tether.core.hash_rng import hash_int
-from tether.generate.edit import SemanticStyler
+from tether.generate.edit import SemanticStyler, StyleWeights
 from tether.papers.testbeds import recoloured_scenes
 from tether.papers.testbeds.recoloured_scenes import RecolouredScenes
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab
 
 SCENES, STEPS, CROPS, CROP = 10, 100, 16, 24 / 64
-WIDTHS, PATCH, CONTENT = (8, 16, 32), 300.0, 100.0
+WIDTHS, PATCH, CONTENT, RATE = (8, 16, 32), 2_000.0, 600.0, 3e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,25 +47,23 @@ def prepare(lab: Lab) -> RecolouredScenes:
     return recoloured_scenes.prepare(lab, "restyled", count=lab.steps(SCENES, 2))
 
 
-def restyled(
-    lab: Lab, bed: RecolouredScenes, *, masked: bool, rate: float, **settings: Any
-) -> Float[Tensor, "n 3 h w"]:
+def restyled(lab: Lab, bed: RecolouredScenes, *, masked: bool, **settings: Any) -> Float[Tensor, "n 3 h w"]:
     """Each scene on its own: the thing by its text and the ground held, or one text for the whole image.
 
     Args:
         lab: seed and budget.
         bed: of the seed.
         masked: whether the mask is known.
-        rate: of Adam.
-        settings: of ``SemanticStyler``.
+        settings: of ``SemanticStyler``, in place of the bed's.
     """
+    given: dict[str, Any] = {"rate": RATE, "weights": StyleWeights(patch=PATCH, content=CONTENT), "object_scale": 1.0, **settings}
     found = []
     for place, (image, mask) in enumerate(zip(bed.image, bed.mask, strict=True)):
         wanted, now = (texts[place].split()[1] for texts in (bed.asked, bed.texts))  # the words of colours alone
         styler = SemanticStyler(
             bed.guide, object_text=wanted, source_text=now, mask=mask if masked else None, crops=lab.steps(CROPS, 4),
-            crop=CROP, steps=lab.steps(STEPS, 2), rate=rate, widths=WIDTHS,
-            seed=hash_int(str(place), seed=lab.seed, salt="restyled") >> 32, **settings,
+            crop=CROP, steps=lab.steps(STEPS, 2), widths=WIDTHS,
+            seed=hash_int(str(place), seed=lab.seed, salt="restyled") >> 32, **given,
         )  # fmt: skip
         found.append(styler.fit(image, frames=0).image)
     return torch.stack(found)
