@@ -56,7 +56,8 @@ def restyled(lab: Lab, bed: RecolouredScenes, *, masked: bool, **settings: Any) 
         masked: whether the mask is known.
         settings: of ``SemanticStyler``, in place of the bed's.
     """
-    given: dict[str, Any] = {"rate": RATE, "weights": StyleWeights(patch=PATCH, content=CONTENT), "object_scale": 1.0, **settings}
+    weights = StyleWeights(patch=PATCH, content=CONTENT)
+    given: dict[str, Any] = {"rate": RATE, "weights": weights, "object_scale": 1.0, **settings}
     found = []
     for place, (image, mask) in enumerate(zip(bed.image, bed.mask, strict=True)):
         wanted, now = (texts[place].split()[1] for texts in (bed.asked, bed.texts))  # the words of colours alone
