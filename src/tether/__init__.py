@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tether.workflows.classify import classify as classify
     from tether.workflows.detect import detect as detect
     from tether.workflows.draw import draw as draw
+    from tether.workflows.edit import edit as edit
     from tether.workflows.embed import embed as embed
     from tether.workflows.evaluate import evaluate as eval
     from tether.workflows.export import export as export
@@ -46,6 +47,7 @@ _LAZY = {
     "caption": ("tether.workflows.caption", "caption"),
     "detect": ("tether.workflows.detect", "detect"),
     "draw": ("tether.workflows.draw", "draw"),
+    "edit": ("tether.workflows.edit", "edit"),
     "classify": ("tether.workflows.classify", "classify"),
 }
 _PACKAGES = ("adapt", "train")
@@ -59,6 +61,7 @@ __all__ = [
     "classify",
     "detect",
     "draw",
+    "edit",
     "embed",
     "eval",
     "export",

@@ -42,6 +42,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "close_the_gap": SHORT | {"learning_rate": 1e-4},
     "coop": {"context": 2, "epochs": 2, "batch_size": 6},
     "classifier": SHORT,
+    "federated": {"clients": 2, "rounds": 2, "batch_size": 2, "kappa": 50.0, "count_std": 2.0, "noise_seed": 0},
     "full": SHORT,
     "gda": {"views": 2},
     "grouping": SHORT | {"dim": 8},

@@ -96,3 +96,42 @@ def test_repair_and_pruning_say_what_they_did(model: Path, tmp_path: Path, call)
     opened = tether.load(tmp_path / "small")
     assert len(opened.config.vision.without_attention) == len(opened.config.text.without_attention) == 1
     assert load_packed_(opened, tmp_path / "small" / PACKED_FILE) is opened
+
+
+def test_a_copy_is_protected_and_made_whole_by_its_key_alone(model: Path, tmp_path: Path, call) -> None:
+    key, public = tmp_path / "mine.key.safetensors", tmp_path / "public"
+    shared = ("--share", 0.01, "--limit", 12, "--rows", 6, "--out", public)
+    assert (
+        "--protect: looks at data; expected --calibrate"
+        in call("compress", model, "--protect", key, *shared, code=2).err
+    )
+    given = ("--protect", key, "--calibrate", "emoji:split=validation", *shared)
+    inside = call("compress", model, *given[2:], "--protect", public / "key.safetensors", code=2).err
+    assert "which is what others get" in inside.replace("\n", " ")
+    done = call("compress", model, *given)
+    assert "weights changed" in done.out
+    assert "the key brings it back bit for bit" in done.out
+    assert not key.is_relative_to(public)
+    report = json.loads((public / "compress.json").read_text())
+    assert report["edits"] == [{"name": "protect", "share": 0.01}]
+    assert "is there already" in call("compress", model, *given, code=2).err
+    original, copy = (tether.load(one).state_dict() for one in (model, public))
+    assert any(not torch.equal(copy[name], value) for name, value in original.items())
+    whole = tmp_path / "whole"
+    assert "bit for bit" in call("compress", public, "--restore", key, "--out", whole).out
+    for name, value in tether.load(whole).state_dict().items():
+        assert torch.equal(original[name], value)
+    other = tether.save(create("tiny", seed=4), tmp_path / "other")
+    refused = call("compress", other, "--restore", key, "--out", tmp_path / "none", code=2).err
+    assert "belongs to another model: expected digest" in refused.replace("\n", " ")
+    assert not (tmp_path / "none" / "model.json").exists()
+    assert (
+        "goes with MODEL" in call("compress", public, "--restore", key, "--edit", "octav", "--out", whole, code=2).err
+    )
+    assert "no such file" in call("compress", public, "--restore", tmp_path / "no", "--out", whole / "x", code=2).err
+
+
+def test_rounded_weights_are_not_packed_beside_a_protected_copy(tmp_path: Path) -> None:
+    given = {"protect": tmp_path / "key.safetensors", "share": 0.01, "calibrate": "emoji:split=validation", "rows": 4}
+    compress(create("tiny", seed=3), ["octav"], out=tmp_path / "out", limit=6, **given)
+    assert not (tmp_path / "out" / PACKED_FILE).exists()

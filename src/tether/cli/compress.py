@@ -1,4 +1,4 @@
-"""``tether compress``: a model made cheaper by edits, with what it lost."""
+"""``tether compress``: a model made cheaper by edits, or useless but for a key, with what it lost."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ from tether.cli.say import say
 
 def command(
     model: ModelName,
-    edit: Annotated[
-        list[str],
-        typer.Option(help="What to do, with settings: octav,bits=4; repeat it for several, in order.", metavar="EDIT"),
-    ],
     out: Annotated[Path, typer.Option(help="Folder of the model and of its report.")],
+    edit: Annotated[
+        list[str] | None,
+        typer.Option(help="What to do, with settings: octav,bits=4; repeat it for several, in order.", metavar="EDIT"),
+    ] = None,
+    protect: Annotated[
+        Path | None, typer.Option(help="Make a useless copy, and this key, a .safetensors file that makes it whole.")
+    ] = None,
+    share: Annotated[float, typer.Option(help="Of the weights, how many --protect changes.")] = 1e-3,
+    restore: Annotated[Path | None, typer.Option(help="Make a useless copy whole by its key.")] = None,
     calibrate: Annotated[
         str | None, typer.Option(help="Images with captions for edits that look at data; not those of --data.")
     ] = None,
@@ -33,18 +38,28 @@ def command(
     json: Json = None,
     existing: Existing = "refuse",
 ) -> None:
-    """Make a model cheaper by rounding, pruning and repair; a report says what it lost.
+    """Make a model cheaper, or useless but for a key; a report says what it lost.
 
     Examples:
       tether compress runs/mine --edit octav,bits=4 --data photos.csv --out small
       tether compress starter --edit octav,bits=3,share=group,group=32 --out small
+      tether compress runs/mine --protect mine.key.safetensors --calibrate photos.csv --out public
+      tether compress public --restore mine.key.safetensors --out whole
     """
     from tether.cli.screen import bar
     from tether.core.yaml_files import parse_yaml
     from tether.workflows.compress import compress
+    from tether.workflows.guard import restored
 
+    if restore is not None:
+        if edit or protect or calibrate or json:
+            raise typer.BadParameter("goes with MODEL, --out and --existing alone", param_hint="--restore")
+        check_outputs({}, existing=existing, inputs={"MODEL": model, "--restore": str(restore), "--out": out})
+        restored(model, restore, out=out, existing=existing, device=device)
+        say(f"wrote {out}: the original, bit for bit; open it with tether.load({str(out)!r})")
+        return
     specs: list[dict[str, Any]] = []
-    for one in edit:
+    for one in edit or []:
         name, *settings = _split(one)
         spec: dict[str, Any] = {"name": name}
         for setting in settings:
@@ -54,12 +69,14 @@ def command(
             spec[key] = parse_yaml(value, where=f"--edit {one!r}")
         specs.append(spec)
     named = {"MODEL": model, "--calibrate": calibrate, "--data": data, "--out": out}
-    check_outputs({"--json": json}, existing=existing, inputs=named)
+    check_outputs({"--json": json, "--protect": protect}, existing=existing, inputs=named)
     with bar("measuring") as on_progress:
         done = compress(
             model,
             specs,
             out=out,
+            protect=protect,
+            share=share,
             calibrate=calibrate,
             rows=rows,
             data=data,

@@ -36,9 +36,9 @@ def command(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="A YAML file, or a recipe of the package: attentive, caption-and-rebuild, demo, finetune, grounded, "
-            "latents, long-text, multi-objective, photos, pseudo-labels, short-tokens, speedrun, text-and-image, "
-            "upcycle. DATA replaces its data."
+            help="A YAML file, or a recipe of the package: attentive, caption-and-rebuild, demo, federated, finetune, "
+            "grounded, latents, long-text, multi-objective, photos, pseudo-labels, short-tokens, speedrun, "
+            "text-and-image, upcycle. DATA replaces its data."
         ),
     ] = None,
     start: Annotated[
@@ -72,6 +72,7 @@ def command(
     from tether.train.claim import check_free
     from tether.train.epochs import with_steps
     from tether.train.run_files import CONFIG, SUMMARY
+    from tether.workflows.federated import is_federated
     from tether.workflows.remarks import remarks
     from tether.workflows.train import prepare
 
@@ -98,6 +99,13 @@ def command(
 
         check_recorded(config, given=[*given, *([] if start is None else ["model"])], folder=out)
     _tell(prepared)
+    if is_federated(config):
+        if resume or clipper == COMPARE:
+            raise typer.BadParameter(
+                "goes with steps, and sites that learn together take rounds", param_hint="--resume"
+            )
+        _federated(config, out=out, dry_run=dry_run, device=device)
+        return
     if clipper == COMPARE and not dry_run:
         _compare(config, out=out, steps=compare_steps, resume=resume)
         return
@@ -147,6 +155,22 @@ def _tell(prepared: Prepared) -> None:
     say("to change it:")
     for line in prepared.plan.change:
         say(f"  {line}")
+
+
+def _federated(config: RunConfig, *, out: Path, dry_run: bool, device: str) -> None:
+    from tether.cli.screen import bar
+    from tether.train.config import dump_config
+    from tether.workflows.federated import federate_head
+
+    if dry_run:
+        say(dump_config(config), lines=True)
+        say("# images are embedded once, and sites learn a head from their rows: no steps to rehearse")
+        return
+    with bar("features") as on_progress:
+        done = federate_head(config, out=out, device=device, on_progress=on_progress)
+    for line in [*done.report.data, *done.report.lines()]:
+        say(line)
+    say(f"head: tether classify DATA --head {out}")
 
 
 def _dry_run(config: RunConfig, notes: Sequence[str], *, where: str, device: str) -> None:

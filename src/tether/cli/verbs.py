@@ -26,7 +26,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "push",
         "serve",
     ),
-    "Make": ("draw",),
+    "Make": ("draw", "edit"),
     "Papers": ("papers", "where", "reproduce", "bench", "docs"),
 }
 """The order of the help; a verb in none of them is listed under Others, so a new file is never hidden."""

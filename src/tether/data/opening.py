@@ -24,6 +24,7 @@ _WHERE = {
     "lettering": "tether.data.sets.lettering:LetteringSet",
     "mixture": "tether.data.sources.mixture:MixtureSource",
     "parquet": "tether.data.sources.parquet:ParquetSource",
+    "people": "tether.data.sets.people:PeopleSet",
     "scene_twins": "tether.data.sets.scenes.twins:SceneTwins",
     "scenes": "tether.data.sets.scenes.set:ScenesSet",
     "split": "tether.data.sources.split:SplitSource",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, Protocol, runtime_checkable
 
@@ -18,6 +18,7 @@ from tether.core.ranges import Count, NonNegative, Number, checked
 from tether.core.warps import Shares, homography_grid, random_crops, random_perspectives, warped
 from tether.generate.draw.canvas import FRONT, Viewpoint
 from tether.generate.prompt_reward import as_images
+from tether.losses.directional import Similarity, directional_loss
 from tether.models.embed import encode_texts
 
 Reduction = Literal["mean", "sum"]
@@ -156,10 +157,6 @@ class TextAim:
         return -self._weight * (cosines.sum() if self._reduction == "sum" else cosines.mean())
 
 
-Similarity = Callable[[Tensor, Tensor], Tensor]
-"""Of (n, d) and (n, d) rows: n numbers, 1 where they agree."""
-
-
 class DirectionAim:
     """How far images have moved in another direction than from one text to another: StyleGAN-NADA's loss.
 
@@ -178,8 +175,8 @@ class DirectionAim:
     @checked
     def __init__(
         self,
-        text: Float[Tensor, "1 d"],
-        source_text: Float[Tensor, "1 d"],
+        text: Float[Tensor, "texts d"],
+        source_text: Float[Tensor, "texts d"],
         *,
         source: Float[Tensor, "b d"],
         similarity: Similarity = F.cosine_similarity,
@@ -189,29 +186,30 @@ class DirectionAim:
         """Take the embeddings.
 
         Args:
-            text: wanted.
-            source_text: what the source shows.
+            text: wanted; one, or one for each image.
+            source_text: what the source shows, as many.
             source: rows of the b source images.
             similarity: of (n, d) directions.
             weight: of the whole.
             reduction: over the views.
 
         Raises:
-            InputError: texts that are the same, so that they give no direction.
+            InputError: texts that are the same, so that they give no direction, or of another number.
         """
         for rows in (text, source_text, source):
             _finite_rows(rows)
+        if text.shape != source_text.shape or len(text) not in (1, len(source)):
+            given = f"{tuple(text.shape)} and {tuple(source_text.shape)}"
+            raise InputError(f"text, source_text: expected one, or one for each of {len(source)} images, got {given}")
         way = F.normalize(text, dim=1) - F.normalize(source_text, dim=1)
-        if float(way.norm()) < 1e-6:
+        if float(way.norm(dim=1).min()) < 1e-6:
             raise InputError("text, source_text: expected two texts that differ, got the same, which give no direction")
         self._way, self._source = F.normalize(way, dim=1), F.normalize(source, dim=1)
         self._similarity, self._weight, self._reduction = similarity, weight, reduction
 
     def __call__(self, rows: Float[Tensor, "n d"], moment: Moment) -> Float[Tensor, ""]:
         """See Aim."""
-        source = self._source.to(rows).repeat(len(rows) // len(self._source), 1)
-        moved = F.normalize(rows - source, dim=1, eps=1e-6)
-        away = 1 - self._similarity(moved, self._way.to(rows).expand_as(moved))
+        away = directional_loss(rows, self._source.to(rows), self._way.to(rows), similarity=self._similarity)
         return self._weight * (away.sum() if self._reduction == "sum" else away.mean())
 
 

@@ -14,9 +14,11 @@ from tether.losses.clip import ClipLoss, clip_loss, multi_text_loss
 from tether.losses.closeness import closeness_loss
 from tether.losses.contrastive_gap import ContrastiveGapLoss
 from tether.losses.dclip import DclipTerms, dclip_loss
+from tether.losses.directional import directional_loss
 from tether.losses.entailment import entailment
 from tether.losses.error_norm_truncation import CausalENT, ENTLoss, TruncatedLoss, error_norm
 from tether.losses.fix_clip import FixClipLoss, FixClipTerms, GroupHeads, fix_clip_loss, group_token_aggregate
+from tether.losses.flow_kernel import GeodesicSimilarity, geodesic_kernel
 from tether.losses.geometry import GeometryLoss, GeometryTerms, geometry_loss
 from tether.losses.grounding import GrainTerms, description_loss, grain_loss
 from tether.losses.hard_negatives import EqualNegativesWarning, hard_info_nce
@@ -117,6 +119,7 @@ __all__ = [
     "EqualNegativesWarning",
     "FixClipLoss",
     "FixClipTerms",
+    "GeodesicSimilarity",
     "GeometryLoss",
     "GeometryTerms",
     "GrainTerms",
@@ -180,11 +183,13 @@ __all__ = [
     "description_loss",
     "dice_loss",
     "dinoiser_loss",
+    "directional_loss",
     "entailment",
     "error_norm",
     "finding_similarity",
     "fix_clip_loss",
     "focal_loss",
+    "geodesic_kernel",
     "geometry_loss",
     "gradient_penalty",
     "grain_loss",

@@ -1,4 +1,4 @@
-"""``tether compress``: a model made cheaper by edits, and what it lost."""
+"""``tether compress``: a model made cheaper by edits, or useless but for a key, and what it lost."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from tether.core.errors import InputError
 from tether.core.locks import locked
 from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder, Source
-from tether.core.ranges import Count, checked
+from tether.core.ranges import Count, Part, checked
 from tether.core.replaced_parts import replaced_parts
 from tether.core.types import Batch
 from tether.data import open_source
 from tether.data.loader import ordered
+from tether.evaluate.measures import evaluate as measured
 from tether.evaluate.metric_names import beside, describe, shown
-from tether.evaluate.suite import evaluate as measured
-from tether.models.save import CONFIG_FILE, WEIGHTS_FILE, save
-from tether.models.tokenizer_files import TOKENIZER_FOLDER
+from tether.models.save import CONFIG_FILE, save
+from tether.workflows.compressed_folder import PARTS, REPORT_FILE, check_free
+from tether.workflows.guard import guarded
 from tether.workflows.models import Data, Model, Progress, opened
 
-FORMAT, REPORT_FILE = "tether-compressed-1", "compress.json"
+FORMAT = "tether-compressed-1"
 DRAWINGS = "emoji:split=test"
 NO_SPEED = (
     "rounded weights are computed with as floats: the model is no faster for them; for 8-bit arithmetic: tether export "
@@ -121,9 +122,11 @@ class Compressed:
 @checked
 def compress(
     model: Model,
-    edits: Sequence[str | Mapping[str, Any]],
+    edits: Sequence[str | Mapping[str, Any]] = (),
     *,
     out: str | Path,
+    protect: str | Path | None = None,
+    share: Part = 1e-3,
     calibrate: Data | None = None,
     rows: Count = 128,
     data: Data = DRAWINGS,
@@ -136,7 +139,7 @@ def compress(
     device: str = "auto",
     on_progress: Progress | None = None,
 ) -> Compressed:
-    """Make a model cheaper by edits, one after the other, and say what it lost.
+    """Make a model cheaper by edits, one after the other, or useless but for a key, and say what it lost.
 
     The model that is given is not changed.
 
@@ -144,6 +147,9 @@ def compress(
         model: loaded, or a name that ``tether.load`` takes.
         edits: names of ``compress.COMPRESSORS`` and ``compress.REPAIRS``, or mappings with ``name`` and settings.
         out: folder of the result, which ``tether.load`` opens, and of the report.
+        protect: a file for the secret of ``compress.protect.Obfuscator``, outside of ``out``: after the edits few
+            weights are changed so that images do not find their own texts any more; ``restored`` takes that back.
+        share: of the weights that may be changed, in the mean over choices of rows.
         calibrate: images and texts for edits that look at data; not those that are measured on.
         rows: of ``calibrate``, from the first.
         data: images with captions or classes to measure on; drawings with their names by default.
@@ -169,11 +175,15 @@ def compress(
         >>> done.report.bytes_packed < done.report.bytes_after / 3
         True
     """
-    folder, specs, made = Path(out), *_edits(edits)
-    wants = [str(spec["name"]) for spec, edit in zip(specs, made, strict=True) if getattr(edit, "calibrated", False)]
+    folder, specs, made = Path(out), *_edits(edits, none=protect is not None)
+    wants = [
+        f"edit {spec['name']}" for spec, edit in zip(specs, made, strict=True) if getattr(edit, "calibrated", False)
+    ]
+    wants += [] if protect is None else ["--protect"]
     if wants and calibrate is None:
-        raise InputError(f"edit {wants[0]}: looks at data; expected --calibrate DATA, got none")
-    _check_free(folder, existing=existing)
+        raise InputError(f"{wants[0]}: looks at data; expected --calibrate DATA, got none")
+    key = None if protect is None else _key_file(Path(protect), folder, existing=existing)
+    check_free(folder, existing=existing)
     source = open_source(data, where="--data")
     seen = None if calibrate is None else open_source(calibrate, where="--calibrate")
     if seen is not None and _same(calibrate, data):
@@ -191,14 +201,20 @@ def compress(
             except InputError as error:
                 raise type(error)(f"edit {spec['name']}: {error}") from None
         spent = time.process_time() - began
-        with replaced_parts(folder, keys=[CONFIG_FILE, REPORT_FILE], others=_parts()) as new:
+        with replaced_parts(folder, keys=[CONFIG_FILE, REPORT_FILE], others=PARTS) as new:
             rounding = [edit for edit in made if isinstance(edit, Octav)]
-            if rounding:
+            if rounding and key is None:  # else its file would hold the true weights
                 save_packed(changed, [place for edit in rounding for place in edit.applied], new / PACKED_FILE)
             for edit in reversed(made):
                 edit.merge_(changed)
+            hidden = list[str]()
+            if key is not None:
+                began = time.process_time()
+                changed, hidden = guarded(changed, batches, key=key, share=share)
+                spent += time.process_time() - began
+                specs = [*specs, {"name": "protect", "share": share}]
             save(changed, new)
-            packed = (new / PACKED_FILE).stat().st_size if rounding else None
+            packed = (new / PACKED_FILE).stat().st_size if (new / PACKED_FILE).is_file() else None
             after = cast(DualEncoder, changed)
             cpu = _cpu_seconds([base, after])
             report = CompressReport(
@@ -217,18 +233,27 @@ def compress(
                 said=[
                     *(line for edit in made for line in getattr(edit, "said", ())),
                     *([NO_SPEED] if rounding else []),
+                    *hidden,
                 ],
             )
             write_json(new / REPORT_FILE, report.to_dict())
     return Compressed(after, report, folder)
 
 
-def _edits(edits: Sequence[str | Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[Any]]:
+def _edits(edits: Sequence[str | Mapping[str, Any]], *, none: bool) -> tuple[list[dict[str, Any]], list[Any]]:
     known = {**COMPRESSORS, **REPAIRS}
-    if not edits:
+    if not edits and not none:
         raise InputError(f"--edit: expected at least one; {closest('', known)}")
     specs = [{"name": one} if isinstance(one, str) else dict(one) for one in edits]
     return specs, [build(spec, known, where="--edit") for spec in specs]
+
+
+def _key_file(key: Path, folder: Path, *, existing: str) -> Path:
+    if key.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"--protect: {key} lies in {folder}, which is what others get; expected a file elsewhere")
+    if key.exists() and (existing == "refuse" or not key.is_file()):
+        raise InputError(f"--protect: {key} is there already; give another name, or --existing replace")
+    return key
 
 
 def _same(one: object, other: object) -> bool:
@@ -236,23 +261,6 @@ def _same(one: object, other: object) -> bool:
     if isinstance(one, str | Path) and isinstance(other, str | Path) and Path(one).exists():
         return Path(one).resolve() == Path(other).resolve()
     return one == other
-
-
-def _check_free(folder: Path, *, existing: str) -> None:
-    if existing not in ("refuse", "replace"):
-        raise InputError(f"existing: expected refuse or replace, got {existing!r}")
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--out: {folder} is a file; expected a folder, or a name that is free")
-    if not folder.exists() or not any(one.suffix != ".lock" for one in folder.iterdir()):
-        return
-    if not (folder / REPORT_FILE).is_file():
-        raise InputError(f"--out: {folder}: is not empty and holds no compressed model; choose another folder")
-    if existing == "refuse":
-        raise InputError(f"--out: {folder} is there already; give another name, or --existing replace")
-
-
-def _parts() -> list[str]:
-    return [WEIGHTS_FILE, TOKENIZER_FOLDER, PACKED_FILE]
 
 
 def _calibration(model: DualEncoder, source: Source, *, rows: int) -> list[Batch]:

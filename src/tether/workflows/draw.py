@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from tether.core.atomic_io import atomic_path, read_text, write_text
 from tether.core.component import build, settings
-from tether.core.errors import InputError, NotFiniteError, StoppedError
+from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, Whole, checked
@@ -25,11 +24,11 @@ from tether.generate.draw import CANVASES, Canvas, FinerField, PrimitiveCanvas, 
 from tether.generate.draw.svg import read_svg
 from tether.generate.goals import ClipGoal, PlainView, RandomViews
 from tether.generate.invert.implicit import begin
-from tether.generate.painting import Painting, PaintingProgress, paint
-from tether.generate.painting_file import load_painting, save_painting
+from tether.generate.painting import Painting
 from tether.models.embed import encode_texts
 from tether.workflows.drawing.beginning import Beginning, bank_goal, beginning
 from tether.workflows.drawing.film import film_page, png_bytes, png_uri
+from tether.workflows.drawing.kept import painted, setback_remarks
 from tether.workflows.methods import named
 from tether.workflows.models import Data, Model, opened
 
@@ -191,25 +190,12 @@ def draw(
         "steps": steps, "views": views, "frames": frames, "seed": seed, "model": model_digest(cast(nn.Module, encoder)),
         **begun.about,
     }  # fmt: skip
-    made_of = json.loads(json.dumps(made_of))  # as a file gives it back
-    progress = load_painting(state, painted_on, made_of=made_of) if resume and state and state.exists() else None
-    if begun.image is not None and progress is None:
-        begin(painted_on, begun.image, seed=seed)
-
-    def save(now: PaintingProgress) -> None:
-        if state is not None:
-            save_painting(state, painted_on, now, made_of=made_of)
-
-    try:
-        painting = paint(
-            painted_on, {"similarity": goal}, steps=steps, seed=seed, frames=frames, progress=progress, save=save,
-            save_every=save_every, on_progress=on_progress, should_stop=should_stop,
-        )  # fmt: skip
-    except (StoppedError, NotFiniteError) as error:
-        said = "" if state is None else f"; {state} holds the canvas: the same command with --resume goes on from it"
-        raise type(error)(f"{error}{said}") from error
-    if state is not None:
-        state.unlink(missing_ok=True)
+    image = begun.image
+    painting = painted(
+        painted_on, {"similarity": goal}, state=state, resume=resume, made_of=made_of, steps=steps, seed=seed,
+        begin=None if image is None else lambda: begin(painted_on, image, seed=seed),
+        frames=frames, save_every=save_every, on_progress=on_progress, should_stop=should_stop,
+    )  # fmt: skip
     return _drawn(texts, painting, encoder=encoder, judge=judging, remarks=begun.remarks)
 
 
@@ -276,10 +262,7 @@ def _drawn(
     judge: DualEncoder | None,
     remarks: list[str],
 ) -> DrawnPrompt:
-    canvas, remarks = painting.canvas, [*remarks]
-    if painting.setbacks:
-        steps = ", ".join(map(str, painting.setbacks))
-        remarks.append(f"went back to the last good canvas at step {steps}, and on with half the rates")
+    canvas, remarks = painting.canvas, [*remarks, *setback_remarks(painting)]
     collapsed = int(canvas.collapsed.sum()) if isinstance(canvas, PrimitiveCanvas) else 0
     if collapsed:
         remarks.append(f"{collapsed} circles or semicircles have become lines")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from tether.core.atomic_io import atomic_folder, csv_file, read_json, write_text
+from tether.core.atomic_io import atomic_folder, csv_file
 from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
@@ -28,9 +27,10 @@ from tether.models.latent.codecs import load_codec, save_codec
 from tether.tasks.retrieve.gallery import gallery
 from tether.tasks.retrieve.search import Hit
 from tether.train.codec_training import train_codec
+from tether.workflows.learning_folder import claim
 from tether.workflows.models import Data, Model, OnStage, opened
 
-CODEC_FILE, ABOUT_FILE = "codec.safetensors", "about.json"
+CODEC_FILE = "codec.safetensors"
 WEIGHT_DECAY, GRAD_CLIP = 0.05, 2.0
 """VAR-CLIP's."""
 
@@ -154,7 +154,7 @@ def learn_maker(
         "steps": steps, "codec_steps": codec_steps, "batch_size": batch_size, "learning_rate": learning_rate,
         "limit": limit,
     }  # fmt: skip
-    _claim(place, facts)
+    claim(place, facts)
     pixels, texts, bad = _read(rows, maker.size, limit=limit, workers=workers, strict=strict, bad_rows=bad_rows,
                                on_stage=on_stage)  # fmt: skip
     maker.to(encoder.logit_scale.device)
@@ -262,27 +262,6 @@ def _read(
             f"{rows.name}: {mute} images and not one with a text; expected images with texts to learn from"
         )
     return torch.cat(pixels), texts, bad.count + mute
-
-
-def _claim(place: Path, facts: Mapping[str, Any]) -> None:
-    """The folder of what was done: a new one, or one of the very same learning.
-
-    Raises:
-        InputError: it is of another; it names what differs.
-    """
-    known = json.loads(json.dumps(facts))
-    if (place / ABOUT_FILE).is_file():
-        found = read_json(place / ABOUT_FILE)
-        before = found if isinstance(found, dict) else {}
-        for name, value in known.items():
-            if before.get(name) != value:
-                raise InputError(
-                    f"{place}: learnt with {name} {before.get(name)!r:.200}, asked for {value!r:.200}; ask for the "
-                    "same to go on, or remove the folder to begin again"
-                )
-        return
-    place.mkdir(parents=True, exist_ok=True)
-    write_text(place / ABOUT_FILE, json.dumps(known, indent=2))
 
 
 def _mean(losses: Sequence[float], *, last: int = 50) -> float | None:

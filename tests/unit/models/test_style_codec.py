@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from tether.core.errors import InputError
-from tether.models.latent.style import StyleCodec
+from tether.core.state_file import write_state
+from tether.models.latent.codec import ConvCodec
+from tether.models.latent.codecs import save_codec
+from tether.models.latent.style import FORMAT, StyleCodec
 from tether.train.codec_training import train_codec
 
 PIXELS = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -32,6 +37,31 @@ def test_it_learns_to_make_images_again() -> None:
     again = StyleCodec(**codec.settings)
     again.load_state_dict(codec.state_dict())
     assert torch.equal(again.encode(smooth), codec.encode(smooth))
+
+
+def test_codes_of_an_image_have_much_in_common_where_that_is_asked_for() -> None:
+    found = []
+    for spread in (0.0, 1.0):
+        codec = StyleCodec(size=16, dim=8, width=8, spread=spread, divergence=1e-3)
+        train_codec(codec, PIXELS, steps=40, batch_size=6, learning_rate=5e-3)
+        w = codec.encode(PIXELS)
+        found.append(float((w[:, 1:] - w[:, :1]).square().mean() / w.square().mean()))
+    assert found[1] < 0.3 * found[0]
+
+
+def test_a_file_gives_it_back_and_others_are_refused(tmp_path: Path) -> None:
+    codec = StyleCodec(size=16, dim=8, width=8, spread=0.5)
+    again = StyleCodec.load(codec.save(tmp_path / "codes.safetensors"))
+    assert again.settings == codec.settings
+    assert torch.equal(again.encode(PIXELS), codec.encode(PIXELS))
+    with pytest.raises(InputError, match=r"nothing\.safetensors"):
+        StyleCodec.load(tmp_path / "nothing.safetensors")
+    save_codec(ConvCodec(width=8), tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match=r"other\.safetensors"):
+        StyleCodec.load(tmp_path / "other.safetensors")
+    write_state(tmp_path / "wrong", format=FORMAT, settings={"size": 17}, arrays={})
+    with pytest.raises(InputError, match="size"):
+        StyleCodec.load(tmp_path / "wrong")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from tether.adapt.recipes.coop import CoOp
 from tether.adapt.recipes.debias import DebiasRecipe
 from tether.adapt.recipes.dense import DenseRecipe
 from tether.adapt.recipes.detail import DetailRecipe
+from tether.adapt.recipes.federated import FederatedHead
 from tether.adapt.recipes.full import FullTuning
 from tether.adapt.recipes.gda import GdaRecipe
 from tether.adapt.recipes.given import EmbeddedRows, Given, Kind
@@ -47,6 +48,7 @@ RECIPES: Mapping[str, type[Recipe]] = {
     "probe": LinearProbe,
     "gda": GdaRecipe,
     "tip_adapter": TipAdapterRecipe,
+    "federated": FederatedHead,
     "coop": CoOp,
     "lora": LoraRecipe,
     "svd": SvdRecipe,
@@ -97,6 +99,7 @@ __all__ = [
     "DenseRecipe",
     "DetailRecipe",
     "EmbeddedRows",
+    "FederatedHead",
     "FitRecipe",
     "FullTuning",
     "GdaRecipe",

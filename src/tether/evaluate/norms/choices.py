@@ -67,6 +67,14 @@ def choice_scores(
         sensible_correct: those that are.
         options: how many each item has, for chance.
         resamples: draws of the intervals over items.
+
+    Example:
+        >>> import numpy as np
+        >>> from tether.evaluate.norms import choice_scores
+        >>> said, correct = np.array([[0, 1], [2, 2]]), np.array([[0, 1], [2, 3]])
+        >>> found = choice_scores(said, correct=correct, sensible=[[0], [2, 3]], sensible_correct=[[0], [2]])
+        >>> found.percent  # action, justification, both, intersection over union
+        (100.0, 50.0, 50.0, 75.0)
     """
     given, right = np.asarray(said), np.asarray(correct)
     n = len(given)

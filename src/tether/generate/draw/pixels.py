@@ -1,4 +1,4 @@
-"""A canvas of free pixels: what drawings are compared with."""
+"""A canvas of free pixels: what drawings are compared with, and images that are edited."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from tether.core.errors import InputError
 from tether.core.ranges import NonNegative, checked
 from tether.generate.draw.canvas import FRONT, Canvas, Viewpoint
 from tether.generate.draw.strokes import Side
@@ -38,13 +39,27 @@ class PixelCanvas(Canvas):
         self.pixels = nn.Parameter((0.5 + noise * torch.randn(3, size, size, generator=draws)).clamp(0, 1))
         self.rates = {"pixels": 0.02}
 
+    @classmethod
+    def of(cls, image: Float[Tensor, ...]) -> PixelCanvas:
+        """A canvas that starts as images.
+
+        Args:
+            image: (3, h, w) or (b, 3, h, w) in 0 to 1.
+
+        Raises:
+            InputError: another shape, or values beyond.
+        """
+        if image.ndim not in (3, 4) or image.shape[-3] != 3 or not bool(((image >= 0) & (image <= 1)).all()):
+            raise InputError(f"image: expected (3, h, w) or (b, 3, h, w) in 0 to 1, got {tuple(image.shape)}")
+        made = cls(size=8)
+        made.pixels = nn.Parameter(image.detach().clone())
+        return made
+
     def parameters_by_role(self) -> Mapping[str, tuple[nn.Parameter, ...]]:
         """See Canvas."""
         return {"pixels": (self.pixels,)}
 
-    def render(
-        self, look: Viewpoint = FRONT, *, keep: Bool[Tensor, " elements"] | None = None
-    ) -> Float[Tensor, "3 size size"]:
+    def render(self, look: Viewpoint = FRONT, *, keep: Bool[Tensor, " elements"] | None = None) -> Float[Tensor, ...]:
         """See Canvas."""
         return self.pixels
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -10,12 +11,16 @@ from annotated_types import Ge, Le
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tether.core.component import build
 from tether.core.errors import InputError
-from tether.core.ranges import Whole, checked
+from tether.core.ranges import NonNegative, Whole, checked
+from tether.core.state_file import read_state, wide_array, write_state
+from tether.models.convert.weights import check_fit, fill
 from tether.models.latent.codec import GROUPS, KlBottleneck, down
 
 Width = Annotated[int, Ge(8), Le(1024)]
 _COARSEST = 4
+FORMAT = "tether-style-codec-1"
 
 
 class StyleCodec(nn.Module):
@@ -42,7 +47,14 @@ class StyleCodec(nn.Module):
 
     @checked
     def __init__(
-        self, *, size: Literal[16, 32, 64, 128] = 64, dim: Width = 64, width: Width = 32, seed: Whole = 0
+        self,
+        *,
+        size: Literal[16, 32, 64, 128] = 64,
+        dim: Width = 64,
+        width: Width = 32,
+        seed: Whole = 0,
+        spread: NonNegative = 0.0,
+        divergence: NonNegative = KlBottleneck.weight,
     ) -> None:
         """Draw the weights.
 
@@ -51,17 +63,23 @@ class StyleCodec(nn.Module):
             dim: numbers of a code.
             width: channels at half the size, twice as many below; a multiple of 8.
             seed: of the weights.
+            spread: weight of how far, squared, the codes of later layers are from the first's while it is trained, so
+                that the layers of an image have much in common, as e4e's have (arXiv 2102.02766, section 4.1).
+            divergence: weight of the distribution's distance from the standard one; more holds codes near a size of 1.
         """
         super().__init__()
         if width % GROUPS:
             raise InputError(f"width: expected a multiple of {GROUPS}, got {width}")
         self.size, self.dim, self.codes = size, dim, (size // _COARSEST).bit_length()
-        self.settings: dict[str, Any] = {"size": size, "dim": dim, "width": width, "seed": seed}
+        self.settings: dict[str, Any] = {
+            "size": size, "dim": dim, "width": width, "seed": seed, "spread": spread, "divergence": divergence
+        }  # fmt: skip
         halvings = self.codes - 1
         widths = [width, *[2 * width] * (halvings - 1)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.bottleneck = KlBottleneck()
+            self.bottleneck.weight = 1.0  # its penalty comes weighted out of ``forward``
             told = KlBottleneck.outputs * self.codes * dim
             self.encoder = nn.Sequential(
                 *down(widths, out=2 * width), nn.SiLU(), nn.Flatten(), nn.Linear(2 * width * _COARSEST**2, told)
@@ -104,8 +122,11 @@ class StyleCodec(nn.Module):
 
     def forward(self, x: Float[Tensor, "b 3 h w"], noise: Tensor) -> tuple[Float[Tensor, "b 3 h w"], Tensor]:
         """Images made again, and the bottleneck's penalty; ``noise`` is normal, of the codes' shape."""
-        w, penalty = self.bottleneck(self._told(x), noise)
-        return self.decode(w), penalty
+        told = self._told(x)
+        w, divergence = self.bottleneck(told, noise)
+        middle, _ = self.bottleneck(told, None)
+        spread = (middle[:, 1:] - middle[:, :1]).square().mean()
+        return self.decode(w), self.settings["divergence"] * divergence + self.settings["spread"] * spread
 
     def noise_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
         """Of an image's noise.
@@ -116,6 +137,28 @@ class StyleCodec(nn.Module):
         if size != (self.size, self.size):
             raise InputError(f"images: expected {self.size} x {self.size} px, got {size}")
         return self.codes, self.dim
+
+    def save(self, path: str | Path) -> Path:
+        """Write settings and weights to one safetensors file, atomically."""
+        arrays = {name: wide_array(value) for name, value in self.state_dict().items()}
+        write_state(path, format=FORMAT, settings=self.settings, arrays=arrays)
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> StyleCodec:
+        """What ``save`` wrote, at rest.
+
+        Raises:
+            InputError: no such file, or one that is damaged or of another kind.
+        """
+        settings, arrays = read_state(path, what="style auto-encoder", format=FORMAT)
+        state = {name: torch.from_numpy(value) for name, value in arrays.items()}
+        spec = {**settings, "name": "style"}
+        with torch.device("meta"):  # nothing is allocated for what a file merely says
+            check_fit(build(spec, {"style": cls}, where=str(path)), state, where=path)
+        made = build(spec, {"style": cls}, where=str(path))
+        fill(made, state, where=path)
+        return made.eval().requires_grad_(False)
 
     def _told(self, x: Tensor) -> Tensor:
         return self.encoder(x).unflatten(1, (KlBottleneck.outputs * self.codes, self.dim))

@@ -8,7 +8,7 @@ from tether.core.card import Card, Claim, Condition, Trial, Tried
 
 if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab
-    from tether.papers.testbeds.region_taught import Found, Seen
+    from tether.papers.testbeds.region_taught import RegionFigures, Seen
 
 STEPS, LONGER = 400, 800
 """Of the tuning, and of as much processor time as the method takes with its regions and its teacher."""
@@ -162,7 +162,7 @@ def reproduce(lab: Lab) -> Trial:
     return Trial(notes["recall_pairs"], notes["recall_dclip"], notes)
 
 
-def _figures(name: str, found: Found, start: Found) -> dict[str, float]:
+def _figures(name: str, found: RegionFigures, start: RegionFigures) -> dict[str, float]:
     """Of an arm, in percent."""
     return {
         f"recall_{name}": found.recall,

@@ -156,6 +156,19 @@ def load_normdial(
 
     Raises:
         InputError: no such file below, one without ``Labeled_Dialogue``, or an unknown label, with file and rows.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from tether.data.sets.norms import load_normdial
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     file = Path(root) / "American" / "adherence" / "thanks" / "cleaned_dialogue.csv"
+        ...     file.parent.mkdir(parents=True)
+        ...     rows = ["Norm,Situation,Labeled_Dialogue", "say thanks,a gift,Ann: Thank you! Adhered | thanks"]
+        ...     _ = file.write_text(chr(10).join(rows))
+        ...     dialogues, without = load_normdial(root)
+        >>> dialogues[0].parsed.turns[0].label, without
+        ('adhered', 0)
     """
     top = Path(root)
     files = [top] if top.is_file() else sorted(top.rglob("cleaned_dialogue.csv"))

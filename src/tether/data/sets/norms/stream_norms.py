@@ -118,6 +118,15 @@ def load_stream_norms(root: str | Path, *, max_context: Whole = 20) -> tuple[lis
     Raises:
         InputError: no such files, a message or a label that is missing, an unknown category, or an id that comes twice;
             with the file.
+
+    Example:
+        >>> import tempfile
+        >>> from tether.data.sets.norms import load_stream_norms
+        >>> from tether.data.sets.norms.made_stream import made_stream  # files of ours in the release's layout
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     items, remarks = load_stream_norms(made_stream(root, chats=6, channels=3))
+        >>> len(items), sorted(items[0].labels)
+        (6, [1, 2, 3])
     """
     top = Path(root)
     files = sorted((top / "data").glob("*.json"))

@@ -1,0 +1,32 @@
+"""The folder that ``tether compress`` writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tether.compress.quantise.packed import PACKED_FILE
+from tether.core.errors import InputError
+from tether.models.save import WEIGHTS_FILE
+from tether.models.tokenizer_files import TOKENIZER_FOLDER
+
+REPORT_FILE = "compress.json"
+PARTS = (WEIGHTS_FILE, TOKENIZER_FOLDER, PACKED_FILE)
+"""Beside the model's description and the report."""
+
+
+def check_free(folder: Path, *, existing: str) -> None:
+    """See that a folder is free, or holds what this verb wrote and may be replaced.
+
+    Raises:
+        InputError: otherwise.
+    """
+    if existing not in ("refuse", "replace"):
+        raise InputError(f"existing: expected refuse or replace, got {existing!r}")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out: {folder} is a file; expected a folder, or a name that is free")
+    if not folder.exists() or not any(one.suffix != ".lock" for one in folder.iterdir()):
+        return
+    if not (folder / REPORT_FILE).is_file():
+        raise InputError(f"--out: {folder}: is not empty and holds no compressed model; choose another folder")
+    if existing == "refuse":
+        raise InputError(f"--out: {folder} is there already; give another name, or --existing replace")

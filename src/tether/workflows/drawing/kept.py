@@ -1,0 +1,67 @@
+"""A painting whose way is kept in a file, so that one that was stopped goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tether.core.errors import NotFiniteError, StoppedError
+from tether.generate.draw import Canvas
+from tether.generate.goals import Goal
+from tether.generate.painting import Painting, PaintingProgress, paint
+from tether.generate.painting_file import load_painting, save_painting
+
+
+def painted(
+    canvas: Canvas,
+    goals: Mapping[str, Goal],
+    *,
+    state: Path | None,
+    resume: bool,
+    made_of: Mapping[str, Any],
+    begin: Callable[[], object] | None = None,
+    **settings: Any,
+) -> Painting:
+    """Paint, and write the canvas on its way to a file, which is removed when it is done.
+
+    Args:
+        canvas: on its device.
+        goals: by name.
+        state: the file; None keeps none.
+        resume: go on from it, if it is there.
+        made_of: plain values that say what is painted.
+        begin: called first, unless the painting goes on from the file.
+        settings: of ``paint``.
+
+    Raises:
+        InputError: a state of another painting.
+        NotFiniteError: a loss that stays without a number; the state holds the last good canvas.
+        StoppedError: ``should_stop`` said so; the state holds the canvas.
+    """
+    facts = json.loads(json.dumps(made_of))  # as a file gives it back
+    progress = load_painting(state, canvas, made_of=facts) if resume and state and state.exists() else None
+    if progress is None and begin is not None:
+        begin()
+
+    def save(now: PaintingProgress) -> None:
+        if state is not None:
+            save_painting(state, canvas, now, made_of=facts)
+
+    try:
+        painting = paint(canvas, goals, progress=progress, save=save, **settings)
+    except (StoppedError, NotFiniteError) as error:
+        said = "" if state is None else f"; {state} holds the canvas: the same command with --resume goes on from it"
+        raise type(error)(f"{error}{said}") from error
+    if state is not None:
+        state.unlink(missing_ok=True)
+    return painting
+
+
+def setback_remarks(painting: Painting) -> list[str]:
+    """What there is to say of steps without a finite loss."""
+    if not painting.setbacks:
+        return []
+    steps = ", ".join(map(str, painting.setbacks))
+    return [f"went back to the last good canvas at step {steps}, and on with half the rates"]
