@@ -9,7 +9,7 @@ from tether.core.card import Card, Claim, Condition, Trial
 if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab
 
-RATE, FREE_RATE = 0.01, 5e-3
+RATE, FREE_RATE = 0.01, 0.001
 """Radians of a step of ours, and AdamW's rate of textual inversion."""
 
 CARD = Card(
