@@ -32,6 +32,7 @@ from tether.generate.prompt_reward import PromptReward
 from tether.generate.registry import GENERATORS
 from tether.generate.text_generator import TextGenerator
 from tether.generate.training import train_generator
+from tether.optim.spherical import SphericalSGD
 
 __all__ = [
     "CFG",
@@ -71,6 +72,7 @@ __all__ = [
     "Reward",
     "SegmenterParser",
     "SemanticStyler",
+    "SphericalSGD",
     "StabilityLoss",
     "StyleResult",
     "StyleWeights",
