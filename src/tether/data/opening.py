@@ -26,6 +26,7 @@ _WHERE = {
     "parquet": "tether.data.sources.parquet:ParquetSource",
     "scene_twins": "tether.data.sets.scenes.twins:SceneTwins",
     "scenes": "tether.data.sets.scenes.set:ScenesSet",
+    "solids": "tether.data.sets.solids:SolidsSet",
     "split": "tether.data.sources.split:SplitSource",
     "text_pairs": "tether.data.sources.text_pairs:TextPairsSource",
     "textile": "tether.data.sets.textile:TextileSet",
