@@ -126,7 +126,7 @@ SMALL = {
 """How to make a small instance of the sources that read files."""
 TEXT_ALONE = ("text_pairs",)
 """Sources whose rows have no image."""
-SETTINGS = {"scenes": {"rows": 40}, "scene_twins": {"quadruples": 40}}
+SETTINGS = {"scenes": {"rows": 40}, "scene_twins": {"quadruples": 40}, "solids": {"rows": 40, "size": 16}}
 
 
 @pytest.fixture(scope="module", params=sorted(SOURCES))

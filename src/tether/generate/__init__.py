@@ -10,6 +10,17 @@ from tether.generate.diffuse.text_diffusion import TextDiffusion
 from tether.generate.edit.video import EditResult, VideoEditor
 from tether.generate.goals import Aim, ClipGoal, DirectionAim, Goal, Moment, PlainView, RandomViews, TextAim
 from tether.generate.invert.directional import DirectionalToken
+from tether.generate.nerf import (
+    CodeMapper,
+    Codes,
+    ConditionalField,
+    FieldEditor,
+    FieldScenes,
+    invert_view,
+    learn_scenes,
+    recolour,
+    volume_render,
+)
 from tether.generate.noise import NoiseResult, NoiseStep, NormRegularizer, Reward, optimize_noise
 from tether.generate.painting import Frame, Painting, PaintingProgress, paint
 from tether.generate.prompt_reward import PromptReward
@@ -23,9 +34,14 @@ __all__ = [
     "NAG",
     "Aim",
     "ClipGoal",
+    "CodeMapper",
+    "Codes",
+    "ConditionalField",
     "DirectionAim",
     "DirectionalToken",
     "EditResult",
+    "FieldEditor",
+    "FieldScenes",
     "Frame",
     "Goal",
     "Moment",
@@ -45,9 +61,13 @@ __all__ = [
     "VarGenerator",
     "VideoEditor",
     "guided_pipeline",
+    "invert_view",
+    "learn_scenes",
     "nag",
     "negative_states",
     "optimize_noise",
     "paint",
+    "recolour",
     "train_generator",
+    "volume_render",
 ]

@@ -96,7 +96,7 @@ class ConditionalField(nn.Module):
         """The encoding of places, bent by the shape's code."""
         encoded = positional_encoding(x, self.freqs, include_input=False)
         first, *rest = self.deformation
-        hidden = _beside(cast(nn.Linear, first), encoded, _code(z_s, self.shape_dim, "z_s"))
+        hidden = beside(cast(nn.Linear, first), encoded, _code(z_s, self.shape_dim, "z_s"))
         for part in rest:
             hidden = part(hidden)
         return encoded + torch.tanh(hidden)
@@ -137,7 +137,7 @@ class ConditionalField(nn.Module):
         way = positional_encoding(view / length, self.view_freqs)
         z_a = _code(z_a, self.appearance_dim, "z_a")
         way, z_a = (value.expand(*torch.broadcast_shapes(way.shape[:-1], z_a.shape[:-1]), -1) for value in (way, z_a))
-        return self.rgb(_beside(self.view, feature, torch.cat([way, z_a], dim=-1)).relu())
+        return self.rgb(beside(self.view, feature, torch.cat([way, z_a], dim=-1)).relu())
 
     def forward(self, x: Float[Tensor, "*n 3"], view: Float[Tensor, "*m 3"], codes: Codes) -> Float[Tensor, "*n 4"]:
         """Colour and density as ``volume_render`` takes them."""
@@ -145,7 +145,7 @@ class ConditionalField(nn.Module):
         return torch.cat([self.color(feature, view, codes.appearance), density[..., None]], dim=-1)
 
 
-def _beside(layer: nn.Linear, first: Tensor, second: Tensor) -> Tensor:
+def beside(layer: nn.Linear, first: Tensor, second: Tensor) -> Tensor:
     """A layer of two things side by side, of which the second may be the same for many of the first."""
     wide = first.shape[-1]
     return F.linear(first, layer.weight[:, :wide], layer.bias) + F.linear(second, layer.weight[:, wide:])

@@ -27,6 +27,8 @@ from tether.generate.painting import PaintingProgress, paint
 FORMAT = "tether.field_scenes/1"
 _FIRST_CODES = 0.1
 """Standard deviation of codes at first."""
+_WHITE = 0.99
+"""Least share of each colour in a pixel that counts as empty."""
 _CHUNK = 2**16
 """Samples that are asked at once where no gradient is needed."""
 
@@ -246,13 +248,13 @@ class RaysCanvas(Canvas):
         return (RaysLook(begin=begin, way=way, target=target, scenes=scenes, draws=draws),)
 
     def render(self, look: Viewpoint = FRONT, *, keep: Bool[Tensor, " elements"] | None = None) -> Float[Tensor, ...]:
-        """(passes, 3, 1, n) of a look at pixels; else the first view."""
+        """(passes, 4, 1, n) of a look at pixels, colours and how much is stopped; else the first view."""
         if not isinstance(look, RaysLook):
             return self.scenes.view(self.scenes.codes(0), self.scenes.poses[0]).image
         codes = Codes(self.scenes.shape[look.scenes], self.scenes.appearance[look.scenes])
         seen = self.scenes.look_along(codes, look.begin, look.way, generator=look.draws)
         passes = [seen.rgb] if seen.coarse is None else [seen.coarse, seen.rgb]
-        return torch.stack([one.T[:, None] for one in passes])
+        return torch.stack([torch.cat([one, seen.acc[:, None]], dim=1).T[:, None] for one in passes])
 
 
 @checked
@@ -264,6 +266,7 @@ def learn_scenes(
     rays: Count = 512,
     rate: PositiveRate = 5e-3,
     penalty: NonNegative = 1e-4,
+    clear: NonNegative = 0.01,
     seed: Whole = 0,
     progress: PaintingProgress | None = None,
     save: Callable[[PaintingProgress], None] | None = None,
@@ -281,6 +284,8 @@ def learn_scenes(
         rays: pixels of a step, drawn among all views.
         rate: of the field at first; codes move twice as fast.
         penalty: of a code's squared length.
+        clear: of what stops a ray whose pixel is white in the view; without it a field may fill what is empty with
+            white. 0 for scenes with white things.
         seed: of the draws.
         progress: of a run to go on with; see ``generate.paint``, as for the rest.
         save: called with the progress every 50 steps.
@@ -303,7 +308,12 @@ def learn_scenes(
     def error(image: Tensor, moment: Moment) -> Tensor:
         look = moment.look
         assert isinstance(look, RaysLook)
-        return (image - look.target.T[:, None]).square().mean(dim=(1, 2, 3)).sum()
+        return (image[:, :3] - look.target.T[:, None]).square().mean(dim=(1, 2, 3)).sum()
+
+    def stopped(image: Tensor, moment: Moment) -> Tensor:
+        look = moment.look
+        assert isinstance(look, RaysLook)
+        return clear * (image[-1, 3, 0] * (look.target > _WHITE).all(dim=1)).mean()
 
     def length(image: Tensor, moment: Moment) -> Tensor:
         look = moment.look
@@ -313,7 +323,7 @@ def learn_scenes(
 
     canvas = RaysCanvas(scenes, views, rays=rays, rate=rate)
     found = paint(
-        canvas, {"error": error, "codes": length}, steps=steps, seed=seed, frames=0, progress=progress, save=save,
-        on_progress=on_progress, should_stop=should_stop,
+        canvas, {"error": error, "codes": length, "clear": stopped}, steps=steps, seed=seed, frames=0,
+        progress=progress, save=save, on_progress=on_progress, should_stop=should_stop,
     )  # fmt: skip
     return found.losses["error"]
