@@ -37,6 +37,11 @@ class Lens:
             raise InputError(f"angle: expected radians between 0 and pi, got {angle}")
         return cls(height, width, width / (2 * math.tan(angle / 2)))
 
+    def scaled(self, height: int) -> Lens:
+        """The same view in an image of another height."""
+        share = height / self.height
+        return Lens(height, max(1, round(self.width * share)), self.focal * share)
+
 
 @checked
 def orbit_pose(

@@ -192,7 +192,8 @@ class TestEdits:
     def test_a_map_learns_while_all_else_rests_and_edits_what_it_is_asked(self, scenes: FieldScenes) -> None:
         editor = FieldEditor(scenes, create("tiny").eval())
         before = {name: value.clone() for name, value in editor.state_dict().items()}
-        losses = editor.learn_(["a red box", "a blue cone"], which="shape", steps=2, images=1, keep=0.1)
+        texts = [["a red box"], ["a blue cone"]]
+        losses = editor.learn_(texts, which="shape", steps=2, images=1, height=6, keep=0.1)
         assert len(losses) == 2
         moved = {name for name, value in editor.state_dict().items() if not torch.equal(value, before[name])}
         assert moved
@@ -215,8 +216,14 @@ class TestEdits:
             editor.edit("a cone", codes, which="size")
         with pytest.raises(InputError, match="prompt: expected a text or an image"):
             editor.edit(torch.zeros(8, 8), codes)
-        with pytest.raises(InputError, match="prompts: expected at least one"):
-            editor.learn_([], which="shape")
+        for prompts, said in (
+            ([], "scene 0: expected at least one"),
+            ("a cone", "prompts: expected"),
+            ([["a cone"]], "a list for each of 2"),
+            ([["a cone"], [" "]], "scene 1: expected"),
+        ):
+            with pytest.raises(InputError, match=said):
+                editor.learn_(prompts, which="shape")
         with pytest.raises(InputError, match="code: expected"):
             editor.edit("a cone", Codes(codes.appearance, codes.appearance), which="shape")
 

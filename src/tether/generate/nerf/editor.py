@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from tether.core.cameras import Lens
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, PositiveRate, Whole, checked
@@ -72,11 +73,12 @@ class FieldEditor(nn.Module):
     @checked
     def learn_(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[str] | Sequence[Sequence[str]],
         *,
         which: Which,
         steps: Count = 400,
         images: Count = 2,
+        height: Count | None = None,
         rate: PositiveRate = 1e-3,
         keep: NonNegative = 0.0,
         seed: Whole = 0,
@@ -90,10 +92,12 @@ class FieldEditor(nn.Module):
         It is ``generate.paint`` with a scene, a text and a known pose drawn for each image.
 
         Args:
-            prompts: what edits may ask for; it need not name what a scene is.
+            prompts: what edits may ask for: of any scene, or a list of texts for each scene, in their order. Texts that
+                agree with all that the map cannot change of a scene teach faster.
             which: map; ``both`` moves the two at once.
             steps: of Adam.
             images: of a step.
+            height: of these in pixels; None takes that of the views.
             rate: of Adam.
             keep: weight of the squared length of what is added to a code.
             seed: of the draws.
@@ -106,13 +110,15 @@ class FieldEditor(nn.Module):
             Minus the cosine of view and text of each step, summed over images.
 
         Raises:
-            InputError: no texts, or one without words.
+            InputError: no texts, one without words, or not a list for each scene.
         """
-        if isinstance(prompts, str) or not prompts or not all(str(text).strip() for text in prompts):
-            raise InputError(f"prompts: expected at least one text with words, got {prompts!r:.200}")
+        said = self._of_each_scene(prompts)
+        texts = list(dict.fromkeys(text for some in said for text in some))
         with torch.no_grad():
-            rows = F.normalize(encode_texts(self.model, list(prompts)), dim=1).float()
-        canvas = _MapsCanvas(self, rows, which=which, images=images, rate=rate)
+            rows = F.normalize(encode_texts(self.model, texts), dim=1).float()
+        asked = [[texts.index(text) for text in some] for some in said]
+        lens = self.scenes.lens if height is None else self.scenes.lens.scaled(height)
+        canvas = _MapsCanvas(self, rows, asked, which=which, images=images, lens=lens, rate=rate)
         goals = {
             "prompt": ClipGoal(self.model, [TextAim(rows, reduction="mean")], views=PlainView()),
             "keep": lambda image, moment: keep * canvas.added(moment.look),
@@ -129,6 +135,16 @@ class FieldEditor(nn.Module):
             for value in learning:
                 value.requires_grad_(True)
         return found.losses["prompt"]
+
+    def _of_each_scene(self, prompts: Sequence[str] | Sequence[Sequence[str]]) -> list[list[str]]:
+        count, one = len(self.scenes.names), all(isinstance(text, str) for text in prompts)
+        said = [list(prompts)] * count if one else [list(some) for some in prompts]
+        if len(said) != count:
+            raise InputError(f"prompts: expected texts, or a list for each of {count} scenes, got {prompts!r:.200}")
+        for number, some in enumerate(said):
+            if not some or not all(isinstance(text, str) and text.strip() for text in some):
+                raise InputError(f"prompts, scene {number}: expected at least one text with words, got {some!r:.200}")
+        return cast("list[list[str]]", said)
 
     @torch.no_grad()
     def edit(self, prompt: str | Float[Tensor, "3 h w"], codes: Codes, which: Which = "appearance") -> Codes:
@@ -196,30 +212,43 @@ class _MapsCanvas(Canvas):
     scenes: FieldScenes
 
     def __init__(
-        self, editor: FieldEditor, rows: Float[Tensor, "n d"], *, which: Which, images: int, rate: float
+        self,
+        editor: FieldEditor,
+        rows: Float[Tensor, "n d"],
+        asked: list[list[int]],
+        *,
+        which: Which,
+        images: int,
+        lens: Lens,
+        rate: float,
     ) -> None:
         super().__init__()
         maps = {"shape": editor.shape, "appearance": editor.appearance}
         self.maps = nn.ModuleDict({name: part for name, part in maps.items() if which in (name, "both")})
         self.__dict__["scenes"], self._rows, self._images = editor.scenes, rows.to(editor.scenes.shape), images
+        self._asked, self._lens = asked, lens
         self.rates = dict.fromkeys(self.maps, rate)
 
     def parameters_by_role(self) -> Mapping[str, Sequence[nn.Parameter]]:
         return {name: list(part.parameters()) for name, part in self.maps.items()}
 
     def looks(self, step: int, draws: torch.Generator) -> Sequence[Viewpoint]:
-        counts = (len(self.scenes.names), len(self._rows), len(self.scenes.poses))
-        found = [[int(torch.randint(count, (), generator=draws)) for count in counts] for _ in range(self._images)]
-        return [
-            _EditLook(share=(prompt + 0.5) / counts[1], scene=scene, prompt=prompt, pose=pose)
-            for scene, prompt, pose in found
-        ]
+        def drawn(count: int) -> int:
+            return int(torch.randint(count, (), generator=draws))
+
+        found = list[Viewpoint]()
+        for _ in range(self._images):
+            scene = drawn(len(self._asked))
+            prompt = self._asked[scene][drawn(len(self._asked[scene]))]
+            share, pose = (prompt + 0.5) / len(self._rows), drawn(len(self.scenes.poses))
+            found.append(_EditLook(share=share, scene=scene, prompt=prompt, pose=pose))
+        return found
 
     def render(
         self, look: Viewpoint = FRONT, *, keep: Bool[Tensor, " elements"] | None = None
     ) -> Float[Tensor, "3 h w"]:
         edit = look if isinstance(look, _EditLook) else _EditLook()
-        return self.scenes.view(self._codes(edit)[1], self.scenes.poses[edit.pose]).image
+        return self.scenes.view(self._codes(edit)[1], self.scenes.poses[edit.pose], lens=self._lens).image
 
     def added(self, look: Viewpoint) -> Tensor:
         """Squared length of what a look's text adds to the codes."""

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from tether.core.cameras import Lens
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Decay, NonNegative, Rate, Whole, checked
@@ -136,8 +135,7 @@ def _goals(wanted: Tensor, model: DualEncoder | None, perceptual: float) -> dict
 @torch.no_grad()
 def nearest_pose(field: FieldScenes, codes: Codes, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "4 4"]:
     """The known pose from which a scene is nearest to an image, looked at coarsely."""
-    lens = field.lens
-    small = Lens(_COARSE, max(1, round(_COARSE * lens.width / lens.height)), lens.focal * _COARSE / lens.height)
+    small = field.lens.scaled(_COARSE)
     wanted = F.interpolate(image[None], size=(small.height, small.width), mode="bilinear", antialias=True)[0]
     poses = field.poses.unique(dim=0)
     errors = [(field.view(codes, pose, lens=small).image - wanted).square().mean() for pose in poses]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tether.core.cameras import Lens
 from tether.data.sets.solids import ANGLE, COLOURS, SHAPES, Solid, circle_of_poses, solid_view, solid_views
 from tether.generate.nerf import Codes, ConditionalField, FieldEditor, FieldScenes, March, invert_view, learn_scenes
+from tether.generate.nerf.editor import Which
 from tether.generate.nerf.field import beside
 from tether.generate.nerf.volume import positional_encoding
 from tether.models.dual import Clip
@@ -28,14 +29,16 @@ if TYPE_CHECKING:
 SIDE, SAMPLES, CODE = 32, 16, 16
 POSES, OTHER_POSES = 8, 3
 """From which fields learn, and from which edits are looked at."""
-FIELD_STEPS, FIELD_RATE = 600, 5e-3
-MAP_STEPS, IMAGES = 150, 2
-"""Of a map, and images of a step; the joint code's maps move together, twice as long."""
-RATES = {"own": 1e-3, "joint": 1e-3}
+FIELD_STEPS, FIELD_RATE = 500, 5e-3
+SIZES = (0.9, 1.0)
+"""Of solids: texts do not name them, so that what an edit should come to must not depend on them much."""
+MAP_STEPS, IMAGES, MAP_SIDE = 500, 2, 24
+"""Of a map, images of a step, and their height; the joint code's maps move together, twice as long."""
+RATES = {"own": 4e-3, "joint": 4e-3}
 """Of the maps; chosen on pilot seeds."""
 SOURCES = 3
 """Scenes that are edited towards each held-out combination."""
-INVERTED, INVERT_STEPS = 4, 210
+INVERTED, INVERT_STEPS = 3, 180
 JUDGE = 1_000
 """What is added to the seed of the CLIP that steers, for one that steers nothing."""
 Arm = Literal["own", "joint"]
@@ -101,7 +104,7 @@ def prepare(lab: Lab) -> Bench:
     missing = {(SHAPES[(row + lab.seed) % len(SHAPES)], colour) for row, colour in enumerate(COLOURS)}
     shown = [one for one in combinations if one not in missing]
     again = [shown[row] for row in torch.randperm(len(shown), generator=draws)[:8].tolist()]
-    sizes = (0.75 + 0.25 * torch.rand(len(shown) + len(again), generator=draws)).tolist()
+    sizes = (SIZES[0] + (SIZES[1] - SIZES[0]) * torch.rand(len(shown) + len(again), generator=draws)).tolist()
     solids = [Solid(shape, colour, size) for (shape, colour), size in zip(shown + again, sizes, strict=True)]
     poses = circle_of_poses(lab.steps(POSES), generator=draws)
     return Bench(
@@ -119,7 +122,7 @@ def _clip(lab: Lab, more: int) -> Clip:
     rows = lab.steps(2_048, 64)
     data = f"solids:size={SIDE},rows={rows},captions=several,seed={seed}"
     model = {"size": "tiny", "image_size": SIDE, "patch": 8, "context": 16}
-    found = small_clip(lab, seed=seed, steps=400, data=data, settings={"model": model, "vocabulary": "used"})
+    found = small_clip(lab, seed=seed, steps=200, data=data, settings={"model": model, "vocabulary": "used"})
     assert isinstance(found, Clip)
     return found
 
@@ -132,11 +135,26 @@ def learnt(lab: Lab, bench: Bench, arm: Arm) -> tuple[FieldScenes, FieldEditor]:
     scenes = FieldScenes(field, bench.views, march=March(samples=lab.steps(SAMPLES)), generator=draws)
     learn_scenes(scenes, bench.views, steps=lab.steps(FIELD_STEPS), rate=FIELD_RATE, seed=lab.seed)
     editor = FieldEditor(scenes, bench.model, seed=lab.seed)
-    texts = list(dict.fromkeys(one.caption for one in bench.solids))
-    for which in ("shape", "appearance") if own else ("both",):
-        steps = lab.steps(MAP_STEPS if own else 2 * MAP_STEPS)
-        editor.learn_(texts, which=which, steps=steps, images=IMAGES, rate=RATES[arm], seed=lab.seed)
+    teach(lab, bench, editor, arm)
     return scenes, editor
+
+
+def teach(lab: Lab, bench: Bench, editor: FieldEditor, arm: Arm) -> None:
+    """Maps: of shape and of appearance one after the other, or both at once as one map of the joint code."""
+    for which in ("shape", "appearance") if arm == "own" else ("both",):
+        steps = lab.steps(MAP_STEPS if arm == "own" else 2 * MAP_STEPS)
+        texts = [_texts(bench, solid, which) for solid in bench.solids]
+        editor.learn_(texts, which=which, steps=steps, images=IMAGES, height=MAP_SIDE, rate=RATES[arm], seed=lab.seed)
+
+
+def _texts(bench: Bench, solid: Solid, which: Which) -> list[str]:
+    """Combinations that views show and an edit of this solid may ask for: its colour, its shape, or either."""
+    shown = {(one.shape, one.colour): one.caption for one in bench.solids}
+    return [
+        caption
+        for (shape, colour), caption in shown.items()
+        if (colour == solid.colour and which != "appearance") or (shape == solid.shape and which != "shape")
+    ]
 
 
 @dataclass(frozen=True, slots=True)
