@@ -40,9 +40,10 @@ class NewWordRecipe(TuneRecipe):
     """A word for one thing of yours from four to eight images: usable in any text of ``tether search --words``.
 
     "a <word>" must be nearer to the thing's images than to images of other things. Only the direction of the word's
-    rows moves, on the sphere; their length stays that of the vocabulary, so that the words beside it are still read.
-    Both towers rest. What comes of it is a head: directions, length, first word, hash of the tokenizer, digests of both
-    sides. A diffusion's own loss is ``generate.denoising_loss``.
+    rows moves, on the sphere; their length stays that of the vocabulary. The paper says that the words beside it are
+    then still read; in our check free rows at a low rate did as well. Both towers rest. What comes of it is a head:
+    directions, length, first word, hash of the tokenizer, digests of both sides. A diffusion's own loss is
+    ``generate.denoising_loss``.
 
     Source: DTI (arXiv 2512.13672), whose loss is a diffusion's; rate, steps and prior are the paper's.
     """
