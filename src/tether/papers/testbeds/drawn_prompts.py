@@ -24,9 +24,9 @@ from tether.papers.testbeds.drawn_shapes import COLOURS, PHRASES, SHAPES, SIDE
 if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab
 
-PROMPTS, STEPS, PIXEL_STEPS, STROKES = 8, 150, 350, 24
+PROMPTS, STEPS, PIXEL_STEPS, STROKES = 12, 150, 350, 24
 """Drawings of each arm, steps of strokes and of pixels, which take as long, and strokes."""
-FASTER, PIXELS_FASTER = 4.0, 1.5
+FASTER, PIXELS_FASTER = 2.0, 1.5
 """What the rates of a canvas are multiplied by; chosen on pilot seeds."""
 IDLE = 1e-3
 """Change of the guide's cosine below which a stroke says nothing."""
@@ -137,7 +137,7 @@ def drawings(
 def judged(found: DrawingBed, drawn: Drawings) -> dict[str, float]:
     """Shares in per cent: prompts named right by the judge among 24, and colours and shapes by the reader.
 
-    ``chance`` is the judge's mean probability of the right one, ``guide`` the guide's own mean cosine, which rises by
+    ``likely`` is the judge's mean probability of the right one, ``guide`` the guide's own mean cosine, which rises by
     construction.
     """
     right = torch.tensor(found.asked)
@@ -147,7 +147,7 @@ def judged(found: DrawingBed, drawn: Drawings) -> dict[str, float]:
     colour, shape = found.reader(drawn.images)
     return {
         "top1": 100 * float((scores.argmax(1) == right).float().mean()),
-        "chance": 100 * float((found.judge.logit_scale * scores).softmax(1)[range(len(right)), right].mean()),
+        "likely": 100 * float((found.judge.logit_scale * scores).softmax(1)[range(len(right)), right].mean()),
         "colour": 100 * float((colour.argmax(1) == right // len(SHAPES)).float().mean()),
         "shape": 100 * float((shape.argmax(1) == right % len(SHAPES)).float().mean()),
         "attributes": 50
