@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tether.core.card import Card, Claim, Condition, Trial
+from tether.core.card import Card, Claim, Condition, Trial, Tried
 
 if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab
@@ -27,7 +27,8 @@ CARD = Card(
         "tether.generate.training.train_generator",
     ),
     needs=("a diffusion model with attention to texts", "a negative prompt"),
-    gives="@GIVES@",
+    gives="A negative prompt for diffusion models that take few steps, at little more than the cost of none; where "
+    "classifier-free guidance does not break, as on small digits, that leads further away for twice the time.",
     claim=Claim(
         says="A negative prompt that guides attention makes a diffusion that takes four steps show what it names less "
         "often.",
@@ -37,8 +38,8 @@ CARD = Card(
         baseline="the same noise and prompt without guidance, for the one pass a step that NAG also takes",
         scale="a diffusion of 0.3 million weights on digits of 8 px, 700 steps of 32, told by the text tokens of a "
         "tiny CLIP; all 90 ordered pairs of digits, eight images each, four steps of DDIM",
-        equal="diffusion, prompts, noise and steps; settings chosen among @N@ for NAG and as many scales for "
-        "classifier-free guidance on two other seeds",
+        equal="diffusion, prompts, noise and steps; settings chosen among six for NAG and six scales for "
+        "classifier-free guidance on seeds 10 and 11, by the share of the wanted digit",
         conditions=(
             Condition(
                 says="Images that the classifier is not sure of, below 0.5, become no more frequent than with "
@@ -72,8 +73,16 @@ CARD = Card(
         "two; the results are the same, and single-stream blocks run once.",
         "A shorter or longer negative prompt is masked, not repeated and cut.",
     ),
-    tried=(),
-    minutes=6.0,
+    tried=(
+        Tried(
+            bed="this bed on pilot seeds 10 and 11: scales 3, 5 and 8 with alpha 0.25, 5, 8 and 11 with 0.5",
+            outcome="The digit to leave out was seen in 28 and 34 % without guidance; with NAG in 11, 9, 7, 4, 3 and 2 "
+            "% and 14, 10, 9, 4, 4 and 3 %; with classifier-free guidance of 1.5, 2, 3, 5, 8 and 11 in 12, 6, 2, 0, 0 "
+            "and 0 % and 16, 6, 2, 0, 0 and 0 %, and the judge was surer of it, too: four steps do not break it here. "
+            "The wanted digit alone in the prompt, with nothing to leave out, left 1 and 3 %.",
+        ),
+    ),
+    minutes=7.0,
     guide="generating.md",
 )
 

@@ -31,7 +31,8 @@ CLIP_STEPS, STEPS, BATCH, RATE = 150, 700, 32, 2e-3
 CHANNELS = (16, 32)
 SAMPLING, EACH, JUDGE_STEPS = 4, 8, 600
 PAIRS = tuple((wanted, other) for wanted in range(10) for other in range(10) if wanted != other)
-SETTINGS = NAG()
+SETTINGS, OWN_SCALE = NAG(scale=11.0, alpha=0.5), 5.0
+"""Of NAG and of classifier-free guidance: of six each those that show the wanted digit most often on pilot seeds."""
 UNSURE = 0.5
 """Below it the judge is not sure of an image."""
 
@@ -139,6 +140,7 @@ def trial(lab: Lab) -> Trial:
     """One seed: either digit asked for without guidance, with NAG, with classifier-free guidance at the same scale."""
     bed = prepare(lab)
     arms = {"none": asked(bed, None), "nag": asked(bed, SETTINGS), "cfg": asked(bed, CFG(scale=SETTINGS.scale))}
+    arms["cfg_own"] = asked(bed, CFG(scale=OWN_SCALE))
     arms["alone"] = asked(bed, None, both=False)
     seconds = {name: found.pop("seconds") for name, found in arms.items()}
     notes = {f"{key}_{name}": value for name, found in arms.items() for key, value in found.items()}
