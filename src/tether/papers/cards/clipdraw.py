@@ -26,7 +26,8 @@ CARD = Card(
         "tether.generate.painting.paint",
     ),
     needs=("any encoder",),
-    gives="A drawing of a text as some dozens of strokes, with its SVG, from any encoder and without training.",
+    gives="A drawing of a text as some dozens of strokes, with its SVG, from any encoder and without training; small "
+    "CLIPs draw the colour and seldom the shape, and another one names free pixels right at least as often.",
     claim=Claim(
         says="What is drawn in strokes for one CLIP is named right by a second CLIP, which nothing was drawn for, more "
         "often than what free pixels make of the same goal in as many seconds.",
