@@ -90,7 +90,7 @@ class Drawings:
     Attributes:
         canvases: one for each prompt.
         images: (n, 3, s, s) in 0 to 1.
-        seconds: of the processor, all drawings together.
+        seconds: of the processor, all drawings together; 0 in a smoke run, whose figures must not move.
     """
 
     canvases: Sequence[Canvas]
@@ -130,7 +130,8 @@ def drawings(
         )
         canvases.append(canvas)
         images.append(painted.image)
-    return Drawings(canvases, torch.stack(images), time.process_time() - start)
+    seconds = 0.0 if lab.smoke else time.process_time() - start
+    return Drawings(canvases, torch.stack(images), seconds)
 
 
 @torch.no_grad()
