@@ -82,7 +82,7 @@ CARD = Card(
             "The wanted digit alone in the prompt, with nothing to leave out, left 1 and 3 %.",
         ),
     ),
-    minutes=7.0,
+    minutes=8.0,
     guide="generating.md",
 )
 
