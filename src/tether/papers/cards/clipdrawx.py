@@ -25,7 +25,8 @@ CARD = Card(
     ),
     needs=("any encoder",),
     gives="A sketch of a text in lines, circles and semicircles, each of which can be followed from where it began, in "
-    "at most 60 % of the numbers that as many cubic strokes have, which is arithmetic.",
+    "at most 60 % of the numbers that as many cubic strokes have, which is arithmetic; leaving some out at each step "
+    "left no fewer idle ones.",
     claim=Claim(
         says="Where a step leaves out one stroke in ten, fewer of the strokes of the finished sketch say nothing.",
         metric="strokes without which the cosine to the prompt stays the same within 0.001, percentage points",
