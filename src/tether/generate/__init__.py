@@ -26,12 +26,24 @@ from tether.generate.invert.bank import ImageBank, local_procrustes
 from tether.generate.invert.directional import DirectionalToken, denoising_loss, learn_word_, token_norm_stats
 from tether.generate.invert.field_fit import fit_field
 from tether.generate.invert.implicit import ColorViews, Inversion, InversionAim
+from tether.generate.nerf import (
+    CodeMapper,
+    Codes,
+    ConditionalField,
+    FieldEditor,
+    FieldScenes,
+    invert_view,
+    learn_scenes,
+    recolour,
+    volume_render,
+)
 from tether.generate.noise import NoiseResult, NoiseStep, NormRegularizer, Reward, optimize_noise
 from tether.generate.painting import Frame, Painting, PaintingProgress, paint
 from tether.generate.prompt_reward import PromptReward
 from tether.generate.registry import GENERATORS
 from tether.generate.text_generator import TextGenerator
 from tether.generate.training import train_generator
+from tether.optim.spherical import SphericalSGD
 
 __all__ = [
     "CFG",
@@ -41,11 +53,16 @@ __all__ = [
     "Aim",
     "AttentionStore",
     "ClipGoal",
+    "CodeMapper",
+    "Codes",
     "ColorViews",
+    "ConditionalField",
     "DirectionAim",
     "DirectionalLoss",
     "DirectionalToken",
     "EditResult",
+    "FieldEditor",
+    "FieldScenes",
     "FinerField",
     "Frame",
     "Goal",
@@ -71,6 +88,7 @@ __all__ = [
     "Reward",
     "SegmenterParser",
     "SemanticStyler",
+    "SphericalSGD",
     "StabilityLoss",
     "StyleResult",
     "StyleWeights",
@@ -87,7 +105,9 @@ __all__ = [
     "fuse_frames",
     "guided_pipeline",
     "inject",
+    "invert_view",
     "layer_schedule",
+    "learn_scenes",
     "learn_word_",
     "local_procrustes",
     "nag",
@@ -95,10 +115,12 @@ __all__ = [
     "optimize_noise",
     "paint",
     "read_frames",
+    "recolour",
     "slerp",
     "token_mask",
     "token_norm_stats",
     "train_generator",
     "train_referenced",
+    "volume_render",
     "write_frames",
 ]

@@ -17,7 +17,7 @@ LEAST = 1e-6
 
 
 @checked
-def fuse_frames(maps: Tensor, *, w: Share = 0.5) -> Float[Tensor, "f h n t"]:
+def fuse_frames(maps: Tensor, w: Share = 0.5) -> Float[Tensor, "f h n t"]:
     """Each frame's maps mixed with those of the frame before; the first frame's with themselves.
 
     Args:
