@@ -87,7 +87,7 @@ def test_writes_an_image_frames_a_film_and_what_it_says(files: Path, call: Any) 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["cat.png", "--out", "b.png"], "--style, --morph: expected one of them, got none"),
+        (["cat.png", "--out", "b.png"], "--style, --morph, --to: expected one of them, got none"),
         (["cat.png", "--out", "b.png", "--style", "a", "--morph", "b"], "got style and morph"),
         (["cat.png", "--style", "a"], "expected at least one to write"),
         (["cat.png", "--out", "b.png", "--morph", "a", "--mask", "mask.png"], "--mask: expected with --style alone"),

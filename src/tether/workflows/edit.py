@@ -142,7 +142,7 @@ def edit(
     morph: str | None = None,
     source: str = "a photo",
     similarity: Literal["geodesic", "cosine"] = "geodesic",
-    stability: NonNegative = 0.2,
+    stability: NonNegative = 0.03,
     canvas: Literal["network", "pixels"] = "network",
     steps: Annotated[int, Ge(1), Le(1_000_000)] | None = None,
     rate: PositiveRate | None = None,
@@ -165,7 +165,7 @@ def edit(
     Args:
         image: a file, or uint8 pixels (3, h, w).
         model: loaded, or a name that ``tether.load`` takes.
-        style: what it, or with a mask the object, shall look like (Sem-CS, arXiv 2307.05104).
+        style: what it, or with a mask the object, shall look like (Sem-CS, arXiv 2307.05934).
         ground: what lies outside the mask shall look like; None holds it.
         mask: a PNG of the image's size, or booleans; what is not 0 is the object.
         morph: what the image shall show (Geodesic CLIP, arXiv 2401.10526).
@@ -230,7 +230,7 @@ def edit(
         made_of={**facts, "steps": plan.steps, **plan.facts}, steps=plan.steps, rates=plan.rates, seed=seed,
         frames=frames, save_every=save_every, on_progress=on_progress, should_stop=should_stop,
     )  # fmt: skip
-    return _edited(plan.text, painting, start, marked, encoder=encoder, judge=judging, reduced=reduced)
+    return edited(plan.text, painting, start, marked, encoder=encoder, judge=judging, reduced=reduced)
 
 
 def check_ways(*, ground: str | None, mask: object, **ways: str | None) -> None:
@@ -322,12 +322,23 @@ def _sized(
 
 
 @torch.no_grad()
-def _edited(
+def edited(
     text: str, painting: Painting, start: Tensor, mask: Tensor | None, *, encoder: DualEncoder,
-    judge: DualEncoder | None, reduced: str | None,
+    judge: DualEncoder | None, reduced: str | None = None,
 ) -> EditedImage:  # fmt: skip
+    """What came of an edit.
+
+    Args:
+        text: what was asked for.
+        painting: with one image of three dimensions.
+        start: (3, h, w) the image as it was, in 0 to 1.
+        mask: (h, w) where it might change; a part without pixels is left out.
+        encoder: that led.
+        judge: another, or None.
+        reduced: a remark on the size.
+    """
     off = 255 * (painting.image.cpu() - start.cpu()).abs().mean(dim=0)
-    parts = [off] if mask is None else [off[mask], off[~mask]]
+    parts = [off] if mask is None or mask.all() or not mask.any() else [off[mask], off[~mask]]
     near = [None if one is None else _near(one, start, painting.image, text) for one in (encoder, judge)]
     assert near[0] is not None
     remarks = [*([] if reduced is None else [reduced]), *setback_remarks(painting)]

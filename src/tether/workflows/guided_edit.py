@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import torch
-import torch.nn.functional as F
 from annotated_types import Ge, Le
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
-from tether.core.atomic_io import atomic_folder, atomic_path
 from tether.core.component import build
 from tether.core.errors import InputError
+from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder
-from tether.core.ranges import NonNegative, PositiveRate, Whole, checked
+from tether.core.ranges import Count, NonNegative, PositiveRate, Whole, checked
 from tether.core.types import ImageSpec
 from tether.data import open_source
 from tether.data.bad_rows import BadRows
 from tether.data.images import decode, resize_and_crop
 from tether.data.loader import ordered
-from tether.generate.edit.guided_inversion import FICE_WEIGHTS, GuidedEdit, GuidedInversion
-from tether.generate.edit.kept_parts import PartMaps
+from tether.generate.edit.guided_inversion import FICE_WEIGHTS, GuidedInversion
+from tether.generate.edit.kept_parts import PartMaps, pasted
 from tether.generate.edit.segmenter_parser import SegmenterParser
-from tether.generate.goals import ClipGoal, PlainView, RandomViews
-from tether.models.embed import encode_texts
+from tether.generate.goals import PlainView, RandomViews
 from tether.models.latent.style import StyleCodec
 from tether.models.load import chosen_device
 from tether.tasks.segment import SEGMENTERS
 from tether.tasks.segment.segmenter import DenseSegmenter
 from tether.train.codec_training import train_codec
-from tether.workflows.drawing.film import png_bytes, png_uri
+from tether.workflows.drawing.kept import painted
+from tether.workflows.edit import EditedImage, edited
 from tether.workflows.learning_folder import claim
 from tether.workflows.methods import by_tower
 from tether.workflows.models import Data, Model, OnStage, opened
@@ -149,55 +149,6 @@ def _rebuilt_psnr(codec: StyleCodec, pixels: UInt8[Tensor, "n 3 h w"]) -> float:
     return float(-10 * torch.cat(errors).clamp(min=1e-6).log10().mean())
 
 
-@dataclass(frozen=True, slots=True)
-class EditedByText:
-    """What ``edit_to`` gives.
-
-    Attributes:
-        text: what was asked for.
-        before: the image at the size of the codes, in 0 to 1.
-        found: what came of it.
-        similarity: cosine of the image and the text, by the model that led, before and after; it rises by construction.
-        judged: the same by another model, or None.
-        kept: PSNR of what should stay, in what was generated, in dB, before it was pasted back; None where all may
-            change.
-        best: the same of the image made again without an edit: the auto-encoder's own.
-        remarks: what else is worth knowing.
-    """
-
-    text: str
-    before: Float[Tensor, "3 h w"]
-    found: GuidedEdit
-    similarity: tuple[float, float]
-    judged: tuple[float, float] | None
-    kept: float | None
-    best: float | None
-    remarks: list[str] = field(default_factory=list)
-
-    @property
-    def image(self) -> Float[Tensor, "3 h w"]:
-        """In 0 to 1, what is kept pasted back."""
-        return self.found.image[0].clamp(0, 1)
-
-    def save_png(self, path: str | Path) -> Path:
-        """Write the image, atomically."""
-        with atomic_path(Path(path)) as temporary:
-            temporary.write_bytes(png_bytes(_bytes(self.image)))
-        return Path(path)
-
-    def save_frames(self, folder: str | Path) -> Path:
-        """Write a new folder with what was generated on the way, ``0000.png`` by the number of steps."""
-        folder = Path(folder)
-        with atomic_folder(folder) as place:
-            for frame in self.found.frames:
-                (place / f"{frame.step:04d}.png").write_bytes(png_bytes(frame.image[0]))
-        return folder
-
-    def _repr_html_(self) -> str:
-        shown = [f'<img src="{png_uri(_bytes(one))}" width="200" alt="">' for one in (self.before, self.image)]
-        return " ".join(shown)
-
-
 @checked
 def edit_to(
     image: str | Path,
@@ -216,11 +167,15 @@ def edit_to(
     frames: Whole = 12,
     judge: Model | None = None,
     least_psnr: NonNegative = 20.0,
+    state: Path | None = None,
+    resume: bool = False,
+    save_every: Count = 50,
+    seed: Whole = 0,
     random_weights: bool = False,
     device: str = "auto",
     on_progress: Callable[[int, int | None], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
-) -> EditedByText:
+) -> EditedImage:
     """Change an image as a text says: its codes are moved until the model sees the text (FICE, arXiv 2301.02110).
 
     The image is cut to a square of the auto-encoder's size, and so is the result.
@@ -239,26 +194,39 @@ def edit_to(
         steps: of the optimiser.
         rate: its rate.
         views: random ones that the model sees at each step; 0 shows it the image as it is, as the paper does.
-        frames: kept on the way, besides the start.
+        frames: kept on the way, besides the start; of what is generated, before anything is pasted back.
         judge: another model that says how near the image is to the text.
         least_psnr: of the image made again, in dB, below which it is remarked that the auto-encoder does not know it.
+        state: file of the edit on its way, removed when it is done.
+        resume: go on from there, if there is one.
+        save_every: steps between two writes of it.
+        seed: of views.
         random_weights: accept models without trained weights.
         device: where to compute.
         on_progress: called with steps done and in all.
-        should_stop: asked after each step; when true ``StoppedError`` is raised.
+        should_stop: asked after each step; when true the state is written and ``StoppedError`` raised.
 
     Raises:
         InputError: an image or mask that cannot be read or does not fit, a mask of all white, neither a mask nor words,
-            an empty text, or codes of another kind.
+            an empty text, codes of another kind, or a state of another edit.
         NotFiniteError: a loss that stays without a number.
         StoppedError: it was asked to stop.
+
+    Example:
+        >>> import tempfile, tether
+        >>> from PIL import Image
+        >>> from tether.models.latent.style import StyleCodec
+        >>> from tether.workflows.guided_edit import edit_to
+        >>> model, codes = tether.load("tiny", random_weights=True), StyleCodec(size=16, dim=8, width=8)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (40, 30), "red").save(f"{folder}/image.png")
+        ...     words = {"change": ["a dress"], "rest": ["a wall"]}
+        ...     edit_to(f"{folder}/image.png", "a blue dress", model=model, codes=codes, steps=2, **words).image.shape
+        torch.Size([3, 16, 16])
     """
     if not text.strip():
         raise InputError(f"--to: expected a text with words, got {text!r}")
-    if keep is None and not change:
-        raise InputError("--keep, --change: expected a mask of what stays, or words for what may change")
-    if (keep_words or rest) and not change:
-        raise InputError("--change: expected words for what may change beside those for what stays")
+    check_parts(keep=keep, change=change, others=(*keep_words, *rest))
     encoder, _ = opened(model, device=device, random_weights=random_weights)
     judging = None if judge is None else opened(judge, device=device, random_weights=random_weights)[0]
     codec = codes if isinstance(codes, StyleCodec) else StyleCodec.load(codes)
@@ -273,25 +241,64 @@ def edit_to(
         if keep is not None:
             stays = _mask(keep, like=pixels, where=image, spec=spec).to(on)
             parts = PartMaps(1 - stays, stays, stays if parts is None else parts.pose)
-        assert parts is not None
         again = ((codec.decode(codec.encode(before * 2 - 1)) + 1) / 2).clamp(0, 1)
     editor = GuidedInversion(
         codec, encoder, parser, weights=weights, steps=steps, lr=rate,
         views=RandomViews(count=views) if views else PlainView(),
     )  # fmt: skip
-    found = editor.edit(
-        before, text, parts=parts, frames=frames, on_progress=on_progress, should_stop=should_stop
+    canvas, goals, parts = editor.begun(before, text, parts=parts)
+    facts = {
+        "to": text, "weights": editor.weights, "steps": steps, "rate": rate, "views": views, "frames": frames,
+        "seed": seed, "model": _digest(encoder), "codes": _digest(codec),
+        "image": _digest_of(before), "parts": _digest_of(parts.body, parts.head, parts.pose),
+    }  # fmt: skip
+    painting = painted(
+        canvas, goals, state=state, resume=resume, made_of=facts, steps=steps, seed=seed, frames=frames,
+        save_every=save_every, on_progress=on_progress, should_stop=should_stop,
     )  # fmt: skip
-    looked = [None if one is None else _similarity(one, before, found.image, text) for one in (encoder, judging)]
-    assert looked[0] is not None
-    kept, best = (_kept_psnr(made, before, parts.body) for made in (found.generated.clamp(0, 1), again))
+    image_ = pasted(painting.image, before, parts.head)[0]
+    single = replace(
+        painting, image=image_, frames=tuple(replace(frame, image=frame.image[0]) for frame in painting.frames)
+    )
+    found = edited(text, single, before[0], parts.body[0, 0].cpu() >= 0.5, encoder=encoder, judge=judging)
+    found.remarks.extend(_remarks(painting.image, again, before, parts, least=least_psnr))
+    return found
+
+
+def check_parts(*, keep: object, change: Sequence[str], others: Sequence[str]) -> None:
+    """See that something says what may change, before any model is opened.
+
+    Raises:
+        InputError: neither a mask nor words, or words for the rest alone.
+    """
+    if keep is None and not change:
+        raise InputError("--keep, --change: expected a mask of what stays, or words for what may change")
+    if others and not change:
+        raise InputError("--change: expected words for what may change beside those for what stays")
+
+
+def _remarks(made: Tensor, again: Tensor, before: Tensor, parts: PartMaps, *, least: float) -> list[str]:
     remarks = []
+    kept, best = (_kept_psnr(one, before, parts.body) for one in (made, again))
+    if kept is not None and best is not None:
+        remarks.append(
+            f"what should stay was kept with {kept:.1f} dB before anything was pasted back; the auto-encoder makes it "
+            f"with {best:.1f} dB at best"
+        )
     whole = _kept_psnr(again, before, torch.zeros_like(parts.body))
-    if whole is not None and whole < least_psnr:
+    if whole is not None and whole < least:
         remarks.append(
             f"the auto-encoder makes this image again with {whole:.1f} dB only; teach it on more images of the kind"
         )
-    return EditedByText(text, before[0].cpu(), found, looked[0], looked[1], kept, best, remarks)
+    return remarks
+
+
+def _digest(model: Any) -> str:
+    return model_digest(cast(nn.Module, model))
+
+
+def _digest_of(*values: Tensor) -> str:
+    return hashlib.sha256(b"".join(value.detach().cpu().numpy().tobytes() for value in values)).hexdigest()
 
 
 def _parser(model: DualEncoder, change: Sequence[str], keep: Sequence[str], rest: Sequence[str]) -> SegmenterParser:
@@ -312,21 +319,9 @@ def _mask(path: str | Path, *, like: Tensor, where: str | Path, spec: ImageSpec)
     return stays.clamp(0, 1)
 
 
-@torch.no_grad()
-def _similarity(model: DualEncoder, before: Tensor, after: Tensor, text: str) -> tuple[float, float]:
-    goal = ClipGoal.of_prompts(model, text, views=PlainView())
-    rows = goal.rows(torch.cat([before, after.clamp(0, 1)]).to(model.logit_scale.device))
-    cosines = F.cosine_similarity(rows, encode_texts(model, [text]).to(rows))
-    return float(cosines[0]), float(cosines[1])
-
-
 def _kept_psnr(made: Tensor, real: Tensor, body: Tensor) -> float | None:
     outside = 1 - body
     if float(outside.sum()) < 1:
         return None
     error = ((made - real).square() * outside).sum() / (3 * outside.sum())
     return float(-10 * error.clamp(min=1e-6).log10())
-
-
-def _bytes(image: Tensor) -> Tensor:
-    return image.detach().cpu().mul(255).round().to(torch.uint8)

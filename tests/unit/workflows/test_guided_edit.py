@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import torch
 from PIL import Image
 
 from tether.core.errors import InputError, StoppedError
+from tether.core.types import ImageSpec
+from tether.data.images import load
 from tether.models import create
 from tether.models.latent.style import StyleCodec
 from tether.workflows.guided_edit import edit_to, learn_codes
@@ -31,6 +34,11 @@ def files(tmp_path: Path) -> dict[str, Path]:
     Image.fromarray(mask[:10]).save(tmp_path / "small.png")
     StyleCodec(size=16, dim=8, width=8).save(tmp_path / "codes.safetensors")
     return {path.stem: path for path in tmp_path.iterdir()}
+
+
+def square(files: dict[str, Path]) -> torch.Tensor:
+    """The image as it is worked on."""
+    return load(files["image"], ImageSpec((16, 16))).float() / 255
 
 
 def test_codes_are_learnt_and_go_on_where_they_stopped(tmp_path: Path) -> None:
@@ -61,16 +69,18 @@ def test_a_mask_says_what_stays(files: dict[str, Path], tmp_path: Path) -> None:
         files["image"], "a red dress", model=MODEL, codes=files["codes"], keep=files["mask"], steps=4, frames=2,
         judge=create("tiny", seed=1, image_size=16).eval(),
     )  # fmt: skip
-    torch.testing.assert_close(found.image[:, :, :7], found.before[:, :, :7])
-    assert not torch.equal(found.image[:, :, 9:], found.before[:, :, 9:])
+    shown = square(files)
+    torch.testing.assert_close(found.image[:, :, :7], shown[:, :, :7])
+    assert not torch.equal(found.image[:, :, 9:], shown[:, :, 9:])
     assert found.judged is not None
-    assert found.kept is not None
-    assert found.best is not None
-    assert "makes this image again with" in found.remarks[0]
+    assert len(found.change) == 2
+    assert found.change[1] < found.change[0]
+    assert "what should stay was kept with" in found.remarks[0]
+    assert "makes this image again with" in found.remarks[1]
     assert Image.open(found.save_png(tmp_path / "out.png")).size == (16, 16)
     frames = found.save_frames(tmp_path / "frames")
-    assert sorted(path.name for path in frames.iterdir()) == ["0000.png", "0002.png", "0004.png"]
-    assert found._repr_html_().count("<img") == 2
+    assert sorted(path.name for path in frames.iterdir()) == ["000000.png", "000002.png", "000004.png"]
+    assert "what should stay" in found.film(tmp_path / "film.html").read_text()
 
 
 def test_words_find_what_may_change(files: dict[str, Path]) -> None:
@@ -78,12 +88,36 @@ def test_words_find_what_may_change(files: dict[str, Path]) -> None:
         files["image"], "a red dress", model=MODEL, codes=files["codes"], change=["dress"], keep_words=["face"],
         rest=["wall"], steps=2, views=2,
     )  # fmt: skip
-    assert found.found.losses.keys() == {"clip", "img", "shape", "head_shape", "w_delta"}
+    assert found.painting.losses.keys() == {"clip", "img", "shape", "head_shape", "w_delta"}
     both = edit_to(
         files["image"], "a red dress", model=MODEL, codes=files["codes"], change=["dress"], rest=["wall"],
         keep=files["mask"], steps=2,
     )  # fmt: skip
-    torch.testing.assert_close(both.image[:, :, :7], both.before[:, :, :7])
+    torch.testing.assert_close(both.image[:, :, :7], square(files)[:, :, :7])
+
+
+def test_an_edit_that_was_stopped_goes_on_bit_for_bit(files: dict[str, Path], tmp_path: Path) -> None:
+    def made(**settings: Any) -> torch.Tensor:
+        words = {"change": ["dress"], "rest": ["wall"]}
+        found = edit_to(
+            files["image"], "a red dress", model=MODEL, codes=files["codes"], steps=6, views=2, **words, **settings
+        )
+        return found.image
+
+    calls = []
+
+    def stop() -> bool:
+        calls.append(1)
+        return len(calls) == 3
+
+    state = tmp_path / "edit.painting"
+    whole = made()
+    with pytest.raises(StoppedError, match="--resume goes on"):
+        made(state=state, should_stop=stop)
+    with pytest.raises(InputError, match="of another painting: seed"):
+        made(state=state, resume=True, seed=1)
+    assert torch.equal(made(state=state, resume=True), whole)
+    assert not state.exists()
 
 
 @pytest.mark.parametrize(

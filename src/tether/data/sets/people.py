@@ -29,6 +29,8 @@ SLEEVES = ("short", "long")
 GROUNDS = ("paper", "snow", "stone", "sand")
 SKINS = ((240, 205, 175), (200, 150, 115), (120, 80, 55))
 HAIRS = ((40, 30, 28), (130, 80, 40), (225, 190, 110))
+ARMS, STANCES = (0.35, 0.95, 1.55), (0.0, 0.06)
+"""Angles of an arm from straight down, in radians, and how far a foot is to the side, as a share of the image."""
 PARTS = ("ground", "head", "torso", "left arm", "right arm", "legs")
 """What a number of a mask means; a skirt is of the torso, and left is left in the image."""
 Split = Literal["train", "validation", "test"]
@@ -53,8 +55,8 @@ class Person:
         hair: number in ``HAIRS``.
         x: of the middle of the shoulders.
         head: how far the head is beside it.
-        arms: angles of the left and the right arm from straight down, in radians.
-        stance: how far each foot is to the side of its hip.
+        arms: angles of the left and the right arm, of ``ARMS``.
+        stance: of ``STANCES``.
         ground: one of ``GROUNDS``.
         variant: drawing of the ground.
     """
@@ -81,8 +83,8 @@ def draw_person(rng: np.random.Generator) -> Person:
 
     return Person(
         one(GARMENTS), one(SHADES), one(PATTERNS), one(SLEEVES), int(rng.integers(len(SKINS))),
-        int(rng.integers(len(HAIRS))), rng.uniform(0.42, 0.58), rng.uniform(-0.04, 0.04),
-        (rng.uniform(0.25, 1.9), rng.uniform(0.25, 1.9)), rng.uniform(0.0, 0.09), one(GROUNDS),
+        int(rng.integers(len(HAIRS))), rng.uniform(0.48, 0.52), rng.uniform(-0.02, 0.02), (one(ARMS), one(ARMS)),
+        one(STANCES), one(GROUNDS),
         int(rng.integers(BACKGROUND_VARIANTS)),
     )  # fmt: skip
 

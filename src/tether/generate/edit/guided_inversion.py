@@ -198,6 +198,35 @@ class GuidedInversion:
             NotFiniteError: a loss that stays without a number.
             StoppedError: ``should_stop`` said so.
         """
+        canvas, goals, parts = self.begun(image, text, parts=parts, w=w)
+        painting = paint(
+            canvas, goals, steps=self.steps, frames=frames, on_progress=on_progress, should_stop=should_stop
+        )
+        with torch.no_grad():
+            made = canvas.render()
+            last = {name: float(goal(made, Moment(self.steps, self.steps))) for name, goal in goals.items()}
+        losses = {name: [loss / self.weights[name] for loss in [*painting.losses[name], last[name]]] for name in goals}
+        return GuidedEdit(pasted(made, image, parts.head), made, canvas.codes.detach().clone(), losses, painting.frames)
+
+    def begun(
+        self,
+        image: Float[Tensor, "b 3 h w"],
+        text: str | Sequence[str],
+        *,
+        parts: PartMaps | None = None,
+        w: Float[Tensor, "b n d"] | None = None,
+    ) -> tuple[CodeCanvas, dict[str, Goal], PartMaps]:
+        """What ``edit`` paints: the canvas, its goals with their weights, and the parts; for a loop of one's own.
+
+        Args:
+            image: see ``edit``.
+            text: see ``edit``.
+            parts: see ``edit``.
+            w: see ``edit``.
+
+        Raises:
+            InputError: see ``edit``.
+        """
         if image.ndim != 4 or image.shape[1] != 3 or not len(image):
             raise InputError(f"image: expected (b, 3, h, w), at least one, got {tuple(image.shape)}")
         if not image.is_floating_point() or not bool(((image >= 0) & (image <= 1)).all()):
@@ -221,18 +250,7 @@ class GuidedInversion:
             raise InputError(f"image: expected what the generator makes, {tuple(start.shape)}, got "
                              f"{tuple(image.shape)}")  # fmt: skip
         terms = self._terms(image, text, parts, canvas)
-        painting = paint(
-            canvas,
-            {name: _weighted(terms[name], weight) for name, weight in self.weights.items()},
-            steps=self.steps, frames=frames, on_progress=on_progress, should_stop=should_stop,
-        )  # fmt: skip
-        with torch.no_grad():
-            made = canvas.render()
-            last = {name: float(terms[name](made, Moment(self.steps, self.steps))) for name in self.weights}
-        losses = {
-            name: [loss / self.weights[name] for loss in each] + [last[name]] for name, each in painting.losses.items()
-        }
-        return GuidedEdit(pasted(made, image, parts.head), made, canvas.codes.detach().clone(), losses, painting.frames)
+        return canvas, {name: _weighted(terms[name], weight) for name, weight in self.weights.items()}, parts
 
     def _parts(self, image: Tensor) -> PartMaps:
         if self.parser is None:
