@@ -89,10 +89,10 @@ CARD = Card(
         Tried(
             bed="this bed with two settings a way, pilot seeds 10 and 11; the one with the higher mean of both judges "
             "is taken, and where they differ by less than 2 points the smaller",
-            outcome="Both judges together saw 83.3 % of changes with all terms at weight 3 and 79.6 % at 1, 82.9 % with "
-            "text and ground at either, 87.1 % with the text alone at rate 0.05 and 86.7 % at 0.1. At the settings taken, "
-            "IoU was 87 with all terms, 80 with text and ground, 66 with the text alone; the head had 21.5, 23.0 and 14.0 "
-            "dB. Distance to real images at weight 1 hardly differed with and without the codes' spread.",
+            outcome="Both judges together saw 83.3 % of changes with all terms at weight 3 and 79.6 % at 1, 82.9 % "
+            "with text and ground at either, 87.1 % with the text alone at rate 0.05 and 86.7 % at 0.1. As taken, IoU "
+            "was 87 with all terms, 80 with text and ground, 66 with the text alone; the head had 21.5, 23.0 and 14.0 "
+            "dB. At weight 1 the distance to real images hardly differed with and without the codes' spread.",
         ),
         Tried(
             bed="people who stand and hold their arms anyhow, a narrower distribution of codes and 1,000 steps of the "
