@@ -7,6 +7,9 @@ Networks of diffusers with random weights: a UNet of Stable Diffusion's shape at
 32 x 32, 77 tokens), a transformer of Flux's shape (256 image tokens, 64 text tokens), and a small diffusion of 8 px.
 Classifier-free guidance runs a batch of twice as many rows. CPU milliseconds, the ways in turn, one thread, the median
 of the rounds; keys of NAG's negative are computed once before, as over the steps of a sampling.
+
+Measured last on two virtual cores of an AMD EPYC with other work beside it, five rounds, NAG over classifier-free
+guidance: 0.64 (Stable Diffusion's shape), 0.88 (Flux's shape, above the goal of 0.75), 0.72 (8 px).
 """
 
 from __future__ import annotations

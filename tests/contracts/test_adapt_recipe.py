@@ -51,6 +51,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "long_text": SHORT | {"keep": 3, "learning_rate": 1e-4},
     "lora": SHORT | {"rank": 2},
     "masked_crops": SHORT | {"moves": "image"},
+    "new_word": {"word": "<it>", "init_word": "cat", "others": "scenes:rows=8,size=64", "steps": 4, "batch_size": 6},
     "norms": SHORT,
     "order": {"column": "amount", "text": "a large square", "steps": 3, "group": 6, "n_rank_tokens": 2},
     "pairs": SHORT,
@@ -91,6 +92,7 @@ REFUSALS: dict[tuple[str, str], str] = {
             ("composed", "this text tower cannot be looked into: the tower is of class BertModel"),
         )
     },
+    ("new_word", "composed"): "this text tower cannot be looked into: the tower is of class BertModel",
     ("mask_text", "composed"): "this text tower cannot be looked into: the tower is of class BertModel",
 }
 """(recipe, kind of encoder) -> words of the reason for which it is refused."""

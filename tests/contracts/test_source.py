@@ -126,7 +126,12 @@ SMALL = {
 """How to make a small instance of the sources that read files."""
 TEXT_ALONE = ("text_pairs",)
 """Sources whose rows have no image."""
-SETTINGS = {"people": {"rows": 40}, "scenes": {"rows": 40}, "scene_twins": {"quadruples": 40}}
+SETTINGS = {
+    "people": {"rows": 40},
+    "scenes": {"rows": 40},
+    "scene_twins": {"quadruples": 40},
+    "solids": {"rows": 40, "size": 16},
+}
 
 
 @pytest.fixture(scope="module", params=sorted(SOURCES))

@@ -19,7 +19,7 @@ def test_sites_learn_a_head_by_the_recipe(tmp_path: Path, call) -> None:
     assert "epsilon" in done.out
     head = load_head(out, model=tether.load(model))
     assert len(head.classes) == 10
-    assert json.loads((out / "report.json").read_text())["picked"]["epsilon"] > 0
+    assert json.loads((out / "report.json").read_text())["privacy"]["epsilon"] > 0
     dry = call("train", "digits", "--recipe", "federated", "--from", model, "--out", out, "--dry-run", *SETTINGS)
     assert "no steps to rehearse" in dry.out
     refused = {

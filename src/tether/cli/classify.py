@@ -60,6 +60,10 @@ def command(
     cutoff_from: Annotated[
         str | None, typer.Option(help="Images with captions to fit that on; a run of ours has its own.")
     ] = None,
+    words: Annotated[
+        list[Path] | None,
+        typer.Option(help="A word that tether adapt --recipe new-word learnt on this model; may be repeated."),
+    ] = None,
     calibrate: Annotated[str | None, typer.Option(help="Labelled images to fit the confidence on.")] = None,
     label_column: Annotated[str, typer.Option(help="Their column with the class names.")] = "label",
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward.")] = 64,
@@ -106,6 +110,7 @@ def command(
         "--cutoff-from": cutoff_from,
         "--calibrate": calibrate,
         "--regions": regions,
+        "--words": words,
     }
     check_outputs(outputs, existing=existing, inputs=inputs, log=bad_rows)
     if with_ is not None and head is not None:
@@ -116,10 +121,11 @@ def command(
         from tether.cli.region_rows import name_regions
 
         idle = {"--head": head, "--with": with_, "--calibrate": calibrate, "--none-of-these": none_of_these}
+        given = [option for option, value in idle.items() if value is not None] + ["--words"] * bool(words)
         name_regions(
             source,
             classes,
-            idle=[option for option, value in idle.items() if value is not None],
+            idle=given,
             out=out,
             json=json,
             raw_csv=raw_csv,
@@ -151,6 +157,7 @@ def command(
             abstain=abstain,
             none_of_these=none_of_these,
             cutoff_from=cutoff_from,
+            words=words or None,
             batch_size=batch_size,
             workers=workers,
             strict=strict,

@@ -49,7 +49,7 @@ def command(
     html: Annotated[Path | None, typer.Option(help="Write a page with the film to this file.")] = None,
     kept: Annotated[int, typer.Option("--frame-count", min=1, help="Frames, besides the start.")] = 12,
     similarity: Annotated[Literal["geodesic", "cosine"], typer.Option(help="Of a morph.")] = "geodesic",
-    stability: Annotated[float, typer.Option(min=0, help="Of a morph: weight of what stays as it was.")] = 0.2,
+    stability: Annotated[float, typer.Option(min=0, help="Of a morph: weight of what stays as it was.")] = 0.03,
     canvas: Annotated[Literal["network", "pixels"], typer.Option(help="Of a morph: what moves.")] = "network",
     steps: Annotated[
         int | None, typer.Option(min=1, help="Of the optimiser; style 400, morph 200, --to 500, --learn 4000.")

@@ -46,6 +46,10 @@ def command(
         str | None,
         typer.Option(help="The model that made the vectors; a store that was made beside it knows its name."),
     ] = None,
+    words: Annotated[
+        list[Path] | None,
+        typer.Option(help="A word that tether adapt --recipe new-word learnt on this model; may be repeated."),
+    ] = None,
     long_text: LongText = "cut",
     device: Device = "auto",
     random_weights: RandomWeights = False,
@@ -65,7 +69,7 @@ def command(
     if not queries and not image:
         raise typer.BadParameter("say what to look for: words, or --image FILE")
     outputs = {"--html": html, "--json": json}
-    check_outputs(outputs, existing=existing, inputs={"STORE": store, "--image": image})
+    check_outputs(outputs, existing=existing, inputs={"STORE": store, "--image": image, "--words": words})
     with bar("embed", visible=False) as on_progress:
         found = search(
             store,
@@ -81,6 +85,7 @@ def command(
             shortlist=shortlist,
             order_by=order_by,
             long_text=long_text,
+            words=words or None,
             device=device,
             random_weights=random_weights,
             on_progress=on_progress,

@@ -27,6 +27,7 @@ _WHERE = {
     "people": "tether.data.sets.people:PeopleSet",
     "scene_twins": "tether.data.sets.scenes.twins:SceneTwins",
     "scenes": "tether.data.sets.scenes.set:ScenesSet",
+    "solids": "tether.data.sets.solids:SolidsSet",
     "split": "tether.data.sources.split:SplitSource",
     "text_pairs": "tether.data.sources.text_pairs:TextPairsSource",
     "textile": "tether.data.sets.textile:TextileSet",

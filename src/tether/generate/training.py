@@ -88,7 +88,7 @@ def train_generator(
     maker.learns.requires_grad_(True)
     tuning = Tuning[None](
         step=MakerStep(maker, images, texts, batch_size=batch_size, seed=seed),
-        batches=ReplayedBatches(lambda: itertools.repeat(_NOTHING)),
+        batches=ReplayedBatches(lambda: itertools.repeat(NOTHING)),
         steps=steps,
         optimizer={"name": "adamw", "lr": learning_rate},
         weight_decay=weight_decay,
@@ -106,7 +106,7 @@ def train_generator(
     return tuple(float(loss) for loss in losses)
 
 
-_NOTHING = Batch(torch.empty(1, 0), torch.empty(1, 0).long())
+NOTHING = Batch(torch.empty(1, 0), torch.empty(1, 0).long())
 
 
 class MakerStep:
@@ -126,7 +126,11 @@ class MakerStep:
         texts = [self._texts[row] for row in chosen.tolist()]
         said = [some[int(part * len(some))] for some, part in zip(texts, which, strict=True)]
         x = self._images[chosen].to(next(self._maker.parameters()).device).float().div(127.5).sub(1)
-        loss = self._maker.loss(x, said, generator=draw)
+        loss = self.loss_on(x, said, rows=chosen, generator=draw)
         if not bool(loss.isfinite()):
             raise NotFiniteError(f"step {step}: the loss is {float(loss.detach())}; try a lower learning_rate")
         return Loss(loss)
+
+    def loss_on(self, x: Tensor, said: Sequence[str], *, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """The loss of images in -1 to 1, their texts and their rows."""
+        return self._maker.loss(x, said, generator=generator)

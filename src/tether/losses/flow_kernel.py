@@ -127,8 +127,8 @@ def _inverse(gram: Tensor, noise: torch.Generator | None) -> Tensor:
 class GeodesicSimilarity:
     """Cosine of pairs of rows in the metric of ``geodesic_kernel``, which gets no gradient; the rows do.
 
-    All rows together make the metric, so a pair's value depends on the others. Of one row the metric has rank 2, and
-    the value depends on the cosine of the two alone.
+    All rows of a group together make the metric, so a pair's value depends on the others. Of one row the metric has
+    rank 2, and the value depends on the cosine of the two alone.
 
     Example:
         >>> import torch
@@ -139,9 +139,23 @@ class GeodesicSimilarity:
     """
 
     @checked
-    def __init__(self, dim: Count = 256, *, noise: float | torch.Generator = 0.0, exact: bool = False) -> None:
-        """Take the settings of ``geodesic_kernel``."""
-        self.dim, self.noise, self.exact = dim, noise, exact
+    def __init__(
+        self,
+        dim: Count = 256,
+        *,
+        noise: float | torch.Generator = 0.0,
+        exact: bool = False,
+        group: Count | None = None,
+    ) -> None:
+        """Take the settings.
+
+        Args:
+            dim: see ``geodesic_kernel``.
+            noise: see there.
+            exact: see there.
+            group: rows that make a metric together, in their order; None for all. For more rows than features.
+        """
+        self.dim, self.noise, self.exact, self.group = dim, noise, exact, group
 
     def __call__(self, x: Float[Tensor, "b d"], y: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
         """From -1 to 1, in the type of x; computed in float64.
@@ -153,6 +167,12 @@ class GeodesicSimilarity:
         Raises:
             InputError: see ``geodesic_kernel``.
         """
+        if x.shape != y.shape or x.ndim != 2 or self.group is None or len(x) <= self.group:
+            return self._alike(x, y)
+        pairs = zip(x.split(self.group), y.split(self.group), strict=True)
+        return torch.cat([self._alike(some, others) for some, others in pairs])
+
+    def _alike(self, x: Tensor, y: Tensor) -> Tensor:
         wide = torch.promote_types(x.dtype, torch.float32)
         metric = geodesic_kernel(x.to(wide), y.to(wide), dim=self.dim, noise=self.noise, exact=self.exact).double()
         x_, y_ = (F.normalize(rows.double(), dim=1) for rows in (x, y))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -14,7 +13,6 @@ from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.types import Features
 from tether.models.text_vectors import FILLER, TextVectors, placed, put
-from tether.models.tokenizer import check_texts
 
 
 class NewTokens(TextVectors):
@@ -62,17 +60,11 @@ class NewTokens(TextVectors):
             known += row
         self.vectors = nn.Parameter(self.token_rows(known))
         self.register_buffer("known", torch.tensor(known, device=self.vectors.device), persistent=False)
-        either = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
-        self._pattern = re.compile(rf"(?:(?<!\w)|(?=\W))({either})(?:(?!\w)|(?<=\W))")  # no part of another word
 
     def tokenize(self, texts: Sequence[str]) -> Int[Tensor, "b l"]:
         """(b, l) ids, zero after the end, those of new words beyond the vocabulary; texts past the context raise."""
         first = self.model.tokenizer.vocab_size
-        pieces = [[piece.rstrip() for piece in self._pattern.split(text)] for text in check_texts(texts)]
-        plain = list(dict.fromkeys(piece for row in pieces for piece in row if piece not in self.words))
-        ids = dict(zip(plain, self.words_of(plain), strict=True)) | {"": []}
-        ids |= {word: [first + number] for number, word in enumerate(self.words)}
-        rows = [[value for piece in row for value in ids[piece]] for row in pieces]
+        rows = self.ids_of(texts, {word: [first + number] for number, word in enumerate(self.words)})
         return self.framed(rows, names=[f"texts, row {row}" for row in range(len(rows))])
 
     def forward(self, text: Int[Tensor, "b l"]) -> Features:

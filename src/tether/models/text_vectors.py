@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -19,7 +20,7 @@ from tether.models.anatomy.find import text_anatomy
 from tether.models.anatomy.tower import TextAnatomy
 from tether.models.cached import side_digest
 from tether.models.sizes import tokenizer_at
-from tether.models.tokenizer import lengths
+from tether.models.tokenizer import check_texts, lengths
 
 FILLER = "a"  # a word whose id stands where a vector is read
 _WIDER = 16  # contexts that are read of a text, to say by how much it is too long
@@ -85,6 +86,16 @@ class TextVectors(nn.Module):
         rows = self._tokens(tokenizer_at(tokenizer, _WIDER * tokenizer.context_length), texts)
         return [row[len(self.before) : len(row) - len(self.after)] for row in rows]
 
+    def ids_of(self, texts: Sequence[str], new: Mapping[str, Sequence[int]]) -> list[list[int]]:
+        """Ids of texts, past the context too, without what stands before and after; new words have those given."""
+        pattern = word_pattern(new)
+        pieces = [[piece.rstrip() for piece in pattern.split(text)] for text in check_texts(texts)]
+        plain = list(dict.fromkeys(piece for row in pieces for piece in row if piece not in new))
+        ids = (
+            dict(zip(plain, self.words_of(plain), strict=True)) | {"": []} | {word: [*row] for word, row in new.items()}
+        )
+        return [[value for piece in row for value in ids[piece]] for row in pieces]
+
     @staticmethod
     def _tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
         ids = tokenizer(texts, long_text="raise")
@@ -100,6 +111,12 @@ class TextVectors(nn.Module):
         width = max(map(len, rows), default=0)
         padded = [[*row, *([0] * (width - len(row)))] for row in rows]
         return torch.tensor(padded, dtype=torch.int64, device=self.model.logit_scale.device).view(len(rows), width)
+
+
+def word_pattern(words: Iterable[str]) -> re.Pattern[str]:
+    """Finds words in texts, longer ones first, where they are no part of another word; they are its one group."""
+    either = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
+    return re.compile(rf"(?:(?<!\w)|(?=\W))({either})(?:(?!\w)|(?<=\W))")
 
 
 def placed(tower: TextAnatomy, ids: Int[Tensor, "b l"], slots: Int[Tensor, "b l"]) -> Int[Tensor, "b n"]:

@@ -301,6 +301,7 @@ def adapt(
             data=said,
             validation=rows_of(parts.given.validation),
             picked=done.outcome.chosen,
+            privacy=done.outcome.privacy,
             own=own,
             keep=keeps,
             keep_source="drawings with their names" if kept is None or keep is None else kept.name,

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from tether.adapt.heads import GroupingHead, Head, OrderHead, SharpenerHead, load_head
+from tether.adapt.heads import GroupingHead, Head, OrderHead, SharpenerHead, WordHead, load_head
 from tether.core.component import build
 from tether.core.errors import InputError
 from tether.data import open_source
@@ -26,6 +26,7 @@ from tether.tasks.classify.zero_shot import ZeroShotClassifier
 from tether.workflows.calibration import Wanted, alike_classes, check_cutoff, cutoff_of, unseen_words
 from tether.workflows.head_classifier import HeadClassifier
 from tether.workflows.models import Data, Model, OnStage, Progress, opened, progress_of, with_total
+from tether.workflows.words import Words, with_words
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ def classify(
     abstain: float = 0.0,
     none_of_these: Wanted | str = None,
     cutoff_from: Data | None = None,
+    words: Words | None = None,
     batch_size: int = 64,
     workers: int = 1,
     strict: bool = False,
@@ -125,6 +127,8 @@ def classify(
         none_of_these: give no label where the best class has no higher cosine: a number, or ``auto`` as in
             ``tether.search(cutoff=...)``.
         cutoff_from: pairs that the model did not learn from, to fit that on instead.
+        words: folders of words that ``tether adapt --recipe new_word`` learnt on this model, for names, templates and
+            descriptions.
         batch_size: images in one forward.
         workers: threads that decode ahead.
         strict: stop at the first bad row instead of skipping it.
@@ -162,11 +166,19 @@ def classify(
     else:
         forms = None if templates is None else templates_of(templates)
         prompted = ZeroShotClassifier(templates=forms, descriptions=says)
+    if words is not None and isinstance(trained, Head):
+        raise InputError("--words: are for --classes; a head has classes of its own and reads no text")
     rows = open_source(source, where="SOURCE")
     known = None if calibrate is None else open_source(calibrate, where="--calibrate")
     named = str(model) if isinstance(model, (str, Path)) else None
     check_cutoff(none_of_these, name=named, pairs=cutoff_from, option="--none-of-these")
     encoder, name = opened(model, device=device, random_weights=random_weights)
+    base, plain = encoder, names
+    if words is not None:
+        if none_of_these == "auto":
+            raise InputError("--words: goes with no --none-of-these or a number")
+        encoder = worded = with_words(base, words)
+        plain = [worded.plain(one) for one in names]
     cutoff = cutoff_of(
         none_of_these, model=encoder, name=name, pairs=cutoff_from, option="--none-of-these", on_stage=on_stage
     )
@@ -204,7 +216,7 @@ def classify(
     if not isinstance(used, HeadClassifier):
         told = ZeroShotClassifier(templates=used.templates, descriptions=used.descriptions)
         told = used if isinstance(used, ZeroShotClassifier) else told.prepare(encoder, names)
-        unseen = [*alike_classes(names, told.weights), *unseen_words(names, model=encoder, name=name)]
+        unseen = [*alike_classes(names, told.weights), *unseen_words(plain, model=base, name=name)]
     measure = "logit" if isinstance(used, HeadClassifier) else getattr(used, "measure", "cosine")
     return Labels(found, bad.count, used.calibration, cutoff, unseen, measure, getattr(used, "ceiling", None))
 
@@ -232,6 +244,8 @@ def _names(
         raise InputError(f"{idle[0]}: a head has classes of its own and asks for no prompt; leave it out")
     if isinstance(head, OrderHead):
         raise InputError(f"--head: orders images by {', '.join(head.classes)} and names none; use tether rank --head")
+    if isinstance(head, WordHead):
+        raise InputError(f"--head: is the word {head.classes[0]} for texts; give it as --words beside --classes")
     if isinstance(head, GroupingHead):
         raise InputError("--head: says which patches belong together and names none; use tether segment --head")
     if isinstance(head, SharpenerHead):

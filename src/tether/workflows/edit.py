@@ -142,7 +142,7 @@ def edit(
     morph: str | None = None,
     source: str = "a photo",
     similarity: Literal["geodesic", "cosine"] = "geodesic",
-    stability: NonNegative = 0.2,
+    stability: NonNegative = 0.03,
     canvas: Literal["network", "pixels"] = "network",
     steps: Annotated[int, Ge(1), Le(1_000_000)] | None = None,
     rate: PositiveRate | None = None,
@@ -165,7 +165,7 @@ def edit(
     Args:
         image: a file, or uint8 pixels (3, h, w).
         model: loaded, or a name that ``tether.load`` takes.
-        style: what it, or with a mask the object, shall look like (Sem-CS, arXiv 2307.05104).
+        style: what it, or with a mask the object, shall look like (Sem-CS, arXiv 2307.05934).
         ground: what lies outside the mask shall look like; None holds it.
         mask: a PNG of the image's size, or booleans; what is not 0 is the object.
         morph: what the image shall show (Geodesic CLIP, arXiv 2401.10526).

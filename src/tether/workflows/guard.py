@@ -21,7 +21,7 @@ from tether.workflows.compressed_folder import PARTS, REPORT_FILE, check_free
 from tether.workflows.models import Model, opened
 
 FORMAT = "tether-restored-1"
-ROUNDS, SAMPLES, EPOCHS, PATIENCE = 4, 5, 12, 4
+ROUNDS, SAMPLES, EPOCHS, PATIENCE = 2, 5, 6, 3
 """Of the search: choices of rows, and at most so many passes over the calibration rows for each."""
 
 
@@ -46,7 +46,7 @@ def guarded(model: nn.Module, batches: Sequence[Batch], *, key: Path, share: flo
         f"{found.largest_after:.3f} after); of the calibration images {100 * found.accuracy_before:.1f} % found their "
         f"text before and {100 * found.accuracy_after:.1f} % after",
         "protect: the key brings it back bit for bit; it is the only place with the true weights, beside the original. "
-        "Who trains the copy on data of their own gets part of it back",
+        "Who trains the copy on a few images of their own gets most of it back",
     ]
     return changed, said
 

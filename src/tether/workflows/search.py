@@ -30,6 +30,7 @@ from tether.tasks.retrieve.store import Store
 from tether.tasks.retrieve.vectors import make_thumbnail
 from tether.workflows.calibration import Wanted, check_cutoff, cutoff_of, unseen_words
 from tether.workflows.models import Data, Model, Progress, opened
+from tether.workflows.words import Words, with_words
 
 THUMBNAIL = 192  # pixels of the longest side of what is kept of an image
 
@@ -101,6 +102,7 @@ def search(
     shortlist: int | None = None,
     order_by: str | None = None,
     long_text: LongTexts = "cut",
+    words: Words | None = None,
     random_weights: bool = False,
     device: str = "auto",
     on_progress: Progress | None = None,
@@ -124,6 +126,8 @@ def search(
         order_by: words by which the hits of each query are put in order, those most like them first.
         long_text: of queries past the model's context: ``cut`` them, read them through ``windows``, or by interpolated
             positions (``stretch``, ``linear``); captions that a cutoff is fitted on are read the same way.
+        words: folders of words that ``tether adapt --recipe new_word`` learnt on this model, for queries; with
+            ``long_text="cut"`` alone.
         random_weights: accept a model without trained weights.
         device: where to load the model.
         on_progress: called with images embedded and images in all.
@@ -151,6 +155,13 @@ def search(
         str(where), model=model, device=device, random_weights=random_weights, on_progress=on_progress
     )
     searcher = Searcher(store, model=encoder, long_text=long_text)
+    unseen = unseen_words(wanted, model=encoder, name=name)
+    if words is not None:
+        if long_text != "cut" or cutoff == "auto":
+            raise InputError("--words: goes with --long-text cut, and with no cutoff or a number")
+        worded = with_words(encoder, words)
+        searcher.model = searcher.reader = worded
+        unseen = unseen_words([worded.plain(text) for text in wanted], model=encoder, name=name)
     reader = searcher.model if cutoff_from is None and all_whole(wanted, searcher.model) else searcher.reader
     seen = narrowed(reader, dims if shortlist is None else None)  # which scores the cutoff is for
     if cutoff == "auto" and cutoff_from is None and seen is not encoder:
@@ -170,7 +181,6 @@ def search(
         hits |= {text: [hit for hit in hits[text] if hit.score > used.threshold] for text in wanted}
     if order_by is not None:
         hits = {query: searcher.ordered_by(some, order_by) for query, some in hits.items()}
-    unseen = unseen_words(wanted, model=encoder, name=name)
     return Found(hits, len(store), name, nearest, used, unseen, filtered=condition is not None)
 
 

@@ -30,8 +30,8 @@ def test_epsilon_is_in_the_report_and_the_head_begins_at_the_texts(tmp_path: Pat
     model = create("tiny", seed=0)
     done = tether.adapt(model, squares(48), recipe={**SMALL, "clip": 0.01, "learning_rate": 1e-6}, out=tmp_path / "out")
     told = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert told["picked"]["epsilon"] > 0
-    assert 0 < told["picked"]["delta"] < 0.1
+    assert told["privacy"]["epsilon"] > 0
+    assert 0 < told["privacy"]["delta"] < 0.1
     assert done.head is not None
     with torch.no_grad():
         rows = torch.randn(5, model.dim)
@@ -44,7 +44,7 @@ def test_a_fixed_norm_releases_no_count_and_spends_the_same() -> None:
     model, spent = create("tiny", seed=0), []
     for adaptive in (True, False):
         done = tether.adapt(model, squares(48), recipe={**SMALL, "adaptive": adaptive})
-        spent.append(done.report.to_dict()["picked"])
+        spent.append(done.report.to_dict()["privacy"])
     assert spent[0]["epsilon"] == spent[1]["epsilon"]
     assert spent[1]["clip"] == 1.0 != spent[0]["clip"]
 
@@ -71,3 +71,12 @@ def test_settings_that_are_refused(settings: dict[str, Any], message: str) -> No
 def test_sites_smaller_than_a_batch_are_refused() -> None:
     with pytest.raises(InputError, match=r"expected at most the .* images of the smallest of 5 sites, got 64"):
         tether.adapt(create("tiny", seed=0), squares(48), recipe="federated")
+
+
+def test_the_report_says_what_is_private_and_what_is_not() -> None:
+    done = tether.adapt(create("tiny", seed=0), squares(48), recipe=SMALL)
+    said = str(done)
+    assert "Privacy of each image, by Opacus' accountant: epsilon" in said
+    assert "under no privacy" in said
+    assert "cross-validation" not in said
+    assert "under no privacy" in done.report.html()

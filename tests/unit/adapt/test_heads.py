@@ -17,6 +17,7 @@ from tether.adapt.heads import (
     GroupingHead,
     KernelHead,
     LinearHead,
+    WordHead,
     image_digest,
     load_head,
 )
@@ -147,6 +148,10 @@ KINDS = {
         classes=("a", "b"), scale=1.0,
     ),
     "grouping": GroupingHead(DinoiserHead(features=4, dim=2), grid=(2, 2)),
+    "word": WordHead(
+        torch.eye(2), start=torch.eye(2), text=torch.ones(1, 2), word="<v>", init_word="cup", length=1.0, text_side="0",
+        tokenizer="0", scale=1.0,
+    ),
     "defect_texts": DefectTextsHead(DefectTexts(torch.eye(2), layers=(0, 1))),
     "anomaly_adapters": AnomalyAdaptersHead(
         TrainedAdapters(AdaptClip(torch.eye(2), layers=2, hidden=2, reduction=1), layers=(0, 1))
@@ -198,6 +203,13 @@ def forged(folder, kind, values):
         ("anomaly_adapters", {"reads": {"layers": [0, 1], "post_norm": "x"}}, "post_norm: expected bool, got 'x'"),
         ("anomaly_adapters", {"reads": {"layers": [0, 1], "image_size": "x"}}, "image_size: expected a whole number"),
         ("anomaly_adapters", {"adapters": {"layers": 10**9}}, r"layers: expected a whole number in \[1, 256\]"),
+        ("word", {"classes": ["a", "b"]}, "too many values to unpack"),
+        ("word", {"length": -1.0}, "length: expected"),
+        ("word", {"scale": 10**400}, "scale: expected an integer of at most 63 bits"),
+        ("word", {"word": "x"}, "multiple values for keyword argument 'word'"),
+        ("word", {"direction": np.zeros((2, 2), np.float32)}, "'direction': expected rows of length 1"),
+        ("word", {"direction": np.full((2, 2), np.nan, np.float32)}, "'direction': expected finite numbers"),
+        ("word", {"text": np.ones((2, 2), np.float32)}, "expected rows"),
         ("linear", {"kind": ["linear"]}, r"unknown kind of head \['linear'\]"),
     ],
 )

@@ -152,6 +152,7 @@ LOADS = {
     "detect",
     "draw",
     "embed",
+    "edit",
     "eval",
     "export",
     "generate",

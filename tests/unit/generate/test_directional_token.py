@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tether.core.errors import InputError
-from tether.generate.invert.directional import DirectionalToken, token_norm_stats
+from tether.generate.invert.directional import DirectionalToken, denoising_loss, learn_word_, token_norm_stats
 from tether.models import create
 
 
@@ -45,7 +45,7 @@ def test_it_learns_directions_alone(tmp_path: Path) -> None:
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     token = DirectionalToken(encoder, "cup")
     wanted = encoder.encode_text(encoder.tokenizer(["a dog"])).unit.detach()
-    losses = token.learn_(lambda one, _: -(one.encode(["a <new>"]).unit * wanted).sum(), steps=30, lr=0.05)
+    losses = learn_word_(token, lambda one, _: -(one.encode(["a <new>"]).unit * wanted).sum(), steps=30, lr=0.05)
     assert losses[-1] < losses[0]
     torch.testing.assert_close(token.direction.norm(dim=1), torch.ones(1))
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
@@ -65,15 +65,23 @@ def test_the_denoising_loss_reaches_it() -> None:
     encoder = model()
     diffusion = TextDiffusion(encoder, size=8, channels=(8, 16)).eval().requires_grad_(False)
     token = DirectionalToken(encoder, "cup")
-    images = torch.zeros(2, 3, 8, 8)
-
-    def loss(one: DirectionalToken, step: int) -> torch.Tensor:
-        draw = torch.Generator().manual_seed(step)
-        return diffusion.loss(images, ["a <new>"] * 2, generator=draw, read=one.encode)
-
+    images = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
     before = token.direction.detach().clone()
-    token.learn_(loss, steps=2)
+    loss = denoising_loss(diffusion, images, templates=["a {}", "a red {}"], seed=3)
+    first = learn_word_(token, loss, steps=4)
     assert not torch.equal(token.direction.detach(), before)
+    assert all(value.grad is None for value in diffusion.unet.parameters())
+    again = DirectionalToken(encoder, "cup")
+    assert learn_word_(again, loss, steps=2) + learn_word_(again, loss, steps=2, first=2) == first
+    assert torch.equal(again.direction, token.direction)
+    for bad, said in (
+        (lambda: denoising_loss(diffusion, images[:, :, :4]), "images: expected"),
+        (lambda: denoising_loss(diffusion, images[:0]), "images: expected"),
+        (lambda: denoising_loss(diffusion, images, templates=["a"]), "templates: expected"),
+        (lambda: denoising_loss(diffusion, images, templates=[]), "templates: expected"),
+    ):
+        with pytest.raises(InputError, match=said):
+            bad()
     made = diffusion.generate(["a <new>"], steps=2, generator=torch.Generator().manual_seed(0), read=token.encode)
     assert made.shape == (1, 3, 8, 8)
 
@@ -86,7 +94,7 @@ def test_bad_words_are_told() -> None:
     with pytest.raises(InputError, match="scale: expected"):
         DirectionalToken(encoder, "cup", scale=-1.0)
     with pytest.raises(InputError, match="finite"):
-        DirectionalToken(encoder, "cup").learn_(lambda one, _: one.direction.sum() * torch.nan, steps=1)
+        learn_word_(DirectionalToken(encoder, "cup"), lambda one, _: one.direction.sum() * torch.nan, steps=1)
     with pytest.raises(InputError, match="none"):
         token_norm_stats(torch.zeros(2, 3))
     with pytest.raises(InputError, match="table"):

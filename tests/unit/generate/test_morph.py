@@ -166,3 +166,12 @@ def test_morphs_that_are_refused(model: Clip) -> None:
         Morpher(model, **texts).fit(2 * torch.ones(1, 3, 8, 8))
     with pytest.raises(InputError, match="no direction"):
         Morpher(model, text="a cat", source_text="a cat").fit(torch.rand(1, 3, 8, 8))
+
+
+def test_more_rows_than_features_are_taken_in_groups() -> None:
+    x, y = rows(0, 20, 8), rows(1, 20, 8)
+    with pytest.raises(InputError, match="more than 18 features"):
+        GeodesicSimilarity()(x, y)
+    found = GeodesicSimilarity(group=8)(x, y)
+    parts = [GeodesicSimilarity()(x[start : start + 8], y[start : start + 8]) for start in (0, 8, 16)]
+    torch.testing.assert_close(found, torch.cat(parts))

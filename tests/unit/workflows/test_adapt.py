@@ -215,8 +215,8 @@ def test_where_nothing_suits_it_says_what_comes_near(model):
         choices(look_at(without_words(squares(80)), Asked()), model)
     assert str(photos.value) == (
         "no recipe suits 80 rows, read as images; no classes, as there is no column 'label'; known: amount; "
-        "taken when --recipe names them: order, anomaly_prompts, grouping, anomaly_adapters, dense, sharpen, relation, "
-        "quality, detail; "
+        "taken when --recipe names them: order, anomaly_prompts, new_word, grouping, anomaly_adapters, dense, sharpen, "
+        "relation, quality, detail; "
         "proposed for images with a class each (a column of classes, or a folder for each): probe from 4 a class, gda "
         "from 1 a class, tip_adapter from 1 a class; proposed for images with captions: maps from 100, pairs from 200, "
         "close_the_gap from 2,000"

@@ -17,6 +17,7 @@ from tether.adapt.heads.order import OrderHead
 from tether.adapt.heads.quality import QualityHead
 from tether.adapt.heads.relation import RelationHead
 from tether.adapt.heads.sharpener import SharpenerHead
+from tether.adapt.heads.word import WordHead
 from tether.core.protocols import DualEncoder
 from tether.models.image_digest import image_digest
 
@@ -32,6 +33,7 @@ HEADS: Mapping[str, type[Head]] = {
     "quality": QualityHead,
     "relation": RelationHead,
     "sharpener": SharpenerHead,
+    "word": WordHead,
 }
 """Every kind of head by the name that its file has."""
 
@@ -74,6 +76,7 @@ __all__ = [
     "QualityHead",
     "RelationHead",
     "SharpenerHead",
+    "WordHead",
     "image_digest",
     "load_head",
 ]

@@ -26,6 +26,7 @@ from tether.adapt.recipes.lora import LoraRecipe
 from tether.adapt.recipes.maps import MapsRecipe
 from tether.adapt.recipes.masked_crops import MaskedCropsRecipe, MaskedCropStep
 from tether.adapt.recipes.masks import MaskAware, MaskText
+from tether.adapt.recipes.new_word import NewWordRecipe
 from tether.adapt.recipes.norms import NormTuning
 from tether.adapt.recipes.order import OrderRecipe, OrderRows
 from tether.adapt.recipes.pairs import PairTuning
@@ -81,6 +82,7 @@ RECIPES: Mapping[str, type[Recipe]] = {
     "quality": QualityRecipe,
     "anomaly_prompts": AnomalyPromptsRecipe,
     "anomaly_adapters": AnomalyAdaptersRecipe,
+    "new_word": NewWordRecipe,
 }
 """Every recipe by the name that ``--recipe`` takes."""
 
@@ -116,6 +118,7 @@ __all__ = [
     "MaskText",
     "MaskedCropStep",
     "MaskedCropsRecipe",
+    "NewWordRecipe",
     "NormTuning",
     "OrderRecipe",
     "OrderRows",

@@ -34,7 +34,7 @@ class FederatedHead(FitRecipe):
     reason. What ``tether adapt`` measures and writes besides, such as accuracy and counts of classes, is told to who
     holds all data, and is under no privacy.
 
-    Its ``chosen`` has epsilon, delta and the last clipping norm.
+    Its ``privacy`` has epsilon, delta and the last clipping norm.
     """
 
     takes = "labels"
@@ -51,7 +51,7 @@ class FederatedHead(FitRecipe):
         batch_size: Count = 64,
         noise_multiplier: NonNegative = 1.5,
         delta: Inner | None = None,
-        learning_rate: PositiveRate = 2.0,
+        learning_rate: PositiveRate = 8.0,
         clip: Positive = 1.0,
         adaptive: bool = True,
         kappa: Positive | None = None,
@@ -131,7 +131,7 @@ class FederatedHead(FitRecipe):
         head = LinearHead(
             done.module.get_parameter("weight"), bias=done.module.get_parameter("bias"), classes=given.classes
         )
-        return Outcome(head=head, chosen={"epsilon": done.epsilon, "delta": delta, "clip": done.c})
+        return Outcome(head=head, privacy={"epsilon": done.epsilon, "delta": delta, "clip": done.c})
 
     def _schedule(self, *, dim: int) -> MooClipSchedule:
         low, high = min(0.01, self.clip), max(100.0, self.clip)

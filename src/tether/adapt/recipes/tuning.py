@@ -22,11 +22,13 @@ class Outcome:
         model: the adapted encoder, or None where the base stays as it is.
         head: a classifier, or None.
         chosen: settings that were not given and were chosen by the data, by their names.
+        privacy: ``epsilon`` and ``delta`` of each image, where learning was private, and what else was released.
     """
 
     model: DualEncoder | None = None
     head: Head | None = None
     chosen: Mapping[str, float] = field(default_factory=dict)
+    privacy: Mapping[str, float] = field(default_factory=dict)
 
 
 Tuning: TypeAlias = tuning.Tuning[Outcome]

@@ -41,7 +41,7 @@ def fine_tune_attack(
     Raises:
         InputError: batch norm without running statistics, or no batch.
 
-    Source: the fine-tuning attack of Zhou et al., ICML 2023, section 5; learning rate and length are the caller's.
+    Source: the fine-tuning attack of arXiv 2305.00097; learning rate and length are the caller's.
     """
     check_frozen(model)
     stolen = copy.deepcopy(model).eval().requires_grad_(True)

@@ -101,6 +101,7 @@ class AdaptReport:
         data: what was learnt from, in sentences.
         validation: rows that settings were chosen on, neither learnt from nor measured on; 0 without.
         picked: settings that were chosen by the data, by their names.
+        privacy: ``epsilon`` and ``delta`` of each image that was learnt from; empty where learning was not private.
         own: figures on the held-out part; the first says whether it became better.
         keep: figures on data that should not be forgotten.
         keep_source: their name.
@@ -125,6 +126,7 @@ class AdaptReport:
     costs: Costs
     validation: int = 0
     picked: Mapping[str, float] = field(default_factory=dict)
+    privacy: Mapping[str, float] = field(default_factory=dict)
     curve: Sequence[CurvePoint] = ()
     chosen: float | None = None
     next: Sequence[str] = field(default_factory=list)
@@ -189,6 +191,17 @@ class AdaptReport:
         rows = f"{self.validation:,} rows that were neither learnt from nor measured on"
         return f"Chosen on {rows}: {', '.join(named)}." if named else f"What to keep was decided on {rows}."
 
+    def privately(self) -> str:
+        """What privacy was kept, and of what; empty where learning was not private."""
+        if not self.privacy:
+            return ""
+        known = self.privacy
+        return (
+            f"Privacy of each image, by Opacus' accountant: epsilon {known['epsilon']:.3g} at delta "
+            f"{known['delta']:.2g}; the clipping norm ended at {known['clip']:.3g}. It covers the head; this report's "
+            "own figures are of all data and under no privacy."
+        )
+
     def cost(self) -> str:
         """How many numbers were learnt, in words."""
         whole = f"a model of {self.costs.parameters:,}"
@@ -205,6 +218,8 @@ class AdaptReport:
         ]
         if choice := self.choice():
             found.append(choice)
+        if private := self.privately():
+            found.append(private)
         found.append(self.frozen.sentence())
         found.append(f"Cost: {costs.cpu_seconds:.1f} s of processor time; {self.cost()}.")
         return found

@@ -15,23 +15,21 @@ from tether.core.errors import InputError, MissingExtraError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Share, Whole, checked
 from tether.core.types import Features
-from tether.generate.diffuse.ddim import ddim_levels, ddim_step
 from tether.generate.diffuse.nag import CFG, NAG
 from tether.generate.diffuse.nag_guidance import NAGGuidance
+from tether.generate.diffuse.sampler import Objective, Sampler, Seen
 from tether.generate.text_generator import TextGenerator
-from tether.models.modes import at_rest, eval_mode
+from tether.models.modes import eval_mode
 from tether.models.text_state import text_tokens
+from tether.models.tokenizer import lengths
 
 Betas = Literal["squaredcos_cap_v2", "scaled_linear", "linear"]
-Objective = Literal["epsilon", "v_prediction"]
 Reader = Callable[[Sequence[str]], Features]
 """Texts to ``Features`` with tokens and their mask."""
-Seen = Callable[[int, Tensor], Tensor | None]
-"""The steps that are left and the samples after a step, to others in their place or None."""
 _GROUPS = 8
 
 
-class TextDiffusion(TextGenerator):
+class TextDiffusion(Sampler, TextGenerator):
     """A UNet of diffusers that tells noise from image, conditioned on the tokens of an encoder's text tower.
 
     It learns in a minute or two on the processor at 8 to 32 px, and stands for a large diffusion model where a method
@@ -131,18 +129,18 @@ class TextDiffusion(TextGenerator):
         with torch.no_grad(), eval_mode(self.model):
             return text_tokens(self.model, ids)
 
-    def guess(self, x: Float[Tensor, "b 3 h w"], texts: Features, *, step: int, abar: float) -> Tensor:
-        """The noise in samples, by what the network tells.
+    def ids(self, text: str) -> list[int]:
+        """Ids of a text with those before and after it; past the context they are an InputError."""
+        ids = self.model.tokenizer([text], long_text="raise")
+        return ids[0, : int(lengths(ids)[0])].tolist()
 
-        Args:
-            x: samples.
-            texts: what they are told, one for each.
-            step: what the network is told of how much noise there is.
-            abar: share of the image's variance at their level; that of the step, but on the way back.
-        """
-        t = torch.full((len(x),), step, device=x.device)
-        said = self.unet(x, t, encoder_hidden_states=texts.tokens, encoder_attention_mask=texts.mask).sample
-        return said if self.objective == "epsilon" else abar**0.5 * said + (1 - abar) ** 0.5 * x
+    def to_samples(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """What is noised: the images themselves."""
+        return images
+
+    def to_images(self, samples: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """Images of samples: these themselves."""
+        return samples
 
     def loss(
         self,
@@ -244,38 +242,6 @@ class TextDiffusion(TextGenerator):
             raise InputError(f"negative: expected one text for all or one each of {count}, got {negative!r:.200}")
         return self.read(said * count if isinstance(guidance, CFG) and len(said) == 1 else said)
 
-    def denoise(
-        self,
-        x: Float[Tensor, "b 3 h w"],
-        texts: Features,
-        *,
-        steps: int,
-        on_step: Seen | None = None,
-        scale: float = 1.0,
-    ) -> Float[Tensor, "b 3 h w"]:
-        """Samples at the last time step to images, not cut off.
-
-        Args:
-            x: samples.
-            texts: what they are told; above scale 1 as many again before them, what they are led away from.
-            steps: of denoising.
-            on_step: as for ``generate``.
-            scale: of classifier-free guidance.
-        """
-        with at_rest(self), eval_mode(self):
-            for left, (t, here, there) in zip(
-                range(steps - 1, -1, -1), ddim_levels(self.abar, steps=steps), strict=True
-            ):
-                if scale > 1:
-                    away, towards = self.guess(torch.cat([x, x]), texts, step=t, abar=here).chunk(2)
-                    eps = away + scale * (towards - away)
-                else:
-                    eps = self.guess(x, texts, step=t, abar=here)
-                x = ddim_step(x, eps, here, there)
-                if on_step is not None and (other := on_step(left, x)) is not None:
-                    x = other
-        return x
-
     @torch.no_grad()
     @checked
     def invert(
@@ -299,14 +265,7 @@ class TextDiffusion(TextGenerator):
             on_step: looks at samples after each step; the steps that are left come first.
         """
         self.check_images(images, self.check_texts(texts))
-        found, x = (read or self.read)(texts), images
-        with at_rest(self), eval_mode(self):
-            for left, (t, there, here) in enumerate(reversed([*ddim_levels(self.abar, steps=steps)])):
-                eps = self.guess(x, found, step=t, abar=here)
-                x = ddim_step(x, eps, here, there)
-                if on_step is not None and (other := on_step(steps - 1 - left, x)) is not None:
-                    x = other
-        return x
+        return self.inverted(images, (read or self.read)(texts), steps=steps, on_step=on_step)
 
 
 def joined(*parts: Features) -> Features:

@@ -17,11 +17,11 @@ LEAST = 1e-6
 
 
 @checked
-def fuse_frames(maps: Float[Tensor, "f h n t"], *, w: Share = 0.5) -> Float[Tensor, "f h n t"]:
+def fuse_frames(maps: Tensor, w: Share = 0.5) -> Float[Tensor, "f h n t"]:
     """Each frame's maps mixed with those of the frame before; the first frame's with themselves.
 
     Args:
-        maps: one row of weights over tokens for each frame, head and pixel.
+        maps: (f, h, n, t), one row of weights over tokens for each frame, head and pixel.
         w: share of the frame before. What is mixed in are the maps as given, never mixed ones.
 
     Raises:
@@ -44,15 +44,15 @@ def fuse_frames(maps: Float[Tensor, "f h n t"], *, w: Share = 0.5) -> Float[Tens
 
 
 def inject(
-    edit: Float[Tensor, "f h n t"],
-    source: Float[Tensor, "f h n s"],
+    edit: Tensor,
+    source: Tensor,
     keep: Sequence[int] | Mapping[int, int],
 ) -> Float[Tensor, "f h n t"]:
     """Maps of an edit with those of the source at the tokens that both prompts share, summing to 1 over tokens again.
 
     Args:
-        edit: maps under the prompt of the edit.
-        source: maps of the same frames, heads and pixels under the prompt of the source.
+        edit: (f, h, n, t) maps under the prompt of the edit.
+        source: (f, h, n, s) maps of the same frames, heads and pixels under the prompt of the source.
         keep: places of the shared tokens, the same in both; or, for prompts of unequal length, the place in the edit's
             prompt to that in the source's.
 
@@ -92,8 +92,12 @@ def inject(
 
 
 @checked
-def token_map(maps: Float[Tensor, "f h n t"], token: Whole) -> Float[Tensor, "f n"]:
+def token_map(maps: Tensor, token: Whole) -> Float[Tensor, "f n"]:
     """How much each pixel looks at a token: mean over heads, from 0 to 1 in each frame; 0 where a map is flat.
+
+    Args:
+        maps: (f, h, n, t).
+        token: its place.
 
     Raises:
         InputError: no such token.
@@ -106,13 +110,11 @@ def token_map(maps: Float[Tensor, "f h n t"], token: Whole) -> Float[Tensor, "f 
 
 
 @checked
-def token_mask(
-    maps: Float[Tensor, "f h n t"], token: Whole, threshold: Share = 0.3, *, grow: Whole = 0
-) -> Bool[Tensor, "f n"]:
+def token_mask(maps: Tensor, token: Whole, threshold: Share = 0.3, *, grow: Whole = 0) -> Bool[Tensor, "f n"]:
     """Where a token is seen: pixels whose ``token_map`` is above a threshold.
 
     Args:
-        maps: of a square grid of pixels, where they are grown.
+        maps: (f, h, n, t), of a square grid of pixels where masks are grown.
         token: its place.
         threshold: of the map.
         grow: pixels by which the mask is dilated.
@@ -137,10 +139,13 @@ def token_mask(
     return F.max_pool2d(square, 2 * grow + 1, stride=1, padding=grow).flatten(1) > 0
 
 
-def blend(
-    edit: Float[Tensor, "f c n"], source: Float[Tensor, "f c n"], mask: Bool[Tensor, "f n"]
-) -> Float[Tensor, "f c n"]:
+def blend(edit: Tensor, source: Tensor, mask: Tensor) -> Float[Tensor, "f c n"]:
     """Samples of the edit inside a mask and of the source elsewhere.
+
+    Args:
+        edit: (f, c, n).
+        source: likewise.
+        mask: (f, n), True where the edit is taken.
 
     Raises:
         InputError: shapes that do not fit.

@@ -25,18 +25,21 @@ SimilarityName = Literal["cosine", "geodesic"]
 
 
 @checked
-def similarity_of(similarity: SimilarityName | Similarity, *, dim: int = 256, exact: bool = True) -> Similarity:
+def similarity_of(
+    similarity: SimilarityName | Similarity, *, dim: Count = 256, exact: bool = True, group: Count | None = None
+) -> Similarity:
     """A similarity by its name, or the one that is given.
 
     Args:
         similarity: ``cosine``, ``geodesic``, or a call.
-        dim: see ``losses.flow_kernel.geodesic_kernel``.
+        dim: see ``losses.flow_kernel.GeodesicSimilarity``.
         exact: see there.
+        group: see there.
     """
     if similarity == "cosine":
         return F.cosine_similarity
     if similarity == "geodesic":
-        return GeodesicSimilarity(dim, exact=exact)
+        return GeodesicSimilarity(dim, exact=exact, group=group)
     return similarity
 
 
@@ -169,6 +172,7 @@ class Morpher:
         stability: NonNegative = 1.0,
         dim: Count = 256,
         exact: bool = True,
+        group: Count | None = 16,
         views: RandomViews | PlainView | None = None,
         steps: Count = 100,
         seed: Whole = 0,
@@ -181,8 +185,9 @@ class Morpher:
             source_text: what the images show, as many.
             similarity: of both losses.
             stability: weight of ``StabilityLoss``; 0 leaves it out.
-            dim: see ``losses.flow_kernel.geodesic_kernel``.
+            dim: see ``losses.flow_kernel.GeodesicSimilarity``.
             exact: see there.
+            group: rows whose metric is one, of images and their views; see there.
             views: of each image; default: four in perspective, mirrored beyond the image.
             steps: of Adam.
             seed: of the views.
@@ -200,7 +205,7 @@ class Morpher:
             raise InputError(f"text, source_text: expected as many of each, got {counts}")
         self.model, self.steps, self.seed, self._stability = model, steps, seed, stability
         self._rows = [F.normalize(encode_texts(model, texts), dim=1) for texts in told.values()]
-        self._similarity = similarity_of(similarity, dim=dim, exact=exact)
+        self._similarity = similarity_of(similarity, dim=dim, exact=exact, group=group)
         self._views = RandomViews(fill=None) if views is None else views
 
     def goal(self, image: Float[Tensor, "b 3 h w"]) -> ClipGoal:

@@ -84,7 +84,7 @@ class SemanticStyler:
     a whole. A ground without a text is held where it was and no crop of it is asked for anything. Without a mask it is
     CLIPStyler (arXiv 2112.00374): one text for all crops and the whole image.
 
-    Source: Sem-CS (arXiv 2307.05104), clipstyler_spectral_globfb.py of chandagrover/sem-cs. There every crop follows
+    Source: Sem-CS (arXiv 2307.05934), clipstyler_spectral_globfb.py of chandagrover/sem-cs. There every crop follows
     the object's text, which ``ask="object"`` does, too, and source rows go through a softmax (``source_softmax``).
 
     Example:
@@ -118,6 +118,7 @@ class SemanticStyler:
         source_softmax: bool = False,
         templates: Sequence[str] = ("{}",),
         rate: PositiveRate = 5e-4,
+        widths: tuple[Count, ...] = (16, 32, 64),
         distortion: Annotated[float, Ge(0), Le(0.5)] = 0.5,
         seed: Whole = 0,
     ) -> None:
@@ -140,6 +141,7 @@ class SemanticStyler:
             source_softmax: take a softmax over the source's rows, as released.
             templates: sentences with ``{}`` in place of each text; their embeddings are averaged as they are.
             rate: Adam's, halved every 100 steps.
+            widths: of the network, see ``StyleNetCanvas``.
             distortion: of the crops' perspective.
             seed: of network and crops.
 
@@ -156,6 +158,7 @@ class SemanticStyler:
         self.model, self.mask, self.steps, self.seed = model, mask, steps, seed
         self.weights = StyleWeights() if weights is None else weights
         self._content, self._softmax, self._rate, self._ask = content, source_softmax, rate, ask
+        self._widths = widths
         source, thing = (
             text_row(model, text, templates=templates, name=name)
             for name, text in (("source_text", source_text), ("object_text", object_text))
@@ -171,7 +174,7 @@ class SemanticStyler:
 
     def canvas(self, image: Float[Tensor, "3 h w"]) -> StyleNetCanvas:
         """The network, new."""
-        return StyleNetCanvas(image, rate=self._rate, seed=self.seed)
+        return StyleNetCanvas(image, widths=self._widths, rate=self._rate, seed=self.seed)
 
     def goals(self, image: Float[Tensor, "3 h w"]) -> Mapping[str, Goal]:
         """The terms, for ``paint``.

@@ -48,7 +48,7 @@ def thresholded_patch_loss(
     Raises:
         InputError: no patches, or another number of marks.
 
-    Source: Sem-CS (arXiv 2307.05104), clipstyler_spectral_globfb.py; the threshold is CLIPStyler's (2112.00374).
+    Source: Sem-CS (arXiv 2307.05934), clipstyler_spectral_globfb.py; the threshold is CLIPStyler's (2112.00374).
 
     Example:
         >>> import torch

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Share, Whole, checked
-from tether.core.types import Features
 from tether.generate.diffuse.attention_store import AttentionStore, Beside
+from tether.generate.diffuse.pipeline_diffusion import PipelineDiffusion
 from tether.generate.diffuse.text_diffusion import TextDiffusion
 from tether.generate.edit.attention_maps import blend, fuse_frames, inject, token_mask
-from tether.models.tokenizer import lengths
+from tether.generate.edit.reference import ReferencePrompt, reference_size, with_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,8 @@ class VideoEditor:
     @checked
     def __init__(
         self,
-        diffusion: TextDiffusion,
+        diffusion: TextDiffusion | PipelineDiffusion,
+        references: ReferencePrompt | None = None,
         *,
         fuse: Share = 0.5,
         inject_share: Share = 0.8,
@@ -64,11 +65,13 @@ class VideoEditor:
         steps: Count = 25,
         blending: bool = True,
         beside: tuple[Beside, ...] = ("first", "previous"),
+        half: bool = False,
     ) -> None:
         """Choose how.
 
         Args:
-            diffusion: trained on images with captions; no clips are needed.
+            diffusion: trained on images with captions, or a pipeline of diffusers; no clips are needed.
+            references: what makes tokens of reference images; None takes tokens alone.
             fuse: share of the frame before in a frame's maps.
             inject_share: share of the steps, noise first, in which maps are put in.
             threshold: of the map of the word, from 0 to 1 in each frame, above which the object is seen.
@@ -76,33 +79,34 @@ class VideoEditor:
             steps: of inversion and of denoising.
             blending: whether what lies outside the mask is put back.
             beside: whose keys and values stand beside a frame's own in self-attention; none for frames on their own.
+            half: keep the clip's maps at half precision, for long clips.
         """
-        self.diffusion, self.fuse, self.inject_share = diffusion, fuse, inject_share
+        self.diffusion, self.references, self.half = diffusion, references, half
+        self.fuse, self.inject_share = fuse, inject_share
         self.threshold, self.grow, self.steps = threshold, grow, steps
         self.blending, self.beside = blending, tuple(beside)
 
     @torch.no_grad()
     def edit(
         self,
-        frames: Float[Tensor, "f 3 h w"],
+        frames: Tensor,
         source_prompt: str,
         edit_prompt: str,
         *,
         word: str,
         alignment: Mapping[int, int] | None = None,
-        reference: Float[Tensor, "r w"] | None = None,
+        reference: Tensor | None = None,
     ) -> EditResult:
         """The clip with another object.
 
         Args:
-            frames: in -1 to 1, of the diffusion's size.
+            frames: (f, 3, h, w) in -1 to 1, of the diffusion's size.
             source_prompt: what the clip shows.
             edit_prompt: what it shall show.
             word: of the source prompt, that names what is replaced.
             alignment: for prompts of unequal length: the place of each shared token in the edit's to that in the
                 source's, the beginning of the text being 0. None takes places where both have the same token.
-            reference: tokens of a reference image in the width of texts, which the edit also looks at, such as patches
-                through a map that was trained with the diffusion.
+            reference: an image (3, h, w) uint8 that the edit also looks at, or its tokens (r, width).
 
         Raises:
             InputError: frames of another shape, one frame with ``fuse`` above 0, a word that the prompt has not,
@@ -112,16 +116,16 @@ class VideoEditor:
         self.diffusion.check_images(frames, [source_prompt] * count)
         if self.fuse and count < 2:
             raise InputError(f"frames: expected at least 2 to fuse with fuse={self.fuse:g}, got {count}")
-        places = self.places(source_prompt, word)
+        places, tokens = self.places(source_prompt, word), self.tokens_of(reference)
         keep = self.shared(source_prompt, edit_prompt, alignment)
         clip, levels = self._inverted(frames, source_prompt)
-        masks = self._masks(clip, places, side=frames.shape[2])
+        masks = self._masks(clip, places, size=tuple(levels[0].shape[2:]))
         most = round(self.inject_share * self.steps)
 
         def replace(call: int, layer: str, found: Tensor) -> Tensor | None:
             if call >= most:
                 return None
-            source = fuse_frames(clip.maps[self.steps - 1 - call, layer], w=self.fuse)
+            source = fuse_frames(clip.maps[self.steps - 1 - call, layer].to(found), w=self.fuse)
             return inject(found, source, keep)
 
         def put_back(left: int, x: Tensor) -> Tensor | None:
@@ -129,36 +133,55 @@ class VideoEditor:
                 return None
             return blend(x.flatten(2), levels[left].flatten(2), masks.flatten(1)).view_as(x)
 
-        def read(texts: Sequence[str]) -> Features:
-            return with_tokens(self.diffusion.read(texts), reference)
-
+        said = with_tokens(self.diffusion.read([edit_prompt] * count), tokens)
         with AttentionStore(self.diffusion.unet, record=False, replace=replace, beside=self.beside):
-            made = self.diffusion.generate(
-                [edit_prompt] * count, steps=self.steps, noise=levels[self.steps], read=read, on_step=put_back
-            )
-        return EditResult(made, masks)
+            made = self.diffusion.denoise(levels[self.steps], said, steps=self.steps, on_step=put_back)
+        shown = F.interpolate(masks[:, None].float(), size=frames.shape[2:], mode="nearest")[:, 0] > 0
+        return EditResult(self.diffusion.to_images(made).clamp(-1, 1).to(frames), shown)
+
+    @torch.no_grad()
+    def masks(self, frames: Tensor, prompt: str, *, word: str) -> Bool[Tensor, "f h w"]:
+        """Where a word of a clip's caption is seen, at the size of the samples; arguments and errors as of ``edit``."""
+        self.diffusion.check_images(frames, [prompt] * len(frames))
+        places = self.places(prompt, word)
+        clip, levels = self._inverted(frames, prompt)
+        return self._masks(clip, places, size=tuple(levels[0].shape[2:]))
+
+    def tokens_of(self, reference: Tensor | None) -> Tensor | None:
+        """Tokens of a reference image; tokens, and none, as they are.
+
+        Raises:
+            InputError: an image where the editor has no ``references``, or one of another shape.
+        """
+        if reference is None or reference.is_floating_point():
+            return reference
+        if self.references is None:
+            raise InputError("reference: an image needs VideoEditor(diffusion, references); got None for these")
+        return self.references.tokens(reference_size(reference, size=self.references.reader.image_spec.size))[0]
 
     def _inverted(self, frames: Tensor, prompt: str) -> tuple[AttentionStore, dict[int, Tensor]]:
         """Maps of every call and the samples at every level, 0 being the clip itself."""
-        levels = {0: frames}
+        levels = {0: self.diffusion.to_samples(frames)}
 
         def note(left: int, x: Tensor) -> None:
             levels[self.steps - left] = x
 
-        with AttentionStore(self.diffusion.unet, beside=self.beside) as store:
-            self.diffusion.invert(frames, [prompt] * len(frames), steps=self.steps, on_step=note)
+        said = self.diffusion.read([prompt] * len(frames))
+        with AttentionStore(self.diffusion.unet, beside=self.beside, half=self.half) as store:
+            self.diffusion.inverted(levels[0], said, steps=self.steps, on_step=note)
         return store, levels
 
-    def _masks(self, clip: AttentionStore, places: Sequence[int], *, side: int) -> Bool[Tensor, "f h w"]:
+    def _masks(self, clip: AttentionStore, places: Sequence[int], *, size: tuple[int, ...]) -> Bool[Tensor, "f h w"]:
         """Where a word is seen, by the mean over calls, layers and heads of its fused maps, enlarged to the image."""
         found: list[Tensor] = []
         for layer in clip.layers():
             maps = torch.stack([value for (_, one), value in clip.maps.items() if one == layer]).float().mean(0)
             shown = fuse_frames(maps, w=self.fuse)[..., list(places)].sum(-1).mean(1)
-            grid = shown.view(len(shown), 1, round(shown.shape[1] ** 0.5), -1)
-            found.append(F.interpolate(grid, size=(side, side), mode="bilinear", align_corners=False))
+            tall = round((shown.shape[1] * size[0] / size[1]) ** 0.5)
+            grid = shown.view(len(shown), 1, tall, -1)
+            found.append(F.interpolate(grid, size=size, mode="bilinear", align_corners=False))
         mean = torch.stack(found).mean(0).flatten(2)[..., None]
-        return token_mask(mean, 0, self.threshold, grow=self.grow).view(-1, side, side)
+        return token_mask(mean, 0, self.threshold, grow=self.grow).view(-1, *size)
 
     def places(self, prompt: str, word: str) -> list[int]:
         """Places of a word's tokens in a prompt, the first time that it stands there.
@@ -166,7 +189,7 @@ class VideoEditor:
         Raises:
             InputError: the prompt does not have it.
         """
-        ids, empty, own = (self._ids(text) for text in (prompt, "", word))
+        ids, empty, own = (self.diffusion.ids(text) for text in (prompt, "", word))
         wanted = own[len(empty) - 1 : len(own) - 1]
         starts = range(len(ids) - len(wanted) + 1)
         start = next((at for at in starts if wanted and ids[at : at + len(wanted)] == wanted), None)
@@ -182,31 +205,10 @@ class VideoEditor:
         """
         if alignment is not None:
             return dict(alignment)
-        before, after = self._ids(source), self._ids(edit)
+        before, after = self.diffusion.ids(source), self.diffusion.ids(edit)
         if len(before) != len(after):
             raise InputError(
                 f"alignment: expected one for prompts of unequal length, {len(before)} and {len(after)} tokens; "
                 "got None"
             )
         return {place: place for place, (one, other) in enumerate(zip(before, after, strict=True)) if one == other}
-
-    def _ids(self, text: str) -> list[int]:
-        ids = self.diffusion.model.tokenizer([text], long_text="raise")
-        return ids[0, : int(lengths(ids)[0])].tolist()
-
-
-def with_tokens(texts: Features, more: Float[Tensor, "r w"] | None) -> Features:
-    """Token states with the same further ones behind each text's.
-
-    Raises:
-        InputError: tokens of another width.
-    """
-    assert texts.tokens is not None
-    assert texts.mask is not None
-    if more is None:
-        return texts
-    if more.ndim != 2 or more.shape[1] != texts.tokens.shape[2]:
-        raise InputError(f"reference: expected (r, {texts.tokens.shape[2]}) tokens, got {tuple(more.shape)}")
-    added = more.to(texts.tokens).expand(len(texts.tokens), -1, -1)
-    mask = F.pad(texts.mask, (0, len(more)), value=True)
-    return Features(texts.pooled, torch.cat([texts.tokens, added], dim=1), mask)

@@ -23,7 +23,7 @@ class ImageBank:
     """Images and what a CLIP makes of them and of their texts.
 
     What an image is to be made of must not lie in the bank, or finding it is all there is to do: ``of`` leaves out what
-    ``exclude`` names, and ``left_out`` says how many there were.
+    ``exclude`` names, ``without`` more, and ``left_out`` says how many there were.
 
     Attributes:
         images: (n, 3, h, w).
@@ -93,23 +93,26 @@ class ImageBank:
                 raise InputError(f"{what}: expected one for each of {len(images)} images, got {len(some)}")
         if len(set(names)) != len(names):
             raise InputError("ids: expected each once")
-        if missing := sorted(set(exclude) - set(names)):
+        with torch.no_grad():
+            image_rows = encode_images(model, images.split(batch_size))
+            text_rows = None if texts is None else F.normalize(encode_texts(model, list(texts)), dim=1)
+        return cls(images, F.normalize(image_rows, dim=1), text_rows, tuple(names)).without(exclude)
+
+    def without(self, ids: Collection[str]) -> ImageBank:
+        """The bank without some images, which are counted as left out.
+
+        Raises:
+            InputError: an id that is not there, or no image is left.
+        """
+        if missing := sorted(set(ids) - set(self.ids)):
             raise InputError(f"exclude: {missing[0]!r:.100} is no id of the bank")
-        out = set(exclude)
-        kept = [number for number, name in enumerate(names) if name not in out]
+        out = set(ids)
+        kept = [number for number, name in enumerate(self.ids) if name not in out]
         if not kept:
             raise InputError(f"bank: expected at least one image, got none; {len(out)} were left out")
-        with torch.no_grad():
-            shown = images[kept]
-            image_rows = encode_images(model, shown.split(batch_size))
-            text_rows = None if texts is None else encode_texts(model, [texts[number] for number in kept])
-        return cls(
-            shown,
-            F.normalize(image_rows, dim=1),
-            None if text_rows is None else F.normalize(text_rows, dim=1),
-            tuple(names[number] for number in kept),
-            len(out),
-        )
+        texts = None if self.text_rows is None else self.text_rows[kept]
+        names = tuple(self.ids[number] for number in kept)
+        return ImageBank(self.images[kept], self.image_rows[kept], texts, names, self.left_out + len(out))
 
     @checked
     def nearest(self, row: Float[Tensor, " d"], *, k: Count) -> list[int]:

@@ -57,10 +57,10 @@ class CountedClip:
                 ``noise_multiplier >= 2 * count_std``.
         """
         plain: Any = optimizer
-        if type(optimizer).__name__ not in ("DPOptimizer", "DistributedDPOptimizer"):
+        if type(optimizer).__name__ != "DPOptimizer":  # of several processes one alone draws noise
             raise InputError(
                 f"optimizer: expected Opacus' DPOptimizer with flat clipping, got {type(optimizer).__name__}: "
-                "make_private(..., clipping='flat', grad_sample_mode='hooks')"
+                "make_private(..., clipping='flat', grad_sample_mode='hooks') in one process"
             )
         if "add_noise" in vars(optimizer):
             raise InputError("optimizer: has a clipping norm from outside already; expected a fresh one")

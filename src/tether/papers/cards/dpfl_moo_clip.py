@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tether.core.card import Card, Claim, Condition, Trial
+from tether.core.card import Card, Claim, Condition, Trial, Tried
 
 if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab
@@ -26,7 +26,7 @@ CARD = Card(
     ),
     needs=("labelled rows at several sites",),
     gives="Learning across sites under a stated epsilon in which the first clipping norm need not be right: it moves "
-    "to where half of the samples are clipped. Against a clipping norm that was tuned it is no better.",
+    "to where half of the samples are clipped. Against a clipping norm that was tuned it is not shown to be better.",
     claim=Claim(
         says="Over first clipping norms from 0.05 to 10 the worst accuracy is at least 4 points higher if the norm "
         "moves than if it stays, at the same epsilon.",
@@ -64,6 +64,17 @@ CARD = Card(
         "that was tuned, and is not claimed.",
         "The count is centred and divided by the expected batch size, since the number of samples that were drawn is a "
         "secret, too; Opacus' AdaClip divides by that number.",
+    ),
+    tried=(
+        Tried(
+            bed="seeds 10 and 11 of the bed that is used; the one pilot, after which nothing was changed",
+            outcome="worst 0.90 and 0.91 against 0.85 and 0.81, best 0.915 and 0.927 against 0.921 and 0.936; "
+            "gradients of one length, which need no norm at all, 0.92 and 0.90",
+        ),
+        Tried(
+            bed="seed 10, each image's pixels of mean 0 and length 8, so that fewer of the norms are far off",
+            outcome="worst 0.92 against 0.88, best 0.92 against 0.94; gradients of one length 0.96, better than both",
+        ),
     ),
     minutes=4.0,
     guide="federated.md",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tether.core.card import Card, Claim, Condition, Trial
+from tether.core.card import Card, Claim, Condition, Trial, Tried
 
 if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab
@@ -27,7 +27,8 @@ CARD = Card(
     ),
     needs=("a trained model", "some of its data"),
     gives="A copy of a model that is useless as it stands, by changes of some weights in a thousand that stay within "
-    "the usual range, and a key of kilobytes that brings the model back bit for bit.",
+    "the usual range, and a key of kilobytes that brings the model back bit for bit. Who has some labelled images "
+    "gets nearly all of it back without a key.",
     claim=Claim(
         says="Where rows and weights are chosen by NNSplitter, a net of digits tells at least 30 points fewer of them "
         "rightly than after random changes of as many weights in the same range.",
@@ -37,8 +38,8 @@ CARD = Card(
         baseline="as many weights of the same layers drawn at random, with values drawn from the same range; mean of "
         "ten",
         scale="three convolutions with batch norm and a linear map, 28,592 weights, digits of 8 x 8",
-        equal="number of changed weights and their range; nothing was tuned for either: eps is the sheet's 0.006, the "
-        "rest the authors' defaults, with 20 choices of rows and 15 epochs each at most",
+        equal="number of changed weights and their range; of NNSplitter eps is the sheet's 0.006, the rate of its "
+        "controller was one of three (and random search) on seeds 10 and 11, all else as released",
         conditions=(
             Condition(says="It tells at most half of them rightly.", ours="ours", than=0.5, better="lower"),
             Condition(
@@ -67,6 +68,7 @@ CARD = Card(
         ),
     ),
     differences=(
+        "The controller learns at 0.001; at the released 0.01 it settles on one of its first choices here.",
         "The L1 term is on the change of the weights, as the paper has it; on the weights themselves, as released, "
         "with penalty='weights'. Its weight is 0 in the release and here.",
         "REINFORCE climbs; the released loss has the other sign and makes good choices of rows less likely.",
@@ -74,7 +76,22 @@ CARD = Card(
         "Of each choice the weights of the worst epoch are kept; the release judges that epoch and saves the last.",
         "Values are written back from the key; the release's y = conv(x, W') - conv(x, dW) is not exact to the bit.",
     ),
-    minutes=1.5,
+    tried=(
+        Tried(
+            bed="seeds 10 and 11, 100 choices at most: how rows are searched for",
+            outcome="test accuracy 0.44 and 0.22 with REINFORCE at 0.001, 0.48 and 0.22 at 0.0003, 0.94 and 0.38 at "
+            "the released 0.01, 0.58 and 0.22 by random choices; one choice may leave 0.99 and the next 0.4",
+        ),
+        Tried(
+            bed="seeds 10 and 11, 20 choices at 0.01: the same net without batch norm",
+            outcome="0.77 and 0.44 with REINFORCE, 0.79 and 0.56 by random choices, 0.98 and 0.97 after random changes",
+        ),
+        Tried(
+            bed="seed 10, third convolution of 64, 20 choices: changed weights kept in the range of their own layer",
+            outcome="0.41, against 0.14 in the range of all layers",
+        ),
+    ),
+    minutes=4.0,
     guide="compressing.md",
 )
 
@@ -107,6 +124,5 @@ def reproduce(lab: Lab) -> Trial:
         notes[f"without_copy_{share:g}"] = bed.from_nothing(share)
     secret.restore(copy)
     notes["restored"] = float(model_digest(copy) == model_digest(bed.model))
-    for name, settings in {"random_search": {"search": "random"}, "layer_range": {"clamp": "layer"}}.items():
-        notes[name] = bed.told(bed.split(**settings)[0])
+    notes["random_search"] = bed.told(bed.split(search="random")[0])
     return Trial(sum(control) / len(control), found, notes)

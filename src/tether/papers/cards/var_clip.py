@@ -24,7 +24,9 @@ CARD = Card(
         "tether.models.latent.quantizer.MultiScaleQuantizer",
     ),
     needs=("images with texts", "a trained encoder for the texts"),
-    gives="A maker of small images that learns from pairs in minutes and follows the words of a CLIP's text tower.",
+    gives="A maker of small images that learns from pairs in minutes and leans towards the words of a text; in its "
+    "check the codec lost most colours after 300 steps, and the maker with them. One image is drawn some five times "
+    "faster than in raster order, 48 at once hardly faster.",
     claim=Claim(
         says="Told a text by the embedding of a small CLIP, next-scale generation makes a thing of the text's colour, "
         "also for pairs of colour and shape that it never saw, far more often than the same model without a text.",
@@ -77,6 +79,8 @@ CARD = Card(
         "Raster order is measured for its time alone and is not trained. Of 48 images at once scale by scale saves "
         "hardly any time on a processor, for 130 codewords are drawn in place of 64.",
         "Texts and CLIP never saw the held-out pairs; the judge and the classifier saw all.",
+        "The bed was made smaller than its pilot until the codec kept few colours (19 to 47 % of rebuilt scenes on the "
+        "five seeds), which bounds what any maker behind it can show.",
     ),
     tried=(
         Tried(

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 Batches = list[tuple[Tensor, Tensor]]
 WIDTHS, VALIDATION = (16, 32, 80), 300
 EPOCHS, BATCH, RATE = 12, 64, 3e-3
-EPS, SAMPLES, ROUNDS, LIMIT = 0.006, 5, 4, 15
-"""Distance from the mean weight; choices a round, rounds, and epochs of each choice at most."""
+EPS, ROUNDS, EPOCHS_AT_MOST = 0.006, 20, 100
+"""Distance from the mean weight; rounds of five choices, and epochs of each choice at most."""
 SHARES, ATTACK_RATES, ATTACK_EPOCHS = (0.01, 0.05, 0.1), (3e-4, 1e-3, 3e-3), 30
+DESCENT = 15
+"""Epochs of the descent that may change weights anywhere."""
 DRAWS = 10
 """Random changes of the same number."""
 
@@ -45,7 +47,7 @@ class GuardedBed:
         """Train the net on what is neither for deciding nor for testing."""
         data = digits(lab)
         order = torch.randperm(len(data.train), generator=lab.generator("validation"))
-        self._lab, self._limit = lab, lab.steps(LIMIT, 1)
+        self._lab = lab
         self._x, self._y = data.train[order[VALIDATION:]], data.labels[order[VALIDATION:]]
         self._train = batches(self._x, self._y, 128)
         self._val = batches(data.train[order[:VALIDATION]], data.labels[order[:VALIDATION]], 300)
@@ -60,8 +62,9 @@ class GuardedBed:
 
     def split(self, **settings: Any) -> tuple[nn.Module, Secret]:
         """The useless copy and its secret; settings of ``Obfuscator``."""
-        given: dict[str, Any] = {"eps": EPS, "rounds": self._lab.steps(ROUNDS, 1), "samples": SAMPLES}
-        given |= {"epochs": self._limit, "seed": self._lab.seed}
+        steps = self._lab.steps
+        given: dict[str, Any] = {"eps": EPS, "rounds": steps(ROUNDS, 1), "epochs": steps(EPOCHS_AT_MOST, 1)}
+        given["seed"] = self._lab.seed
         return Obfuscator(self.model, **{**given, **settings}).fit(self._train, self._val)
 
     def at_random(self, count: int) -> list[float]:
@@ -79,7 +82,7 @@ class GuardedBed:
         least = torch.cat([grad.abs().flatten() for grad in grads.values()]).topk(count).values[-1]
         masks = {name: grad.abs() >= least for name, grad in grads.items()}
         optimizer = torch.optim.Adam(list(weights.values()), lr=0.05)
-        for _ in range(self._limit):
+        for _ in range(self._lab.steps(DESCENT, 1)):
             for x, y in self._train:
                 found = torch.autograd.grad(-F.cross_entropy(model(x), y), list(weights.values()))
                 for (name, value), grad in zip(weights.items(), found, strict=True):
