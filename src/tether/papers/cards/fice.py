@@ -102,7 +102,7 @@ CARD = Card(
             "were also nearer to real ones.",
         ),
     ),
-    minutes=12.0,
+    minutes=9.0,
     guide="editing.md",
 )
 
