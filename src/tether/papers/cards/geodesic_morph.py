@@ -30,8 +30,8 @@ CARD = Card(
         "tether.losses.directional.directional_loss",
     ),
     needs=("a trained model of pairs", "images", "a text of what they show and one of what they shall show"),
-    gives="Images moved from what one text says towards another, their similarities taken along geodesics; not "
-    "measured yet.",
+    gives="Images moved from what one text says towards another, their similarities taken along geodesics. In "
+    "its check that kept what lies around the thing as well as the plain cosine did (+0.03 dB), and not better.",
     claim=Claim(
         says="Scenes whose things are recoloured through similarities along geodesics keep what lies around the thing "
         "better, by 0.5 dB, than through the cosine, where a second CLIP sees the new colour as often.",

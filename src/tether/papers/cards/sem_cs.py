@@ -29,7 +29,8 @@ CARD = Card(
         "tether.losses.directional.directional_loss",
     ),
     needs=("a trained model of pairs", "one image", "a mask of its object"),
-    gives="One image restyled by words, the object by its own and the ground held or by others; not measured yet.",
+    gives="One image restyled by words, the object by its own and the ground held or by others. In its check masks "
+    "spilled 9 % less over the ground than one text, with seeds from much more to much less: not shown.",
     claim=Claim(
         says="A thing restyled by its own text, with the ground held, spills at least 20 % less over the ground than "
         "one text for the whole image, CLIPStyler.",
