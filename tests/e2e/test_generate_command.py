@@ -39,6 +39,8 @@ def test_a_maker_is_learnt_and_makes_images(model: Path, tmp_path: Path) -> None
     assert sorted(one.name for one in made.iterdir()) == [*(f"{n:04d}.png" for n in range(4)), "metadata.csv"]
     assert Image.open(made / "0000.png").size == (16, 16)
     assert "<b>blue" not in page.read_text()
+    with pytest.raises(InputError, match="is there already"):
+        generate(texts, model=str(model), maker=maker, random_weights=True).save(made)
     assert (made / "metadata.csv").read_text().count("a red star") == 2
     with pytest.raises(InputError, match="text tower"):
         generate(texts, model=create("tiny", seed=9).eval(), maker=maker)

@@ -74,13 +74,13 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         OSError: as of a full disk; what stood there before is unchanged.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.parent.glob(f"{_beside(glob.escape(folder.name))}*"):
+    for leftover in filter(_is_leftover, folder.parent.glob(f"{_beside(glob.escape(folder.name))}*")):
         if not folder.exists() and (leftover / _OLD).is_dir():
             (leftover / _OLD).rename(folder)
         shutil.rmtree(leftover, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(prefix=_beside(folder.name), dir=folder.parent))
     try:
-        new, old = temporary / "new", temporary / _OLD
+        new, old = temporary / _NEW, temporary / _OLD
         new.mkdir()
         yield new
         for path in new.rglob("*"):
@@ -99,11 +99,18 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-_OLD = "old"
+_NEW, _OLD = "new", "old"
 
 
 def _beside(name: str) -> str:
     return f".{name}-"
+
+
+def _is_leftover(folder: Path) -> bool:
+    """Whether it is one that ``atomic_folder`` made, which a neighbour of a like name is not."""
+    if not re.fullmatch(r"[a-z0-9_]{8}", folder.name.rpartition("-")[2]) or folder.is_symlink() or not folder.is_dir():
+        return False
+    return {one.name for one in folder.iterdir()} <= {_NEW, _OLD}
 
 
 def as_umask_says(file: Path) -> None:

@@ -43,7 +43,8 @@ def procrustes(source: Float[Tensor, "n d"], target: Float[Tensor, "n d"]) -> Fl
         raise NotFiniteError("source, target: expected finite rows, got NaN or infinity")
     together = target.double().T @ source.double()
     u, sizes, vh = torch.linalg.svd(together)
-    known = int((sizes > sizes[0] * len(together) * torch.finfo(source.dtype).eps).sum())
+    eps = torch.finfo(torch.promote_types(source.dtype, torch.float32)).eps  # products of narrower numbers are exact
+    known = int((sizes > sizes[0] * len(together) * eps).sum())
     turned = u[:, :known] @ vh[:known]
     left, right = u[:, known:], vh[known:].T
     if left.shape[1]:

@@ -34,7 +34,8 @@ def slerp(a: Float[Tensor, "... d"], b: Float[Tensor, "... d"], t: float | Tenso
     """
     t = torch.as_tensor(t, dtype=a.dtype, device=a.device)[..., None]
     cosine = (a * b).sum(-1, keepdim=True).clamp(-1, 1)
-    near = (1 - cosine.detach().square()).clamp(min=0).sqrt() < _NEAR
+    limit = max(_NEAR, (16 * torch.finfo(a.dtype).eps) ** 0.5)  # the cosine is no exacter than the numbers
+    near = (1 - cosine.detach().square()).clamp(min=0).sqrt() < limit
     if bool((near & (cosine < 0)).any()):
         raise InputError("slerp: two rows are opposite: no single arc runs between them")
     angle = torch.arccos(torch.where(near, torch.zeros_like(cosine), cosine))  # near rows stay out of 0 / 0

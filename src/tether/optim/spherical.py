@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -62,7 +62,7 @@ class SphericalSGD(Optimizer):
         target: Float[Tensor, "n d"] | None = None,
         beta: Decay = 0.0,
         eps: PositiveSingle = 1e-8,
-        target_ids: tuple[int, int] | None = None,
+        target_ids: Sequence[int] | Tensor | None = None,
     ) -> None:
         """Take parameters (n, d) of unit rows; others are brought to length 1, with a warning.
 
@@ -73,12 +73,16 @@ class SphericalSGD(Optimizer):
             target: (n, d) unit rows, one for each row of a parameter; None pulls nothing.
             beta: weight of the past in the mean of squared lengths; 0 makes every step of length ``lr``.
             eps: added to the root that is divided by.
-            target_ids: first and last row that is pulled; None for all.
+            target_ids: rows that are pulled, with all between the first and the last; None for all.
 
         Raises:
             InputError: a setting out of range, parameters that are no rows, a row of length 0, or a target or rows of
                 it that do not fit.
         """
+        if target_ids is not None:
+            if not len(target_ids):
+                raise InputError("target_ids: expected at least one row, got none")
+            target_ids = (int(min(target_ids)), int(max(target_ids)))
         defaults = {"lr": lr, "kappa": kappa, "target": target, "beta": beta, "eps": eps, "target_ids": target_ids}
         super().__init__(params, defaults)
         for group in self.param_groups:
@@ -90,6 +94,10 @@ class SphericalSGD(Optimizer):
         shape, target, ids = tuple(parameter.shape), group["target"], group["target_ids"]
         if parameter.ndim != 2:
             raise InputError(f"params: expected rows (n, d), got {shape}")
+        if parameter.dtype not in (torch.float32, torch.float64):
+            raise InputError(
+                f"params: expected float32 or float64, in which rows keep their length, got {parameter.dtype}"
+            )
         if target is not None and tuple(target.shape) != shape:
             raise InputError(f"target: expected {shape}, as the parameter, got {tuple(target.shape)}")
         if ids is not None and not 0 <= ids[0] <= ids[1] < len(parameter):

@@ -67,8 +67,14 @@ class MadeImages:
     pixels: UInt8[Tensor, "n 3 h w"]
 
     def save(self, folder: str | Path) -> Path:
-        """Write a new folder of PNG files, ``0000.png`` and so on, and ``metadata.csv`` with their texts."""
+        """Write a new folder of PNG files, ``0000.png`` and so on, and ``metadata.csv`` with their texts.
+
+        Raises:
+            InputError: a folder that is there.
+        """
         folder = Path(folder)
+        if folder.exists():
+            raise InputError(f"{folder}: is there already; expected a new folder")
         with atomic_folder(folder) as place:
             for number, data in enumerate(self._png()):
                 (place / f"{number:04d}.png").write_bytes(data)

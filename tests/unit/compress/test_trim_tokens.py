@@ -42,6 +42,14 @@ def test_each_image_keeps_its_own_outliers_in_order_and_the_mean_follows_them() 
     assert alone.mask.sum(1).tolist() == [3, 1, 1], "one is kept where no mean stands for the others"
 
 
+def test_one_count_for_all_is_rounded_as_the_release_rounds_it() -> None:
+    h, text = torch.zeros(1, 49, 3), torch.eye(3)[:1]
+    h[..., 1] = 1.0
+    h[0, 7] = text[0] * 100  # one outlier of 49: int(49 * (1 / 49)) is 0
+    assert trim(h, text, per_image=True).mask.sum() == 2
+    assert trim(h, text, per_image=False).mask.sum() == 1
+
+
 def test_all_none_and_the_other_sign() -> None:
     h, text = drawn(2, 6, 3), drawn(2, 3, seed=1)
     whole = trim(h, text, ratio=1.0)

@@ -402,6 +402,15 @@ def test_a_folder_is_replaced_whole(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["words[1]"]
 
 
+@pytest.mark.parametrize("name", [".words-server", ".words-abcdefgh"])
+def test_a_hidden_neighbour_of_a_like_name_stays(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "precious").write_text("x")
+    with atomic_folder(tmp_path / "words"):
+        pass
+    assert (tmp_path / name / "precious").read_text() == "x"
+
+
 @pytest.mark.parametrize("renames", [0, 1, 2])
 def test_a_folder_whose_write_was_killed_is_as_before_or_after(tmp_path, renames):
     """After no rename, the first or both of them; the next write cleans up and fails without a loss."""

@@ -65,6 +65,14 @@ def test_single_precision_finds_the_rank_too() -> None:
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_finds_the_rotation_too(dtype: torch.dtype) -> None:
+    source = rows(32, 64, 0)
+    turn = torch.linalg.qr(rows(64, 64, 1)).Q
+    found = procrustes(source.to(dtype), (source @ turn.T).to(dtype)).double()
+    assert (source @ found.T - source @ turn.T).norm() < 0.02 * source.norm()
+
+
 @pytest.mark.parametrize(
     ("source", "target"),
     [((2, 3), (3, 3)), ((2, 3), (2, 4)), ((0, 3), (0, 3)), ((3,), (3,))],

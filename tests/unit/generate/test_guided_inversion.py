@@ -94,6 +94,10 @@ def test_terms_of_no_weight_are_not_computed_and_the_rest_follow_theirs() -> Non
     assert near.losses["w_delta"][-1] < 0.5 * near.losses["w_delta"][0]
 
 
+def test_sums_of_probabilities_may_be_a_little_above_1() -> None:
+    assert PartMaps(MAP * 0 + 1.0000002, MAP * 0, MAP * 0).size == (MAP.shape[2], MAP.shape[3])
+
+
 def test_maps_may_be_given_in_place_of_a_parser() -> None:
     parts = parser(IMAGE)
     found = editor(parser=None).edit(IMAGE, TEXTS, parts=parts)

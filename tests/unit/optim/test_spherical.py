@@ -80,6 +80,29 @@ def test_bad_settings_of_the_sphere_are_told() -> None:
     torch.testing.assert_close(long.detach(), rows())
 
 
+def test_rows_are_pulled_from_the_least_to_the_greatest_that_is_named() -> None:
+    moved = []
+    for ids in ([0, 1, 2], [2, 0], torch.tensor([0, 2]), (0, 2)):
+        at = torch.nn.Parameter(rows(4))
+        optimizer = SphericalSGD([at], lr=0.1, kappa=1.0, target=rows(4, seed=1), target_ids=ids)
+        at.grad = torch.zeros_like(at)
+        optimizer.step()
+        moved.append(((at.detach() - rows(4)).norm(dim=1) > 0.01).tolist())
+    assert moved == [[True, True, True, False]] * 4
+
+
+def test_narrow_numbers_are_refused_as_rows_would_not_keep_their_length() -> None:
+    with pytest.raises(InputError, match="float32 or float64"):
+        SphericalSGD([torch.nn.Parameter(rows().bfloat16())])
+
+
+def test_slerp_of_opposite_rows_in_single_precision() -> None:
+    for seed in range(50):
+        row = F.normalize(torch.randn(64, generator=torch.Generator().manual_seed(seed)), dim=0)
+        with pytest.raises(InputError, match="opposite"):
+            slerp(row, -row, 0.5)
+
+
 def test_slerp_of_rows() -> None:
     a, b = rows().requires_grad_(), rows(seed=4)
     for t in (0.0, 0.3, 1.0):

@@ -134,4 +134,6 @@ def _counts(scores: Tensor, *, ratio: float | str, iqr: float, per_image: bool) 
     wide = scores.double() if per_image else scores.double().reshape(1, -1)
     low, high = torch.quantile(wide, torch.tensor([0.25, 0.75], dtype=wide.dtype, device=wide.device), dim=1)
     outliers = (wide > (high + iqr * (high - low))[:, None]).sum(1)
-    return outliers if per_image else (outliers * n // (b * n)).expand(b)
+    if per_image:
+        return outliers
+    return torch.tensor(int(n * (int(outliers) / (b * n))), device=scores.device).expand(b)  # rounds as the release

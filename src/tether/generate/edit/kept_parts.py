@@ -11,6 +11,9 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 
+_SLACK = 1e-4
+"""By how much a map may leave 0 to 1, as sums of probabilities do."""
+
 
 @dataclass(frozen=True, slots=True)
 class PartMaps:
@@ -45,7 +48,7 @@ class PartMaps:
             if (len(maps), *maps.shape[2:]) != (len(self.body), *self.body.shape[2:]):
                 raise InputError(f"{name}: expected the images and size of body, {tuple(self.body.shape)}, got "
                                  f"{tuple(maps.shape)}")  # fmt: skip
-            if not bool(((maps >= 0) & (maps <= 1)).all()):
+            if not bool(((maps >= -_SLACK) & (maps <= 1 + _SLACK)).all()):
                 low, high = maps.detach().aminmax()
                 raise InputError(f"{name}: expected numbers from 0 to 1, got {low:g} to {high:g}")
 

@@ -31,7 +31,8 @@ CARD = Card(
         "a clip with a caption",
         "perhaps a reference image",
     ),
-    gives="Clips in which one thing is replaced by words and a reference image, with no training on clips.",
+    gives="Clips in which one thing is replaced by words and a reference image, with no training on clips; "
+    "not measured yet.",
     claim=Claim(
         says="With the clip's own maps of attention, fused with those of the frame before, and nothing put back "
         "outside the mask, the ground of an edited clip stays nearer to what it was than without them.",

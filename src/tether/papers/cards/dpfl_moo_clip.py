@@ -26,7 +26,8 @@ CARD = Card(
     ),
     needs=("labelled rows at several sites",),
     gives="Learning across sites under a stated epsilon in which the first clipping norm need not be right: it moves "
-    "to where half of the samples are clipped. Against a clipping norm that was tuned it is not shown to be better.",
+    "to where half of the samples are clipped. Against a clipping norm that was tuned, or gradients "
+    "brought to one length, it is not shown to be better.",
     claim=Claim(
         says="Over first clipping norms from 0.05 to 10 the worst accuracy is at least 4 points higher if the norm "
         "moves than if it stays, at the same epsilon.",

@@ -27,8 +27,9 @@ CARD = Card(
         "tether.generate.training.train_generator",
     ),
     needs=("a diffusion model with attention to texts", "a negative prompt"),
-    gives="A negative prompt for diffusion models that take few steps, at little more than the cost of none; where "
-    "classifier-free guidance does not break, as on small digits, that leads further away for twice the time.",
+    gives="A negative prompt for diffusion models that take few steps, in 0.6 to 0.9 of the time of classifier-free "
+    "guidance. On small digits, where that does not break, it leads further away, and leaving the word out of the "
+    "prompt does as well as either.",
     claim=Claim(
         says="A negative prompt that guides attention makes a diffusion that takes four steps show what it names less "
         "often.",

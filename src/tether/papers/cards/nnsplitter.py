@@ -27,8 +27,9 @@ CARD = Card(
     ),
     needs=("a trained model", "some of its data"),
     gives="A copy of a model that is useless as it stands, by changes of some weights in a thousand that stay within "
-    "the usual range, and a key of kilobytes that brings the model back bit for bit. Who has some labelled images "
-    "gets nearly all of it back without a key.",
+    "the usual range, and a key of kilobytes that brings the model back bit for bit. Useless was 8 to 62 % right "
+    "by seed; random search and the largest gradients broke it as well as the controller or better, and who has some "
+    "labelled images gets nearly all of it back without a key.",
     claim=Claim(
         says="Where rows and weights are chosen by NNSplitter, a net of digits tells at least 30 points fewer of them "
         "rightly than after random changes of as many weights in the same range.",

@@ -20,7 +20,7 @@ CARD = Card(
     needs=("an encoder with patches", "a text for each image"),
     gives="Fewer patches for what reads them after the encoder, chosen by a text and without training: twice as many "
     "of the named thing as by chance, once the sign that fits a model is known, but fewer than the class token "
-    "attends to.",
+    "attends to; with the mean token beside them a random choice told as much.",
     claim=Claim(
         says="Of the quarter of patches that fit a phrase by CLIP's own scores, more show the thing that the phrase "
         "names than of those that the class token attends to, which knows no text.",
