@@ -60,6 +60,7 @@ def bad(hint: Any) -> Iterator[Any]:
             [each for each in inner if get_origin(each)],
             tuple(each for each in inner if not get_origin(each)),
         )
+        kinds += tuple(get_args(each)[0] for each in ranged[1:] if get_args(each)[0] in (int, float))
         words = [choice for each in ranged if get_origin(each) is Literal for choice in get_args(each)]
         alone = set(inner) <= {*ranged[:1], types.NoneType}  # else a list may be what another member takes
         for value in bad(ranged[0]):

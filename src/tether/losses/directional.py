@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.core.ranges import checked
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
 """Of (n, d) and (n, d) rows: n numbers, 1 where they agree."""
@@ -22,7 +21,6 @@ _STILL = 1e-3
 others, which Adam would remember for a thousand steps."""
 
 
-@checked
 def directional_loss(
     img: Float[Tensor, "n d"],
     src: Float[Tensor, "m d"],

@@ -13,7 +13,6 @@ from tether.compress.protect import Obfuscator, Secret
 from tether.core.atomic_io import write_json
 from tether.core.locks import locked
 from tether.core.protocols import DualEncoder
-from tether.core.ranges import checked
 from tether.core.replaced_parts import replaced_parts
 from tether.core.types import Batch
 from tether.models.save import CONFIG_FILE, save
@@ -51,7 +50,6 @@ def guarded(model: nn.Module, batches: Sequence[Batch], *, key: Path, share: flo
     return changed, said
 
 
-@checked
 def restored(
     model: Model, key: str | Path, *, out: str | Path, existing: str = "refuse", device: str = "auto"
 ) -> DualEncoder:

@@ -19,7 +19,7 @@ CARD = Card(
     arxiv="2512.13672",
     venue="ICLR 2026",
     code="kunheek/dti",
-    package="generate",
+    package="models",
     parts=(
         "tether.models.directional_token.DirectionalToken",
         "tether.models.directional_token.token_norm_stats",

@@ -77,7 +77,7 @@ def _wider(layer: Any, more: int, generator: torch.Generator) -> nn.Linear:
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class SolidsBench:
     """Of a seed.
 
     Attributes:
@@ -97,7 +97,7 @@ class Bench:
     poses: Float[Tensor, "n 4 4"]
 
 
-def prepare(lab: Lab) -> Bench:
+def prepare(lab: Lab) -> SolidsBench:
     """Scenes and models; each colour misses one shape, and each shape two colours."""
     draws = lab.generator("solids")
     combinations = [(shape, colour) for colour in COLOURS for shape in SHAPES]
@@ -107,7 +107,7 @@ def prepare(lab: Lab) -> Bench:
     sizes = (SIZES[0] + (SIZES[1] - SIZES[0]) * torch.rand(len(shown) + len(again), generator=draws)).tolist()
     solids = [Solid(shape, colour, size) for (shape, colour), size in zip(shown + again, sizes, strict=True)]
     poses = circle_of_poses(lab.steps(POSES), generator=draws)
-    return Bench(
+    return SolidsBench(
         model=_clip(lab, 0),
         judge=_clip(lab, JUDGE),
         solids=solids,
@@ -127,7 +127,7 @@ def _clip(lab: Lab, more: int) -> Clip:
     return found
 
 
-def learnt(lab: Lab, bench: Bench, arm: Arm) -> tuple[FieldScenes, FieldEditor]:
+def learnt(lab: Lab, bench: SolidsBench, arm: Arm) -> tuple[FieldScenes, FieldEditor]:
     """Field, codes and maps of one way; both see the same pixels, poses, scenes and texts in the same order."""
     draws = lab.generator("field")
     own = arm == "own"
@@ -139,7 +139,7 @@ def learnt(lab: Lab, bench: Bench, arm: Arm) -> tuple[FieldScenes, FieldEditor]:
     return scenes, editor
 
 
-def teach(lab: Lab, bench: Bench, editor: FieldEditor, arm: Arm) -> None:
+def teach(lab: Lab, bench: SolidsBench, editor: FieldEditor, arm: Arm) -> None:
     """Maps: of shape and of appearance one after the other, or both at once as one map of the joint code."""
     for which in ("shape", "appearance") if arm == "own" else ("both",):
         steps = lab.steps(MAP_STEPS if arm == "own" else 2 * MAP_STEPS)
@@ -147,7 +147,7 @@ def teach(lab: Lab, bench: Bench, editor: FieldEditor, arm: Arm) -> None:
         editor.learn_(texts, which=which, steps=steps, images=IMAGES, height=MAP_SIDE, rate=RATES[arm], seed=lab.seed)
 
 
-def _texts(bench: Bench, solid: Solid, which: Which) -> list[str]:
+def _texts(bench: SolidsBench, solid: Solid, which: Which) -> list[str]:
     """Combinations that views show and an edit of this solid may ask for: its colour, its shape, or either."""
     shown = {(one.shape, one.colour): one.caption for one in bench.solids}
     return [
@@ -179,7 +179,7 @@ class Edits:
 
 
 @torch.no_grad()
-def edited(lab: Lab, bench: Bench, scenes: FieldScenes, editor: FieldEditor, arm: Arm) -> Edits:
+def edited(lab: Lab, bench: SolidsBench, scenes: FieldScenes, editor: FieldEditor, arm: Arm) -> Edits:
     """Ask for every combination that no view showed: by its shape, of scenes of its colour, and the other way round."""
     found: dict[str, list[float]] = {name: [] for name in Edits.__dataclass_fields__}
     images, wanted = list[Tensor](), list[str]()
@@ -213,7 +213,7 @@ def edited(lab: Lab, bench: Bench, scenes: FieldScenes, editor: FieldEditor, arm
     return Edits(**{name: sum(values) / len(values) for name, values in found.items()})
 
 
-def _sources(lab: Lab, bench: Bench, asked: Solid, same: Literal["colour", "shape"]) -> list[int]:
+def _sources(lab: Lab, bench: SolidsBench, asked: Solid, same: Literal["colour", "shape"]) -> list[int]:
     rows = [number for number, one in enumerate(bench.solids) if getattr(one, same) == getattr(asked, same)]
     order = torch.randperm(len(rows), generator=lab.generator(f"sources {asked.caption} {same}")).tolist()
     return [rows[place] for place in order[: lab.steps(SOURCES, 1)]]
@@ -242,7 +242,7 @@ def _nearest(colour: Tensor, shape: Any, size: float, pose: Tensor) -> str:
     return min(means, key=lambda name: float((means[name] - colour).norm()))
 
 
-def inverted(lab: Lab, bench: Bench, scenes: FieldScenes) -> dict[str, float]:
+def inverted(lab: Lab, bench: SolidsBench, scenes: FieldScenes) -> dict[str, float]:
     """Decibels of views of known scenes from unseen poses, as found from the mean of all codes, and before."""
     rows = torch.randperm(len(bench.solids), generator=lab.generator("inverted"))[: lab.steps(INVERTED, 1)].tolist()
     found: dict[str, list[float]] = {"inversion": [], "inversion_start": [], "inversion_known": []}

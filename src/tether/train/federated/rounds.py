@@ -6,10 +6,8 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from annotated_types import MinLen
 from torch import Tensor, nn
 
 from tether.core.errors import InputError, NotFiniteError
@@ -55,7 +53,7 @@ class Federated:
 @checked
 def federate(
     module: nn.Module,
-    clients: Annotated[Sequence[PrivateClient], MinLen(1)],
+    clients: Sequence[PrivateClient],
     *,
     rounds: Count,
     clip: MooClipSchedule | float,
@@ -73,9 +71,11 @@ def federate(
         on_round: told each record.
 
     Raises:
-        InputError: a rule of another noise, batch size or count noise than a client's, or one without counts.
+        InputError: no clients, or a rule without counts or of another noise, batch size or count noise than a client's.
         NotFiniteError: weights are not finite any more.
     """
+    if not clients:
+        raise InputError("clients: expected at least one, got none")
     schedule = clip if isinstance(clip, MooClipSchedule) else None
     for number, client in enumerate(clients):
         if schedule is None:
