@@ -34,7 +34,10 @@ def stable_diffusion() -> tuple[torch.nn.Module, Way, Tensor]:
         sample_size=32, block_out_channels=(32, 64, 128, 128), cross_attention_dim=96, attention_head_dim=4
     )
     prompt, x = torch.randn(1, 77, 96), torch.randn(1, 4, 32, 32)
-    call = lambda rows: model(x.expand(rows, -1, -1, -1), 500, prompt.expand(rows, -1, -1)).sample  # noqa: E731
+
+    def call(rows: int) -> Tensor:
+        return model(x.expand(rows, -1, -1, -1), 500, prompt.expand(rows, -1, -1)).sample
+
     return model, call, torch.randn(1, 77, 96)
 
 

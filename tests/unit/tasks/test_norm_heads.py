@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 import numpy as np
@@ -93,23 +94,16 @@ def test_a_head_is_bound_to_its_encoder(tmp_path):
     whole.save(tmp_path / "head.safetensors")
     again = NormClassifier.load(tmp_path / "head.safetensors", encoder=model)
     np.testing.assert_allclose(again.scores(known), whole.scores(known), rtol=1e-6)
-    with tether_noise(model) as other, pytest.raises(InputError, match="was fitted on"):
+    with one_weight_moved(model) as other, pytest.raises(InputError, match="was fitted on"):
         NormClassifier.load(tmp_path / "head.safetensors", encoder=other)
 
 
-class tether_noise:  # noqa: N801 (reads as a word)
-    """The model with one weight moved."""
-
-    def __init__(self, model):
-        self.weight = next(value for name, value in model.state_dict().items() if name.startswith("text"))
-        self.model = model
-
-    def __enter__(self):
-        self.weight += 1
-        return ModelTexts(self.model)
-
-    def __exit__(self, *_):
-        self.weight -= 1
+@contextlib.contextmanager
+def one_weight_moved(model):
+    weight = next(value for name, value in model.state_dict().items() if name.startswith("text"))
+    weight += 1
+    yield ModelTexts(model)
+    weight -= 1
 
 
 class Broken:
