@@ -34,11 +34,17 @@ CARD = Card(
         better="higher",
         margin=30.0,
         baseline="the same maker, told the vector that stands for no text",
-        scale="3,000 scenes of one thing, 32 px, 6 colours, 6 shapes and 4 grounds, a third of the pairs held out; a "
-        "codec of 8 x 8 places and 256 codewords, 300 steps of 16; scales 1, 2, 3, 4, 6 and 8; 4 blocks of width 96, "
-        "300 steps of 16; 4 images of each text",
+        scale="4,000 scenes of one thing, 32 px, 6 colours, 6 shapes and 4 grounds, a third of the pairs held out; a "
+        "codec of 8 x 8 places and 256 codewords, 500 steps of 16; scales 1, 2, 3, 4, 6 and 8; 4 blocks of width 128, "
+        "300 steps of 24; 4 images of each text",
         equal="weights, draws, scales and images; nothing was tuned for either",
         conditions=(
+            Condition(
+                says="The codec keeps the colours of at least 70 % of scenes that it is given: the bed's floor.",
+                ours="colour_rebuilt",
+                than=70.0,
+                better="higher",
+            ),
             Condition(
                 says="Colours are right at least 30 points more often than by chance, one in six.",
                 ours="ours",
@@ -79,8 +85,7 @@ CARD = Card(
         "Raster order is measured for its time alone and is not trained. Of 48 images at once scale by scale saves "
         "hardly any time on a processor, for 130 codewords are drawn in place of 64.",
         "Texts and CLIP never saw the held-out pairs; the judge and the classifier saw all.",
-        "The bed was made smaller than its pilot until the codec kept few colours (19 to 47 % of rebuilt scenes on the "
-        "five seeds), which bounds what any maker behind it can show.",
+        "The bed is the second: a smaller one was measured first and could show nothing (see what was tried).",
     ),
     tried=(
         Tried(
@@ -88,14 +93,27 @@ CARD = Card(
             "codec of 500 steps and CLIPs of 400, 4,000 scenes; pilot seed 11",
             outcome="Colours were right in 80 % with guidance of 2, in 73 % without guidance, in 15 % without a text; "
             "the second CLIP found 57 % of texts. Shapes were right in 26 and 17 %: the codec keeps few of them (32 % "
-            "of rebuilt scenes, 76 % of scenes as they are). All was made smaller then, to save time.",
+            "of rebuilt scenes, 76 % of scenes as they are).",
+        ),
+        Tried(
+            bed="made smaller to save time: width 96, 300 steps of 16, a codec of 300 steps, CLIPs of 250, 3,000 "
+            "scenes, speed of five calls; seeds 0 to 4, the verdict was 'direction only'",
+            outcome="The codec kept the colours of 19 to 47 % of rebuilt scenes, which decided all: colours were right "
+            "in 25 % with guidance, 23 % without, 16 % without a text, 9 [3, 15] points; the second CLIP found 10 % of "
+            "texts, of images without a text 2 %; one image took 5.5 times as long in raster order. The codec's floor "
+            "became a condition then.",
+        ),
+        Tried(
+            bed="this bed, pilot seed 10; nothing was chosen by it",
+            outcome="Colours were right in 67 % with guidance, in 56 % without, in 15 % without a text; the codec kept "
+            "92 % of colours and 36 % of shapes; one image took 5.1 times as long in raster order.",
         ),
         Tried(
             bed="the two orders with the widths of this bed and weights as they were drawn, pilot seed 10",
             outcome="One image took 5.5 times as long in raster order, 48 at once 1.06 times.",
         ),
     ),
-    minutes=8.0,
+    minutes=15.0,
     guide="generating.md",
 )
 
@@ -106,7 +124,7 @@ def reproduce(lab: Lab) -> Trial:
 
     from tether.papers.testbeds import made_scenes, scene_makers
 
-    told = made_scenes.things(lab, "train", count=lab.steps(made_scenes.SCENES, 64))
+    told = made_scenes.things(lab, "train", count=lab.steps(scene_makers.SCENES, 64))
     maker = scene_makers.new_maker(lab, made_scenes.scene_clip(lab), told)
     scene_makers.taught_maker(lab, maker, told)
     guided, plain = (

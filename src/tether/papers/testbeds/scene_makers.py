@@ -33,14 +33,14 @@ from tether.papers.testbeds.made_scenes import (
 from tether.train.codec_training import train_codec
 
 CODEC: dict[str, Any] = {"size": SIDE, "channels": 16, "vocab": 256, "codec_width": 32}
-CODEC_STEPS, CODEC_BATCH, CODEC_RATE = 300, 16, 2e-3
+SCENES, CODEC_STEPS, CODEC_BATCH, CODEC_RATE = 4_000, 500, 16, 2e-3
 SIDE_CODES = 8
 """Of the last scale."""
-SIZES: dict[str, Any] = {"width": 96, "depth": 4, "heads": 4}
-STEPS, BATCH, RATE, DECAY, GRAD_CLIP = 300, 16, 2e-3, 0.05, 2.0
+SIZES: dict[str, Any] = {"width": 128, "depth": 4, "heads": 4}
+STEPS, BATCH, RATE, DECAY, GRAD_CLIP = 300, 24, 2e-3, 0.05, 2.0
 IMAGES, CFG = 4, 2.0
 """Images made of each prompt, and the guidance that is claimed."""
-CALLS = 5
+CALLS = 25
 
 
 def new_maker(lab: Lab, clip: Clip, told: ToldThings) -> VarGenerator:
@@ -55,7 +55,7 @@ def new_maker(lab: Lab, clip: Clip, told: ToldThings) -> VarGenerator:
         )
         write_net(maker.codec, folder / "net")
 
-    facts = [lab.seed, lab.smoke, CODEC, CODEC_STEPS, CODEC_BATCH, CODEC_RATE]
+    facts = [lab.seed, lab.smoke, SCENES, CODEC, CODEC_STEPS, CODEC_BATCH, CODEC_RATE]
     folder = cached_model("made-scenes-codec", made_by=Path(__file__), facts=facts, make=make)
     filled(maker.codec, folder / "net").requires_grad_(False)
     return maker.eval()
