@@ -28,8 +28,9 @@ CARD = Card(
     ),
     needs=("a diffusion model with attention to texts", "a negative prompt"),
     gives="A negative prompt for diffusion models that take few steps, in 0.6 to 0.9 of the time of classifier-free "
-    "guidance. On small digits, where that does not break, it leads further away, and leaving the word out of the "
-    "prompt does as well as either.",
+    "guidance and 1.1 to 1.6 times that of none. On small digits, where classifier-free guidance does not break, that "
+    "leads further away; and a prompt without the word, which costs nothing, showed what was to be left out in 1.5 % "
+    "(NAG 1.3) and what was wanted in 88 % (NAG 81).",
     claim=Claim(
         says="A negative prompt that guides attention makes a diffusion that takes four steps show what it names less "
         "often.",
@@ -73,6 +74,8 @@ CARD = Card(
         "In joint layers both prompts stand in one sequence with one image, where the released code has a batch of "
         "two; the results are the same, and single-stream blocks run once.",
         "A shorter or longer negative prompt is masked, not repeated and cut.",
+        "The baseline's pass costs less than one with NAG: 1.1 to 1.6 times as long was one with it in "
+        "benchmarks/negative_guidance.py; the check compares with classifier-free guidance only.",
     ),
     tried=(
         Tried(
