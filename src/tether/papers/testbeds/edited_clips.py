@@ -26,8 +26,9 @@ from tether.papers.testbeds.made_scenes import COLOURS, GROUNDS, SHAPES, filled,
 SIDE, DRAWN, SEEN = 16, 64, 32
 """Pixels of a frame, of a scene as it is drawn, and of a reference image as the encoder sees it."""
 FRAMES, CLIPS, SCENES = 5, 8, 3_000
-CHANNELS, STEPS, BATCH, RATE = (24, 48), 400, 16, 2e-3
-SAMPLING = 10
+CHANNELS, PLAIN, STEPS, BATCH, RATE = (32, 64), 1, 1_500, 16, 2e-3
+"""Of the diffusion, whose maps of attention have 8 x 8 pixels."""
+SAMPLING = 25
 SPEEDS, SWEPT = (0, 1, 2), 4
 """Pixels a frame, and clips of each speed but the second, which is the check's."""
 CROP, CLASSIFIER_STEPS = 16, 300
@@ -98,7 +99,7 @@ def prepare(lab: Lab) -> ClipBench:
     pixels = torch.stack([one for one, _ in shown])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(lab.seed)
-        diffusion = TextDiffusion(scene_clip(lab), size=SIDE, channels=CHANNELS, plain=0)
+        diffusion = TextDiffusion(scene_clip(lab), size=SIDE, channels=CHANNELS, plain=PLAIN)
         judge = CropClassifier()
     references = ReferencePrompt(diffusion, seed=lab.seed)
 
@@ -111,7 +112,7 @@ def prepare(lab: Lab) -> ClipBench:
         )  # fmt: skip
         write_net(nn.ModuleList([diffusion, references]), folder / "net")
 
-    facts = [lab.seed, lab.smoke, SCENES, CHANNELS, STEPS, BATCH, RATE]
+    facts = [lab.seed, lab.smoke, SCENES, CHANNELS, PLAIN, STEPS, BATCH, RATE]
     folder = cached_model("edited-clips", made_by=Path(__file__), facts=facts, make=make)
     filled(nn.ModuleList([diffusion, references]), folder / "net").requires_grad_(False)
     teach(lab, judge, in_range(pixels), torch.stack([mask for _, mask in shown]), [one.things[0] for one in scenes])
