@@ -29,7 +29,9 @@ CARD = Card(
     ),
     needs=("views with poses of several scenes", "a CLIP that knows what they show", "texts that name edits"),
     gives="Scenes in space, learnt from posed views, whose shape or colours a text changes in one pass; one view of a "
-    "scene is enough to find it again. Whether that is worth more than one joint code is to be measured.",
+    "scene is enough to find it again (26.6 dB). Edited shapes came no nearer to the wanted ones than with one joint "
+    "code, IoU 0.57 both, and 0.49 before the edit; but shape and colour leave each other alone, and colours came out "
+    "right in 79 %.",
     claim=Claim(
         says="Asked for a shape in a combination with a colour that no view showed, edits of the shape's code come "
         "nearer to it than edits of one joint code.",
@@ -114,7 +116,7 @@ CARD = Card(
             "higher mean, 0.01 and 0.004; a higher one than 0.01 was not tried. So 0.1 is not to be expected.",
         ),
     ),
-    minutes=15.0,
+    minutes=14.0,
     guide="generating.md",
 )
 
