@@ -97,6 +97,8 @@ def atomic_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
         for path in new.rglob("*"):
             flush(path)
         flush(new)
+        if not replace:
+            check_new_folder(folder)  # again: another may have written there meanwhile
         if folder.exists():
             folder.rename(old)
         try:
@@ -372,13 +374,13 @@ def check_new_folder(folder: Path, *, where: str | None = None) -> None:
         InputError: a folder that holds something or that the process is in, a file, a link, a name that no folder can
             have, or a place that cannot be written to.
     """
-    said, there = f"{where}: {folder}" if where else f"{folder}", local(folder)
+    said, there = f"{where}: {folder}" if where else f"{folder}:", local(folder)
     if there.is_symlink():
-        raise InputError(f"{said}: is a link; expected a new folder, or an empty one")
+        raise InputError(f"{said} is a link; expected a new folder, or an empty one")
     if there.exists() and (not there.is_dir() or any(there.iterdir())):
-        raise InputError(f"{said}: is there already; expected a new folder, or an empty one")
+        raise InputError(f"{said} is there already; expected a new folder, or an empty one")
     if there.resolve() == Path.cwd():
-        raise InputError(f"{said}: is the folder that this runs in; expected another one")
+        raise InputError(f"{said} is the folder that this runs in; expected another one")
     _check_near(there, where=where or "folder")
 
 

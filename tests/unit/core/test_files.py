@@ -420,6 +420,9 @@ def test_a_folder_of_somebody_elses_is_only_replaced_when_asked(tmp_path, monkey
         (new / "a.txt").write_text("a")
     assert (empty / "a.txt").read_text() == "a"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "full", "link"]
+    with pytest.raises(InputError, match="is there already"), atomic_folder(tmp_path / "slow"):
+        (tmp_path / "slow" / "others").mkdir(parents=True)
+    assert (tmp_path / "slow" / "others").exists()
     with pytest.raises(WriteError, match="No space"), atomic_folder(tmp_path / "new"):
         raise OSError(28, "No space left on device")
 
