@@ -50,7 +50,7 @@ _LAZY = {
     "edit": ("tether.workflows.edit", "edit"),
     "classify": ("tether.workflows.classify", "classify"),
 }
-_PACKAGES = ("adapt", "train")
+_PACKAGES = ("adapt", "compress", "generate", "train")
 """Packages that are verbs as well; see ``core.callable_module``."""
 
 __all__ = [
@@ -59,12 +59,14 @@ __all__ = [
     "audit",
     "caption",
     "classify",
+    "compress",
     "detect",
     "draw",
     "edit",
     "embed",
     "eval",
     "export",
+    "generate",
     "load",
     "norms",
     "push",

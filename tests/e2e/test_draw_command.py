@@ -12,10 +12,12 @@ from PIL import Image
 
 import tether
 from tether.core.errors import InputError, NotFiniteError, StoppedError
-from tether.generate.draw import PixelCanvas
+from tether.core.locks import locked
+from tether.generate.draw import PixelCanvas, StrokeCanvas
 from tether.generate.draw.svg import read_svg, svg_text
 from tether.models import create
 from tether.models.dual import Clip
+from tether.workflows.draw import DrawnPrompt
 
 QUICK = "strokes:n_strokes=4,samples=4"
 
@@ -34,8 +36,8 @@ def saved(model: Clip, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_writes_lines_a_film_an_image_and_what_it_says(saved: Path, tmp_path: Path, call: Any) -> None:
     svg, html, png, told = (tmp_path / f"a.{kind}" for kind in ("svg", "html", "png", "json"))
-    files = ["--svg", svg, "--html", html, "--image", png, "--json", told]
-    more = ["--canvas", QUICK, "--steps", "4", "--frames", "2", "--negative", "a mess", "--judge", saved]
+    files = ["--svg", svg, "--html", html, "--out", png, "--json", told]
+    more = ["--canvas", QUICK, "--steps", "4", "--frame-count", "2", "--negative", "a mess", "--judge", saved]
     said = call("draw", "a <b>red</b> circle", "--model", saved, *files, *more)
     assert "similarity" in said.out
     paths, sides = read_svg(svg.read_text(), where="a.svg")
@@ -69,10 +71,10 @@ def test_writes_lines_a_film_an_image_and_what_it_says(saved: Path, tmp_path: Pa
             ["a", "--svg", "b.svg", "--start", "bad.svg", "--canvas", "primitives"],
             "expected strokes or implicit",
         ),
-        (["a", "--image", "b.png", "--bank", "emoji"], "--bank: expected the canvas implicit, got strokes"),
-        (["a", "--image", "b.png", "--canvas", "implicit", "--bank", "nowhere"], "nowhere"),
-        (["a", "--image", "b.png", "--canvas", "implicit", "--start", "bad.svg"], "bad.svg"),
-        (["a", "--image", "b.png", "--canvas", "implicit:layers=0"], "layers: expected a whole number in [1, 64]"),
+        (["a", "--out", "b.png", "--bank", "emoji"], "--bank: expected the canvas implicit, got strokes"),
+        (["a", "--out", "b.png", "--canvas", "implicit", "--bank", "nowhere"], "nowhere"),
+        (["a", "--out", "b.png", "--canvas", "implicit", "--start", "bad.svg"], "bad.svg"),
+        (["a", "--out", "b.png", "--canvas", "implicit:layers=0"], "layers: expected a whole number in [1, 64]"),
         (["a", "--svg", "bad.svg", "--start", "bad.svg", "--existing", "replace"], "give it another name"),
     ],
 )
@@ -100,7 +102,40 @@ def test_one_that_was_stopped_goes_on_to_the_same_drawing(model: Clip, tmp_path:
     )
     assert steps == [3, 4, 5, 6]
     assert torch.equal(found.image, whole.image)
-    assert not state.exists()
+    with pytest.raises(InputError, match=r"a\.svg\.painting: is there: --resume goes on"):
+        tether.draw("a red circle", **settings, state=state)
+    again = tether.draw("a red circle", **settings, state=state, resume=True)  # it stays until all is written
+    assert torch.equal(again.image, whole.image)
+    again.remove_state()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_drawing_is_not_lost_before_it_is_written(
+    saved: Path, tmp_path: Path, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    svg, state = tmp_path / "a.svg", tmp_path / "a.svg.painting"
+    drawn = ("draw", "a red circle", "--model", saved, "--svg", svg, "--canvas", QUICK, "--steps", "3")
+    with monkeypatch.context() as patched:
+        patched.setattr(DrawnPrompt, "save_svg", lambda self, path: self.painting.canvas.nowhere())
+        with pytest.raises(AttributeError):
+            call(*drawn)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [state.name]
+    kept = state.read_bytes()
+    assert "is there: --resume goes on" in call(*drawn, "--existing", "replace", code=2).err
+    assert state.read_bytes() == kept
+    with locked(tmp_path / "a.svg.painting.lock", purpose="another"):
+        assert "(another) is writing there" in call(*drawn, "--resume", code=2).err
+    call(*drawn, "--resume")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.svg"]
+
+
+def test_a_canvas_of_ones_own_only_goes_on_as_it_was(model: Clip, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"model": model, "steps": 4, "state": tmp_path / "state"}
+    with pytest.raises(StoppedError):
+        tether.draw("a circle", canvas=StrokeCanvas(n_strokes=3, size=32), should_stop=lambda: True, **settings)
+    with pytest.raises(InputError, match="another painting: canvas was"):
+        tether.draw("a circle", canvas=StrokeCanvas(n_strokes=3, size=32, tau=2.0), resume=True, **settings)
+    tether.draw("a circle", canvas=StrokeCanvas(n_strokes=3, size=32), resume=True, **settings)
 
 
 def test_a_loss_without_a_number_leaves_the_last_good_canvas_to_resume_from(model: Clip, tmp_path: Path) -> None:
@@ -136,6 +171,10 @@ def test_it_can_start_from_an_svg_of_its_own(model: Clip, tmp_path: Path) -> Non
     torch.testing.assert_close(start["width"][0], kept["width"][0] * 2, atol=1e-3, rtol=0)
     assert again.svg is not None
     assert 'width="64"' in again.svg
+    state: dict[str, Any] = {"model": model, "canvas": canvas, "steps": 2, "state": tmp_path / "state"}
+    with pytest.raises(StoppedError):
+        tether.draw("a red circle", start=tmp_path / "a.svg", should_stop=lambda: True, **state)
+    assert b"<svg" not in state["state"].read_bytes()
     with pytest.raises(InputError, match="n_strokes: the strokes of --start count"):
         tether.draw("a", model=model, canvas=QUICK, steps=1, start=tmp_path / "a.svg")
 
@@ -195,7 +234,7 @@ def test_an_implicit_canvas_begins_at_the_nearest_image_of_a_bank_and_goes_on_bi
 ) -> None:
     bank, png, again = "scenes:rows=12,size=64", tmp_path / "a.png", tmp_path / "b.png"
     drawn = ["draw", "a red circle", "--model", saved, "--canvas", FIELD, "--bank", bank, "--steps", "6"]
-    said = call(*drawn, "--image", png, "--negative", "a mess")
+    said = call(*drawn, "--out", png, "--negative", "a mess")
     assert "nearest of 12 images of the bank" in said.err
     assert Image.open(png).size == (32, 32)
     state, calls = tmp_path / "b.painting", iter([False, False, True])

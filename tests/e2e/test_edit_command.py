@@ -61,7 +61,8 @@ def test_every_way_changes_an_image_and_goes_on_where_it_was_stopped(way: str, m
         tether.edit(255 - PIXELS, **settings, state=state, resume=True)
     found = tether.edit(PIXELS, **settings, state=state, resume=True)
     assert torch.equal(found.image, whole.image)
-    assert not state.exists()
+    found.remove_state()
+    assert not list(tmp_path.iterdir())
 
 
 def test_writes_an_image_frames_a_film_and_what_it_says(files: Path, call: Any) -> None:
@@ -90,14 +91,21 @@ def test_writes_an_image_frames_a_film_and_what_it_says(files: Path, call: Any) 
         (["cat.png", "--out", "b.png"], "--style, --morph, --to: expected one of them, got none"),
         (["cat.png", "--out", "b.png", "--style", "a", "--morph", "b"], "got style and morph"),
         (["cat.png", "--style", "a"], "expected at least one to write"),
-        (["cat.png", "--out", "b.png", "--morph", "a", "--mask", "mask.png"], "--mask: expected with --style alone"),
+        (
+            ["cat.png", "--out", "b.png", "--morph", "a", "--mask", "mask.png"],
+            "'--mask': does nothing with --morph",
+        ),
+        (["cat.png", "--out", "b.png", "--style", "a", "--stability", "0.03"], "does nothing with --style"),
+        (["cat.png", "--out", "b.png", "--morph", "a", "--crops", "4"], "does nothing with --morph"),
+        (["cat.png", "--out", "way/b.png", "--frames", "way", "--style", "a"], "lies in --frames"),
+        (["cat.png", "--out", "b.png", "--frames", ".", "--style", "a"], "is there already"),
         (["cat.png", "--out", "b.png", "--style", " "], "expected a text with words"),
         (["cat.png", "--out", "b.png", "--style", "a photo"], "expected another text than source_text"),
         (["cat.png", "--out", "b.png", "--morph", "a", "--source", "a"], "no direction"),
         (["cat.png", "--out", "b.png", "--style", "a", "--ground", "b"], "ground_text: expected a mask"),
         (["cat.png", "--out", "b.png", "--style", "a", "--mask", "short.png"], "the image's 40 x 60 pixels"),
         (["cat.png", "--out", "b.png", "--style", "a", "--mask", "all.png"], "all.png: expected some of the image"),
-        (["cat.png", "--out", "b.png", "--style", "a", "--mask", "none.png"], "but not all, to be marked, got nothing"),
+        (["cat.png", "--out", "b.png", "--style", "a", "--mask", "none.png"], "but not all, to be white, got nothing"),
         (["cat.png", "--out", "b.png", "--style", "a", "--mask", "bad.png"], "bad.png: not a PNG"),
         (["bad.png", "--out", "b.png", "--style", "a"], "bad.png: not an image"),
         (["no.png", "--out", "b.png", "--style", "a"], "no.png: no such file"),
@@ -115,6 +123,13 @@ def test_pixels_that_are_none_are_refused(model: Clip) -> None:
     for pixels in (PIXELS.float(), PIXELS[0], PIXELS[:2]):
         with pytest.raises(InputError, match="expected uint8"):
             tether.edit(pixels, model=model, style="a", steps=1)
+
+
+def test_a_morph_looks_at_the_image_as_it_is_and_has_no_mask(model: Clip) -> None:
+    found = tether.edit(PIXELS, model=model, morph="a red cat", source="a cat", steps=1, views=0)
+    assert found.image.shape == (3, 40, 60)
+    with pytest.raises(InputError, match="--mask: expected with --style"):
+        tether.edit(PIXELS, model=model, morph="a red cat", mask=MASK, steps=1)
 
 
 def test_a_loss_without_a_number_leaves_the_last_good_canvas_to_resume_from(model: Clip, tmp_path: Path) -> None:

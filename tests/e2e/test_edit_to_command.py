@@ -16,7 +16,7 @@ from tether.models import create
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model, images of people, and a mask of the first's head."""
+    """A model, images of people, and a mask of all of the first but its head."""
     folder = tmp_path_factory.mktemp("edit_to")
     tether.save(create("tiny", image_size=16, seed=3), folder / "model")
     (folder / "people").mkdir()
@@ -24,19 +24,20 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(6):
         Image.fromarray(people.row(number).image).save(folder / "people" / f"{number}.png")
     labels = np.asarray(people.row(0).meta["labels"])
-    Image.fromarray(((labels == 1) * 255).astype(np.uint8)).save(folder / "head.png")
+    Image.fromarray(((labels != 1) * 255).astype(np.uint8)).save(folder / "head.png")
     return folder
 
 
 def test_codes_are_learnt_and_an_image_changed(work: Path, tmp_path: Path, call) -> None:
     codes, image = tmp_path / "people.codes", work / "people" / "0.png"
-    learning = ("edit", work / "people", "--learn", "--codes", codes, "--settings", "size=16,dim=8,width=8")
+    learning = ("edit", work / "people", "--learn", "--codes", codes, "--set", "size=16", "--set", "dim=8", "--set",
+                "width=8")  # fmt: skip
     done = call(*learning, "--steps", 4, "--json", tmp_path / "learnt.json")
     assert "learnt from 5 images" in done.out
     assert json.loads((tmp_path / "learnt.json").read_text())["images"] == 5
     assert "is there already" in call(*learning, code=2).err
     to = ("edit", image, "--model", work / "model", "--to", "a person in a red dress", "--codes", codes, "--steps", 3)
-    done = call(*to, "--keep", work / "head.png", "--out", tmp_path / "a.png", "--frames", tmp_path / "way")
+    done = call(*to, "--mask", work / "head.png", "--out", tmp_path / "a.png", "--frames", tmp_path / "way")
     assert "what should stay was kept with" in done.err
     assert Image.open(tmp_path / "a.png").size == (16, 16)
     assert len(list((tmp_path / "way").iterdir())) == 4
@@ -50,13 +51,15 @@ def test_codes_are_learnt_and_an_image_changed(work: Path, tmp_path: Path, call)
     ("settings", "said"),
     [
         (("--to", "a dress"), "--codes: expected an auto-encoder's file with --to"),
-        (("--to", "a dress", "--codes", "MASK"), "--keep, --change: expected a mask of what stays, or words"),
-        (("--to", "a dress", "--codes", "MASK", "--keep", "MASK"), "head.png"),
-        (("--to", "a dress", "--codes", "MASK", "--keep", "MASK", "--rest", "a wall"), "--change: expected words"),
+        (("--to", "a dress", "--codes", "MASK"), "--mask, --change: expected a mask of what may change, or words"),
+        (("--to", "a dress", "--codes", "MASK", "--mask", "MASK"), "head.png"),
+        (("--to", "a dress", "--codes", "MASK", "--mask", "MASK", "--rest", "a wall"), "--change: expected words"),
         (("--to", "a dress", "--style", "snow"), "expected one of them, got style and to"),
-        (("--style", "snow", "--keep", "MASK"), "--keep: expected with --to alone"),
-        (("--style", "snow", "--settings", "size=16"), "--settings: expected with --learn alone"),
-        (("--learn", "--codes", "new.codes"), "--model"),
+        (("--style", "snow", "--codes", "MASK"), "'--codes': does nothing with --style"),
+        (("--style", "snow", "--set", "size=16"), "'--set': does nothing with --style"),
+        (("--to", "a dress", "--codes", "MASK", "--source", "a photo"), "'--source': does nothing with --to"),
+        (("--learn", "--codes", "new.codes"), "'--model': does nothing with --learn"),
+        (("--learn", "--codes", "new.codes", "--mask", "MASK"), "does nothing with --learn"),
     ],
 )
 def test_what_does_not_go_together(work: Path, tmp_path: Path, call, settings: tuple[str, ...], said: str) -> None:
@@ -70,7 +73,7 @@ def test_a_model_is_asked_for_and_codes_to_write(work: Path, tmp_path: Path, cal
     image = work / "people" / "0.png"
     assert "--model" in call("edit", image, "--style", "snow", "--out", tmp_path / "out.png", code=2).err
     assert "--codes: expected a file to write" in call("edit", work / "people", "--learn", code=2).err
-    wrong = call("edit", work / "people", "--learn", "--codes", tmp_path / "c", "--settings", "size", code=2).err
+    wrong = call("edit", work / "people", "--learn", "--codes", tmp_path / "c", "--set", "size", code=2).err
     assert "expected key=value, got 'size'" in wrong
-    wrong = call("edit", work / "people", "--learn", "--codes", tmp_path / "c", "--settings", "size=17", code=2).err
+    wrong = call("edit", work / "people", "--learn", "--codes", tmp_path / "c", "--set", "size=17", code=2).err
     assert "size" in wrong

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
-from tether.core.errors import InputError, StoppedError
+from tether.core.errors import InputError, LockedError, StoppedError
+from tether.core.locks import locked
 from tether.models import create
 from tether.models.save import save
 from tether.workflows.generate import generate, learn_maker
+from tether.workflows.learning_folder import learning
 
 DATA = "scenes:rows=12,size=64"
 SMALL = {"size": 16, "scales": [1, 2, 4], "vocab": 16, "channels": 4, "codec_width": 8, "width": 16, "depth": 1}
@@ -25,17 +28,19 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_maker_is_learnt_and_makes_images(model: Path, tmp_path: Path) -> None:
-    from tether.cli.generate import command
-
+def test_a_maker_is_learnt_and_makes_images(model: Path, tmp_path: Path, call: Any) -> None:
     maker = tmp_path / "maker.safetensors"
-    settings = [f"{key}={value}" for key, value in SMALL.items()]
-    command(maker, str(model), settings, learn=DATA, random_weights=True, device="cpu", **SHORT)
-    assert maker.is_file()
-    assert not (tmp_path / "maker.safetensors.learning").exists()
+    settings = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+    short = [word for key, value in SHORT.items() for word in (f"--{key.replace('_', '-')}", value)]
+    own = ("--model", model, "--random-weights", "--device", "cpu")
+    call("generate", maker, *own, "--learn", DATA, *settings, *short)
+    assert [path.name for path in tmp_path.iterdir()] == [maker.name]
     texts = ["a red star", "a <b>blue</b> heart"]
     made, page = tmp_path / "made", tmp_path / "made.html"
-    command(maker, str(model), texts, out=made, html=page, images=2, random_weights=True, device="cpu")
+    making = ("generate", maker, *texts, *own, "--out", made, "--html", page)
+    assert "does nothing with TEXTS alone" in call(*making, "--steps", 3, code=2).err
+    call(*making, "--images", 2)
+    assert "made is there already" in call(*making, "--existing", "replace", code=2).err
     assert sorted(one.name for one in made.iterdir()) == [*(f"{n:04d}.png" for n in range(4)), "metadata.csv"]
     assert Image.open(made / "0000.png").size == (16, 16)
     assert "<b>blue" not in page.read_text()
@@ -69,17 +74,43 @@ def test_learning_goes_on_where_it_was_stopped(after: int, model: Path, tmp_path
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
-def test_bad_input(model: Path, tmp_path: Path) -> None:
-    import typer
+def test_what_lies_where_learning_is_kept_is_not_touched(model: Path, tmp_path: Path) -> None:
+    place = tmp_path / "m.learning"
+    place.mkdir()
+    (place / "precious").write_text("x")
+    with pytest.raises(InputError, match="holds precious and is no folder of a learning"):
+        learn_maker(DATA, model=str(model), out=tmp_path / "m", settings=SMALL, random_weights=True, **SHORT)
+    assert [path.name for path in place.iterdir()] == ["precious"]
+    (place / "precious").unlink()
+    with locked(place, purpose="another"), pytest.raises(LockedError, match="another"):
+        learn_maker(DATA, model=str(model), out=tmp_path / "m", settings=SMALL, random_weights=True, **SHORT)
 
-    from tether.cli.generate import command
 
-    with pytest.raises(typer.BadParameter, match="at least one text"):
-        command(tmp_path / "maker", str(model))
-    with pytest.raises(typer.BadParameter, match="--out with a new folder"):
-        command(tmp_path / "maker", str(model), ["a star"])
-    with pytest.raises(typer.BadParameter, match="key=value"):
-        command(tmp_path / "maker", str(model), ["a star"], learn=DATA)
+def test_a_folder_half_removed_is_still_of_its_learning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "m.learning"
+
+    def learn(a: int) -> None:
+        with learning(tmp_path / "m", {"a": a}, purpose="test"):
+            (place / "maker").mkdir(exist_ok=True)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tether.workflows.learning_folder.shutil.rmtree", lambda *_, **__: {}["killed"])
+        with pytest.raises(KeyError):
+            learn(1)
+    assert (place / "about.json").is_file()
+    with pytest.raises(InputError, match="learnt with a 1, asked for 2"):
+        learn(2)
+    learn(1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_input(model: Path, tmp_path: Path, call: Any) -> None:
+    maker = ("generate", tmp_path / "maker", "--model", model)
+    assert "at least one text" in call(*maker, code=2).err
+    assert "--out with a new folder" in call(*maker, "a star", code=2).err
+    assert "does nothing with --learn" in call(*maker, "size=16", "--learn", DATA, code=2).err
+    assert "does nothing with --learn" in call(*maker, "--learn", DATA, "--images", 2, code=2).err
+    assert "expected key=value, got 'size'" in call(*maker, "--learn", DATA, "--set", "size", code=2).err
     with pytest.raises(InputError, match="no such file"):
         generate(["a star"], model=str(model), maker=tmp_path / "none", random_weights=True)
     with pytest.raises(InputError, match="size: expected 2, 4, 8"):

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tether.cli.options import STDOUT, Device, Existing, Json, ModelName, RandomWeights, Strict, check_outputs, put_json
+from tether.cli.options import (
+    STDOUT,
+    Device,
+    Existing,
+    Json,
+    ModelName,
+    RandomWeights,
+    Strict,
+    check_outputs,
+    put_json,
+    settings_of,
+)
 from tether.cli.say import say
 
 if TYPE_CHECKING:
@@ -72,21 +83,14 @@ def command(
     """
     from tether.cli.screen import bars
     from tether.cli.stopping import Stopping
-    from tether.core.yaml_files import parse_yaml
     from tether.workflows.adapt import adapt
 
     if settings and recipe is None:
         raise typer.BadParameter(f"{settings[0]}: settings go with --recipe NAME", param_hint="SETTINGS")
-    spec: dict[str, object] | None = None if recipe is None else {"name": recipe}
-    for one in settings or ():
-        key, equals, value = one.partition("=")
-        if not equals or not key or spec is None:
-            raise typer.BadParameter(f"expected key=value, got {one!r}", param_hint="SETTINGS")
-        if key == "name":
-            raise typer.BadParameter(
-                f"{one}: the recipe is named by --recipe{_settings(recipe)}", param_hint="SETTINGS"
-            )
-        spec[key] = parse_yaml(value, where=f"setting {one!r}")
+    chosen = settings_of(settings, hint="SETTINGS")
+    if "name" in chosen:
+        raise typer.BadParameter(f"name: the recipe is named by --recipe{_settings(recipe)}", param_hint="SETTINGS")
+    spec: dict[str, object] | None = None if recipe is None else {"name": recipe, **chosen}
     if lm is not None:
         if spec is None or not str(spec["name"]).startswith("caption"):
             raise typer.BadParameter("goes with --recipe caption_from_texts", param_hint="--lm")

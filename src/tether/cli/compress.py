@@ -7,11 +7,22 @@ from typing import Annotated, Any
 
 import typer
 
-from tether.cli.options import STDOUT, Device, Existing, Json, ModelName, RandomWeights, check_outputs, put_json
+from tether.cli.options import (
+    STDOUT,
+    Device,
+    Existing,
+    Json,
+    ModelName,
+    RandomWeights,
+    check_outputs,
+    only_with,
+    put_json,
+)
 from tether.cli.say import say
 
 
 def command(
+    context: typer.Context,
     model: ModelName,
     out: Annotated[Path, typer.Option(help="Folder of the model and of its report.")],
     edit: Annotated[
@@ -52,8 +63,7 @@ def command(
     from tether.workflows.guard import restored
 
     if restore is not None:
-        if edit or protect or calibrate or json:
-            raise typer.BadParameter("goes with MODEL, --out and --existing alone", param_hint="--restore")
+        only_with(context, "--restore", "model out restore device existing")
         check_outputs({}, existing=existing, inputs={"MODEL": model, "--restore": str(restore), "--out": out})
         restored(model, restore, out=out, existing=existing, device=device)
         say(f"wrote {out}: the original, bit for bit; open it with tether.load({str(out)!r})")

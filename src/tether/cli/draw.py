@@ -18,7 +18,7 @@ def command(
     model: Annotated[str, typer.Option(help="A run's folder, starter, open_clip:NAME/WEIGHTS or hf:OWNER/NAME.")],
     svg: Annotated[Path | None, typer.Option(help="Write the lines to this file.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with the film to this file.")] = None,
-    image: Annotated[Path | None, typer.Option(help="Write the drawing as a PNG to this file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the drawing as a PNG to this file.")] = None,
     canvas: Annotated[
         str,
         typer.Option(
@@ -30,7 +30,7 @@ def command(
     negative_weight: Annotated[float, typer.Option(min=0, help="Of each of them.")] = 0.3,
     steps: Annotated[int, typer.Option(min=1, help="Of the optimiser.")] = 500,
     views: Annotated[int, typer.Option(min=0, help="Random views of each step; 0 looks at the canvas as it is.")] = 4,
-    frames: Annotated[int, typer.Option(min=1, help="Of the film, besides the start.")] = 12,
+    frame_count: Annotated[int, typer.Option(min=1, help="Frames of the film, besides the start.")] = 12,
     start: Annotated[
         Path | None, typer.Option(help="To start from: for strokes an SVG of paths, for implicit an image.")
     ] = None,
@@ -52,28 +52,21 @@ def command(
       tether draw "a red bicycle" --model starter --svg bicycle.svg --html film.html
       tether draw "a red bicycle" --model MODEL --canvas primitives:patches=5 --svg bicycle.svg --judge OTHER
       tether draw "a red circle" --model MODEL --negative "a mess" --svg circle.svg --steps 1000 --resume
-      tether draw "a red circle" --model MODEL --canvas implicit --bank photos/ --image circle.png
+      tether draw "a red circle" --model MODEL --canvas implicit --bank photos/ --out circle.png
     """
-    from tether.cli.screen import bar
-    from tether.cli.stopping import Stopping
+    from tether.cli.screen import stoppable
     from tether.core.errors import InputError
     from tether.workflows.draw import check_canvas, draw
 
-    outputs = {"--svg": svg, "--html": html, "--image": image, "--json": json}
-    first = svg or html or image
+    outputs = {"--svg": svg, "--html": html, "--out": out, "--json": json}
+    first = svg or html or out
     if first is None:
-        raise InputError("--svg, --html, --image: expected at least one file to write")
+        raise InputError("--svg, --html, --out: expected at least one file to write")
     state = first.with_name(f"{first.name}.painting")
     inputs: dict[str, object] = {"--start": start, "--bank": bank, "--model": model, "the drawing on its way": state}
     check_outputs(outputs, existing=existing, inputs=inputs)
     check_canvas(canvas, svg=svg is not None, start=start, bank=bank is not None)
-    with bar("draw") as shown, Stopping() as stopping:
-
-        def step(done: int, total: int | None) -> None:
-            shown(done, total)
-            if total is not None and done + 1 >= total:
-                stopping.last("finish")
-
+    with stoppable("draw") as (on_progress, should_stop):
         found = draw(
             prompt,
             model=model,
@@ -82,7 +75,7 @@ def command(
             negative_weight=negative_weight,
             steps=steps,
             views=views,
-            frames=frames,
+            frames=frame_count,
             start=start,
             bank=bank,
             judge=judge,
@@ -91,18 +84,19 @@ def command(
             seed=seed,
             random_weights=random_weights,
             device=device,
-            on_progress=step,
-            should_stop=stopping.asked,
+            on_progress=on_progress,
+            should_stop=should_stop,
         )
     if svg is not None:
         found.save_svg(svg)
-    if image is not None:
-        found.save_png(image)
+    if out is not None:
+        found.save_png(out)
     if html is not None:
         found.film(html)
     if json is not None:
-        told = {"svg": svg, "html": html, "image": image, "similarity": found.similarity, "judged": found.judged}
+        told = {"svg": svg, "html": html, "out": out, "similarity": found.similarity, "judged": found.judged}
         put_json(told | {"steps": steps, "remarks": found.remarks}, to=json)
+    found.remove_state()
     if json != STDOUT:
         by = "" if found.judged is None else f", {found.judged:.3f} to the other"
         say(f"{first}: similarity {found.similarity:.3f} to the model that was drawn for{by}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from glob import has_magic
 from pathlib import Path
@@ -49,6 +49,51 @@ def missing(context: typer.Context, name: str) -> Exception:
     return kind(ctx=context, param=parameter)
 
 
+def only_with(context: typer.Context, way: str, known: str) -> None:
+    """Refuse what was given and does nothing in this way of a verb.
+
+    Args:
+        context: of the verb.
+        way: what it was asked for, such as ``--learn``.
+        known: names of the parameters that do something there, with blanks between them.
+
+    Raises:
+        BadParameter: it names the option.
+    """
+    for each in context.command.params:
+        parameter: Any = each
+        source = context.get_parameter_source(parameter.name)
+        if parameter.name not in known.split() and source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(f"does nothing with {way}; leave it out", ctx=context, param=parameter)
+
+
+def settings_of(words: Sequence[str] | None, *, hint: str) -> dict[str, Any]:
+    """Settings given as ``key=value``, the values as YAML has them.
+
+    Args:
+        words: one for each.
+        hint: their option or argument, for the error.
+
+    Raises:
+        BadParameter: not of that form.
+        InputError: a value that is no YAML.
+    """
+    from tether.core.yaml_files import parse_yaml
+
+    found = dict[str, Any]()
+    for one in words or ():
+        key, equals, value = one.partition("=")
+        if not equals or not key:
+            raise typer.BadParameter(f"expected key=value, got {one!r}", param_hint=hint)
+        found[key] = parse_yaml(value, where=f"setting {one!r}")
+    return found
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """Those that are not None: what was not said has the default of the function that is called."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def json_alone(command: Any) -> None:
     """Let ``--json`` stand without a file: only ``-`` and a name ending in .json or .jsonl are taken for one."""
     parse = command.parse_args
@@ -84,6 +129,7 @@ def check_outputs(
     existing: str,
     inputs: Mapping[str, object] | None = None,
     log: Path | None = None,
+    folders: Mapping[str, Path | None] | None = None,
 ) -> None:
     """See that a verb's files can be written, each once, and none over what it reads; before anything is done.
 
@@ -92,11 +138,13 @@ def check_outputs(
         existing: see ``check_new``.
         inputs: what must not be written over, by option: paths, patterns, data sets with paths among their settings.
         log: of the rows that are skipped; it is written anew whatever ``existing`` says, if it is such a log.
+        folders: that are written new and whole, by option, so that nothing else may lie in one.
 
     Raises:
-        InputError: two of one name, an input, or see ``check_new`` and ``data.bad_rows_log.check_log``.
+        InputError: two of one name, an input, or see ``check_new``, ``core.atomic_io.check_new_folder`` and
+            ``data.bad_rows_log.check_log``.
     """
-    from tether.core.atomic_io import local
+    from tether.core.atomic_io import check_new_folder, local
     from tether.core.errors import InputError
 
     named = {where: path for where, path in outputs.items() if path is not None and path != STDOUT}
@@ -111,6 +159,13 @@ def check_outputs(
         for other, taken in [*list(full.items())[:number], *known]:
             if path == taken or (has_magic(str(taken)) and path.exists() and fnmatch(str(path), str(taken))):
                 raise InputError(f"{where}: {named[where]} is {other}, too; give it another name")
+    for where, folder in (folders or {}).items():
+        if folder is None:
+            continue
+        check_new_folder(folder, where=where)
+        for other, taken in [*full.items(), *known]:
+            if taken.is_relative_to(local(folder).resolve()):
+                raise InputError(f"{other}: {taken} lies in {where}, which shall be a new folder; give another name")
     for where, path in outputs.items():
         check_new(path, existing=existing, where=where)
     if log is not None:

@@ -119,6 +119,25 @@ def staged_bar(what: str) -> Iterator[Callable[[str, int, int | None], None]]:
 
 
 @contextlib.contextmanager
+def stoppable(what: str) -> Iterator[tuple[Callable[[int, int | None], None], Callable[[], bool]]]:
+    """Such a bar for steps whose end must be written: gives the function that moves it, and whether to stop.
+
+    Args:
+        what: it is about.
+    """
+    from tether.cli.stopping import Stopping
+
+    with bar(what) as shown, Stopping() as stopping:
+
+        def step(done: int, total: int | None) -> None:
+            shown(done, total)
+            if total is not None and done + 1 >= total:
+                stopping.last("finish")
+
+        yield step, stopping.asked
+
+
+@contextlib.contextmanager
 def bar(what: str, *, visible: bool = True) -> Iterator[Callable[[int, int | None], None]]:
     """One such bar; gives the function that moves it, which takes how many are done and how many there are.
 

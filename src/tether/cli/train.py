@@ -102,7 +102,8 @@ def command(
     if is_federated(config):
         if resume or clipper == COMPARE:
             raise typer.BadParameter(
-                "goes with steps, and sites that learn together take rounds", param_hint="--resume"
+                "goes with steps, and sites that learn together take rounds",
+                param_hint="--resume" if resume else "--clipper",
             )
         _federated(config, out=out, dry_run=dry_run, device=device)
         return

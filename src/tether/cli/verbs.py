@@ -21,12 +21,11 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "read",
         "norms",
         "compress",
-        "generate",
         "export",
         "push",
         "serve",
     ),
-    "Make": ("draw", "edit"),
+    "Make": ("draw", "edit", "generate"),
     "Papers": ("papers", "where", "reproduce", "bench", "docs"),
 }
 """The order of the help; a verb in none of them is listed under Others, so a new file is never hidden."""

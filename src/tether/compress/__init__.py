@@ -6,7 +6,10 @@ from collections.abc import Mapping
 
 from tether.compress.prune import PRUNERS
 from tether.compress.quantise import QUANTISERS, NormTweak
+from tether.core.callable_module import make_callable
 from tether.core.protocols import ModelEdit
+
+make_callable(__name__, "tether.workflows.compress:compress")
 
 COMPRESSORS: Mapping[str, type[ModelEdit]] = {**QUANTISERS, **PRUNERS}
 """Every edit that makes a model cheaper, by the name that ``tether compress --edit`` and recipes use."""

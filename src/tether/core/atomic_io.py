@@ -64,21 +64,32 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
+def atomic_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder beside ``folder``; on success it takes its place, on any error it is removed.
 
     What a killed process left of an earlier write to the same place is removed first; if it was killed between the two
     renames, the old folder is put back before. Only for who alone writes there.
 
+    Args:
+        folder: to write.
+        replace: one that is there, with all that it holds; else only an empty one is.
+
     Raises:
-        OSError: as of a full disk; what stood there before is unchanged.
+        InputError: see ``check_new_folder``, without ``replace``.
+        WriteError: as on a full disk; what stood there before is unchanged.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in filter(_is_leftover, folder.parent.glob(f"{_beside(glob.escape(folder.name))}*")):
-        if not folder.exists() and (leftover / _OLD).is_dir():
-            (leftover / _OLD).rename(folder)
-        shutil.rmtree(leftover, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(prefix=_beside(folder.name), dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.parent.glob(f"{_beside(glob.escape(folder.name))}*"):
+            if _is_leftover(leftover, of=folder.name):
+                if not folder.exists() and (leftover / _OLD).is_dir():
+                    (leftover / _OLD).rename(folder)
+                shutil.rmtree(leftover, ignore_errors=True)
+        if not replace:
+            check_new_folder(folder)
+        temporary = Path(tempfile.mkdtemp(prefix=_beside(folder.name), dir=folder.parent))
+    except OSError as error:
+        raise WriteError(folder, error) from error
     try:
         new, old = temporary / _NEW, temporary / _OLD
         new.mkdir()
@@ -86,6 +97,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         for path in new.rglob("*"):
             flush(path)
         flush(new)
+        if not replace:
+            check_new_folder(folder)  # again: another may have written there meanwhile
         if folder.exists():
             folder.rename(old)
         try:
@@ -95,6 +108,12 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
                 old.rename(folder)
             raise
         flush(folder.parent)
+    except WriteError:
+        raise
+    except OSError as error:
+        if error.filename is None or Path(str(error.filename)).is_relative_to(temporary):
+            raise WriteError(folder, error) from error
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -106,9 +125,10 @@ def _beside(name: str) -> str:
     return f".{name}-"
 
 
-def _is_leftover(folder: Path) -> bool:
+def _is_leftover(folder: Path, *, of: str) -> bool:
     """Whether it is one that ``atomic_folder`` made, which a neighbour of a like name is not."""
-    if not re.fullmatch(r"[a-z0-9_]{8}", folder.name.rpartition("-")[2]) or folder.is_symlink() or not folder.is_dir():
+    random = folder.name.removeprefix(_beside(of))
+    if not re.fullmatch(r"[a-z0-9_]{8}", random) or folder.is_symlink() or not folder.is_dir():
         return False
     return {one.name for one in folder.iterdir()} <= {_NEW, _OLD}
 
@@ -334,13 +354,39 @@ def check_file(path: Path, *, where: str) -> None:
     try:
         os.fsencode(path)
         taken = path.is_dir() or (path.exists() and not path.is_file())
-        near = next(parent for parent in path.absolute().parents if parent.exists())
     except OSError as error:  # such as a name that is too long
         raise InputError(f"{where}: {path}: {reason_of(error).lower()}") from None
     except ValueError as error:
         raise InputError(f"{where}: {str(path)!r}: {error}") from None
     if taken:
         raise InputError(f"{where}: expected the name of a file, got {str(path)!r}")
+    _check_near(path, where=where)
+
+
+def check_new_folder(folder: Path, *, where: str | None = None) -> None:
+    """See that a folder can be written there, as a new one or in place of an empty one; nothing is made.
+
+    Args:
+        folder: to write.
+        where: option or argument, for the error.
+
+    Raises:
+        InputError: a folder that holds something or that the process is in, a file, a link, a name that no folder can
+            have, or a place that cannot be written to.
+    """
+    said, there = f"{where}: {folder}" if where else f"{folder}:", local(folder)
+    if there.is_symlink():
+        raise InputError(f"{said} is a link; expected a new folder, or an empty one")
+    if there.exists() and (not there.is_dir() or any(there.iterdir())):
+        raise InputError(f"{said} is there already; expected a new folder, or an empty one")
+    if there.resolve() == Path.cwd():
+        raise InputError(f"{said} is the folder that this runs in; expected another one")
+    _check_near(there, where=where or "folder")
+
+
+def _check_near(path: Path, *, where: str) -> None:
+    """See that what is nearest above a path can be written to."""
+    near = next(parent for parent in path.absolute().parents if parent.exists())
     if not near.is_dir():
         raise InputError(f"{where}: {path}: {near} is a file, not a folder")
     if not os.access(near, os.W_OK):

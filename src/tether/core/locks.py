@@ -19,7 +19,7 @@ _ORPHANS = 10.0  # seconds that workers of a killed process may take to notice
 
 
 @contextlib.contextmanager
-def locked(folder: Path, *, purpose: str, wait: float = 0.0) -> Iterator[None]:
+def locked(folder: Path, *, purpose: str, wait: float = 0.0, tidy: bool = False) -> Iterator[None]:
     """Hold a folder for writing while the block runs; it is made where it is missing, and goes if nothing is put there.
 
     The operating system frees the lock when its process ends, however it ends: a stale lock cannot be.
@@ -28,6 +28,7 @@ def locked(folder: Path, *, purpose: str, wait: float = 0.0) -> Iterator[None]:
         folder: the output.
         purpose: what the process does there, such as ``tether train``; the refused one is told.
         wait: seconds to wait for another process to finish.
+        tidy: the folder goes if nothing else lies in it, also one that was there before.
 
     Raises:
         LockedError: another process holds it, and still does after the wait.
@@ -53,9 +54,9 @@ def locked(folder: Path, *, purpose: str, wait: float = 0.0) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):
             (folder / OWNER).unlink(missing_ok=True)
-            if made and [path.name for path in folder.iterdir()] == [LOCK]:
+            if (made or tidy) and [path.name for path in folder.iterdir()] == [LOCK]:
                 (folder / LOCK).unlink()
-                for path in made:
+                for path in made or [folder]:
                     path.rmdir()
         lock.release()
 

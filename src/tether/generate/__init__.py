@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tether.core.callable_module import make_callable
 from tether.core.torch_slerp import slerp
 from tether.generate.autoregress.generator import VarGenerator
 from tether.generate.diffuse.attention_store import AttentionStore
@@ -44,6 +45,8 @@ from tether.generate.registry import GENERATORS
 from tether.generate.text_generator import TextGenerator
 from tether.generate.training import train_generator
 from tether.optim.spherical import SphericalSGD
+
+make_callable(__name__, "tether.workflows.generate:generate")
 
 __all__ = [
     "CFG",

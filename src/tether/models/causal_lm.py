@@ -132,9 +132,11 @@ class CausalLM(nn.Module):
         """
         folder = Path(folder)
         try:
-            with atomic_folder(folder) as new, quiet():
+            with atomic_folder(folder, replace=True) as new, quiet():
                 cast(Any, self.model).save_pretrained(new)
                 self.tokenizer.save_pretrained(new)
+        except WriteError:
+            raise
         except Exception as error:  # transformers and safetensors raise of many kinds
             raise WriteError(folder, error) from error
         return folder

@@ -48,10 +48,12 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if isinstance(tokenizer, FunctionTokenizer) and tokenizer.write is not None:
-            with atomic_folder(target) as new:  # elsewhere first: the source may lie in the folder itself
+            with atomic_folder(target, replace=True) as new:  # elsewhere first: the source may lie in the folder itself
                 tokenizer.write(new)
         else:
             shutil.rmtree(target, ignore_errors=True)  # of an earlier save
+    except WriteError:
+        raise
     except Exception as error:  # the libraries that write these files raise of many kinds
         raise WriteError(target, error) from error
 

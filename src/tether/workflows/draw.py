@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from html import escape
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import torch
-import torch.nn.functional as F
 from annotated_types import Ge, Le
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from tether.core.atomic_io import atomic_path, read_text, write_text
+from tether.core.atomic_io import read_text, write_text
 from tether.core.component import build, settings
 from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
@@ -25,10 +23,9 @@ from tether.generate.draw.svg import read_svg
 from tether.generate.goals import ClipGoal, PlainView, RandomViews
 from tether.generate.invert.implicit import begin
 from tether.generate.painting import Painting
-from tether.models.embed import encode_texts
 from tether.workflows.drawing.beginning import Beginning, bank_goal, beginning
-from tether.workflows.drawing.film import film_page, png_bytes, png_uri
-from tether.workflows.drawing.kept import painted, setback_remarks
+from tether.workflows.drawing.kept import check_state, painted, setback_remarks
+from tether.workflows.drawing.result import PaintedImage, nearness
 from tether.workflows.methods import named
 from tether.workflows.models import Data, Model, opened
 
@@ -40,30 +37,19 @@ _READ = 50 * 2**20
 """Bytes of an SVG file, at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class DrawnPrompt:
-    """What ``draw`` gives.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawnPrompt(PaintedImage):
+    """What ``draw`` gives; see ``PaintedImage``.
 
     Attributes:
         prompt: what was asked for, and for sides of a canvas in space the other texts.
-        painting: the canvas, its image, losses and frames.
-        similarity: cosine of the image and the prompt by the model that was drawn for; it rises by construction.
-        judged: the same by another model, or None.
+        judged: the similarity by another model, or None.
         svg: the drawing as lines, or None for a canvas without them.
-        remarks: what else is worth knowing.
     """
 
     prompt: tuple[str, ...]
-    painting: Painting
-    similarity: float
     judged: float | None
     svg: str | None
-    remarks: list[str] = field(default_factory=list)
-
-    @property
-    def image(self) -> Float[Tensor, "3 h w"]:
-        """In 0 to 1."""
-        return self.painting.image
 
     def save_svg(self, path: str | Path) -> Path:
         """Write the lines, atomically.
@@ -74,34 +60,22 @@ class DrawnPrompt:
         write_text(Path(path), self.painting.canvas.to_svg())
         return Path(path)
 
-    def save_png(self, path: str | Path) -> Path:
-        """Write the image as the model saw it, atomically."""
-        with atomic_path(Path(path)) as temporary:
-            temporary.write_bytes(png_bytes(_bytes(self.image)))
-        return Path(path)
+    def _title(self) -> str:
+        return " · ".join(self.prompt)
 
-    def film(self, path: str | Path) -> Path:
-        """Write one HTML page with the drawing, frames on the way and the loss, atomically."""
+    def _kind(self) -> str:
+        return _name(type(self.painting.canvas)).capitalize()
+
+    def _told(self) -> list[tuple[str, str]]:
         told = [("similarity to the prompt, by the model that was drawn for", f"{self.similarity:.3f}")]
         if self.judged is not None:
             told.append(("by another model, which nothing was drawn for", f"{self.judged:.3f}"))
         if self.painting.canvas.elements:
             told.append(("strokes", f"{self.painting.canvas.elements:,}"))
-        told += [("remark", line) for line in self.remarks]
-        page = film_page(
-            " · ".join(self.prompt),
-            canvas=_name(type(self.painting.canvas)).capitalize(),
-            frames=[(frame.step, frame.image) for frame in self.painting.frames],
-            losses=self.painting.losses,
-            told=told,
-            svg=self.svg,
-        )
-        write_text(Path(path), page)
-        return Path(path)
+        return told
 
-    def _repr_html_(self) -> str:
-        shown = f'<img src="{png_uri(_bytes(self.image))}" width="300" alt="">'
-        return f"{shown}<p>{escape(' · '.join(self.prompt))}: {self.similarity:.3f}</p>"
+    def _lines(self) -> str | None:
+        return self.svg
 
 
 @checked
@@ -143,7 +117,7 @@ def draw(
         bank: images, best with texts, for an implicit canvas (``data.open_source``): it starts from the nearest of the
             first 2,000, and the text is turned to where images lie (``generate.invert``).
         judge: another model that says how near the drawing is to the prompt.
-        state: file of the drawing on its way, removed when it is done.
+        state: file of the drawing on its way; it stays until ``DrawnPrompt.remove_state``, for after what you write.
         resume: go on from there, if there is one.
         save_every: steps between two writes of it.
         seed: of the start, views and dropout.
@@ -154,7 +128,8 @@ def draw(
 
     Raises:
         InputError: a text without words, several for a flat canvas, an unknown canvas or setting, no strokes, an SVG
-            that cannot be read, or a state of another drawing.
+            that cannot be read, a state of another drawing, or one that is there without ``resume``.
+        LockedError: another process draws to this state.
         NotFiniteError: a loss that stays without a number; the state holds the last good canvas.
 
     Example:
@@ -168,6 +143,7 @@ def draw(
     for name, some in (("prompt", texts), ("--negative", negatives)):
         if not all(isinstance(text, str) and text.strip() for text in some) or (name == "prompt" and not some):
             raise InputError(f"{name}: expected a text with words, got {list(some)!r:.200}")
+    check_state(state, resume=resume)
     encoder, _ = opened(model, device=device, random_weights=random_weights)
     judging = None if judge is None else opened(judge, device=device, random_weights=random_weights)[0]
     check_canvas(canvas, svg=False, start=start, bank=bank is not None)
@@ -196,7 +172,7 @@ def draw(
         begin=None if image is None else lambda: begin(painted_on, image, seed=seed),
         frames=frames, save_every=save_every, on_progress=on_progress, should_stop=should_stop,
     )  # fmt: skip
-    return _drawn(texts, painting, encoder=encoder, judge=judging, remarks=begun.remarks)
+    return _drawn(texts, painting, encoder=encoder, judge=judging, remarks=begun.remarks, state=state)
 
 
 def check_canvas(
@@ -210,7 +186,7 @@ def check_canvas(
     part = type(canvas) if isinstance(canvas, Canvas) else settings(named(canvas), CANVASES, where="--canvas")[0]
     name = _name(part)
     if svg and not part.lines:
-        raise InputError(f"--svg: {name} is not made of lines; write --image, or take strokes or primitives")
+        raise InputError(f"--svg: {name} is not made of lines; write --out, or take strokes or primitives")
     if start is not None and not issubclass(part, (StrokeCanvas, FinerField)):
         raise InputError(f"--start: expected strokes or implicit to go on with, got {name}")
     if bank and not issubclass(part, FinerField):
@@ -228,7 +204,8 @@ def _canvas(
     if isinstance(canvas, Canvas):
         if start is not None and not isinstance(canvas, FinerField):
             raise InputError("--start: expected the name of a canvas with it, got one that is made already")
-        return canvas, type(canvas).__name__
+        plain = {name: value for name, value in vars(canvas).items() if isinstance(value, (bool, int, float, str))}
+        return canvas, {"name": type(canvas).__name__, **plain}
     part, given = settings(named(canvas), CANVASES, where="--canvas")
     size = given.setdefault("size", min(max(*model.image_spec.size, _LEAST_SIDE), _MOST_SIDE))
     if part is PrimitiveCanvas and "patch" not in given:
@@ -250,31 +227,20 @@ def _canvas(
     color = torch.tensor([[*path.rgb, path.opacity] for path in paths])
     made = StrokeCanvas.of(points, counts, width, color, **given)
     made.clamp_()
-    return made, {**spec, "start": text}
+    return made, {**spec, "start": hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}
 
 
-@torch.no_grad()
 def _drawn(
-    texts: tuple[str, ...],
-    painting: Painting,
-    *,
-    encoder: DualEncoder,
-    judge: DualEncoder | None,
-    remarks: list[str],
-) -> DrawnPrompt:
+    texts: tuple[str, ...], painting: Painting, *, encoder: DualEncoder, judge: DualEncoder | None,
+    remarks: list[str], state: Path | None,
+) -> DrawnPrompt:  # fmt: skip
     canvas, remarks = painting.canvas, [*remarks, *setback_remarks(painting)]
     collapsed = int(canvas.collapsed.sum()) if isinstance(canvas, PrimitiveCanvas) else 0
     if collapsed:
         remarks.append(f"{collapsed} circles or semicircles have become lines")
-    nearness = [None if model is None else _similarity(model, painting.image, texts[0]) for model in (encoder, judge)]
-    assert nearness[0] is not None
-    return DrawnPrompt(texts, painting, nearness[0], nearness[1], canvas.to_svg() if canvas.lines else None, remarks)
-
-
-def _similarity(model: DualEncoder, image: Tensor, text: str) -> float:
-    rows = ClipGoal.of_prompts(model, text).rows(image[None].to(model.logit_scale.device))
-    return float(F.cosine_similarity(rows, encode_texts(model, [text]).to(rows))[0])
-
-
-def _bytes(image: Tensor) -> Tensor:
-    return image.detach().cpu().mul(255).round().to(torch.uint8)
+    near = [None if model is None else nearness(model, texts[0], painting.image)[0] for model in (encoder, judge)]
+    assert near[0] is not None
+    return DrawnPrompt(
+        prompt=texts, painting=painting, similarity=near[0], judged=near[1],
+        svg=canvas.to_svg() if canvas.lines else None, remarks=remarks, state=state,
+    )  # fmt: skip

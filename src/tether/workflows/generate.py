@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +15,15 @@ from tether.core.atomic_io import atomic_folder, csv_file
 from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
-from tether.core.types import ImageSpec
 from tether.data import open_source
-from tether.data.bad_rows import BadRows
-from tether.data.loader import ordered
 from tether.generate.autoregress.generator import VarGenerator
+from tether.generate.edit.frames import png_bytes
 from tether.generate.training import train_generator
 from tether.models.latent.codecs import load_codec, save_codec
 from tether.tasks.retrieve.gallery import gallery
 from tether.tasks.retrieve.search import Hit
 from tether.train.codec_training import train_codec
-from tether.workflows.learning_folder import claim
+from tether.workflows.learning_folder import learning, mean_of_last, read_images
 from tether.workflows.models import Data, Model, OnStage, opened
 
 CODEC_FILE = "codec.safetensors"
@@ -36,7 +32,7 @@ WEIGHT_DECAY, GRAD_CLIP = 0.05, 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class LearntMaker:
+class LearntGenerator:
     """What was learnt.
 
     Attributes:
@@ -70,14 +66,13 @@ class MadeImages:
         """Write a new folder of PNG files, ``0000.png`` and so on, and ``metadata.csv`` with their texts.
 
         Raises:
-            InputError: a folder that is there.
+            InputError: a folder that holds something.
+            WriteError: as on a full disk.
         """
         folder = Path(folder)
-        if folder.exists():
-            raise InputError(f"{folder}: is there already; expected a new folder")
         with atomic_folder(folder) as place:
-            for number, data in enumerate(self._png()):
-                (place / f"{number:04d}.png").write_bytes(data)
+            for number, one in enumerate(self.pixels):
+                (place / f"{number:04d}.png").write_bytes(png_bytes(one))
             with csv_file(place / "metadata.csv", ["file_name", "text"]) as table:
                 for number, text in enumerate(self.texts):
                     table.write([f"{number:04d}.png", text])
@@ -86,19 +81,9 @@ class MadeImages:
     def gallery(self, path: str | Path) -> Path:
         """Write one HTML page with all images under their texts; it loads nothing from elsewhere."""
         found: dict[str, list[Hit]] = {}
-        for number, (text, data) in enumerate(zip(self.texts, self._png(), strict=True)):
-            found.setdefault(text, []).append(Hit(f"{number:04d}.png", 0.0, (), data))
+        for number, (text, one) in enumerate(zip(self.texts, self.pixels, strict=True)):
+            found.setdefault(text, []).append(Hit(f"{number:04d}.png", 0.0, (), png_bytes(one)))
         return gallery(found, Path(path), title="Made images", scores="", span=(0.0, 1.0))
-
-    def _png(self) -> list[bytes]:
-        from PIL import Image
-
-        found = []
-        for one in self.pixels:
-            buffer = io.BytesIO()
-            Image.fromarray(one.permute(1, 2, 0).contiguous().numpy()).save(buffer, "PNG")
-            found.append(buffer.getvalue())
-        return found
 
 
 def learn_maker(
@@ -120,7 +105,7 @@ def learn_maker(
     device: str = "auto",
     on_stage: OnStage | None = None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> LearntMaker:
+) -> LearntGenerator:
     """Learn to make images from images with texts: first their codewords, then which of them a text means.
 
     What was done lies beside the file in a folder ``OUT.learning`` until all is: the same call goes on from there.
@@ -154,39 +139,39 @@ def learn_maker(
     maker = cast(
         VarGenerator, build({"name": "scales", **chosen}, {"scales": VarGenerator}, where="maker", model=encoder)
     )
-    place = out.with_name(f"{out.name}.learning")
     facts = {
         "data": rows.version, "model": model_digest(cast(nn.Module, encoder)), "settings": maker.settings,
         "steps": steps, "codec_steps": codec_steps, "batch_size": batch_size, "learning_rate": learning_rate,
         "limit": limit,
     }  # fmt: skip
-    claim(place, facts)
-    pixels, texts, bad = _read(rows, maker.size, limit=limit, workers=workers, strict=strict, bad_rows=bad_rows,
-                               on_stage=on_stage)  # fmt: skip
-    maker.to(encoder.logit_scale.device)
 
     def told(stage: str, of: int, step: int) -> None:
         if on_stage is not None:
             on_stage(stage, step + 1, of)
 
-    losses: tuple[float, ...] = ()
-    if (place / CODEC_FILE).is_file():
-        maker.codec.load_state_dict(load_codec(place / CODEC_FILE).state_dict())
-    else:
-        losses = train_codec(
-            maker.codec, pixels, steps=codec_steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed,
-            folder=place / "codec", on_step=lambda report: told("codec", codec_steps, report.step),
-            should_stop=should_stop,
+    with learning(out, facts, purpose="tether generate") as place:
+        pixels, texts, bad = read_images(
+            rows, maker.size, with_texts=True, limit=limit, workers=workers, strict=strict, bad_rows=bad_rows,
+            on_stage=on_stage,
         )  # fmt: skip
-        save_codec(maker.codec, place / CODEC_FILE)
-    found = train_generator(
-        maker, pixels, texts, steps=steps, batch_size=batch_size, learning_rate=learning_rate,
-        weight_decay=WEIGHT_DECAY, grad_clip=GRAD_CLIP, seed=seed, folder=place / "maker",
-        on_step=lambda step, loss: told("maker", steps, step), should_stop=should_stop,
-    )  # fmt: skip
-    maker.save(out)
-    shutil.rmtree(place, ignore_errors=True)
-    return LearntMaker(out, len(pixels), bad, _mean(losses), _mean(found))
+        maker.to(encoder.logit_scale.device)
+        losses: tuple[float, ...] = ()
+        if (place / CODEC_FILE).is_file():
+            maker.codec.load_state_dict(load_codec(place / CODEC_FILE).state_dict())
+        else:
+            losses = train_codec(
+                maker.codec, pixels, steps=codec_steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed,
+                folder=place / "codec", on_step=lambda report: told("codec", codec_steps, report.step),
+                should_stop=should_stop,
+            )  # fmt: skip
+            save_codec(maker.codec, place / CODEC_FILE)
+        found = train_generator(
+            maker, pixels, texts, steps=steps, batch_size=batch_size, learning_rate=learning_rate,
+            weight_decay=WEIGHT_DECAY, grad_clip=GRAD_CLIP, seed=seed, folder=place / "maker",
+            on_step=lambda step, loss: told("maker", steps, step), should_stop=should_stop,
+        )  # fmt: skip
+        maker.save(out)
+    return LearntGenerator(out, len(pixels), bad, mean_of_last(losses), mean_of_last(found))
 
 
 def generate(
@@ -244,32 +229,3 @@ def generate(
         if on_progress is not None:
             on_progress(min(first + batch_size, len(wanted)), len(wanted))
     return MadeImages(wanted, torch.cat(made))
-
-
-def _read(
-    rows: Any, size: tuple[int, int], *, limit: int, workers: int, strict: bool, bad_rows: Path | None,
-    on_stage: OnStage | None,
-) -> tuple[UInt8[Tensor, "n 3 h w"], list[tuple[str, ...]], int]:  # fmt: skip
-    """Images with their texts, and how many rows were left out."""
-    bad = BadRows.anew(rows.name, path=bad_rows, strict=strict)
-    pixels, texts, mute = list[Tensor](), list[tuple[str, ...]](), 0
-    for some, shown in ordered(
-        rows, image_spec=ImageSpec(size), batch_size=64, workers=workers, on_bad=bad, limit=limit
-    ):
-        said = [tuple(text for text in row.texts if text.strip()) for row in some]
-        kept = [place for place, one in enumerate(said) if one]
-        mute += len(some) - len(kept)
-        pixels.append(shown[kept])
-        texts += [said[place] for place in kept]
-        if on_stage is not None:
-            on_stage("images", len(texts), None)
-    if not texts:
-        raise InputError(
-            f"{rows.name}: {mute} images and not one with a text; expected images with texts to learn from"
-        )
-    return torch.cat(pixels), texts, bad.count + mute
-
-
-def _mean(losses: Sequence[float], *, last: int = 50) -> float | None:
-    some = losses[-last:]
-    return sum(some) / len(some) if some else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated, Any, cast
 
 import torch
 from annotated_types import Ge, Le
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from tether.core.component import build
@@ -21,9 +20,7 @@ from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, PositiveRate, Whole, checked
 from tether.core.types import ImageSpec
 from tether.data import open_source
-from tether.data.bad_rows import BadRows
 from tether.data.images import decode, resize_and_crop
-from tether.data.loader import ordered
 from tether.generate.edit.guided_inversion import FICE_WEIGHTS, GuidedInversion
 from tether.generate.edit.kept_parts import PartMaps, pasted
 from tether.generate.edit.segmenter_parser import SegmenterParser
@@ -33,9 +30,10 @@ from tether.models.load import chosen_device
 from tether.tasks.segment import SEGMENTERS
 from tether.tasks.segment.segmenter import DenseSegmenter
 from tether.train.codec_training import train_codec
-from tether.workflows.drawing.kept import painted
+from tether.workflows.drawing.kept import check_state, painted
+from tether.workflows.drawing.mask import check_part, read_mask
 from tether.workflows.edit import EditedImage, edited
-from tether.workflows.learning_folder import claim
+from tether.workflows.learning_folder import learning, mean_of_last, read_images
 from tether.workflows.methods import by_tower
 from tether.workflows.models import Data, Model, OnStage, opened
 
@@ -105,38 +103,30 @@ def learn_codes(
         InputError: fewer than two images, settings that do not fit, or a folder of another learning.
         StoppedError: it was asked to stop.
     """
-    rows, out = open_source(source, where="--learn"), Path(out)
+    rows, out = open_source(source, where="IMAGE"), Path(out)
     chosen = {"seed": seed, "spread": SPREAD, "divergence": DIVERGENCE, **(settings or {})}
-    codec = cast(StyleCodec, build({"name": "style", **chosen}, {"style": StyleCodec}, where="codes"))
-    place = out.with_name(f"{out.name}.learning")
+    codec = cast(StyleCodec, build({"name": "style", **chosen}, {"style": StyleCodec}, where="--set"))
     facts = {"data": rows.version, "settings": codec.settings, "steps": steps, "batch_size": batch_size}
-    claim(place, {**facts, "learning_rate": learning_rate, "limit": limit})
-    bad, found, count = BadRows.anew(rows.name, path=bad_rows, strict=strict), list[Tensor](), 0
-    spec = ImageSpec((codec.size, codec.size))
-    for _, shown in ordered(rows, image_spec=spec, batch_size=64, workers=workers, on_bad=bad, limit=limit):
-        found.append(shown)
-        count += len(shown)
-        if on_stage is not None:
-            on_stage("images", count, None)
-    if count < 2:
-        raise InputError(f"{rows.name}: expected at least two images to learn from, got {count}")
-    pixels = torch.cat(found)
-    apart = torch.arange(count) % HELD_OUT == 1
-    codec.to(chosen_device(device))
+    with learning(out, {**facts, "learning_rate": learning_rate, "limit": limit}, purpose="learn codes") as place:
+        pixels, _, bad = read_images(
+            rows, (codec.size, codec.size), with_texts=False, limit=limit, workers=workers, strict=strict,
+            bad_rows=bad_rows, on_stage=on_stage,
+        )  # fmt: skip
+        if len(pixels) < 2:
+            raise InputError(f"{rows.name}: expected at least two images to learn from, got {len(pixels)}")
+        apart = torch.arange(len(pixels)) % HELD_OUT == 1
+        codec.to(chosen_device(device))
 
-    def told(step: int) -> None:
-        if on_stage is not None:
-            on_stage("codes", step + 1, steps)
+        def told(step: int) -> None:
+            if on_stage is not None:
+                on_stage("codes", step + 1, steps)
 
-    losses = train_codec(
-        codec, pixels[~apart], steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed,
-        folder=place / "codec", on_step=lambda report: told(report.step), should_stop=should_stop,
-    )  # fmt: skip
-    codec.save(out)
-    shutil.rmtree(place, ignore_errors=True)
-    psnr = _rebuilt_psnr(codec, pixels[apart])
-    last = losses[-50:]
-    return LearntCodes(out, count - int(apart.sum()), bad.count, sum(last) / len(last) if last else None, psnr)
+        losses = train_codec(
+            codec, pixels[~apart], steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed,
+            folder=place / "codec", on_step=lambda report: told(report.step), should_stop=should_stop,
+        )  # fmt: skip
+        codec.save(out)
+    return LearntCodes(out, int((~apart).sum()), bad, mean_of_last(losses), _rebuilt_psnr(codec, pixels[apart]))
 
 
 @torch.no_grad()
@@ -156,7 +146,7 @@ def edit_to(
     *,
     model: Model,
     codes: str | Path | StyleCodec,
-    keep: str | Path | None = None,
+    mask: str | Path | Bool[Tensor, "h w"] | None = None,
     change: Sequence[str] = (),
     keep_words: Sequence[str] = (),
     rest: Sequence[str] = (),
@@ -185,7 +175,7 @@ def edit_to(
         text: what it shall show, the whole of it.
         model: leads; loaded, or a name that ``tether.load`` takes.
         codes: an auto-encoder of ``learn_codes`` that knows such images, or its file.
-        keep: an image of the same size that is white where nothing may change and black where it may.
+        mask: a PNG of the same size, white (or anything but black) where the image may change, or booleans.
         change: words for what may change, in place of a mask or with one; the model finds it, also on the way, so that
             it stays where it was.
         keep_words: words for what is kept and pasted back.
@@ -197,7 +187,7 @@ def edit_to(
         frames: kept on the way, besides the start; of what is generated, before anything is pasted back.
         judge: another model that says how near the image is to the text.
         least_psnr: of the image made again, in dB, below which it is remarked that the auto-encoder does not know it.
-        state: file of the edit on its way, removed when it is done.
+        state: file of the edit on its way; it stays until ``EditedImage.remove_state``, for after what you write.
         resume: go on from there, if there is one.
         save_every: steps between two writes of it.
         seed: of views.
@@ -207,8 +197,10 @@ def edit_to(
         should_stop: asked after each step; when true the state is written and ``StoppedError`` raised.
 
     Raises:
-        InputError: an image or mask that cannot be read or does not fit, a mask of all white, neither a mask nor words,
-            an empty text, codes of another kind, or a state of another edit.
+        InputError: an image or mask that cannot be read or does not fit, a mask of all or of nothing, neither a mask
+            nor words, an empty text, codes of another kind, a state of another edit, or one that is there without
+            ``resume``.
+        LockedError: another process edits to this state.
         NotFiniteError: a loss that stays without a number.
         StoppedError: it was asked to stop.
 
@@ -226,7 +218,8 @@ def edit_to(
     """
     if not text.strip():
         raise InputError(f"--to: expected a text with words, got {text!r}")
-    check_parts(keep=keep, change=change, others=(*keep_words, *rest))
+    check_parts(mask=mask, change=change, others=(*keep_words, *rest))
+    check_state(state, resume=resume)
     encoder, _ = opened(model, device=device, random_weights=random_weights)
     judging = None if judge is None else opened(judge, device=device, random_weights=random_weights)[0]
     codec = codes if isinstance(codes, StyleCodec) else StyleCodec.load(codes)
@@ -238,9 +231,9 @@ def edit_to(
     parser = _parser(encoder, change, keep_words, rest) if change else None
     with torch.no_grad():
         parts = None if parser is None else parser(before)
-        if keep is not None:
-            stays = _mask(keep, like=pixels, where=image, spec=spec).to(on)
-            parts = PartMaps(1 - stays, stays, stays if parts is None else parts.pose)
+        if mask is not None:
+            changes = _may_change(mask, like=pixels, spec=spec).to(on)
+            parts = PartMaps(changes, 1 - changes, 1 - changes if parts is None else parts.pose)
         again = ((codec.decode(codec.encode(before * 2 - 1)) + 1) / 2).clamp(0, 1)
     editor = GuidedInversion(
         codec, encoder, parser, weights=weights, steps=steps, lr=rate,
@@ -260,19 +253,20 @@ def edit_to(
     single = replace(
         painting, image=image_, frames=tuple(replace(frame, image=frame.image[0]) for frame in painting.frames)
     )
-    found = edited(text, single, before[0], parts.body[0, 0].cpu() >= 0.5, encoder=encoder, judge=judging)
-    found.remarks.extend(_remarks(painting.image, again, before, parts, least=least_psnr))
-    return found
+    return edited(
+        text, single, before[0], parts.body[0, 0].cpu() >= 0.5, encoder=encoder, judge=judging, state=state,
+        remarks=_remarks(painting.image, again, before, parts, least=least_psnr),
+    )  # fmt: skip
 
 
-def check_parts(*, keep: object, change: Sequence[str], others: Sequence[str]) -> None:
+def check_parts(*, mask: object, change: Sequence[str], others: Sequence[str]) -> None:
     """See that something says what may change, before any model is opened.
 
     Raises:
         InputError: neither a mask nor words, or words for the rest alone.
     """
-    if keep is None and not change:
-        raise InputError("--keep, --change: expected a mask of what stays, or words for what may change")
+    if mask is None and not change:
+        raise InputError("--mask, --change: expected a mask of what may change, or words for it")
     if others and not change:
         raise InputError("--change: expected words for what may change beside those for what stays")
 
@@ -308,15 +302,12 @@ def _parser(model: DualEncoder, change: Sequence[str], keep: Sequence[str], rest
     return SegmenterParser(segmenter, model, body=change, head=keep)
 
 
-def _mask(path: str | Path, *, like: Tensor, where: str | Path, spec: ImageSpec) -> Float[Tensor, "1 1 h w"]:
-    shown = decode(Path(path))
-    if shown.shape != like.shape:
-        size, wanted = (f"{one.shape[2]} x {one.shape[1]}" for one in (shown, like))
-        raise InputError(f"--keep: {path}: expected the size of {where}, {wanted}, got {size}")
-    stays = resize_and_crop(shown, spec).float().mean(dim=0)[None, None] / 255
-    if bool((stays > 0.99).all()):
-        raise InputError(f"--keep: {path}: is white all over, so nothing may change; black is where a text may")
-    return stays.clamp(0, 1)
+def _may_change(mask: str | Path | Tensor, *, like: Tensor, spec: ImageSpec) -> Float[Tensor, "1 1 h w"]:
+    """A mask of an image, cut as the image is."""
+    marked = read_mask(mask, size=(like.shape[1], like.shape[2]))
+    cut = resize_and_crop(marked.to(torch.uint8).mul(255).expand(3, -1, -1).contiguous(), spec)[:1]
+    check_part(cut >= 128, where=f"once the image is cut to {spec.size[0]} x {spec.size[1]}")
+    return cut[None].float() / 255
 
 
 def _kept_psnr(made: Tensor, real: Tensor, body: Tensor) -> float | None:

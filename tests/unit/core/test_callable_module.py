@@ -6,6 +6,8 @@ import inspect
 import pydoc
 
 import tether
+from tether.workflows.compress import compress
+from tether.workflows.generate import generate
 from tether.workflows.train import train
 
 
@@ -16,3 +18,8 @@ def test_help_and_signature_are_the_functions() -> None:
     assert "tether.train(data=None, *, out, recipe=None, start=None," in shown
     assert "resume: go on from the folder's newest checkpoint." in shown
     assert inspect.getdoc(tether.train) == tether.train.__doc__
+
+
+def test_generate_and_compress_are_called_as_their_neighbours() -> None:
+    for package, function in ((tether.generate, generate), (tether.compress, compress)):
+        assert inspect.signature(package) == inspect.signature(function)

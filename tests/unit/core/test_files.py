@@ -392,23 +392,49 @@ def test_errors_show_names_of_files_escaped(tmp_path):
 def test_a_folder_is_replaced_whole(tmp_path):
     target = tmp_path / "words[1]"
     for text in ("first", "second"):
-        with atomic_folder(target) as new:
+        with atomic_folder(target, replace=True) as new:
             (new / "a.txt").write_text(text)
         assert (target / "a.txt").read_text() == text
-    with contextlib.suppress(KeyError), atomic_folder(target) as new:
+    with contextlib.suppress(KeyError), atomic_folder(target, replace=True) as new:
         (new / "a.txt").write_text("third")
         raise KeyError
     assert (target / "a.txt").read_text() == "second"
     assert [path.name for path in tmp_path.iterdir()] == ["words[1]"]
 
 
-@pytest.mark.parametrize("name", [".words-server", ".words-abcdefgh"])
-def test_a_hidden_neighbour_of_a_like_name_stays(tmp_path, name):
-    (tmp_path / name).mkdir()
-    (tmp_path / name / "precious").write_text("x")
+def test_a_folder_of_somebody_elses_is_only_replaced_when_asked(tmp_path, monkeypatch):
+    full, empty, link = (tmp_path / name for name in ("full", "empty", "link"))
+    full.mkdir()
+    (full / "precious").write_text("x")
+    empty.mkdir()
+    link.symlink_to(tmp_path / "nowhere")
+    monkeypatch.chdir(empty)
+    for folder, said in ((full, "is there already"), (full / "precious", "is there already"), (link, "is a link"),
+                         (Path(), "this runs in"), (full / "precious" / "a", "could not be written"),
+                         (tmp_path / ("a" * 300), "could not be written|no such file")):  # fmt: skip
+        with pytest.raises((InputError, WriteError), match=said), atomic_folder(folder):
+            pass
+    assert [path.name for path in full.iterdir()] == ["precious"]
+    monkeypatch.chdir(tmp_path)
+    with atomic_folder(empty) as new:
+        (new / "a.txt").write_text("a")
+    assert (empty / "a.txt").read_text() == "a"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "full", "link"]
+    with pytest.raises(InputError, match="is there already"), atomic_folder(tmp_path / "slow"):
+        (tmp_path / "slow" / "others").mkdir(parents=True)
+    assert (tmp_path / "slow" / "others").exists()
+    with pytest.raises(WriteError, match="No space"), atomic_folder(tmp_path / "new"):
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("name", "inside"), [(".words-server", "a"), (".words-abcdefgh", "a"), (".words-2-abcdefgh", "new")]
+)
+def test_a_hidden_neighbour_of_a_like_name_stays(tmp_path, name, inside):
+    (tmp_path / name / inside).mkdir(parents=True)
     with atomic_folder(tmp_path / "words"):
         pass
-    assert (tmp_path / name / "precious").read_text() == "x"
+    assert (tmp_path / name / inside).is_dir()
 
 
 @pytest.mark.parametrize("renames", [0, 1, 2])
@@ -428,7 +454,7 @@ def killed(self, other):
     done.append(1)
     return rename(self, other)
 Path.rename = killed
-with atomic_folder(Path({str(target)!r})) as new:
+with atomic_folder(Path({str(target)!r}), replace=True) as new:
     (new / "a.txt").write_text("after")
     if {renames} == 2:
         import shutil
@@ -436,7 +462,7 @@ with atomic_folder(Path({str(target)!r})) as new:
 """
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
     assert len(list(tmp_path.iterdir())) == 2 - (renames == 1)
-    with pytest.raises(KeyError), atomic_folder(target):
+    with pytest.raises(KeyError), atomic_folder(target, replace=True):
         raise KeyError
     assert (target / "a.txt").read_text() == ("after" if renames == 2 else "before")
     assert [path.name for path in tmp_path.iterdir()] == ["words"]

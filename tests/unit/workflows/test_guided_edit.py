@@ -24,11 +24,11 @@ MODEL = create("tiny", image_size=16).eval()
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:
-    """An image of 40 x 30, a mask whose left half is white, and codes."""
+    """An image of 40 x 30, a mask whose right half is white, and codes."""
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(tmp_path / "image.png")
     mask = np.zeros((30, 40), dtype=np.uint8)
-    mask[:, :20] = 255
+    mask[:, 20:] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
     Image.fromarray(np.full((30, 40), 255, dtype=np.uint8)).save(tmp_path / "all.png")
     Image.fromarray(mask[:10]).save(tmp_path / "small.png")
@@ -64,9 +64,9 @@ def test_codes_are_learnt_and_go_on_where_they_stopped(tmp_path: Path) -> None:
     assert whole.settings["spread"] > 0
 
 
-def test_a_mask_says_what_stays(files: dict[str, Path], tmp_path: Path) -> None:
+def test_a_mask_says_what_may_change(files: dict[str, Path], tmp_path: Path) -> None:
     found = edit_to(
-        files["image"], "a red dress", model=MODEL, codes=files["codes"], keep=files["mask"], steps=4, frames=2,
+        files["image"], "a red dress", model=MODEL, codes=files["codes"], mask=files["mask"], steps=4, frames=2,
         judge=create("tiny", seed=1, image_size=16).eval(),
     )  # fmt: skip
     shown = square(files)
@@ -91,7 +91,7 @@ def test_words_find_what_may_change(files: dict[str, Path]) -> None:
     assert found.painting.losses.keys() == {"clip", "img", "shape", "head_shape", "w_delta"}
     both = edit_to(
         files["image"], "a red dress", model=MODEL, codes=files["codes"], change=["dress"], rest=["wall"],
-        keep=files["mask"], steps=2,
+        mask=files["mask"], steps=2,
     )  # fmt: skip
     torch.testing.assert_close(both.image[:, :, :7], square(files)[:, :, :7])
 
@@ -117,24 +117,25 @@ def test_an_edit_that_was_stopped_goes_on_bit_for_bit(files: dict[str, Path], tm
     with pytest.raises(InputError, match="of another painting: seed"):
         made(state=state, resume=True, seed=1)
     assert torch.equal(made(state=state, resume=True), whole)
-    assert not state.exists()
+    with pytest.raises(InputError, match="is there: --resume goes on"):
+        made(state=state)
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"text": " ", "keep": "mask"}, "--to: expected a text with words"),
-        ({}, "expected a mask of what stays, or words"),
-        ({"keep": "mask", "rest": ["wall"]}, "--change: expected words"),
-        ({"keep": "all"}, r"all\.png: is white all over"),
-        ({"keep": "small"}, r"small\.png: expected the size of .*image\.png, 40 x 30, got 40 x 10"),
-        ({"keep": "codes"}, "codes"),
-        ({"keep": "mask", "codes": "mask"}, r"mask\.png"),
+        ({"text": " ", "mask": "mask"}, "--to: expected a text with words"),
+        ({}, "expected a mask of what may change, or words"),
+        ({"mask": "mask", "rest": ["wall"]}, "--change: expected words"),
+        ({"mask": "all"}, r"all\.png: expected some of the image, but not all, to be white, got all"),
+        ({"mask": "small"}, r"small\.png: expected the image's 30 x 40 pixels"),
+        ({"mask": "codes"}, "codes"),
+        ({"mask": "mask", "codes": "mask"}, r"mask\.png"),
         ({"change": ["dress"]}, "dress"),
     ],
 )
 def test_what_does_not_fit_is_refused(files: dict[str, Path], settings: dict, said: str) -> None:
     given = {"text": "a red dress", "codes": "codes", **settings}
-    paths = {name: files[given[name]] for name in ("keep", "codes") if name in given}
+    paths = {name: files[given[name]] for name in ("mask", "codes") if name in given}
     with pytest.raises(InputError, match=said):
         edit_to(files["image"], model=MODEL, steps=1, **{**given, **paths})

@@ -48,7 +48,7 @@ def write_dataset(
             by_key.setdefault(one.key, []).append(one)
     if not by_key:
         raise InputError("fiftyone: expected at least one suspect with an image")
-    with atomic_folder(folder) as new:
+    with atomic_folder(folder, replace=True) as new:
         (new / "data").mkdir()
         samples = []
         for number, (key, about) in enumerate(by_key.items()):

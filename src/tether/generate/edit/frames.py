@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from tether.core.atomic_io import atomic_folder, local
@@ -52,25 +52,29 @@ def read_frames(folder: Path | str, *, size: tuple[int, int]) -> Float[Tensor, "
 
 
 def write_frames(frames: Float[Tensor, "f 3 h w"], folder: Path | str) -> Path:
-    """Frames in -1 to 1 as ``0000.png`` and so on in a new folder, which is whole or not there.
+    """Frames in -1 to 1 as ``0000.png`` and so on in a new folder, or an empty one; all of them or none.
 
     Raises:
-        InputError: no frames, or the folder is there.
+        InputError: no frames, or a folder that holds something.
+        WriteError: as on a full disk.
     """
-    from PIL import Image
-
     place = local(folder)
     if frames.ndim != 4 or frames.shape[1] != 3 or not len(frames):
         raise InputError(f"frames: expected (f, 3, h, w), got {tuple(frames.shape)}")
-    if place.exists():
-        raise InputError(f"{place}: is there; expected a new folder")
-    pixels = ((frames.detach().cpu().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+    pixels = ((frames.detach().cpu().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     with atomic_folder(place) as new:
         for number, image in enumerate(pixels):
-            data = io.BytesIO()
-            Image.fromarray(image.numpy()).save(data, "PNG")
-            (new / f"{number:04d}.png").write_bytes(data.getvalue())
+            (new / f"{number:04d}.png").write_bytes(png_bytes(image))
     return place
+
+
+def png_bytes(image: UInt8[Tensor, "3 h w"]) -> bytes:
+    """An image as a PNG file."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _in_order(name: str) -> list[tuple[int, str]]:

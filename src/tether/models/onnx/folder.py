@@ -64,7 +64,7 @@ def export_graphs(
     if runtime == "openvino":
         openvino_core()  # missing is told before any work
     try:
-        with atomic_folder(folder) as new:
+        with atomic_folder(folder, replace=True) as new:
             _fill(cast(DualEncoder, model), new, runtime=runtime, calibration=calibration, measure=measure)
     except OSError as error:
         if isinstance(error, WriteError):

@@ -1,1 +1,1 @@
-"""What ``tether draw`` shows besides the drawing."""
+"""What ``tether draw`` and ``tether edit`` share."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from tether.evaluate.html.curves import Line, chart
 from tether.evaluate.html.templates import render
+from tether.generate.edit.frames import png_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +56,6 @@ def film_page(
         chart_data=[] if drawn is None else [drawn.data],
         svg=None if svg is None else f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}",
     )
-
-
-def png_bytes(image: UInt8[Tensor, "3 h w"]) -> bytes:
-    """An image as a PNG file."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def png_uri(image: UInt8[Tensor, "3 h w"]) -> str:

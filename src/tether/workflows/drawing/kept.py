@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tether.core.errors import NotFiniteError, StoppedError
+from tether.core.errors import InputError, NotFiniteError, StoppedError
+from tether.core.locks import locked
 from tether.generate.draw import Canvas
 from tether.generate.goals import Goal
 from tether.generate.painting import Painting, PaintingProgress, paint
@@ -24,7 +26,9 @@ def painted(
     begin: Callable[[], object] | None = None,
     **settings: Any,
 ) -> Painting:
-    """Paint, and write the canvas on its way to a file, which is removed when it is done.
+    """Paint, and write the canvas on its way to a file, which stays until ``PaintedImage.remove_state``.
+
+    So whatever ends the process before all of it is written, the file goes on from there.
 
     Args:
         canvas: on its device.
@@ -36,27 +40,39 @@ def painted(
         settings: of ``paint``.
 
     Raises:
-        InputError: a state of another painting.
+        InputError: see ``check_state``, or a state of another painting.
+        LockedError: another process paints to this state.
         NotFiniteError: a loss that stays without a number; the state holds the last good canvas.
         StoppedError: ``should_stop`` said so; the state holds the canvas.
     """
     facts = json.loads(json.dumps(made_of))  # as a file gives it back
-    progress = load_painting(state, canvas, made_of=facts) if resume and state and state.exists() else None
-    if progress is None and begin is not None:
-        begin()
 
     def save(now: PaintingProgress) -> None:
         if state is not None:
             save_painting(state, canvas, now, made_of=facts)
 
-    try:
-        painting = paint(canvas, goals, progress=progress, save=save, **settings)
-    except (StoppedError, NotFiniteError) as error:
-        said = "" if state is None else f"; {state} holds the canvas: the same command with --resume goes on from it"
-        raise type(error)(f"{error}{said}") from error
-    if state is not None:
-        state.unlink(missing_ok=True)
-    return painting
+    with contextlib.ExitStack() as held:
+        if state is not None:
+            held.enter_context(locked(state.with_name(f"{state.name}.lock"), purpose="painting", tidy=True))
+        check_state(state, resume=resume)
+        progress = load_painting(state, canvas, made_of=facts) if resume and state and state.exists() else None
+        if progress is None and begin is not None:
+            begin()
+        try:
+            return paint(canvas, goals, progress=progress, save=save, **settings)
+        except (StoppedError, NotFiniteError) as error:
+            said = "" if state is None else f"; {state} holds the canvas: the same command with --resume goes on"
+            raise type(error)(f"{error}{said}") from error
+
+
+def check_state(state: Path | None, *, resume: bool) -> None:
+    """See that no painting on its way is begun anew by mistake.
+
+    Raises:
+        InputError: the file is there, and ``resume`` was not asked for.
+    """
+    if state is not None and state.exists() and not resume:
+        raise InputError(f"{state}: is there: --resume goes on from it; remove the file to begin again")
 
 
 def setback_remarks(painting: Painting) -> list[str]:
