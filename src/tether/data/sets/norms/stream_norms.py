@@ -196,7 +196,7 @@ def _item(
     own = _messages(own)
     if own and own[-1]["message"] == message:
         own = own[:-1]  # the removed message is the last of its user's
-    others = [one for one in _messages(others) if one["message"] != message]
+    others = _without(_messages(others), said)
     parts = _ID.fullmatch(name)
     tags = setting.get("tag_names") or []
     if not isinstance(tags, list):
@@ -234,6 +234,14 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 def _messages(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Lines that somebody wrote; bans and timeouts have no message."""
     return [one for one in lines if isinstance(one.get("message"), str)]
+
+
+def _without(lines: list[dict[str, Any]], said: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All but the removed message itself: by its id, else the last that is equal; others may have said the same."""
+    known = said.get("message_id")
+    same = [at for at, one in enumerate(lines) if known is not None and one.get("message_id") == known]
+    same = same or [at for at, one in enumerate(lines) if one["message"] == said["message"]]
+    return [one for at, one in enumerate(lines) if at != (same or [-1])[-1]]
 
 
 def _rate(lines: Sequence[Mapping[str, Any]]) -> float:
