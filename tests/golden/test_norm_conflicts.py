@@ -23,7 +23,7 @@ def part(name: str) -> tuple[np.ndarray, np.ndarray]:
 def test_centroids(how, distance, short):
     if f"{how}_{short}" not in V.arrays:
         V.need(f"{how}_{short}")
-    found = CentroidConflict(combine=how, distance=distance).fit(*part("train"))
+    found = CentroidConflict(mode=how, distance=distance).fit(*part("train"))
     np.testing.assert_allclose(found.conflict_, V[f"{how}_centre_conflict"], **CLOSE)
     np.testing.assert_allclose(found.other_, V[f"{how}_centre_other"], **CLOSE)
     pairs, _ = part("test")
@@ -34,7 +34,7 @@ def test_centroids(how, distance, short):
 @pytest.mark.parametrize("how", ["offset", "concat"])
 def test_svm(how):
     V.need(f"svm_{how}_pred", f"svm_{how}_scores")
-    found = ConflictClassifier(combine=how, tol=1e-6).fit(*part("train"))
+    found = ConflictClassifier(mode=how, tol=1e-6).fit(*part("train"))
     pairs, labels = part("test")
     said, margin = found.predict(pairs), np.abs(V[f"svm_{how}_margin"])
     sure = (margin if margin.ndim == 1 else np.sort(margin, axis=1)[:, -1]) > 1e-3

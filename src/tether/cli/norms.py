@@ -16,8 +16,9 @@ def command(
     file: Annotated[str, typer.Argument(help="The file or folder in that set's format; made: sentences of ours.")],
     out: Annotated[Path, typer.Option(help="Folder of the head, report.md, report.json and judged.csv.")],
     encoder: Annotated[
-        str, typer.Option(help="tfidf, tfidf-letters, minilm, or a model, whose text side is read.")
-    ] = "tfidf",
+        str | None,
+        typer.Option(help="tfidf (default), tfidf-letters, minilm, or a model; a --trained head on one asks for it."),
+    ] = None,
     head: Annotated[str, typer.Option(help="svm, logistic or mlp.")] = "svm",
     trained: Annotated[
         Path | None, typer.Option(help="Folder of an earlier run: its head judges FILE, nothing is learnt.")

@@ -16,7 +16,6 @@ from tether.core.hash_rng import hash_int
 from tether.core.model_digest import file_digest, texts_digest
 from tether.core.ranges import Inner, Whole, checked
 from tether.data.sets.norms import (
-    NormItem,
     NormTable,
     chat_table,
     check_apart,
@@ -36,7 +35,15 @@ from tether.data.sets.norms.made_normbank import made_normbank
 from tether.data.sets.norms.made_normdial import made_normdial
 from tether.data.sets.norms.made_stream import made_stream
 from tether.evaluate.norms import NormReport, NormScores, choice_scores, evaluate_groups, flip_accuracy, kind_table
-from tether.tasks.norms import EmbeddingChooser, ModelTexts, NormClassifier, NormEncoder, NormThinker, norm_encoder
+from tether.tasks.norms import (
+    EmbeddingChooser,
+    ModelTexts,
+    NormClassifier,
+    NormEncoder,
+    NormThinker,
+    TfidfEncoder,
+    norm_encoder,
+)
 from tether.tasks.norms.classifier import Head
 from tether.tasks.norms.encoders import LETTERS, MINILM, TFIDF
 from tether.workflows.models import Model, opened
@@ -96,7 +103,7 @@ def norms(
     file: str | Path,
     *,
     out: str | Path | None = None,
-    encoder: Model | NormEncoder = TFIDF,
+    encoder: Model | NormEncoder | None = None,
     head: Head = "svm",
     trained: str | Path | None = None,
     fields: Sequence[str] | None = None,
@@ -117,9 +124,11 @@ def norms(
         task: which format the file has.
         file: the file or folder; ``made`` for sentences of ours, to try it.
         out: folder for the head, report.md, report.json and judged.csv; None writes nothing.
-        encoder: ``tfidf``, ``tfidf-letters`` (for chat, and languages without spaces), ``minilm``, or a model.
+        encoder: ``tfidf``, ``tfidf-letters`` (for chat, and languages without spaces), ``minilm``, or a model; None is
+            ``tfidf``, or with ``trained`` the TF-IDF or ``minilm`` of that head. A head on a model asks for the model.
         head: ``svm``, ``logistic`` or ``mlp``.
-        trained: folder of an earlier run, whose head judges the file; nothing is learnt then.
+        trained: folder of an earlier run, whose head judges the file; nothing is learnt then, so that ``head``,
+            ``test`` and ``seed`` do nothing and ``fields`` is refused.
         fields: names of the fields to read; None takes the task's own.
         test: share of the groups that are held out where the file names no split.
         skip_unknown: leave out NormDial's turns with a label that is none, instead of an error.
@@ -154,7 +163,12 @@ def norms(
             table = _ours(table)
         digest = _digest(path)
         if trained is not None:
-            return _judged(task, table, Path(trained), str(file), digest, out=where, raw_csv=raw_csv, device=device)
+            if fields is not None:
+                raise InputError("--fields: a trained head reads the fields that it has learnt from; leave it out")
+            mine = None if encoder is None else _encoder(encoder, random_weights=random_weights, device=device)
+            return _judged(
+                task, table, Path(trained), str(file), digest, encoder=mine, out=where, raw_csv=raw_csv
+            )  # fmt: skip
         encoding = _encoder(encoder, random_weights=random_weights, device=device)
         return _trained(
             task, table, str(file), digest, encoder=encoding, head=head, fields=fields, test=test, seed=seed,
@@ -221,22 +235,30 @@ def _trained(
         out.mkdir(parents=True, exist_ok=True)
         classifier.save(out / HEAD)
         write_json(
-            out / LEARNT, {"task": task, "common": common, "groups": sorted({_mark(group) for group in train.groups})}
-        )
+            out / LEARNT,
+            {"task": task, "common": common, "head": file_digest(out / HEAD),
+             "groups": sorted({_mark(group) for group in train.groups})},
+        )  # fmt: skip
         files = (out / HEAD, out / LEARNT, *_written(out, report, asked, said, margins, raw_csv=raw_csv))
     return NormRun(report, asked.rows, said, margins, files, tuple(table.remarks))
 
 
 def _judged(
-    task: str, table: NormTable, folder: Path, file: str, digest: str, *, out: Path | None, raw_csv: bool, device: str
-) -> NormRun:
+    task: str, table: NormTable, folder: Path, file: str, digest: str, *, encoder: NormEncoder | None,
+    out: Path | None, raw_csv: bool,
+) -> NormRun:  # fmt: skip
     learnt = read_json(folder / LEARNT)
-    if not isinstance(learnt, dict) or learnt.get("task") != task or not isinstance(learnt.get("groups"), list):
+    if not isinstance(learnt, dict) or learnt.get("task") != task:
         got = learnt.get("task") if isinstance(learnt, dict) else learnt
         raise InputError(f"{folder / LEARNT}: expected a head on {task}, got one on {got!r:.80}")
-    classifier = NormClassifier.load(folder / HEAD)
+    groups = learnt.get("groups")
+    if not isinstance(groups, list) or not all(isinstance(one, str) for one in groups):
+        raise InputError(f"{folder / LEARNT}: groups: expected a list of texts, got {groups!r:.80}")
+    classifier = NormClassifier.load(folder / HEAD, encoder=_same_name(encoder))
+    if learnt.get("head") != file_digest(folder / HEAD):
+        raise InputError(f"{folder / LEARNT}: was written with another {HEAD} than lies beside it; train again")
     said, margins = _said(classifier, table)
-    marks = set(learnt["groups"])
+    marks = set(groups)
     new = [row for row in range(len(table)) if table.labels[row] and _mark(table.groups[row]) not in marks]
     labelled = sum(map(bool, table.labels))
     remarks = list(table.remarks)
@@ -294,14 +316,10 @@ def _chosen(path: Path, file: str | Path, *, encoder: NormEncoder, test: float, 
             for item, (action, reason), sensible in zip(asked, last.best.tolist(), last.sensible, strict=True):
                 rows.write([item.id, action, reason, " ".join(map(str, sorted(sensible))), item.correct])
         files = (*files, out / JUDGEMENTS)
-    picked = tuple(_text(item, int(action)) for item, (action, _) in zip(asked, last.best, strict=True))
+    picked = tuple(item.behaviors[int(action)] for item, (action, _) in zip(asked, last.best, strict=True))
     places = {item.id: number for number, item in enumerate(items, start=1)}
     rows_ = tuple(places[item.id] for item in asked)
     return NormRun(report, rows_, picked, (float("nan"),) * len(picked), files)
-
-
-def _text(item: NormItem, option: int) -> str:
-    return item.behaviors[option]
 
 
 def _said(classifier: NormClassifier, table: NormTable) -> tuple[tuple[str, ...], tuple[float, ...]]:
@@ -334,7 +352,14 @@ def _reported(out: Path, report: NormReport) -> tuple[Path, ...]:
     return out / REPORT, out / PAGE
 
 
+def _same_name(encoder: NormEncoder | None) -> str | NormEncoder | None:
+    """TF-IDF by its name, as what it has learnt lies in the head's file."""
+    return encoder.name if isinstance(encoder, TfidfEncoder) else encoder
+
+
 def _encoder(encoder: Any, *, random_weights: bool, device: str) -> NormEncoder:
+    if encoder is None:
+        return TfidfEncoder()
     if isinstance(encoder, (str, Path)) and str(encoder) not in (TFIDF, LETTERS, MINILM):
         model, name = opened(encoder, device=device, random_weights=random_weights)
         return ModelTexts(model, name=name)
@@ -355,5 +380,5 @@ def _digest(path: Path) -> str:
     """Of a file, or of names and contents of the files below a folder."""
     if path.is_file():
         return file_digest(path)
-    files = sorted(one for one in path.rglob("*") if one.is_file() and one.suffix in (".csv", ".json"))
+    files = sorted(one for one in path.rglob("*") if one.is_file() and one.suffix in (".csv", ".json", ".jsonl"))
     return texts_digest(f"{one.relative_to(path)} {file_digest(one)}" for one in files)

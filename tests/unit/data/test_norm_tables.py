@@ -330,3 +330,50 @@ def test_made_scenes_are_read_back(tmp_path):
     assert all(item.behaviors[4] == "" and item.correct in item.sensibles and item.norm_kinds for item in items)
     with pytest.raises(InputError, match="position: expected 0 to 1"):
         MultipleChoice(NormItem("a", ("x", "y"), ("1", "2"), 0, (0,), ((), ()), ""), (1, 0)).to_original(2)
+
+
+@pytest.mark.parametrize("make", [made_stream, made_normdial])
+def test_a_folder_that_holds_something_is_never_replaced(tmp_path, make):
+    (tmp_path / "precious").write_text("x")
+    with pytest.raises(InputError, match="is there and not empty"):
+        make(tmp_path)
+    assert (tmp_path / "precious").read_text() == "x"
+
+
+def test_many_columns_and_many_items_take_no_time(tmp_path):
+    (tmp_path / "wide.csv").write_text(",".join(f"c{number}" for number in range(200_000)) + "\n")
+    with pytest.raises(InputError, match="expected a column setting"):
+        load_normbank(tmp_path / "wide.csv")
+    (tmp_path / "wide.csv").write_text(HEAD.replace("norm", "norm,norm") + "a,b,,taboo,taboo\n")
+    with pytest.raises(InputError, match="column 'norm' comes twice"):
+        load_normbank(tmp_path / "wide.csv")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target_1": 5}, "target_1: expected a list of texts, got 5"),
+        ({"target_2": [[1]]}, "target_2: expected a list of texts"),
+    ],
+)
+def test_targets_that_are_none(change, message):
+    labels = {f"step_{step}": ["HIB"] for step in (1, 2, 3)} | {"target_1": None}
+    with pytest.raises(InputError, match=message):
+        consolidate([labels | change])
+
+
+@pytest.mark.parametrize("name", ["..", "x" * 5000, "a/../b", ""])
+def test_an_id_is_the_name_of_a_folder(tmp_path, name):
+    made_stream(tmp_path / "s", chats=1, channels=1)
+    file = next((tmp_path / "s" / "data").glob("*.json"))
+    file.write_text(json.dumps(json.loads(file.read_text("utf-8-sig")) | {"data": {"id": name, "labels": [{}]}}))
+    with pytest.raises(InputError, match="id: expected the name of a folder"):
+        load_stream_norms(tmp_path / "s")
+
+
+def test_tags_are_a_list(tmp_path):
+    made_stream(tmp_path / "s", chats=1, channels=1)
+    file = next((tmp_path / "s").rglob("channel_setting.jsonl"))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tag_names": 5}))
+    with pytest.raises(InputError, match="tag_names: expected a list"):
+        load_stream_norms(tmp_path / "s")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from scipy import sparse
 
 import tether
@@ -201,3 +203,67 @@ def test_choosers_need_a_scene_and_never_look_at_the_one_asked():
     thinker = NormThinker("tfidf", k=2).fit(known)
     assert thinker.neighbours(known[0]) == ("3", "2")
     assert thinker.answer(known).best.shape == (3, 2)
+
+
+def _changed(path, *, settings=None, arrays=None):
+    from safetensors.numpy import load_file, save_file
+
+    told = {"classes": ["bad", "good", "fine"], "columns": []} | {
+        "fields": ["act"], "combine": "pair", "head": "svm", "C": 1.0, "numbers": False, "seed": 0,
+    }  # fmt: skip
+    known = NormClassifier("tfidf", fields=["act"]).fit(table())
+    words, _ = known.encoder.state()
+    told |= {"digest": known.encoder.digest, "encoder": "tfidf", "tfidf": words} | (settings or {})
+    known.save(path)
+    save_file(
+        load_file(path) | (arrays or {}), path, {"format": "tether-norm-classifier-1", "settings": json.dumps(told)}
+    )
+    return path
+
+
+def test_a_forged_head_is_read_where_nothing_is_changed(tmp_path):
+    assert NormClassifier.load(_changed(tmp_path / "h.safetensors")).predict(table())[0] in ("bad", "good", "fine")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"arrays": {"weight0": np.full((4, 3), np.nan)}},
+        {"arrays": {"weight0": np.zeros((4, 5)), "bias0": np.zeros(5)}},
+        {"arrays": {"weight0": np.zeros(4)}},
+        {"arrays": {"weight1": np.zeros((9, 3)), "bias1": np.zeros(3)}},
+        {"settings": {"classes": ["bad"]}},
+        {"settings": {"classes": [1, None, "x"]}},
+        {"settings": {"tfidf": "ab"}},
+        {"settings": {"tfidf": {"words": ["a", "a", "b", "c"], "ngrams": [1, 2]}}},
+        {"settings": {"tfidf": {"words": [1, 2, 3, 4], "ngrams": [1, 2]}}},
+    ],
+)
+def test_heads_whose_weights_do_not_fit(tmp_path, change):
+    with pytest.raises(InputError):
+        NormClassifier.load(_changed(tmp_path / "h.safetensors", **change))
+
+
+def test_a_head_of_other_rows_is_refused(tmp_path):
+    path = _changed(tmp_path / "h.safetensors", arrays={"weight0": np.zeros((7, 3)), "bias0": np.zeros(3)})
+    with pytest.raises(InputError, match="expected rows of 7 numbers"):
+        NormClassifier.load(path).predict(table())
+
+
+def test_a_head_never_says_which_model_is_opened(tmp_path, monkeypatch):
+    path = _changed(tmp_path / "h.safetensors", settings={"encoder": "hf:evil/model", "tfidf": None})
+    monkeypatch.setattr("tether.models.load.load", lambda *_, **__: pytest.fail("opened what the file names"))
+    with pytest.raises(InputError, match="fitted on 'hf:evil/model'; give that model as the encoder"):
+        NormClassifier.load(path)
+
+
+def test_each_text_is_read_once(monkeypatch):
+    read = []
+    monkeypatch.setattr("tether.tasks.norms.encoders.encode_texts", lambda _, texts: read.append(list(texts)) or ROWS)
+    encoder = ModelTexts(tether.load("tiny", random_weights=True))
+    first, second = encoder.encode(["a", "b", "a"]), encoder.encode(["b"])
+    assert read == [["a", "b"]]
+    np.testing.assert_array_equal(first[1], second[0])
+
+
+ROWS = torch.eye(2)

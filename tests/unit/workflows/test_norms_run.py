@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import pytest
 
@@ -11,6 +12,7 @@ import tether
 from tether.core.errors import InputError
 from tether.data.sets.norms.made_conflicts import made_conflicts
 from tether.data.sets.norms.made_normbank import made_normbank
+from tether.data.sets.norms.made_stream import made_stream
 from tether.evaluate.norms.report import NO_AUTHORITY
 
 HEAD = "setting,behavior,constraints,norm,split\n"
@@ -83,3 +85,41 @@ def test_scenes_are_answered_without_a_head(tmp_path):
     assert "ours" in run.report.judged
     with pytest.raises(InputError, match="without a head"):
         tether.norms("egonormia", "made", fields=["desc"])
+
+
+def test_a_head_on_a_model_asks_for_it_and_judges_by_the_one_given(tmp_path):
+    model = tether.load("tiny", random_weights=True).resized(context=64)
+    bank = made_normbank(tmp_path / "bank.csv", rows=60)
+    learnt = tether.norms("normbank", bank, encoder=model, out=tmp_path / "head")
+    again = tether.norms("normbank", bank, trained=tmp_path / "head", encoder=model)
+    assert (
+        dict(zip(again.rows, again.said, strict=True)).items()
+        >= dict(zip(learnt.rows, learnt.said, strict=True)).items()
+    )
+    with pytest.raises(InputError, match="give that model as the encoder"):
+        tether.norms("normbank", bank, trained=tmp_path / "head")
+    with pytest.raises(InputError, match="was fitted on"):
+        tether.norms("normbank", bank, trained=tmp_path / "head", encoder="tfidf")
+    with pytest.raises(InputError, match="--fields: a trained head"):
+        tether.norms("normbank", bank, trained=tmp_path / "head", encoder=model, fields=["behaviour"])
+
+
+def test_a_head_and_what_it_learnt_from_belong_together(trained, tmp_path):
+    folder, _ = trained
+    assert tether.norms("normbank", folder / "bank.csv", trained=folder / "head", encoder="tfidf").said
+    for change, message in (({"groups": [[1]]}, "expected a list of texts"), ({"head": "0"}, "with another head")):
+        shutil.copytree(folder / "head", tmp_path / message)
+        told = json.loads((tmp_path / message / "learnt.json").read_text())
+        (tmp_path / message / "learnt.json").write_text(json.dumps(told | change))
+        with pytest.raises(InputError, match=message):
+            tether.norms("normbank", folder / "bank.csv", trained=tmp_path / message)
+
+
+def test_the_digest_covers_what_was_said_in_the_chat(tmp_path):
+    from tether.workflows.norms import _digest
+
+    root = made_stream(tmp_path / "s", chats=2, channels=1)
+    before = _digest(root)
+    file = next(root.rglob("bad_utterance.jsonl"))
+    file.write_text(file.read_text().replace("message", "massage", 1))
+    assert _digest(root) != before

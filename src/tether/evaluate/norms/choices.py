@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,10 @@ from jaxtyping import Int
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, checked
-from tether.data.sets.norms.egonormia import NormItem
+from tether.data.sets.norms.egonormia import NormItem, overlap
 from tether.evaluate.bootstrap import interval
 
+Shares = Mapping[str, tuple[float, int]]
 FIGURES = ("action", "justification", "both", "sensible")
 
 
@@ -26,12 +27,16 @@ class ChoiceScores:
         n: items.
         intervals: lower and upper end of each figure, a fraction, over items.
         chance: of each figure, for a chooser that draws; NaN where the items are not known.
+        kinds: share of items with both right, and how many items, by norm kind of the right option.
+        activities: the same by activity of the scene.
     """
 
     sums: tuple[float, float, float, float]
     n: int
     intervals: tuple[tuple[float, float], ...]
     chance: tuple[float, float, float, float]
+    kinds: Shares = field(default_factory=dict)
+    activities: Shares = field(default_factory=dict)
 
     @property
     def percent(self) -> tuple[float, ...]:
@@ -83,7 +88,7 @@ def choice_scores(
     if len(sensible) != n or len(sensible_correct) != n or (options is not None and len(options) != n):
         raise InputError(f"answers: expected {n} sensible sets, right ones and counts of options")
     hits = given == right
-    union = [_iou(mine, theirs) for mine, theirs in zip(sensible, sensible_correct, strict=True)]
+    union = [overlap(mine, theirs) for mine, theirs in zip(sensible, sensible_correct, strict=True)]
     each = np.column_stack([hits[:, 0], hits[:, 1], hits.all(axis=1), union]).astype(np.float64)
     action, justification, both, iou = each.sum(axis=0).tolist()
     ends = interval(each, counts=np.ones_like(each), resamples=resamples)
@@ -91,17 +96,32 @@ def choice_scores(
     return ChoiceScores((action, justification, both, iou), n, tuple((float(a), float(b)) for a, b in ends), chance)
 
 
-def evaluate_egonormia(answers: Mapping[str, Mapping[str, Any]]) -> dict[str, ChoiceScores]:
+def evaluate_egonormia(
+    answers: Mapping[str, Mapping[str, Any]],
+    *,
+    items: Sequence[NormItem] | None = None,
+    activities: Mapping[str, str] | None = None,
+) -> dict[str, ChoiceScores]:
     """Figures by model of an answer file of the release: id, model, ``best`` and ``sensible``.
+
+    An empty list of sensible options is no answer here, as in the release, and counts 0.
 
     Args:
         answers: item to model to ``{"best": {"results": [a, j], "correct": [a, j]}, "sensible": {...}}``; a model that
             did not answer an item is not counted there.
+        items: that were asked, for chance and the table by norm kind.
+        activities: of items by id, as in the release's id2high.json, for the table by activity.
 
     Raises:
-        InputError: an answer without one of these.
+        InputError: no answer, one without one of these, or an item that is not among those given.
     """
+    if not answers:
+        raise InputError("answers: expected at least one item, got none")
+    by_id = None if items is None else {item.id: item for item in items}
+    if by_id is not None and (odd := [name for name in answers if name not in by_id]):
+        raise InputError(f"answers: {odd[0]!r:.80} is none of the {len(by_id)} items")
     rows: dict[str, list[tuple[list[int], list[int], list[int] | None, list[int]]]] = {}
+    asked: dict[str, list[str]] = {}
     for name, models in answers.items():
         for model, said in models.items():
             try:
@@ -120,29 +140,35 @@ def evaluate_egonormia(answers: Mapping[str, Mapping[str, Any]]) -> dict[str, Ch
                     f"answers: {name}, {model}: expected best and sensible with results and correct: {error}"
                 ) from error
             rows.setdefault(model, []).append(row)
-    return {
-        model: choice_scores(
-            np.array([row[0] for row in its]), correct=np.array([row[1] for row in its]),
-            sensible=[row[2] for row in its], sensible_correct=[row[3] for row in its],
+            asked.setdefault(model, []).append(name)
+    found = {}
+    for model, its in rows.items():
+        said, right = (np.array([row[at] for row in its]) for at in (0, 1))
+        both, names = (said == right).all(axis=1), asked[model]
+        scores = choice_scores(
+            said, correct=right, sensible=[row[2] for row in its], sensible_correct=[row[3] for row in its],
+            options=None if by_id is None else [len(by_id[name].behaviors) for name in names],
+        )  # fmt: skip
+        found[model] = replace(
+            scores,
+            kinds={} if by_id is None else _shares(both, [by_id[name].norm_kinds for name in names]),
+            activities={} if activities is None else _shares(both, [(activities.get(n, "unknown"),) for n in names]),
         )
-        for model, its in rows.items()
-    }  # fmt: skip
+    return found
 
 
 def kind_table(items: Sequence[NormItem], said: Int[np.ndarray, "n two"]) -> dict[str, tuple[float, int]]:
     """Share of items with both right, and how many items, by norm kind of the right option."""
+    right = [bool(action == item.correct == reason) for item, (action, reason) in zip(items, said, strict=True)]
+    return _shares(right, [item.norm_kinds for item in items])
+
+
+def _shares(right: Sequence[bool] | np.ndarray, names: Sequence[Collection[str]]) -> dict[str, tuple[float, int]]:
     found: dict[str, list[bool]] = {}
-    for item, (action, reason) in zip(items, np.asarray(said), strict=True):
-        for kind in item.norm_kinds:
-            found.setdefault(kind, []).append(bool(action == item.correct == reason))
-    return {kind: (float(np.mean(hits)), len(hits)) for kind, hits in sorted(found.items())}
-
-
-def _iou(mine: Collection[int] | None, theirs: Collection[int]) -> float:
-    if mine is None:
-        return 0.0
-    union = set(mine) | set(theirs)
-    return len(set(mine) & set(theirs)) / len(union) if union else 1.0
+    for hit, its in zip(right, names, strict=True):
+        for name in its:
+            found.setdefault(name, []).append(bool(hit))
+    return {name: (float(np.mean(hits)), len(hits)) for name, hits in sorted(found.items())}
 
 
 def _chance(options: Sequence[int], sensible: Sequence[Collection[int]]) -> tuple[float, float, float, float]:

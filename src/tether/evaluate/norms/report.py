@@ -9,7 +9,7 @@ from typing import Any
 
 from tether.evaluate.html.text import escaped, table
 from tether.evaluate.norms.choices import FIGURES, ChoiceScores
-from tether.evaluate.norms.scores import NormFigure, NormScores
+from tether.evaluate.norms.scores import NormScores
 
 NO_AUTHORITY = (
     "These figures say how well a head repeats the labels of those who judged. Neither they nor the head are an "
@@ -86,7 +86,7 @@ class NormReport:
             "",
         ]
         if self.arms:
-            rows = [(name, _said(one.macro_f1), _said(one.accuracy), f"{one.accuracy.uniform:.3f}", f"{one.kappa:.3f}",
+            rows = [(name, str(one.macro_f1), str(one.accuracy), f"{one.accuracy.uniform:.3f}", f"{one.kappa:.3f}",
                      f"{one.n:,} / {one.groups:,}") for name, one in self.arms.items()]  # fmt: skip
             lines += table(
                 ("what is read", "macro F1", "accuracy", "accuracy of a die", "kappa", "rows / groups"), rows
@@ -125,10 +125,6 @@ class NormReport:
             )
         lines += [f"- {escaped(remark)}" for remark in self.remarks]
         return "\n".join(lines).rstrip() + "\n"
-
-
-def _said(figure: NormFigure) -> str:
-    return str(figure)
 
 
 def _choice(one: ChoiceScores, at: int) -> str:

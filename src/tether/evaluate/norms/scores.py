@@ -236,7 +236,9 @@ def _intervals(
     return low, high
 
 
-def evaluate_pairs(truth: Int[np.ndarray, " n"], said: Int[np.ndarray, " n"]) -> Float[np.ndarray, " four"]:
+def evaluate_pairs(
+    truth: Int[np.ndarray, " n"], said: Int[np.ndarray, " n"], *, binary: bool | None = None
+) -> Float[np.ndarray, " four"]:
     """Accuracy, precision, recall and F of labels 0 and 1 for label 1, and of others as plain means over labels.
 
     Source: released utils.py of arXiv 1906.02121.
@@ -244,6 +246,7 @@ def evaluate_pairs(truth: Int[np.ndarray, " n"], said: Int[np.ndarray, " n"]) ->
     Args:
         truth: (n,) labels.
         said: (n,) labels.
+        binary: whether label 1 alone is asked for; None where no label but 0 and 1 occurs.
     """
     true, pred = np.asarray(truth), np.asarray(said)
     _same({"said": pred}, len(true))
@@ -253,7 +256,7 @@ def evaluate_pairs(truth: Int[np.ndarray, " n"], said: Int[np.ndarray, " n"]) ->
     k = len(names)
     table = _confusion(coded[: len(true)], coded[len(true) :], k)
     each = _each(table)
-    if set(names.tolist()) <= {0, 1}:
+    if set(names.tolist()) <= {0, 1} if binary is None else binary:
         one = [float(value[names.tolist().index(1)]) if 1 in names else 0.0 for value in each]
     else:
         one = [float(value.mean()) for value in each]

@@ -32,8 +32,11 @@ CARD = Card(
     ),
     needs=("pairs of clauses",),
     gives="Whether two clauses contradict each other and of which kind it is. Seventeen plain features of duty, "
-    "permission, numbers and conditions tell it better than any of the paper's combinations of embeddings, which on "
-    "real clauses hardly differ from each other.",
+    "permission, numbers and conditions tell the kind better than any of the paper's combinations of embeddings, on "
+    "sentences of ours and on the release's (0.77). Side by side is better than the difference on sentences of "
+    "ours; on "
+    "the release's 228 pairs it gains 0.03, and loses 0.05 when pairs are swapped. For conflict or not the difference "
+    "is hardly better than saying conflict always.",
     claim=Claim(
         says="For the kind of a conflict the rows of both clauses side by side are better than their "
         "difference, by 0.05 "
@@ -47,10 +50,11 @@ CARD = Card(
         equal="pairs, folds, encoder and SVM; neither side has a setting that was tried out",
         conditions=(
             Condition(
-                says="For conflict or not, the difference reaches an F of 0.65.",
+                says="For conflict or not, the difference is 0.05 of F above saying conflict always.",
                 ours="binary_offset",
-                than=0.65,
+                than="binary_always",
                 better="higher",
+                least=0.05,
             ),
             Condition(
                 says="There it is 0.05 above the mean of both rows, which does not see the order.",
@@ -112,7 +116,7 @@ def reproduce(lab: Lab) -> Trial:
     from tether.data.sets.norms import load_norm_conflicts
     from tether.data.sets.norms.made_conflicts import made_conflicts
     from tether.evaluate.norms import evaluate_pairs
-    from tether.papers.testbeds.norm_sets import written
+    from tether.papers.testbeds.norm_sets import clip_texts, starter_texts, written
     from tether.tasks.norms import CentroidConflict, ConflictClassifier, SentenceTexts, TfidfEncoder, clause_features
 
     table = written(lambda path: made_conflicts(path, pairs=lab.steps(PAIRS, 120), seed=lab.seed), load_norm_conflicts)
@@ -120,27 +124,30 @@ def reproduce(lab: Lab) -> Trial:
     turned = np.random.default_rng(lab.seed).random(len(kinds)) < 0.5
     swapped = np.where(turned, sides[1], sides[0]), np.where(turned, sides[0], sides[1])
 
-    def score(part: Any, *, binary: bool, texts: tuple[np.ndarray, ...] = sides, encoder: Any = None) -> float:
+    def score(part: Any, *, binary: bool, clauses: tuple[np.ndarray, ...] = sides, encoder: Any = None) -> float:
         labels = (kinds > 0).astype(np.int64) if binary else kinds
         chosen = np.arange(len(kinds)) if binary else np.flatnonzero(kinds > 0)
         said = np.empty(len(kinds), dtype=np.int64)
         for train, test in folds(chosen, np.array(table.groups)[chosen]):
+            if part == "always":
+                said[test] = np.bincount(labels[train]).argmax() if not binary else 1
+                continue
             if encoder is None and part == "features":
-                rows = clause_features(texts[0].tolist(), texts[1].tolist())
+                rows = clause_features(clauses[0].tolist(), clauses[1].tolist())
                 said[test] = LinearSVC(random_state=0).fit(rows[train], labels[train]).predict(rows[test])
                 continue
             made = encoder or TfidfEncoder(components=lab.steps(DIRECTIONS, 20)).fit(
-                [*texts[0][train], *texts[1][train]]
+                [*clauses[0][train], *clauses[1][train]]
             )
             known, asked = (
-                np.stack([made.encode(side[at].tolist()) for side in texts], axis=1)  # pyrefly: ignore
+                np.stack([made.encode(side[at].tolist()) for side in clauses], axis=1)  # pyrefly: ignore
                 for at in (train, test)
             )
             said[test] = part.fit(known, labels[train]).predict(asked)
         return float(evaluate_pairs(labels[chosen], said[chosen])[3])
 
-    svm = {how: ConflictClassifier(combine=how) for how in ("offset", "concat", "mean", "pair")}
-    sentences = SentenceTexts()
+    svm = {how: ConflictClassifier(mode=how) for how in ("offset", "concat", "mean", "pair")}
+    texts = {"minilm": SentenceTexts(), "clip": clip_texts(lab), "starter": starter_texts()}
     return Trial(
         baseline=score(svm["offset"], binary=False),
         ours=score(svm["concat"], binary=False),
@@ -148,14 +155,16 @@ def reproduce(lab: Lab) -> Trial:
             "mean": score(svm["mean"], binary=False),
             "pair": score(svm["pair"], binary=False),
             "features": score("features", binary=False),
-            "concat_swapped": score(svm["concat"], binary=False, texts=swapped),
-            "offset_swapped": score(svm["offset"], binary=False, texts=swapped),
-            "concat_minilm": score(svm["concat"], binary=False, encoder=sentences),
-            "offset_minilm": score(svm["offset"], binary=False, encoder=sentences),
+            "concat_swapped": score(svm["concat"], binary=False, clauses=swapped),
+            "offset_swapped": score(svm["offset"], binary=False, clauses=swapped),
+            **{f"concat_{name}": score(svm["concat"], binary=False, encoder=one) for name, one in texts.items()},
+            **{f"offset_{name}": score(svm["offset"], binary=False, encoder=one) for name, one in texts.items()},
+            "kind_commonest": score("always", binary=False),
+            "binary_always": score("always", binary=True),
             **{f"binary_{how}": score(svm[how], binary=True) for how in svm},
             "binary_features": score("features", binary=True),
             "binary_centroid_offset": score(CentroidConflict(), binary=True),
-            "binary_offset_minilm": score(svm["offset"], binary=True, encoder=sentences),
+            **{f"binary_offset_{name}": score(svm["offset"], binary=True, encoder=one) for name, one in texts.items()},
         },
     )
 

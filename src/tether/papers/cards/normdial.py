@@ -29,7 +29,9 @@ CARD = Card(
     ),
     needs=("a copy of the release's folders",),
     gives="Which turns keep or break a given norm, in English and Chinese, with reasons and stance kept from the head. "
-    "The labels are a language model's, so a figure is agreement with it.",
+    "The labels are a language model's, so a figure is agreement with it. On dialogues of our templates the turn "
+    "before "
+    "helps by construction, and where norms are broken, too, which was not expected.",
     claim=Claim(
         says="A logistic head on the turn and the one before it tells turns that keep, break or do not touch a norm "
         "better than the commonest label, by 0.20 of macro F1, on dialogues that it has not met.",
@@ -40,6 +42,13 @@ CARD = Card(
         scale="60 dialogues of templates of ours in English, 10 categories and both stances, and as many in Chinese",
         equal="dialogues and splits",
         conditions=(
+            Condition(
+                says="The turn before adds 0.01 to the same head on the turn alone; that it helps is by construction.",
+                ours="ours",
+                than="turn_alone",
+                better="higher",
+                least=0.01,
+            ),
             Condition(
                 says="Where norms are kept, the turn before adds 0.01.",
                 ours="kept_with_history",
@@ -68,6 +77,8 @@ CARD = Card(
         "construction. Counts of turns and labels of the release were read with this loader and are those of "
         "the sheet.",
         "A text classifier stands in for prompted language models, whose scores are not compared.",
+        "The sheet's TurnDataset is turn_table under a second name. Leaving one category out is measured beside the "
+        "claim.",
         "Lines with a misspelt label, of which the release has some, are refused unless they are to be left out.",
     ),
     tried=(
@@ -88,9 +99,9 @@ CARD = Card(
 
 def reproduce(lab: Lab) -> Trial:
     """Write dialogues, read them, hold some out, and ask for the label of each turn with and without the one before."""
-    from tether.data.sets.norms import NormTable, load_normdial, turn_table
+    from tether.data.sets.norms import NormTable, leave_one_out, load_normdial, turn_table
     from tether.data.sets.norms.made_normdial import made_normdial
-    from tether.papers.testbeds.norm_sets import halves, scored, written
+    from tether.papers.testbeds.norm_sets import clip_texts, halves, scored, starter_texts, written
     from tether.tasks.norms import SentenceTexts, TfidfEncoder, norm_encoder
 
     def read(path: Any) -> dict[tuple[str, str | None], NormTable]:
@@ -107,11 +118,18 @@ def reproduce(lab: Lab) -> Trial:
     tables = written(lambda path: made_normdial(path, each=lab.steps(3, 1), seed=lab.seed), read)
     alone, more = ("turn",), ("turn", "history")
 
-    def macro(key: tuple[str, str | None], fields: tuple[str, ...], encoder: Any = None) -> tuple[float, float]:
+    def macro(
+        key: tuple[str, str | None], fields: tuple[str, ...], encoder: Any = None, *, head: Any = "logistic",
+        unmet: bool = False,
+    ) -> tuple[float, float]:  # fmt: skip
+        if unmet:
+            sides = [(train, test) for _, train, test in leave_one_out(tables[key], "category")]
+        else:
+            splits = range(lab.steps(SPLITS, 1))
+            sides = [halves(tables[key], share=0.25, seed=SPLITS * lab.seed + split) for split in splits]
         found = []
-        for split in range(lab.steps(SPLITS, 1)):
-            train, test = halves(tables[key], share=0.25, seed=SPLITS * lab.seed + split)
-            one, _ = scored(train, test, encoder=encoder or TfidfEncoder(), fields=fields, head="logistic")
+        for train, test in sides:
+            one, _ = scored(train, test, encoder=encoder or TfidfEncoder(), fields=fields, head=head)
             found.append((one.macro_f1.value, one.macro_f1.chance))
         return sum(value for value, _ in found) / len(found), sum(value for _, value in found) / len(found)
 
@@ -124,6 +142,8 @@ def reproduce(lab: Lab) -> Trial:
     ours, chance = macro(whole, more)
     letters = norm_encoder("tfidf-letters")
     theirs, their_chance = macro(chinese, more, letters)
+    unmet, unmet_chance = macro(whole, more, unmet=True)
+    texts = {"minilm": SentenceTexts(), "clip": clip_texts(lab), "starter": starter_texts()}
     return Trial(
         baseline=chance,
         ours=ours,
@@ -134,7 +154,11 @@ def reproduce(lab: Lab) -> Trial:
             "kept_with_history": macro(kept, more)[0],
             "broken_turn_alone": macro(broken, alone)[0],
             "broken_with_history": macro(broken, more)[0],
-            "minilm": macro(whole, more, SentenceTexts())[0],
+            "svm": macro(whole, more, head="svm")[0],
+            **{name: macro(whole, more, one)[0] for name, one in texts.items()},
+            "new_category": unmet,
+            "new_category_chance": unmet_chance,
+            "new_category_alone": macro(whole, alone, unmet=True)[0],
             "chinese": theirs,
             "chinese_chance": their_chance,
         },

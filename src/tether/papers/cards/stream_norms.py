@@ -27,7 +27,8 @@ CARD = Card(
         "tether.data.sets.norms.chat_table.chat_numbers",
     ),
     needs=("a copy of the release's folders",),
-    gives="Which norm a removed message broke, from it and its context, without the name of any user; context helps "
+    gives="Which norm a removed message broke, from it and its context, with ids hashed and @mentions masked; "
+    "context helps "
     "where it is asked of by numbers that say what changed, and hardly where its words are only put beside the "
     "message.",
     claim=Claim(
@@ -51,11 +52,18 @@ CARD = Card(
                 least=0.02,
             ),
             Condition(
-                says="The gain on channels that were learnt from is no more than 0.05 larger than on others.",
-                ours="gain_new_channels",
-                than="gain_random_rows",
+                says="Words of the channel (title, game, language) beside the context add 0.01 at most on channels "
+                "that "
+                "were not learnt from.",
+                ours="channel_gain_new",
+                than=0.01,
+                better="lower",
+            ),
+            Condition(
+                says="On channels that were learnt from they add no less than on others.",
+                ours="channel_gain_known",
+                than="channel_gain_new",
                 better="higher",
-                least=-0.05,
             ),
         ),
     ),
@@ -64,6 +72,7 @@ CARD = Card(
         "nothing is kept; that context helps is by construction there.",
         "TF-IDF and a linear SVM stand in for fine-tuned RoBERTa; the paper's 35 % relative gain is not shown.",
         "Negatives, which the release has not, are not made.",
+        "The sheet's label and target by step are labels and targets here.",
         "One annotator's word counts where there is only one; the release always asks for two.",
     ),
     tried=(
@@ -90,7 +99,7 @@ def reproduce(lab: Lab) -> Trial:
     from tether.data.sets.norms import chat_table, load_stream_norms
     from tether.data.sets.norms.chat_table import MESSAGE_NUMBERS
     from tether.data.sets.norms.made_stream import made_stream
-    from tether.papers.testbeds.norm_sets import halves, scored, written
+    from tether.papers.testbeds.norm_sets import clip_texts, halves, scored, starter_texts, written
     from tether.tasks.norms import SentenceTexts, TfidfEncoder
 
     items, _ = written(lambda path: made_stream(path, chats=lab.steps(CHATS, 80), seed=lab.seed), load_stream_norms)
@@ -107,22 +116,27 @@ def reproduce(lab: Lab) -> Trial:
         )
         return found.macro_f1.value
 
-    base, ours = macro(message, MESSAGE_NUMBERS), macro(more, None)
-    random = macro(message, MESSAGE_NUMBERS, mixed=True), macro(more, None, mixed=True)
+    base, ours, named = macro(message, MESSAGE_NUMBERS), macro(more, None), macro((*more, "channel"), None)
+    mixed = [
+        macro(fields, which, mixed=True)
+        for fields, which in ((message, MESSAGE_NUMBERS), (more, None), ((*more, "channel"), None))
+    ]
     train, test = halves(table, share=0.3, seed=lab.seed)
     chance = scored(train, test, encoder=TfidfEncoder(), fields=message, head="svm")[0].macro_f1.chance
-    sentences = SentenceTexts()
+    texts = {"minilm": SentenceTexts(), "clip": clip_texts(lab), "starter": starter_texts()}
     return Trial(
         baseline=base,
         ours=ours,
         notes={
             "user_context_words": macro(more, MESSAGE_NUMBERS),
             "message_and_all_numbers": macro(message, None),
-            "with_channel": macro((*more, "channel"), None),
+            "with_channel": named,
+            "channel_gain_new": named - ours,
+            "channel_gain_known": mixed[2] - mixed[1],
             "gain_new_channels": ours - base,
-            "gain_random_rows": random[1] - random[0],
-            "message_minilm": macro(message, MESSAGE_NUMBERS, encoder=sentences),
-            "context_minilm": macro(more, None, encoder=sentences),
+            "gain_random_rows": mixed[1] - mixed[0],
+            **{f"message_{name}": macro(message, MESSAGE_NUMBERS, encoder=one) for name, one in texts.items()},
+            **{f"context_{name}": macro(more, None, encoder=one) for name, one in texts.items()},
             "chance": chance,
             "labelled": float(len(table)),
         },

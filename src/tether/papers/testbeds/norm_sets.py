@@ -6,16 +6,20 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from tether.core.protocols import DualEncoder
 from tether.data.sets.norms import NormTable, check_apart, group_test_rows
 from tether.evaluate.norms import evaluate_groups, flip_accuracy
-from tether.tasks.norms import NormClassifier
+from tether.models.composed.starter import starter
+from tether.papers.testbeds.small_clip import small_clip
+from tether.tasks.norms import ModelTexts, NormClassifier
 
 if TYPE_CHECKING:
     from tether.evaluate.norms import NormScores
+    from tether.papers.reproduction.lab import Lab
     from tether.tasks.norms.classifier import Head
     from tether.tasks.norms.pair_features import Combine
 
@@ -65,6 +69,18 @@ def scored(
         second.labels, said=said, classes=second.classes, groups=second.groups, common=common, resamples=2
     )
     return scores, flip_accuracy(second.labels, said=said, groups=second.groups)[0]
+
+
+def clip_texts(lab: Lab) -> ModelTexts:
+    """The text side of a small CLIP that is trained here on emoji and their names, 300 steps."""
+    model = small_clip(lab)
+    model.tokenizer.cuts_meant = True  # pyrefly: ignore[missing-attribute]
+    return ModelTexts(cast(DualEncoder, model), name="a small CLIP trained on emoji")
+
+
+def starter_texts() -> ModelTexts:
+    """The text side of ``starter``: MiniLM and the map that brings it to what an ImageNet network sees."""
+    return ModelTexts(starter(), name="starter")
 
 
 def _only(table: NormTable, numbers: Sequence[str] | None) -> NormTable:

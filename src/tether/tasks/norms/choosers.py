@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -12,7 +12,7 @@ from scipy.sparse import issparse
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, NonNegative, checked
-from tether.data.sets.norms.egonormia import NONE, NormItem
+from tether.data.sets.norms.egonormia import NONE, NormItem, overlap
 from tether.tasks.norms.encoders import NormEncoder, norm_encoder
 from tether.tasks.retrieve.flat_index import UnitVectors, best
 
@@ -32,14 +32,6 @@ class Answers:
 
     best: Int[np.ndarray, "n two"]
     sensible: tuple[frozenset[int], ...]
-
-
-class ChooserLike(Protocol):
-    """Anything that answers, such as a language model behind a function."""
-
-    def answer(self, items: Sequence[NormItem]) -> Answers:
-        """See ``EmbeddingChooser``."""
-        ...
 
 
 class EmbeddingChooser:
@@ -88,7 +80,8 @@ class EmbeddingChooser:
         spread = np.array([value - row.mean() for row in scores for value in row])
         choices = np.quantile(spread, np.linspace(0, 1, _THRESHOLDS))
         found = [
-            np.mean([_iou(_above(row, at), item) for row, item in zip(scores, items, strict=True)]) for at in choices
+            np.mean([overlap(_above(row, at), item.sensibles) for row, item in zip(scores, items, strict=True)])
+            for at in choices
         ]
         self.threshold_ = float(choices[int(np.argmax(found))])
         return self
@@ -196,8 +189,3 @@ class NormThinker(EmbeddingChooser):
 
 def _above(scores: np.ndarray, threshold: float) -> frozenset[int]:
     return frozenset(np.flatnonzero(scores - scores.mean() >= threshold).tolist())
-
-
-def _iou(mine: frozenset[int], item: NormItem) -> float:
-    union = mine | set(item.sensibles)
-    return len(mine & set(item.sensibles)) / len(union) if union else 1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,7 +16,7 @@ from tether.core.protocols import DualEncoder
 from tether.core.ranges import Positive, Whole, checked
 from tether.core.state_file import check_encoder, read_state, write_state
 from tether.data.sets.norms.table import NormTable
-from tether.tasks.norms.encoders import NormEncoder, TfidfEncoder, norm_encoder
+from tether.tasks.norms.encoders import MINILM, NormEncoder, TfidfEncoder, norm_encoder
 from tether.tasks.norms.pair_features import Combine, combined, joined
 
 Head = Literal["svm", "logistic", "mlp"]
@@ -121,6 +122,8 @@ class NormClassifier:
         if not self._layers:
             raise InputError("classifier: fit it first")
         found = self.rows(table)
+        if found.shape[1] != len(self._layers[0][0]):
+            raise InputError(f"classifier: expected rows of {len(self._layers[0][0])} numbers, got {found.shape[1]}")
         for number, (weight, bias) in enumerate(self._layers):
             found = np.asarray((np.maximum(found, 0) if number else found) @ weight + bias)
         return np.hstack([-found, found]) if found.shape[1] == 1 else found
@@ -150,27 +153,34 @@ class NormClassifier:
     def load(cls, path: Path | str, *, encoder: str | DualEncoder | NormEncoder | None = None) -> Self:
         """Read what ``save`` wrote.
 
+        A file never says which model is opened.
+
         Args:
             path: the file.
-            encoder: that it was fitted on; None takes what the file names: its own TF-IDF, ``minilm``, or a model.
+            encoder: that it was fitted on; None takes TF-IDF from the file, or ``minilm`` where it names it.
 
         Raises:
-            InputError: not such a file, or another encoder than it was fitted on.
+            InputError: not such a file, weights that are not finite or do not fit, another encoder than it was fitted
+                on, or none where it was fitted on a model.
         """
         settings, arrays = read_state(path, what="NormClassifier", format=_FORMAT)
         try:
             digest, name = str(settings.pop("digest")), str(settings.pop("encoder"))
             classes, columns, told = settings.pop("classes"), settings.pop("columns"), settings.pop("tfidf", None)
-            if told is not None:
+            own = encoder is None or encoder == name
+            if told is not None and own:
                 inside = {key.removeprefix("tfidf."): arrays[key] for key in arrays if key.startswith("tfidf.")}
                 found = cls(TfidfEncoder.of_state(told, inside), **settings)
+            elif encoder is None and name != MINILM:
+                raise InputError(f"{path}: was fitted on {name!r:.80}; give that model as the encoder")
             else:
-                found = cls(name if encoder is None else encoder, **settings)
+                found = cls(MINILM if encoder is None else encoder, **settings)
             layers = sum(key.startswith("weight") for key in arrays)
             found._layers = [(arrays[f"weight{number}"], arrays[f"bias{number}"]) for number in range(layers)]
             found._mean, found._scale, found._columns = arrays["mean"], arrays["scale"], list(columns)
             found.classes_ = tuple(classes)
-        except (KeyError, TypeError, IndexError) as error:
+            _check_head(found._layers, found.classes_, arrays)
+        except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
             raise InputError(f"{path}: expected the settings and weights of a NormClassifier: {error}") from error
         check_encoder(path, recorded=digest, encoder=None, digest=found.encoder.digest, name=name)
         return found
@@ -199,6 +209,21 @@ def _layers(estimator: Any) -> list[tuple[np.ndarray, np.ndarray]]:
     if hasattr(estimator, "coefs_"):
         return list(zip(estimator.coefs_, estimator.intercepts_, strict=True))
     return [(estimator.coef_.T, estimator.intercept_)]
+
+
+def _check_head(
+    layers: list[tuple[np.ndarray, np.ndarray]], classes: tuple[str, ...], arrays: dict[str, np.ndarray]
+) -> None:
+    """Raise ValueError where a file's weights are none of a head on these classes."""
+    if odd := [name for name, value in arrays.items() if value.dtype.kind != "f" or not np.isfinite(value).all()]:
+        raise ValueError(f"{odd[0]}: expected finite numbers")
+    if len(classes) < 2 or len(set(classes)) < len(classes) or not all(isinstance(one, str) for one in classes):
+        raise ValueError(f"classes: expected two different texts or more, got {classes!r:.80}")
+    widths = [weight.shape for weight, _ in layers]
+    fits = all(weight.ndim == 2 and bias.shape == weight.shape[1:] for weight, bias in layers)
+    chained = all(one[1] == next_[0] for one, next_ in pairwise(widths))
+    if not layers or not fits or not chained or widths[-1][1] != (1 if len(classes) == 2 else len(classes)):
+        raise ValueError(f"weights: expected a chain that ends in {len(classes)} classes, got {widths}")
 
 
 def _finite(rows: Any) -> Any:

@@ -6,11 +6,12 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from jaxtyping import Float, Int
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
 from tether.core.errors import InputError
 from tether.core.ranges import Positive, Whole, check_values
+from tether.tasks.norms.encoders import norm_encoder
 from tether.tasks.norms.pair_features import Combine, combined
 
 NONE = 0
@@ -23,7 +24,7 @@ class CentroidConflict(ClassifierMixin, BaseEstimator):
     Source: arXiv 1906.02121, section 4, and its released embeddings.py.
 
     Args:
-        combine: how two rows become one, see ``combined``.
+        mode: how two rows become one, see ``combined``.
         distance: ``euclidean`` or ``cosine``, which is 1 where a length is zero.
 
     Attributes:
@@ -39,9 +40,9 @@ class CentroidConflict(ClassifierMixin, BaseEstimator):
         [1, 0]
     """
 
-    def __init__(self, *, combine: Combine = "offset", distance: Literal["euclidean", "cosine"] = "euclidean") -> None:
+    def __init__(self, *, mode: Combine = "offset", distance: Literal["euclidean", "cosine"] = "euclidean") -> None:
         """See the class; values are checked by ``fit``."""
-        self.combine = combine
+        self.mode = mode
         self.distance = distance
 
     def fit(self, X: Float[np.ndarray, "n two d"], y: Int[np.ndarray, " n"]) -> Self:
@@ -51,7 +52,7 @@ class CentroidConflict(ClassifierMixin, BaseEstimator):
             InputError: pairs of another shape, or no pair of one of the two sides.
         """
         check_values(type(self).__init__, vars(self))
-        rows, labels = _rows(X, self.combine), _labels(y, len(X))
+        rows, labels = _rows(X, self.mode), _labels(y, len(X))
         if not 0 < (labels > NONE).sum() < len(labels):
             raise InputError(f"labels: expected conflicts and others, got {len(labels)} of one of the two")
         self.classes_ = np.array([0, 1])
@@ -61,7 +62,7 @@ class CentroidConflict(ClassifierMixin, BaseEstimator):
     def distances(self, X: Float[np.ndarray, "n two d"]) -> Float[np.ndarray, "n two"]:
         """How far each pair is from the conflicts' mean and from the others'."""
         check_is_fitted(self, "conflict_")
-        rows = _rows(X, self.combine)
+        rows = _rows(X, self.mode)
         if rows.shape[1] != len(self.conflict_):
             raise InputError(f"pairs: expected rows of {len(self.conflict_)} numbers, got {rows.shape[1]}")
         return np.stack([self._distance(rows, centre) for centre in (self.conflict_, self.other_)], axis=1)
@@ -79,12 +80,15 @@ class CentroidConflict(ClassifierMixin, BaseEstimator):
 
 
 class ConflictClassifier(ClassifierMixin, BaseEstimator):
-    """Crammer and Singer's linear SVM on pairs: conflict or not, its kind, or both in one.
+    """A linear SVM on pairs of rows or of texts: conflict or not, its kind, or both in one.
 
     Source: arXiv 1906.02121, section 4, and its released code: LinearSVC, C = 1, ``multi_class="crammer_singer"``.
 
     Args:
-        combine: how two rows become one, see ``combined``.
+        encoder: of pairs of texts, see ``norm_encoder``; None takes pairs of rows.
+        mode: how two rows become one, see ``combined``.
+        head: another classifier of scikit-learn, made or its class; None is Crammer and Singer's SVM, as a class
+            ``LinearSVC`` is.
         C: smaller is smoother.
         class_weight: None, as in the release, or ``balanced``.
         tol: of the solver.
@@ -99,14 +103,19 @@ class ConflictClassifier(ClassifierMixin, BaseEstimator):
         >>> from tether.tasks.norms import ConflictClassifier
         >>> pairs = np.random.default_rng(0).normal(size=(20, 2, 4))  # rows of 20 pairs of clauses
         >>> labels = (pairs[:, 0, 0] > pairs[:, 1, 0]).astype(int)
-        >>> ConflictClassifier(combine="offset").fit(pairs, labels).predict(pairs).shape
+        >>> ConflictClassifier(mode="offset").fit(pairs, labels).predict(pairs).shape
         (20,)
+        >>> clauses = [("The bank shall pay.", "The bank may pay."), ("The bank shall pay.", "The bank must pay.")]
+        >>> ConflictClassifier("tfidf", "offset").fit(clauses, [1, 0]).predict(clauses).tolist()
+        [1, 0]
     """
 
     def __init__(
         self,
+        encoder: Any = None,
+        mode: Combine = "concat",
+        head: Any = None,
         *,
-        combine: Combine = "concat",
         C: Positive = 1.0,
         class_weight: Literal["balanced"] | None = None,
         tol: Positive = 1e-4,
@@ -114,15 +123,17 @@ class ConflictClassifier(ClassifierMixin, BaseEstimator):
         random_state: Whole = 0,
     ) -> None:
         """See the class; values are checked by ``fit``."""
-        self.combine = combine
+        self.encoder = encoder
+        self.mode = mode
+        self.head = head
         self.C = C
         self.class_weight = class_weight
         self.tol = tol
         self.max_iter = max_iter
         self.random_state = random_state
 
-    def fit(self, X: Float[np.ndarray, "n two d"], y: Int[np.ndarray, " n"]) -> Self:
-        """Learn from (n, 2, d) pairs.
+    def fit(self, X: Any, y: Int[np.ndarray, " n"]) -> Self:
+        """Learn from (n, 2, d) pairs of rows, or from n pairs of texts.
 
         Raises:
             InputError: pairs of another shape, labels below 0, or one label only.
@@ -130,26 +141,72 @@ class ConflictClassifier(ClassifierMixin, BaseEstimator):
         from sklearn.svm import LinearSVC
 
         check_values(type(self).__init__, vars(self))
-        rows, labels = _rows(X, self.combine), _labels(y, len(X))
+        if self.encoder is not None:
+            self.encoder_ = norm_encoder(self.encoder).fit([text for pair in _texts(X) for text in pair])
+        rows, labels = self._of(X), _labels(y, len(X))
         if len(np.unique(labels)) < 2:
             raise InputError(f"labels: expected two at least, all {len(labels)} are {labels[0]}")
-        svm = LinearSVC(
+        released = LinearSVC(
             C=self.C, multi_class="crammer_singer", class_weight=self.class_weight, tol=self.tol,
             max_iter=self.max_iter, random_state=self.random_state,
         )  # fmt: skip
-        self.svm_ = svm.fit(rows, labels)
+        other = self.head() if isinstance(self.head, type) and self.head is not LinearSVC else self.head
+        self.svm_ = (released if other in (None, LinearSVC) else clone(other)).fit(rows, labels)
         self.classes_ = self.svm_.classes_
         return self
 
-    def decision_function(self, X: Float[np.ndarray, "n two d"]) -> np.ndarray:
+    def decision_function(self, X: Any) -> np.ndarray:
         """(n,) for two labels, above 0 for the second; (n, k) for more."""
         check_is_fitted(self, "svm_")
-        return self.svm_.decision_function(_rows(X, self.combine))
+        return self.svm_.decision_function(self._of(X))
 
-    def predict(self, X: Float[np.ndarray, "n two d"]) -> Int[np.ndarray, " n"]:
+    def predict(self, X: Any) -> Int[np.ndarray, " n"]:
         """The label of each pair."""
         check_is_fitted(self, "svm_")
-        return self.svm_.predict(_rows(X, self.combine))
+        return self.svm_.predict(self._of(X))
+
+    def _of(self, X: Any) -> Any:
+        if self.encoder is None:
+            return _rows(X, self.mode)
+        sides = [self.encoder_.encode(list(side)) for side in zip(*_texts(X), strict=True)]
+        return combined(*sides, how=self.mode)
+
+
+class PairFeatures(TransformerMixin, BaseEstimator):
+    """``combined`` as a step of scikit-learn: (n, 2, d) pairs of rows to (n, m).
+
+    Args:
+        mode: how two rows become one, see ``combined``.
+
+    Example:
+        >>> import numpy as np
+        >>> from tether.tasks.norms import PairFeatures
+        >>> PairFeatures(mode="offset").fit_transform(np.array([[[1.0, 2.0], [3.0, 2.0]]])).tolist()
+        [[-2.0, 0.0]]
+    """
+
+    def __init__(self, mode: Combine = "concat") -> None:
+        """See the class; the mode is checked by ``transform``."""
+        self.mode = mode
+
+    def fit(self, X: Float[np.ndarray, "n two d"], y: object = None) -> Self:
+        """Nothing is learnt."""
+        return self
+
+    def transform(self, X: Float[np.ndarray, "n two d"]) -> Float[np.ndarray, "n m"]:
+        """One row a pair.
+
+        Raises:
+            InputError: pairs of another shape, or NaN.
+        """
+        return _rows(X, self.mode)
+
+
+def _texts(pairs: Any) -> list[tuple[str, str]]:
+    found = [tuple(pair) for pair in pairs]
+    if not found or any(len(pair) != 2 or not all(isinstance(text, str) for text in pair) for pair in found):
+        raise InputError(f"pairs: expected two texts each, got {found[:1]!r:.80}")
+    return [(str(first), str(second)) for first, second in found]
 
 
 def _rows(pairs: Any, how: Combine) -> Float[np.ndarray, "n m"]:
@@ -163,6 +220,8 @@ def _rows(pairs: Any, how: Combine) -> Float[np.ndarray, "n m"]:
 
 def _labels(y: Any, n: int) -> Int[np.ndarray, " n"]:
     labels = np.asarray(y)
+    if labels.dtype.kind == "f" and np.isfinite(labels).all() and (labels == labels.round()).all():
+        labels = labels.astype(np.int64)
     if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer) or labels.min() < NONE:
         raise InputError(f"labels: expected {n} whole numbers from 0, got {labels.dtype} of shape {labels.shape}")
     return labels

@@ -136,8 +136,10 @@ class TfidfEncoder:
         words, ngrams = given.pop("words"), given.pop("ngrams")
         found = cls(ngrams=(ngrams[0], ngrams[1]), **given)
         found._words, found._weights, found._directions = list(words), arrays["idf"], arrays["directions"]
-        if len(found._words) != len(found._weights):
-            raise InputError(f"encoder: {len(found._words)} words with {len(found._weights)} weights")
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise InputError("encoder: words: expected a list of texts")
+        if len(set(found._words)) < len(found._words) or found._weights.shape != (len(found._words),):
+            raise InputError(f"encoder: {len(set(words))} different words with {found._weights.size} weights")
         return found
 
     def _vectorizer(self, **given: Any) -> Any:
@@ -152,8 +154,29 @@ class TfidfEncoder:
         return TfidfVectorizer(**settings, **given)
 
 
-class ModelTexts:
-    """The text side of any model that ``tether.load`` gives, as unit rows; it rests.
+class _Resting:
+    """An encoder that learns nothing, and reads each distinct text once in its life."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, np.ndarray] = {}
+
+    def fit(self, texts: Sequence[str]) -> Self:
+        """Nothing is learnt."""
+        return self
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """(n, d) float64 rows of length 1; each distinct text is read once in the life of this object."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if new:
+            self._known |= dict(zip(new, _unit(self._read(new)), strict=True))
+        return np.stack([self._known[text] for text in texts])
+
+    def _read(self, texts: Sequence[str]) -> np.ndarray:
+        raise NotImplementedError
+
+
+class ModelTexts(_Resting):
+    """The text side of any model that ``tether.load`` gives, as unit rows; texts past its context are cut.
 
     Args:
         model: the encoder.
@@ -168,6 +191,7 @@ class ModelTexts:
 
     def __init__(self, model: DualEncoder, *, name: str = "a model's texts") -> None:
         """Hold the model and name its text side."""
+        super().__init__()
         self.model, self.name = model, name
         self._digest = side_digest(cast(nn.Module, model), "text")
 
@@ -176,16 +200,11 @@ class ModelTexts:
         """Of the text side."""
         return self._digest
 
-    def fit(self, texts: Sequence[str]) -> Self:
-        """Nothing is learnt."""
-        return self
-
-    def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """(n, d) float64 rows of length 1; texts past the context are cut, and warned of."""
-        return _unit(encode_texts(self.model, texts).double().numpy())
+    def _read(self, texts: Sequence[str]) -> np.ndarray:
+        return encode_texts(self.model, texts).double().numpy()
 
 
-class SentenceTexts:
+class SentenceTexts(_Resting):
     """All-MiniLM-L6-v2, the text tower of ``starter`` before its map, as unit rows; needs the extra ``starter``.
 
     Raises:
@@ -196,8 +215,8 @@ class SentenceTexts:
 
     def __init__(self) -> None:
         """Open the tower."""
+        super().__init__()
         self._tower = open_transformers_texts(minilm(), output=None, random_weights=False).eval()
-        self._known: dict[str, np.ndarray] = {}
 
     @property
     def digest(self) -> str:
@@ -206,21 +225,14 @@ class SentenceTexts:
 
         return model_digest(self._tower)
 
-    def fit(self, texts: Sequence[str]) -> Self:
-        """Nothing is learnt."""
-        return self
-
-    def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """(n, 384) float64 rows of length 1; each distinct text is read once in the life of this object."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._known]
-        if new:
-            ids = self._tower.tokenizer(new)
-            length = lengths(ids)
-            for some in torch.argsort(length, stable=True).split(_BATCH):
-                with torch.inference_mode():
-                    rows = self._tower(ids[some, : int(length[some].max())]).double().numpy()
-                self._known |= {new[place]: row for place, row in zip(some.tolist(), _unit(rows), strict=True)}
-        return np.stack([self._known[text] for text in texts])
+    def _read(self, texts: Sequence[str]) -> np.ndarray:
+        ids = self._tower.tokenizer(list(texts))
+        length = lengths(ids)
+        rows = np.empty((len(texts), self._tower.width))
+        for some in torch.argsort(length, stable=True).split(_BATCH):
+            with torch.inference_mode():
+                rows[some.numpy()] = self._tower(ids[some, : int(length[some].max())]).double().numpy()
+        return rows
 
 
 def norm_encoder(spec: str | DualEncoder | NormEncoder, *, random_weights: bool = False) -> NormEncoder:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,10 +113,18 @@ def load_egonormia(path: str | Path) -> list[NormItem]:
     if not isinstance(found, dict) or not found:
         raise InputError(f"{path}: expected items by id, got {quoted(found)}")
     items = [_item(key, value, where=f"{path}: {key}") for key, value in found.items()]
-    ids = [item.id for item in items]
-    if twice := sorted({one for one in ids if ids.count(one) > 1}):
-        raise InputError(f"{path}: expected ids that differ, got {quoted(twice[0])} in {ids.count(twice[0])} items")
+    count = Counter(item.id for item in items)
+    if twice := sorted(name for name, many in count.items() if many > 1):
+        raise InputError(f"{path}: expected ids that differ, got {quoted(twice[0])} in {count[twice[0]]} items")
     return items
+
+
+def overlap(mine: Collection[int] | None, theirs: Collection[int]) -> float:
+    """Intersection over union of two sets of options: 1 where both are empty, 0 where there is no answer."""
+    if mine is None:
+        return 0.0
+    union = set(mine) | set(theirs)
+    return len(set(mine) & set(theirs)) / len(union) if union else 1.0
 
 
 def _item(key: str, value: Any, *, where: str) -> NormItem:

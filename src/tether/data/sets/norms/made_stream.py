@@ -9,6 +9,7 @@ import numpy as np
 
 from tether.core.atomic_io import atomic_folder
 from tether.core.ranges import Count, Share, checked
+from tether.data.sets.norms.read_table import check_empty
 
 VISIBLE = ("Advertisements", "Backseating & Tall order", "Spoiler")
 HIDDEN = ("Excessive & Repetitive", "Specific Language Only")
@@ -87,12 +88,16 @@ def made_stream(
     language.
 
     Args:
-        root: the folder.
+        root: the folder; new or empty.
         chats: how many.
         channels: they are of; each has one language.
         wrong: chance that an annotator says another norm.
         seed: of all draws.
+
+    Raises:
+        InputError: the folder holds something.
     """
+    check_empty(root)
     rng = np.random.default_rng(seed)
     languages = [str(rng.choice(list(CHATTER))) for _ in range(channels)]
     with atomic_folder(Path(root)) as top:

@@ -21,7 +21,7 @@ RELATIONS = (
 """The longest first, so that none is taken for its beginning."""
 JUDGED = "crowd workers of NormBank, in one or two countries; several may judge one row in different ways"
 _JOIN, _BEHAVIOUR = " [AND] ", " [BEHAVIOR] "
-_NUMBERS = {str(number): label for number, label in enumerate(LABELS)}
+_NUMBERS = {said: label for number, label in enumerate(LABELS) for said in (str(number), f"{number}.0")}
 _PART = re.compile(
     rf"(?:\[(?P<who>PERSON|OTHER)\]'s )?(?P<name>[^\[\]']*\S) (?P<relation>{'|'.join(RELATIONS)}) '(?P<value>.*)'",
     re.DOTALL,

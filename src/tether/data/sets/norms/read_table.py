@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from tether.core.atomic_io import decode_text, read_bytes
@@ -14,6 +16,7 @@ from tether.data.sets.norms.table import rows_said
 LARGEST = 2**29
 """Bytes of a file; NormBank's has some 60 million."""
 _CELL = 2**24
+_ROWS = 5_000_000
 _WIDE = str.maketrans("：｜（）［］＇", ":|()[]'")
 """Full-width marks as Chinese and Japanese keyboards write them; only where a format gives the mark a meaning."""
 HEADER = 1
@@ -27,6 +30,17 @@ def narrow_marks(text: str) -> str:
         '(李:早)'
     """
     return text.translate(_WIDE)
+
+
+def check_empty(folder: str | Path) -> None:
+    """See that a folder can be written as a whole without losing anything.
+
+    Raises:
+        InputError: it holds something, or is a file.
+    """
+    place = Path(folder)
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise InputError(f"{folder}: is there and not empty; expected a new or an empty folder")
 
 
 def read_table(path: str | Path, *, need: Sequence[str | tuple[str, ...]]) -> tuple[list[dict[str, str]], list[int]]:
@@ -43,9 +57,11 @@ def read_table(path: str | Path, *, need: Sequence[str | tuple[str, ...]]) -> tu
     text = decode_text(read_bytes(path, limit=LARGEST), where=str(path))
     csv.field_size_limit(_CELL)
     try:
-        lines = list(csv.reader(io.StringIO(text, newline="")))
+        lines = list(islice(csv.reader(io.StringIO(text, newline="")), _ROWS + 1))
     except csv.Error as error:
         raise InputError(f"{path}: not a CSV table: {error}") from error
+    if len(lines) > _ROWS:
+        raise InputError(f"{path}: expected fewer than {_ROWS:,} rows")
     if not lines:
         raise InputError(f"{path}: empty, expected a header")
     header = [name.strip() for name in lines[0]]
@@ -53,7 +69,7 @@ def read_table(path: str | Path, *, need: Sequence[str | tuple[str, ...]]) -> tu
         names = (one,) if isinstance(one, str) else one
         if not any(name in header for name in names):
             raise InputError(f"{path}: expected a column {' or '.join(names)}, got {', '.join(header)[:200]}")
-    if twice := [name for place, name in enumerate(header) if name in header[:place]]:
+    if twice := [name for name, many in Counter(header).items() if many > 1]:
         raise InputError(f"{path}: column {twice[0]!r} comes twice")
     kept = [(number, line) for number, line in enumerate(lines[1:], start=HEADER + 1) if line]
     if odd := [number for number, line in kept if len(line) != len(header)]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -72,6 +72,32 @@ def group_test_rows(table: NormTable, *, share: Inner = 0.25, seed: int = 0) -> 
     if not held or len(held) == len(first):
         held = {sorted(first)[0]}
     return np.array([int(group in held) for group in table.groups])
+
+
+def leave_one_out(table: NormTable, facet: str = "category") -> Iterator[tuple[str, NormTable, NormTable]]:
+    """For each value of a facet: the value, the rows of all others to learn from, and its own rows to ask.
+
+    A protocol of ours for NormDial: a category of norms that was never learnt from.
+
+    Raises:
+        InputError: a facet that the table has not, or one with a single value.
+
+    Example:
+        >>> from tether.data.sets.norms import NormTable, leave_one_out
+        >>> table = NormTable(
+        ...     "mine", {"turn": ("hi", "sorry")}, ("a", "b"), ("a", "b"), groups=("1", "2"), rows=(2, 3), judged="me",
+        ...     facets={"category": ("greeting", "apology")},
+        ... )
+        >>> [(name, len(train), test.labels) for name, train, test in leave_one_out(table)]
+        [('apology', 1, ('b',)), ('greeting', 1, ('a',))]
+    """
+    if facet not in table.facets:
+        raise InputError(f"facet: expected one of {', '.join(table.facets) or 'none'}, got {facet!r:.80}")
+    column = np.array(table.facets[facet])
+    if len(values := sorted(set(column.tolist()))) < 2:
+        raise InputError(f"{table.name}: {facet}: all rows have {values[0]!r:.80}; expected two values at least")
+    for value in values:
+        yield value, table.taken(np.flatnonzero(column != value)), table.taken(np.flatnonzero(column == value))
 
 
 def check_disjoint(table: NormTable) -> None:

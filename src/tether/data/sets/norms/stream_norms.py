@@ -30,6 +30,7 @@ _ID = re.compile(r"\d+_(ban|timeout)_(.+)_(\d{4}-\d\d-\d\d)_(.+)", re.DOTALL)
 _NAME = re.compile(r"@\w+")
 _TIME = "%Y-%m-%d %H:%M:%S"
 _LARGEST = 2**28
+_LONGEST = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,9 @@ def consolidate(labels: Sequence[Mapping[str, Any]], *, where: str = "labels") -
                 raise InputError(f"{where}: step_{step}: expected a list of categories, got {quoted(said)}")
             if odd := [name for name in said if name not in (*CATEGORIES, UNSURE, BROKEN, _MISSPELT)]:
                 raise InputError(f"{where}: step_{step}: expected a known category, got {quoted(odd[0])}")
+            targets = one.get(f"target_{step}") or []
+            if not isinstance(targets, list) or not all(isinstance(name, str) for name in targets):
+                raise InputError(f"{where}: target_{step}: expected a list of texts, got {quoted(targets)}")
     if any(BROKEN in one["step_1"] or _MISSPELT in one["step_2"] or BROKEN in one["step_3"] for one in labels):
         return None
     least = min(2, len(labels))
@@ -146,7 +150,7 @@ def load_stream_norms(root: str | Path, *, max_context: Whole = 20) -> tuple[lis
         if told is None:
             dropped += 1
             continue
-        folder = top / "original_data" / Path(name).name
+        folder = top / "original_data" / name
         user, chat, channel = (
             folder / f"{kind}.jsonl" for kind in ("single_user_context", "multi_user_context", "channel_setting")
         )
@@ -169,6 +173,13 @@ def _annotated(path: Path) -> Mapping[str, Any]:
     data = found.get("data") if isinstance(found, dict) else None
     if not isinstance(data, dict) or not isinstance(data.get("id"), str) or not isinstance(data.get("labels"), list):
         raise InputError(f"{path}: expected {{data: {{id, labels}}}}")
+    if (
+        len(data["id"]) > _LONGEST
+        or data["id"] in ("", "..")
+        or Path(data["id"]).name != data["id"]
+        or "\0" in data["id"]
+    ):
+        raise InputError(f"{path}: id: expected the name of a folder of original_data, got {quoted(data['id'])}")
     if not data["labels"] or not all(isinstance(one, dict) for one in data["labels"]):
         raise InputError(f"{path}: labels: expected one mapping an annotator, got {quoted(data['labels'])}")
     return data
@@ -185,9 +196,11 @@ def _item(
     own = _messages(own)
     if own and own[-1]["message"] == message:
         own = own[:-1]  # the removed message is the last of its user's
-    others = [one for one in _messages(others) if one["message"] != message]
+    others = _without(_messages(others), said)
     parts = _ID.fullmatch(name)
     tags = setting.get("tag_names") or []
+    if not isinstance(tags, list):
+        raise InputError(f"{channel}: tag_names: expected a list of texts, got {quoted(tags)}")
     title = [str(setting.get("title") or ""), str(setting.get("game_name") or ""), *map(str, tags)]
     return ChatItem(
         id_hash=_hash(name),
@@ -221,6 +234,14 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 def _messages(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Lines that somebody wrote; bans and timeouts have no message."""
     return [one for one in lines if isinstance(one.get("message"), str)]
+
+
+def _without(lines: list[dict[str, Any]], said: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All but the removed message itself: by its id, else the last that is equal; others may have said the same."""
+    known = said.get("message_id")
+    same = [at for at, one in enumerate(lines) if known is not None and one.get("message_id") == known]
+    same = same or [at for at, one in enumerate(lines) if one["message"] == said["message"]]
+    return [one for at, one in enumerate(lines) if at != (same or [-1])[-1]]
 
 
 def _rate(lines: Sequence[Mapping[str, Any]]) -> float:
