@@ -181,15 +181,51 @@ def open_norms(task: str, path: str | Path, *, skip_unknown: bool = False) -> No
     if task == "normbank":
         table = load_normbank(path)
     elif task == "stream-norms":
-        items, remarks = load_stream_norms(path)
-        table = chat_table(items, name=str(path), remarks=remarks)
+        table = chat_table(load_stream_norms(path), name=str(path))
     elif task == "normdial":
-        dialogues, empty = load_normdial(path, unknown="skip" if skip_unknown else "refuse")
-        table = turn_table(dialogues, name=str(path), empty=empty)
+        table = turn_table(load_normdial(path, unknown="skip" if skip_unknown else "refuse"), name=str(path))
     else:
         table = load_norm_conflicts(path)
     check_disjoint(table)
     return table
+
+
+def ablate_context(
+    train: NormTable,
+    test: NormTable,
+    *,
+    arms: Mapping[str, Sequence[str]] | Sequence[Sequence[str]] = FIELDS["stream-norms"],
+    encoder: Model | NormEncoder | None = None,
+    head: Head = "svm",
+    numbers: bool = False,
+    seed: Whole = 0,
+) -> dict[str, NormScores]:
+    """Figures on ``test`` of one head for each choice of fields, learnt from ``train``.
+
+    Args:
+        train: rows to learn from.
+        test: rows of other groups.
+        arms: names of the fields of each arm, by name or as they stand.
+        encoder: see ``norms``.
+        head: which.
+        numbers: whether every arm reads the table's numbers, too.
+        seed: of the head.
+
+    Raises:
+        InputError: a group on both sides, or a field that the tables have not.
+    """
+    check_apart(train, test)
+    named = arms if isinstance(arms, Mapping) else {", ".join(fields): fields for fields in arms}
+    encoding = _encoder(encoder, random_weights=False, device="auto")
+    common, known = max(train.classes, key=train.labels.count), test.judged_only()
+    found = {}
+    for name, fields in named.items():
+        classifier = NormClassifier(encoding, fields=fields, head=head, numbers=numbers, seed=seed).fit(train)
+        found[name] = evaluate_groups(
+            known.labels, said=classifier.predict(known), classes=known.classes, groups=known.groups,
+            facets=known.facets, common=common,
+        )  # fmt: skip
+    return found
 
 
 def _trained(
@@ -314,7 +350,7 @@ def _chosen(path: Path, file: str | Path, *, encoder: NormEncoder, test: float, 
         files = _reported(out, report)
         with csv_file(out / JUDGEMENTS, ["id", "action", "justification", "sensible", "correct"]) as rows:
             for item, (action, reason), sensible in zip(asked, last.best.tolist(), last.sensible, strict=True):
-                rows.write([item.id, action, reason, " ".join(map(str, sorted(sensible))), item.correct])
+                rows.write([item.id, action, reason, " ".join(map(str, sorted(sensible or ()))), item.correct])
         files = (*files, out / JUDGEMENTS)
     picked = tuple(item.behaviors[int(action)] for item, (action, _) in zip(asked, last.best, strict=True))
     places = {item.id: number for number, item in enumerate(items, start=1)}

@@ -22,6 +22,7 @@ from tether.data.sets.norms import (
     format_constraints,
     group_split,
     group_test_rows,
+    leave_one_out,
     load_egonormia,
     load_norm_conflicts,
     load_normbank,
@@ -211,8 +212,8 @@ def test_dialogues_with_wide_marks_and_labels_that_are_none(tmp_path):
     text = "(李：谢谢。)：Adhered ｜ 道谢\n(门开了。)\nAnn: fine. Ahdered | it is"
     with pytest.raises(InputError, match=r"cleaned_dialogue.csv: label: expected .* got 'Ahdered' in row 2"):
         load_normdial(dialogue(tmp_path, text))
-    (found,), empty = load_normdial(tmp_path, unknown="skip")
-    assert (found.language, found.stance, found.category, empty) == ("Chinese", "adherence", "thanks", 0)
+    (found,) = load_normdial(tmp_path, unknown="skip")
+    assert (found.language, found.stance, found.category, found.actors) == ("Chinese", "adherence", "thanks", ())
     assert [(turn.speaker, turn.text, turn.label) for turn in found.parsed.turns] == [("李", "谢谢。", "adhered")]
     assert found.parsed.other_lines == ("(门开了。)", "Ann: fine. Ahdered | it is")
     with pytest.raises(InputError, match="expected a column Labeled_Dialogue"):
@@ -230,9 +231,9 @@ def test_a_label_glued_to_letters_is_none_and_the_first_one_counts():
 
 
 def test_turns_carry_no_reason_and_no_stance(tmp_path):
-    dialogues, empty = load_normdial(made_normdial(tmp_path / "made", each=1))
+    dialogues = load_normdial(made_normdial(tmp_path / "made", each=1))
     assert len(dialogues) == 40
-    found = turn_table(dialogues, window=1, empty=empty)
+    found = turn_table(dialogues, window=1)
     assert set(found.fields) == {"norm", "history", "turn", "speaker"}
     assert not any("keeps it" in text or "adherence" in text for column in found.fields.values() for text in column)
     assert all(text.count(" / ") == 0 for text in found.fields["history"])
@@ -254,15 +255,15 @@ def test_chats_without_names_and_without_the_message_itself(tmp_path):
     lines = [{**said, "message": "first"}, {"user": "x", "action": "ban"}, said]
     (folder / "single_user_context.jsonl").write_text("\n".join(map(json.dumps, lines)))
     (folder / "channel_setting.jsonl").unlink()
-    items, remarks = load_stream_norms(root, max_context=5)
+    items = load_stream_norms(root, max_context=5)
     (found,) = [item for item in items if item.message == "hey @user stop"]
     assert found.user_context == ("first",)
     assert len(found.chat_context) == 5
     assert found.channel.startswith("channel")
     assert "somebody" not in repr(found)
     assert "user0" not in found.id_hash
-    assert remarks == ("1 of 6 items have no channel_setting.jsonl: their group is the name in their id",)
-    table = chat_table(items, remarks=remarks)
+    assert items.remarks == ("1 of 6 items have no channel_setting.jsonl: their group is the name in their id",)
+    table = chat_table(items)
     assert table.numbers["mention"].sum() == 1
     assert chat_numbers(replace(found, language="es", message="the cat is on the map"))["other_language"] == 1
     (folder / "bad_utterance.jsonl").unlink()
@@ -377,3 +378,46 @@ def test_tags_are_a_list(tmp_path):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"tag_names": 5}))
     with pytest.raises(InputError, match="tag_names: expected a list"):
         load_stream_norms(tmp_path / "s")
+
+
+def test_a_second_user_who_says_the_same_stays_in_the_chat(tmp_path):
+    made_stream(tmp_path / "s", chats=1, channels=1)
+    folder = next((tmp_path / "s" / "original_data").iterdir())
+    said = json.loads((folder / "bad_utterance.jsonl").read_text())
+    lines = [said | {"user": f"u{number}", "message_id": str(number)} for number in range(3)]
+    for own, kept in (("1", 2), ("9", 2), (None, 2)):
+        (folder / "bad_utterance.jsonl").write_text(json.dumps(said | {"message_id": own}))
+        (folder / "multi_user_context.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        assert len(load_stream_norms(tmp_path / "s")[0].chat_context) == kept
+
+
+def test_the_folds_of_the_release(tmp_path):
+    root = made_conflicts(tmp_path / "c", pairs=8)
+    whole = load_norm_conflicts(root, balanced=False)
+    ids = [int("2" + name.split(":")[1]) for name in whole.ids[:4]] + [10, 11, 12, 13]
+    file = tmp_path / "folds.json"
+    file.write_text(json.dumps({"0": {"train": ids[:4], "test": ids[4:6]}, "test": ids[6:]}))
+    (fold,) = load_norm_conflicts(root, file)
+    assert fold.split == ("train",) * 4 + ("dev",) * 2 + ("test",) * 2
+    assert fold.ids == (*whole.ids[:4], *whole.ids[4:])
+    (root / "non_conflicts.csv").unlink()
+    with pytest.raises(InputError, match=r"pair 10 and 1 more are not in .*non_conflicts.csv is not beside"):
+        load_norm_conflicts(root, folds=file)
+
+
+def test_one_category_is_left_out(tmp_path):
+    found = turn_table(load_normdial(made_normdial(tmp_path / "made", each=1)), fields=("turn", "norm"))
+    assert list(found.fields) == ["turn", "norm"]
+    sides = list(leave_one_out(found))
+    assert len(sides) == 10
+    assert all(set(test.facets["category"]) == {name} for name, _, test in sides)
+    assert all(name not in train.facets["category"] for name, train, _ in sides)
+    with pytest.raises(InputError, match="facet: expected one of category"):
+        list(leave_one_out(found, "mood"))
+
+
+def test_labels_that_pandas_wrote_and_categories_of_constraints(tmp_path):
+    path = bank(tmp_path, f"bus,sing,{ROLE} [AND] noise is 'loud',1.0", "bus,hum,[OTHER]'s age is 'child',2.0")
+    found = load_normbank(path)
+    assert found.labels == ("normal", "expected")
+    assert found.facets["constraints"] == ("environment + person role", "other attribute")

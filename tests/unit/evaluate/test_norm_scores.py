@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 
 from tether.core.errors import InputError
+from tether.data.sets.norms import NormItem, NormTable
 from tether.evaluate.norms import (
     NormReport,
+    category_figures,
     choice_scores,
     evaluate_egonormia,
     evaluate_groups,
     evaluate_pairs,
+    evaluate_turns,
     flip_accuracy,
 )
 from tether.evaluate.norms.report import NO_AUTHORITY
@@ -98,3 +101,48 @@ def test_a_report_says_who_judged_and_is_no_authority():
     assert told["no_authority"] == NO_AUTHORITY
     assert told["flips"]["behaviour"] == [None, 0]
     assert told["arms"]["behaviour"]["accuracy"]["chance"] == arms["behaviour"].accuracy.chance
+
+
+def test_pairs_of_three_classes_of_which_two_occur():
+    truth, said = np.array([0, 1, 1, 0]), np.array([0, 1, 0, 0])
+    np.testing.assert_allclose(evaluate_pairs(truth, said)[3], 2 / 3)
+    np.testing.assert_allclose(evaluate_pairs(truth, said, binary=False)[3], (2 / 3 + 4 / 5) / 2)
+
+
+def test_turns_by_number_and_by_name():
+    by_number = evaluate_turns(np.array([0, 1, 2]), np.array([0, 1, 1]), ["a", "a", "b"])
+    by_name = evaluate_turns(["not relevant", "adhered", "violated"], ["not relevant", "adhered", "adhered"])
+    assert by_number.macro_f1.value == by_name.macro_f1.value
+    assert (by_number.groups, by_name.groups) == (2, 3)
+
+
+def test_figures_by_category_of_constraint():
+    table = NormTable(
+        "mine", {"x": ("a", "b")}, ("u", "v"), ("u", "v"), ("g", "h"), (2, 3), "me",
+        facets={"constraints": ("person role", "environment + person role")},
+    )  # fmt: skip
+    found = category_figures(table, ("u", "u"))
+    assert [(name, one.n, one.accuracy.value) for name, one in found.items()] == [
+        ("environment", 1, 0.0),
+        ("person role", 2, 0.5),
+    ]
+
+
+def test_answers_by_kind_and_activity_with_chance():
+    items = [
+        NormItem(str(n), ("a", "b"), ("c", "d"), 0, (0,), (("Safety",), ("Privacy",)), "a scene") for n in range(2)
+    ]
+    right, wrong = (
+        {"best": {"results": said, "correct": [0, 0]}, "sensible": {"results": [], "correct": [0]}}
+        for said in ([0, 0], [0, 1])
+    )
+    answers = {"0": {"m": right}, "1": {"m": wrong}}
+    found = evaluate_egonormia(answers, items=items, activities={"0": "Home"})["m"]
+    assert (found.kinds, found.activities) == ({"Safety": (0.5, 2)}, {"Home": (1.0, 1), "unknown": (0.0, 1)})
+    assert found.chance[:3] == (0.5, 0.5, 0.25)
+    assert found.fraction("sensible") == 0  # an empty list is no answer in a file of the release
+    assert np.isnan(evaluate_egonormia(answers)["m"].chance[0])
+    with pytest.raises(InputError, match="at least one item"):
+        evaluate_egonormia({})
+    with pytest.raises(InputError, match="'1' is none of the 1 items"):
+        evaluate_egonormia(answers, items=items[:1])

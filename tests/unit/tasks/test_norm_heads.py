@@ -10,18 +10,24 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.svm import LinearSVC
 
 import tether
 from tether.core.errors import InputError
 from tether.data.sets.norms import NormItem, NormTable
 from tether.tasks.norms import (
     CLAUSE_FEATURES,
+    AskedChooser,
     CentroidConflict,
     ConflictClassifier,
     EmbeddingChooser,
     ModelTexts,
     NormClassifier,
+    NormPrompts,
     NormThinker,
+    PairFeatures,
     TfidfEncoder,
     clause_features,
     combined,
@@ -267,3 +273,46 @@ def test_each_text_is_read_once(monkeypatch):
 
 
 ROWS = torch.eye(2)
+
+
+@pytest.mark.parametrize("encoder", ["tfidf", "letters in twos"])
+@pytest.mark.parametrize("head", [None, LinearSVC, LogisticRegression(C=5.0)])
+def test_pairs_of_texts_by_the_names_of_the_sheet(encoder, head):
+    texts = [(f"the {a} shall pay", f"the {a} {b} pay") for a in ("bank", "tenant", "buyer") for b in ("may", "shall")]
+    chosen = TfidfEncoder(analyzer="char_wb", ngrams=(2, 2)) if encoder != "tfidf" else encoder
+    found = ConflictClassifier(chosen, "offset", head=head).fit(texts, [1.0, 0.0] * 3)
+    assert found.predict(texts).tolist() == [1, 0] * 3
+    assert set(found.get_params()) >= {"encoder", "mode", "head"}
+    with pytest.raises(InputError, match="two texts each"):
+        found.predict([("one",)])
+
+
+def test_pair_features_are_a_step_of_scikit_learn():
+    rows, labels = np.random.default_rng(0).normal(size=(6, 2, 4)), np.array([0, 1] * 3)
+    np.testing.assert_array_equal(PairFeatures("both").fit_transform(rows)[:, 8:], rows[:, 0] - rows[:, 1])
+    assert make_pipeline(PairFeatures(mode="concat"), LinearSVC()).fit(rows, labels).predict(rows).shape == (6,)
+    with pytest.raises(InputError, match="combine: expected"):
+        PairFeatures("sum").transform(rows)
+
+
+def test_a_label_by_the_sentence_that_says_it():
+    known = table()
+    found = NormPrompts(tether.load("tiny", random_weights=True), fields=["place", "act"]).fit(known)
+    assert found.scores(known).shape == (48, 3)
+    assert np.abs(found.scores(known)).max() <= 1 + 1e-6
+    with pytest.raises(InputError, match="fit them first"):
+        NormPrompts("tfidf", fields=["act"]).predict(known)
+    with pytest.raises(InputError, match="where the label goes"):
+        NormPrompts("tfidf", fields=["act"], template="so")
+
+
+def test_a_perfect_language_model_is_right_and_nonsense_is_no_answer():
+    items = [item(str(number), "a full bakery") for number in range(20)]
+    right = ("wait in line", "they came first")
+
+    def ask(question):
+        return next(line.split(".")[0] for line in question.splitlines() if line.endswith(right))
+
+    assert AskedChooser(ask).answer(items).best.tolist() == [[0, 0]] * 20
+    odd = AskedChooser(lambda _: "7 or so").answer(items[:1])
+    assert (odd.best.tolist(), odd.sensible) == ([[-1, -1]], (None,))

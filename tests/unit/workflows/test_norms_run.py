@@ -123,3 +123,17 @@ def test_the_digest_covers_what_was_said_in_the_chat(tmp_path):
     file = next(root.rglob("bad_utterance.jsonl"))
     file.write_text(file.read_text().replace("message", "massage", 1))
     assert _digest(root) != before
+
+
+def test_context_left_out_field_by_field(tmp_path):
+    from tether.data.sets.norms import chat_table, group_test_rows, load_stream_norms
+    from tether.workflows.norms import ablate_context
+
+    table = chat_table(load_stream_norms(made_stream(tmp_path / "s", chats=60, channels=8))).judged_only()
+    held = group_test_rows(table)
+    train, test = (table.taken((held == side).nonzero()[0]) for side in (0, 1))
+    found = ablate_context(train, test)
+    assert list(found) == ["message", "message, user_context"]
+    assert all(0 < one.macro_f1.chance < 1 for one in found.values())
+    with pytest.raises(InputError, match="which is learnt from"):
+        ablate_context(train, train)

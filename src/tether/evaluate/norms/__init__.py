@@ -6,8 +6,10 @@ from tether.evaluate.norms.scores import (
     ClassFigures,
     NormFigure,
     NormScores,
+    category_figures,
     evaluate_groups,
     evaluate_pairs,
+    evaluate_turns,
     flip_accuracy,
 )
 
@@ -17,10 +19,12 @@ __all__ = [
     "NormFigure",
     "NormReport",
     "NormScores",
+    "category_figures",
     "choice_scores",
     "evaluate_egonormia",
     "evaluate_groups",
     "evaluate_pairs",
+    "evaluate_turns",
     "flip_accuracy",
     "kind_table",
 ]

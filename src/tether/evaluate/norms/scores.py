@@ -10,6 +10,8 @@ from jaxtyping import Bool, Float, Int
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, checked
+from tether.data.sets.norms.normdial import LABELS
+from tether.data.sets.norms.table import NormTable
 
 RESAMPLES = 500
 LEVEL = 0.95
@@ -144,6 +146,48 @@ def evaluate_groups(
         n=len(true),
         groups=count,
     )
+
+
+def evaluate_turns(
+    true: Sequence[str] | Int[np.ndarray, " n"],
+    pred: Sequence[str] | Int[np.ndarray, " n"],
+    groups: Sequence[str] | None = None,
+    *,
+    facets: Mapping[str, Sequence[str]] | None = None,
+) -> NormScores:
+    """``evaluate_groups`` for the three labels of NormDial's turns, given as texts or as their numbers.
+
+    Args:
+        true: (n,) labels of the release; 0 is not relevant, 1 adhered, 2 violated.
+        pred: (n,) labels of a head.
+        groups: (n,) dialogues, for the intervals.
+        facets: such as the category or the language of each turn.
+    """
+    truth, said = (
+        [LABELS[one] if isinstance(one, (int, np.integer)) else str(one) for one in its] for its in (true, pred)
+    )
+    return evaluate_groups(truth, said=said, classes=LABELS, groups=groups, facets=facets)
+
+
+def category_figures(table: NormTable, said: Sequence[str]) -> dict[str, NormScores]:
+    """Figures of the rows that have each category of constraint; a row counts in each that it has.
+
+    Args:
+        table: of ``load_normbank``, or another with a facet ``constraints`` whose values are joined by " + ".
+        said: (n,) labels of a head.
+    """
+    _same({"said": said}, len(table))
+    found: dict[str, list[int]] = {}
+    for row, names in enumerate(table.facets.get("constraints", ())):
+        for name in filter(None, names.split(" + ")):
+            found.setdefault(name, []).append(row)
+    return {
+        name: evaluate_groups(
+            [table.labels[row] for row in rows], said=[said[row] for row in rows], classes=table.classes,
+            groups=[table.groups[row] for row in rows],
+        )
+        for name, rows in sorted(found.items())
+    }  # fmt: skip
 
 
 def flip_accuracy(truth: Sequence[str], *, said: Sequence[str], groups: Sequence[str]) -> tuple[float, int]:

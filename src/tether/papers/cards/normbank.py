@@ -22,6 +22,7 @@ CARD = Card(
     package="tasks",
     parts=(
         "tether.tasks.norms.classifier.NormClassifier",
+        "tether.tasks.norms.prompts.NormPrompts",
         "tether.data.sets.norms.normbank.load_normbank",
         "tether.data.sets.norms.normbank.parse_constraints",
         "tether.data.sets.norms.normbank.format_constraints",

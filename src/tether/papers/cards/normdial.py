@@ -25,6 +25,7 @@ CARD = Card(
         "tether.data.sets.norms.normdial.load_normdial",
         "tether.data.sets.norms.normdial.parse_labelled_dialogue",
         "tether.data.sets.norms.normdial.turn_table",
+        "tether.data.sets.norms.splits.leave_one_out",
         "tether.evaluate.norms.scores.evaluate_groups",
     ),
     needs=("a copy of the release's folders",),
@@ -106,7 +107,7 @@ def reproduce(lab: Lab) -> Trial:
 
     def read(path: Any) -> dict[tuple[str, str | None], NormTable]:
         return {
-            (language, stance): turn_table(load_normdial(path, language=language, stance=stance)[0], window=1)
+            (language, stance): turn_table(load_normdial(path, language=language, stance=stance), window=1)
             for language, stance in (
                 ("American", None),
                 ("American", "adherence"),

@@ -102,7 +102,7 @@ def reproduce(lab: Lab) -> Trial:
     from tether.papers.testbeds.norm_sets import clip_texts, halves, scored, starter_texts, written
     from tether.tasks.norms import SentenceTexts, TfidfEncoder
 
-    items, _ = written(lambda path: made_stream(path, chats=lab.steps(CHATS, 80), seed=lab.seed), load_stream_norms)
+    items = written(lambda path: made_stream(path, chats=lab.steps(CHATS, 80), seed=lab.seed), load_stream_norms)
     table = chat_table(items).judged_only()
     message, more = ("message",), ("message", "user_context")
 

@@ -1,6 +1,6 @@
 """Heads on social norms: encoders of texts, one classifier for every set, and what each paper adds."""
 
-from tether.tasks.norms.choosers import Answers, EmbeddingChooser, NormThinker
+from tether.tasks.norms.choosers import Answers, AskedChooser, EmbeddingChooser, NormThinker
 from tether.tasks.norms.classifier import NormClassifier
 from tether.tasks.norms.clauses import CLAUSE_FEATURES, clause_features
 from tether.tasks.norms.conflicts import CentroidConflict, ConflictClassifier, PairFeatures
@@ -11,6 +11,7 @@ from tether.tasks.norms.prompts import NormPrompts
 __all__ = [
     "CLAUSE_FEATURES",
     "Answers",
+    "AskedChooser",
     "CentroidConflict",
     "ConflictClassifier",
     "EmbeddingChooser",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -11,8 +12,8 @@ from jaxtyping import Float, Int
 from scipy.sparse import issparse
 
 from tether.core.errors import InputError
-from tether.core.ranges import Count, NonNegative, checked
-from tether.data.sets.norms.egonormia import NONE, NormItem, overlap
+from tether.core.ranges import Count, NonNegative, Whole, checked
+from tether.data.sets.norms.egonormia import NONE, MultipleChoice, NormItem, overlap
 from tether.tasks.norms.encoders import NormEncoder, norm_encoder
 from tether.tasks.retrieve.flat_index import UnitVectors, best
 
@@ -27,11 +28,11 @@ class Answers:
 
     Attributes:
         best: (n, 2) numbers of the action and of the justification.
-        sensible: options called sensible.
+        sensible: options called sensible; None where an answer could not be read.
     """
 
     best: Int[np.ndarray, "n two"]
-    sensible: tuple[frozenset[int], ...]
+    sensible: tuple[frozenset[int] | None, ...]
 
 
 class EmbeddingChooser:
@@ -185,6 +186,57 @@ class NormThinker(EmbeddingChooser):
         scores = np.array(self._index.rows @ self._scene(item).astype(np.float32))
         scores[[place for place, one in enumerate(self._known) if one.id == item.id]] = -np.inf
         return [self._known[place] for place in best(scores, top=self.k)]
+
+
+class AskedChooser:
+    """Any language model behind a function: it is shown an item in a drawn order and names options by their numbers.
+
+    Three questions, as arXiv 2502.20490, section 4, asks them: what to do, why (given what it chose), and which options
+    make sense. What cannot be read is -1, or no answer; positions are mapped back by the order that was shown.
+
+    Args:
+        ask: question to answer, such as a call of a model.
+        seed: of the orders.
+
+    Example:
+        >>> from tether.data.sets.norms import NormItem
+        >>> from tether.tasks.norms import AskedChooser
+        >>> item = NormItem("1", ("wait", "run"), ("polite", "late"), 1, (1,), ((), ()), "at a door")
+        >>> def ask(question):
+        ...     return next((line[0] for line in question.splitlines() if line[3:] in ("run", "late")), "none")
+        >>> AskedChooser(ask).answer([item])
+        Answers(best=array([[1, 1]]), sensible=(frozenset({1}),))
+    """
+
+    @checked
+    def __init__(self, ask: Callable[[str], str], *, seed: Whole = 0) -> None:
+        """Take the function."""
+        self.ask, self.seed = ask, seed
+
+    def answer(self, items: Sequence[NormItem]) -> Answers:
+        """Action, justification and sensible options of each item; None for a set that could not be read."""
+        rng = np.random.default_rng(self.seed)
+        best, sensible = [], []
+        for item in items:
+            view = MultipleChoice.shuffle(item, rng)
+            scene = f"Scene: {item.desc or 'not told'}"
+            action = self._one(view, f"{scene}\nWhat should the person do next?", view.behaviors)
+            chosen = item.behaviors[action] or NONE if action >= 0 else "not read"
+            reason = self._one(view, f"{scene}\nWhy is this right: {chosen}", view.justifications)
+            best.append((action, reason))
+            said = self._read(f"{scene}\nWhich of these make sense? Give all numbers.", view.behaviors)
+            sensible.append(frozenset(map(view.to_original, said)) if said else None)
+        return Answers(np.array(best, dtype=np.int64).reshape(-1, 2), tuple(sensible))
+
+    def _one(self, view: MultipleChoice, question: str, options: Sequence[str]) -> int:
+        said = self._read(f"{question} Give one number.", options)
+        return view.to_original(said[0]) if len(said) == 1 else -1
+
+    def _read(self, question: str, options: Sequence[str]) -> list[int]:
+        """Positions from 0 of the numbers in the answer, empty where one of them is no option."""
+        shown = "\n".join(f"{place}. {text}" for place, text in enumerate(options, start=1))
+        said = [int(one) - 1 for one in re.findall(r"\d{1,3}", str(self.ask(f"{question}\n{shown}\n")))]
+        return sorted(set(said)) if all(0 <= one < len(options) for one in said) else []
 
 
 def _above(scores: np.ndarray, threshold: float) -> frozenset[int]:

@@ -73,7 +73,7 @@ def _foreign(text: str, language: str) -> float:
 
 @checked
 def chat_table(
-    items: Sequence[ChatItem], *, step: Step = 3, name: str = "NormVio", remarks: tuple[str, ...] = ()
+    items: Sequence[ChatItem], *, step: Step = 3, name: str = "NormVio", remarks: tuple[str, ...] | None = None
 ) -> NormTable:
     """One row an item: ``message``, ``user_context``, ``chat_context`` and ``channel``; the group is the channel.
 
@@ -81,7 +81,7 @@ def chat_table(
         items: of ``load_stream_norms``.
         step: whose labels are taken: 1 of the message alone, 3 of all that the annotators saw.
         name: of the table.
-        remarks: for the report.
+        remarks: for the report; None takes those of the loader.
     """
     numbers = [chat_numbers(item) for item in items]
     return NormTable(
@@ -101,7 +101,7 @@ def chat_table(
         facets={"action": tuple(item.action for item in items)},
         numbers={key: _column(numbers, key) for key in (*MESSAGE_NUMBERS, *CONTEXT_NUMBERS)},
         optional=frozenset({"user_context", "chat_context", "channel"}),
-        remarks=remarks,
+        remarks=getattr(items, "remarks", ()) if remarks is None else remarks,
     )
 
 

@@ -78,17 +78,20 @@ def load_normbank(path: str | Path) -> NormTable:
     """Read a CSV of NormBank's columns: setting, behavior, constraints, and norm or label; others are optional.
 
     Fields are ``behaviour`` ("setting: behaviour"), ``constraints`` (in words) and the group is setting and
-    behaviour. Rows without a norm can be judged, not learnt from. A column ``split`` is kept.
+    behaviour. The facet ``constraints`` names the categories of a row's constraints, joined by " + ".
+    Rows without a norm can be judged, not learnt from. A column ``split`` is kept.
 
     Raises:
         InputError: see ``read_table`` and ``NormTable``; unknown norms and constraints that cannot be read are named
             by their row numbers.
     """
     rows, numbers = read_table(path, need=["setting", "behavior", "constraints", ("norm", "label")])
-    said, bad, why = [], [], ""
+    said, kinds, bad, why = [], [], [], ""
     for row, number in zip(rows, numbers, strict=True):
         try:
-            said.append(" and ".join(map(_in_words, parse_constraints(row["constraints"]))))
+            constraints = parse_constraints(row["constraints"])
+            said.append(" and ".join(map(_in_words, constraints)))
+            kinds.append(" + ".join(sorted({_category(one) for one in constraints})))
         except InputError as error:
             bad.append(number)
             why = why or str(error)
@@ -110,7 +113,7 @@ def load_normbank(path: str | Path) -> NormTable:
         groups=tuple(s + _BEHAVIOUR + b for s, b in zip(settings, behaviours, strict=True)),
         rows=tuple(numbers),
         judged=JUDGED,
-        facets={"setting": tuple(settings)},
+        facets={"setting": tuple(settings), "constraints": tuple(kinds)},
         split=split,
         optional=frozenset({"constraints"}),
     )
@@ -127,6 +130,13 @@ def _part(text: str) -> NormConstraint:
         raise InputError(f"constraint: expected \"[PERSON]'s role is 'V'\" or \"noise is 'V'\", got {quoted(text)}")
     who: Who = "person" if found["who"] == "PERSON" else "other" if found["who"] else "environment"
     return NormConstraint(who, found["name"], found["relation"], found["value"])
+
+
+def _category(one: NormConstraint) -> str:
+    """One of the release's six: roles, attributes and behaviours of the person or the other, and the environment."""
+    if one.who == "environment":
+        return one.who
+    return f"{one.who} {one.name if one.name in ('role', 'behavior') else 'attribute'}"
 
 
 def _in_words(one: NormConstraint) -> str:

@@ -6,17 +6,19 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from tether.core.errors import InputError
 from tether.core.printable import quoted
 from tether.core.ranges import Whole, checked
 from tether.data.sets.norms.read_table import read_table
-from tether.data.sets.norms.table import NormTable, rows_said
+from tether.data.sets.norms.table import Loaded, NormTable, rows_said
 
 LABELS = ("not relevant", "adhered", "violated")
 Language = Literal["American", "Chinese"]
 Stance = Literal["adherence", "violation"]
+TurnField = Literal["norm", "history", "turn", "speaker"]
+TURN_FIELDS: tuple[TurnField, ...] = get_args(TurnField)
 DIALOGUE = "Labeled_Dialogue"
 JUDGED = "a language model that was shown one worked example, corrected by hand: agreement with it is what is measured"
 _TURN = re.compile(r"(?<![^\W\d_])(Not Relevant|Adhered|Violated)\s*[|｜]\s*")
@@ -84,6 +86,26 @@ class Dialogue:
     file: Path
     row: int
 
+    @property
+    def action(self) -> str | None:
+        """Of the norm, or None."""
+        return self.parsed.action
+
+    @property
+    def actors(self) -> tuple[str, ...]:
+        """One line each."""
+        return self.parsed.actors
+
+    @property
+    def turns(self) -> tuple[NormTurn, ...]:
+        """In order."""
+        return self.parsed.turns
+
+    @property
+    def other_lines(self) -> tuple[str, ...]:
+        """Lines that are no turn."""
+        return self.parsed.other_lines
+
 
 def parse_labelled_dialogue(text: str) -> ParsedDialogue:
     """Read a cell ``Labeled_Dialogue``: turns are lines with ``Adhered | reason``; full-width marks count as well.
@@ -141,7 +163,7 @@ def load_normdial(
     language: Language | None = None,
     stance: Stance | None = None,
     unknown: Literal["refuse", "skip"] = "refuse",
-) -> tuple[list[Dialogue], int]:
+) -> Loaded[Dialogue]:
     """Read ``{American,Chinese}/{adherence,violation}/{category}/cleaned_dialogue.csv`` below a folder.
 
     Args:
@@ -152,7 +174,7 @@ def load_normdial(
             or one of ``other_lines``.
 
     Returns:
-        The dialogues that have a turn, and how many have none.
+        The dialogues that have a turn, with a remark on how many have none.
 
     Raises:
         InputError: no such file below, one without ``Labeled_Dialogue``, or an unknown label, with file and rows.
@@ -166,9 +188,9 @@ def load_normdial(
         ...     file.parent.mkdir(parents=True)
         ...     rows = ["Norm,Situation,Labeled_Dialogue", "say thanks,a gift,Ann: Thank you! Adhered | thanks"]
         ...     _ = file.write_text(chr(10).join(rows))
-        ...     dialogues, without = load_normdial(root)
-        >>> dialogues[0].parsed.turns[0].label, without
-        ('adhered', 0)
+        ...     dialogues = load_normdial(root)
+        >>> dialogues[0].turns[0].label, dialogues.remarks
+        ('adhered', ())
     """
     top = Path(root)
     files = [top] if top.is_file() else sorted(top.rglob("cleaned_dialogue.csv"))
@@ -202,24 +224,30 @@ def load_normdial(
             )
     if not found:
         raise InputError(f"{root}: no dialogue has a turn")
-    return found, empty
+    return Loaded(found, remarks=(f"{empty} dialogues without a turn were left out",) if empty else ())
 
 
 @checked
 def turn_table(
-    dialogues: Sequence[Dialogue], *, window: Whole = 2, name: str = "NormDial", empty: int = 0
+    dialogues: Sequence[Dialogue],
+    *,
+    window: Whole = 2,
+    fields: Sequence[TurnField] = TURN_FIELDS,
+    name: str = "NormDial",
 ) -> NormTable:
     """One row a turn: ``norm``, ``history`` (the turns before), ``turn`` and ``speaker``; the group is the dialogue.
+
+    ``TurnDataset`` is a second name of it.
 
     Reason and stance are left out, as each gives the label away; stance is a facet, so that figures show it.
 
     Args:
         dialogues: of ``load_normdial``.
         window: turns before that are read.
+        fields: which of the four are kept.
         name: of the table.
-        empty: dialogues without a turn that were left out, for the report.
     """
-    columns: dict[str, list[str]] = {one: [] for one in ("norm", "history", "turn", "speaker")}
+    columns: dict[str, list[str]] = {one: [] for one in TURN_FIELDS}
     labels, groups, rows = [], [], []
     facets: dict[str, list[str]] = {one: [] for one in ("category", "language", "stance")}
     for number, one in enumerate(dialogues):
@@ -235,10 +263,9 @@ def turn_table(
             rows.append(one.row)
             for facet, value in (("category", one.category), ("language", one.language), ("stance", one.stance)):
                 facets[facet].append(value)
-    remarks = (f"{empty} dialogues without a turn were left out",) if empty else ()
     return NormTable(
         name=name,
-        fields={field: tuple(column) for field, column in columns.items()},
+        fields={field: tuple(columns[field]) for field in fields},
         labels=tuple(labels),
         classes=LABELS,
         groups=tuple(groups),
@@ -246,8 +273,14 @@ def turn_table(
         judged=JUDGED,
         facets={facet: tuple(column) for facet, column in facets.items()},
         optional=frozenset({"history", "speaker"}),
-        remarks=(*remarks, "a dialogue that keeps its norm has next to no turn that breaks it: look at each stance"),
+        remarks=(
+            *getattr(dialogues, "remarks", ()),
+            "a dialogue that keeps its norm has next to no turn that breaks it: look at each stance",
+        ),
     )
+
+
+TurnDataset = turn_table
 
 
 def _above(path: Path, steps: int) -> str:

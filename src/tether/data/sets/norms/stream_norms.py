@@ -15,6 +15,7 @@ from tether.core.atomic_io import parse_json, read_bytes, read_json
 from tether.core.errors import InputError
 from tether.core.printable import quoted
 from tether.core.ranges import Whole, checked
+from tether.data.sets.norms.table import Loaded
 
 CATEGORIES = (
     "HIB", "Excessive & Repetitive", "Incivility", "Mentioning other broadcasters", "Specific Language Only",
@@ -109,7 +110,7 @@ def _commonest(names: Sequence[str], least: int) -> str | None:
 
 
 @checked
-def load_stream_norms(root: str | Path, *, max_context: Whole = 20) -> tuple[list[ChatItem], tuple[str, ...]]:
+def load_stream_norms(root: str | Path, *, max_context: Whole = 20) -> Loaded[ChatItem]:
     """Read ``data/*.json`` and ``original_data/{id}/`` of a copy of the release, names hashed as it is read.
 
     Args:
@@ -117,7 +118,7 @@ def load_stream_norms(root: str | Path, *, max_context: Whole = 20) -> tuple[lis
         max_context: lines of context kept on each side, the newest.
 
     Returns:
-        The items, and remarks on what was missing or dropped.
+        The items, with remarks on what was missing or dropped.
 
     Raises:
         InputError: no such files, a message or a label that is missing, an unknown category, or an id that comes twice;
@@ -128,7 +129,7 @@ def load_stream_norms(root: str | Path, *, max_context: Whole = 20) -> tuple[lis
         >>> from tether.data.sets.norms import load_stream_norms
         >>> from tether.data.sets.norms.made_stream import made_stream  # files of ours in the release's layout
         >>> with tempfile.TemporaryDirectory() as root:
-        ...     items, remarks = load_stream_norms(made_stream(root, chats=6, channels=3))
+        ...     items = load_stream_norms(made_stream(root, chats=6, channels=3))
         >>> len(items), sorted(items[0].labels)
         (6, [1, 2, 3])
     """
@@ -165,7 +166,9 @@ def load_stream_norms(root: str | Path, *, max_context: Whole = 20) -> tuple[lis
         "have no context of their user": without_user,
         "have fewer than three annotators": few,
     }
-    return items, tuple(f"{count} of {len(files)} items {said}" for said, count in counts.items() if count)
+    return Loaded(
+        items, remarks=tuple(f"{count} of {len(files)} items {said}" for said, count in counts.items() if count)
+    )
 
 
 def _annotated(path: Path) -> Mapping[str, Any]:

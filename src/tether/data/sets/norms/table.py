@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int
@@ -26,6 +27,22 @@ def rows_said(rows: Sequence[int]) -> str:
     some = ", ".join(map(str, rows[:SHOWN]))
     more = f" and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else ""
     return f"row{'s' if len(rows) > 1 else ''} {some}{more}"
+
+
+T = TypeVar("T")
+
+
+class Loaded(list[T]):
+    """What a loader read, a list, with what a reader of a report must know of the files.
+
+    Attributes:
+        remarks: one sentence each.
+    """
+
+    def __init__(self, items: Iterable[T] = (), *, remarks: tuple[str, ...] = ()) -> None:
+        """Hold the items."""
+        super().__init__(items)
+        self.remarks = remarks
 
 
 @dataclass(frozen=True)
