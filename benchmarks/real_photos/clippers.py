@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tether.compress.quantise import FakeQuant
+from tether.compress.quantise import FourBits
 from tether.core.card import Claim, Condition, Trial
 from tether.core.gather import Gather
 from tether.core.protocols import GradClipper
@@ -65,7 +65,7 @@ def run(
     captions = photos.captioned.captions
     model = encoder(photos, [text for some in captions for text in some], seed=seed, dim=64, join="mlp")
     if four_bit:
-        FakeQuant(scheme="int4", modules=r"_map\.").apply_(model)
+        FourBits(scheme="int4", modules=r"_map\.").apply_(model)
     ids = model.tokenizer([text for some in captions for text in some]).unflatten(0, (-1, CAPTIONS))
 
     def batches() -> Iterator[Batch]:

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import tether
-from tether.cli.compress import _split
 from tether.compress.quantise import Octav
 from tether.compress.quantise.packed import PACKED_FILE, load_packed_
 from tether.core.errors import InputError
 from tether.models import create
 from tether.workflows.compress import NO_SPEED, compress
+from tether.workflows.guard import restored
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,9 @@ def test_a_folder_is_rounded_measured_and_opens(model: Path, tmp_path: Path, cal
         (["octave"], "unknown part 'octave'; did you mean 'octav'"),
         ([{"name": "octav", "bits": 1}], "bits"),
         ([{"name": "octav", "bit": 4}], "bit"),
+        (["octav,bits"], "--edit: expected key=value, got 'bits'"),
+        (["octav,include=[q"], "--edit: brackets do not match"),
+        (["octav,bits=4,layers=[0,9]"], "edit octav: layers: expected -2 to 1, got 9"),
     ],
 )
 def test_edits_that_there_are_not(edits: list, message: str, tmp_path: Path) -> None:
@@ -80,8 +83,39 @@ def test_weights_that_are_not_finite_are_named_and_nothing_is_written(tmp_path: 
     assert not (tmp_path / "out" / "model.json").exists()
 
 
-def test_settings_are_cut_at_commas_outside_brackets() -> None:
-    assert _split("octav,bits=4,include=[q, k],layers=all") == ["octav", "bits=4", "include=[q, k]", "layers=all"]
+def test_a_result_takes_neither_the_models_place_nor_the_keys(model: Path, tmp_path: Path, call) -> None:
+    whole = {one.name: one.read_bytes() for one in model.iterdir()}
+    done = call("compress", model, "--edit", "octav", "--out", model, "--existing", "replace", code=2)
+    assert "is MODEL, too" in done.err
+    inside = tmp_path / "out" / "model.json"
+    given = ("--edit", "octav", "--out", tmp_path / "out", "--json", inside)
+    assert "has a report of its own" in call("compress", model, *given, code=2).err.replace("\n", " ")
+    key = tmp_path / "key.safetensors"
+    key.write_bytes(b"the only one")
+    protect = ("--protect", key, "--calibrate", "emoji:split=validation", "--out", tmp_path / "out")
+    done = call("compress", model, *protect, "--existing", "replace", code=2)
+    assert "a key is never replaced" in done.err.replace("\n", " ")
+    assert key.read_bytes() == b"the only one"
+    assert {one.name: one.read_bytes() for one in model.iterdir()} == whole
+    assert not (tmp_path / "out").exists()
+
+
+def test_restoring_leaves_the_copy_where_it_is(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tether.workflows import compress as workflow
+
+    key, public, seen = tmp_path / "key", tmp_path / "public", list[Path]()
+
+    def saved(one: torch.nn.Module, folder: str | Path) -> Path:
+        seen.append(Path(folder))
+        return tether.save(one, folder)
+
+    monkeypatch.setattr(workflow, "save", saved)
+    given = {"share": 0.01, "calibrate": "emoji:split=validation", "rows": 4, "limit": 6}
+    compress(model, out=public, protect=key, **given)
+    inside = [one for one in seen if one.is_relative_to(public)]
+    assert len(inside) == 1 < len(seen), "the true weights are measured elsewhere"
+    with pytest.raises(InputError, match="is MODEL, too"):
+        restored(str(public), key, out=public, existing="replace")
 
 
 def test_repair_and_pruning_say_what_they_did(model: Path, tmp_path: Path, call) -> None:

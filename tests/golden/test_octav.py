@@ -7,7 +7,7 @@ import torch
 from loading import load
 from torch import Tensor
 
-from tether.compress.quantise import LevelQuant, octav_clip, round_to_levels
+from tether.compress.quantise import FakeQuant, octav_clip, round_to_levels
 
 V = load("octav")
 CLOSE = V.meta["tolerance"]
@@ -36,7 +36,7 @@ def test_the_clip_value_after_every_number_of_steps(case: int) -> None:
 def test_rounded_values_and_their_errors(case: int) -> None:
     x, said, settings = given(case)
     for place, observer in enumerate(("octav", "max")):
-        quant = LevelQuant(said["bits"], **settings, observer=observer)
+        quant = FakeQuant(said["bits"], **settings, observer=observer)
         q = quant(x)
         if observer == "octav":
             torch.testing.assert_close(q, torch.from_numpy(V[f"t{case}.q"]), **CLOSE)
@@ -59,6 +59,6 @@ def test_a_grid_search_does_hardly_better_than_the_figures_say(case: int) -> Non
     if f"t{case}.grid_best_mse" not in V:
         return
     x, said, settings = given(case)
-    q = LevelQuant(said["bits"], **settings)(x)
+    q = FakeQuant(said["bits"], **settings)(x)
     ratio = float((q - x).square().mean() / V[f"t{case}.grid_best_mse"])
     assert ratio < 1.1 if said["bits"] < 4 else ratio < 1.04

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -30,7 +30,8 @@ def command(
         typer.Option(help="What to do, with settings: octav,bits=4; repeat it for several, in order.", metavar="EDIT"),
     ] = None,
     protect: Annotated[
-        Path | None, typer.Option(help="Make a useless copy, and this key, a .safetensors file that makes it whole.")
+        Path | None,
+        typer.Option(help="Make a copy that is useless without the key, and write the key to this .safetensors file."),
     ] = None,
     share: Annotated[float, typer.Option(help="Of the weights, how many --protect changes.")] = 1e-3,
     restore: Annotated[Path | None, typer.Option(help="Make a useless copy whole by its key.")] = None,
@@ -58,7 +59,6 @@ def command(
       tether compress public --restore mine.key.safetensors --out whole
     """
     from tether.cli.screen import bar
-    from tether.core.yaml_files import parse_yaml
     from tether.workflows.compress import compress
     from tether.workflows.guard import restored
 
@@ -68,22 +68,14 @@ def command(
         restored(model, restore, out=out, existing=existing, device=device)
         say(f"wrote {out}: the original, bit for bit; open it with tether.load({str(out)!r})")
         return
-    specs: list[dict[str, Any]] = []
-    for one in edit or []:
-        name, *settings = _split(one)
-        spec: dict[str, Any] = {"name": name}
-        for setting in settings:
-            key, equals, value = setting.partition("=")
-            if not equals or not key or key == "name":
-                raise typer.BadParameter(f"{one}: expected NAME,key=value,..., got {setting!r}", param_hint="--edit")
-            spec[key] = parse_yaml(value, where=f"--edit {one!r}")
-        specs.append(spec)
     named = {"MODEL": model, "--calibrate": calibrate, "--data": data, "--out": out}
     check_outputs({"--json": json, "--protect": protect}, existing=existing, inputs=named)
+    if json not in (None, STDOUT) and Path(json).resolve().is_relative_to(out.resolve()):
+        raise typer.BadParameter(f"{json} lies in {out}, which has a report of its own", param_hint="--json")
     with bar("measuring") as on_progress:
         done = compress(
             model,
-            specs,
+            edit or [],
             out=out,
             protect=protect,
             share=share,
@@ -104,15 +96,3 @@ def command(
         for line in done.report.lines():
             say(line)
         say(f"wrote {out}; open it with tether.load({str(out)!r})")
-
-
-def _split(text: str) -> list[str]:
-    """At commas outside brackets: ``octav,include=[q,k]`` is two."""
-    found, depth = [""], 0
-    for letter in text:
-        depth += (letter in "[{") - (letter in "]}")
-        if letter == "," and not depth:
-            found.append("")
-        else:
-            found[-1] += letter
-    return found

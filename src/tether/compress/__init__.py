@@ -16,3 +16,5 @@ COMPRESSORS: Mapping[str, type[ModelEdit]] = {**QUANTISERS, **PRUNERS}
 
 REPAIRS: Mapping[str, type[ModelEdit]] = {"norm_tweak": NormTweak}
 """What mends a model after such an edit and looks at data for it; for ``tether compress`` and Python."""
+
+__all__ = ["COMPRESSORS", "REPAIRS"]

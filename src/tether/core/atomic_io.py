@@ -25,10 +25,14 @@ _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp", re.IGNORECASE)
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, private: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it replaces ``path``, on any error it is removed.
 
     What a killed process left of an earlier write to the same path is removed first.
+
+    Args:
+        path: of the file.
+        private: only its owner may read it, from its first byte on; else who may read any new file.
 
     Raises:
         InputError: a device or a pipe stands there, which must not be replaced, or a name that no file can have.
@@ -50,7 +54,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        as_umask_says(temporary)
+        temporary.chmod(0o600) if private else as_umask_says(temporary)
         temporary.replace(path)
     except WriteError:
         raise

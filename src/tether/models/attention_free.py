@@ -73,12 +73,20 @@ def drop_attention_(block: TransformerBlock) -> TransformerBlock:
     if not block.attends:
         raise InputError("block: has no attention; expected one that attends")
     block.attends = False
-    for name in ("qkv", "proj"):
+    for name in _MAPS:
         delattr(block, name)
-    gone = ("attn_pre", "attn_out", "q_norm", "k_norm", "v_norm", "c_norm", "ctx_norm", "out_gate", "lepe")
-    for name in (*gone, "head_scale", "attn_scale"):
+    for name in _OPTIONAL:
         setattr(block, name, None)
     return block
+
+
+_MAPS = ("qkv", "proj")
+_OPTIONAL = (
+    *("attn_pre", "attn_out", "q_norm", "k_norm", "v_norm", "c_norm", "ctx_norm", "out_gate", "lepe"),
+    *("head_scale", "attn_scale"),
+)
+ATTENTION = ("attends", *_MAPS, *_OPTIONAL)
+"""Attributes of a block that ``drop_attention_`` changes."""
 
 
 class NoAttention(nn.Module):

@@ -100,12 +100,19 @@ def describe_weights(model: nn.Module) -> dict[str, str]:
     return {"format": "pt", "geometry": geometry_of(model).name}
 
 
-def write_weights(path: Path, state: dict[str, Tensor], *, metadata: dict[str, str]) -> None:
-    """Write tensors as safetensors, atomically; tensors that share memory are each written whole."""
+def write_weights(path: Path, state: dict[str, Tensor], *, metadata: dict[str, str], private: bool = False) -> None:
+    """Write tensors as safetensors, atomically; tensors that share memory are each written whole.
+
+    Args:
+        path: of the file.
+        state: by name.
+        metadata: texts beside them.
+        private: see ``core.atomic_io.atomic_path``.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    with atomic_path(path) as temporary:
+    with atomic_path(path, private=private) as temporary:
         try:
             save_file(separate(state), temporary, metadata=metadata)
             sort_metadata(temporary)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +103,30 @@ def _decoder_layer(name: str, layer: Any) -> StackBlock:
     return StackBlock(name, layer, heads, keys, found, norms_within(layer, names=_NORMS), _ATTENTION)
 
 
+def repeated_blocks(parts: Iterable[nn.Module]) -> tuple[nn.Module, ...]:
+    """The blocks of a tower that is not known from inside, such as BERT's: alike, with norms, in one list.
+
+    Args:
+        parts: modules that the tower is made of.
+
+    Raises:
+        UnsupportedModelError: no such list, or several, as of convolutional stages.
+    """
+    found: list[tuple[nn.Module, ...]] = []
+    queue = list(parts)
+    while queue:
+        module = queue.pop(0)
+        inner = tuple(module.children())
+        alike = isinstance(module, nn.ModuleList) and len({type(one) for one in inner}) == 1
+        if alike and all(norms_within(one, names={}) for one in inner):
+            found.append(inner)
+        else:
+            queue += inner
+    if len(found) != 1:
+        raise UnsupportedModelError(f"expected one list of blocks with norms, got {len(found)}")
+    return found[0]
+
+
 def stack_linears(model: nn.Module, *, parts: Sequence[str], blocks: Sequence[int]) -> tuple[LinearPlace, ...]:
     """The linear maps of chosen blocks, as ``models.exchange.linears`` of a tower."""
     found, names = list[LinearPlace](), {id(module): name for name, module in model.named_modules()}
@@ -126,11 +151,13 @@ def stack_norms(model: nn.Module) -> tuple[NormPlace, ...]:
 
 
 @torch.no_grad()
-def entering(model: nn.Module, blocks: Sequence[StackBlock], *inputs: Any) -> tuple[Tensor, list[Mapping[str, Any]]]:
+def entering(
+    model: Callable[..., object], blocks: Sequence[nn.Module], *inputs: Any
+) -> tuple[Tensor, list[Mapping[str, Any]]]:
     """What enters the blocks of a model in one forward pass.
 
     Args:
-        model: it.
+        model: it, or its call for one side.
         blocks: all of its blocks.
         inputs: that the model is called with.
 
@@ -143,17 +170,18 @@ def entering(model: nn.Module, blocks: Sequence[StackBlock], *inputs: Any) -> tu
     states, keywords = list[Tensor](), list[Mapping[str, Any]]()
 
     def look(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        if len(args) != 1 or not isinstance(args[0], Tensor):
-            raise UnsupportedModelError(f"{type(module).__name__}: expected to be called with states and named values")
+        if not args or not isinstance(args[0], Tensor):
+            raise UnsupportedModelError(f"{type(module).__name__}: expected to be called with states first")
+        names = list(inspect.signature(module.forward).parameters)[: len(args)]
         states.append(args[0].detach())
-        keywords.append(dict(kwargs))
+        keywords.append({**dict(zip(names[1:], args[1:], strict=True)), **kwargs})
 
-    hooks = [block.module.register_forward_pre_hook(look, with_kwargs=True) for block in blocks]
+    hooks = [block.register_forward_pre_hook(look, with_kwargs=True) for block in blocks]
     try:
         model(*inputs)
     finally:
         for hook in hooks:
             hook.remove()
     if len(states) != len(blocks):
-        raise UnsupportedModelError(f"{type(model).__name__}: {len(states)} calls of {len(blocks)} blocks in a pass")
+        raise UnsupportedModelError(f"expected each of {len(blocks)} blocks to be called once, got {len(states)} calls")
     return states[0], keywords

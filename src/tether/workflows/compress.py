@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,7 +17,7 @@ from tether.compress import COMPRESSORS, REPAIRS
 from tether.compress.quantise.few_bits import Octav
 from tether.compress.quantise.packed import PACKED_FILE, save_packed
 from tether.core.atomic_io import write_json
-from tether.core.component import build, closest
+from tether.core.component import build, closest, settings
 from tether.core.errors import InputError
 from tether.core.locks import locked
 from tether.core.model_digest import model_digest
@@ -29,8 +30,9 @@ from tether.data.loader import ordered
 from tether.evaluate.measures import evaluate as measured
 from tether.evaluate.metric_names import beside, describe, shown
 from tether.models.save import CONFIG_FILE, save
-from tether.workflows.compressed_folder import PARTS, REPORT_FILE, check_free
+from tether.workflows.compressed_folder import PARTS, REPORT_FILE, check_free, check_not_model
 from tether.workflows.guard import guarded
+from tether.workflows.methods import named
 from tether.workflows.models import Data, Model, Progress, opened
 
 FORMAT = "tether-compressed-1"
@@ -145,9 +147,10 @@ def compress(
 
     Args:
         model: loaded, or a name that ``tether.load`` takes.
-        edits: names of ``compress.COMPRESSORS`` and ``compress.REPAIRS``, or mappings with ``name`` and settings.
+        edits: names of ``compress.COMPRESSORS`` and ``compress.REPAIRS``, with settings as in ``octav,bits=4``, or
+            mappings with ``name`` and settings.
         out: folder of the result, which ``tether.load`` opens, and of the report.
-        protect: a file for the secret of ``compress.protect.Obfuscator``, outside of ``out``: after the edits few
+        protect: a new file for the secret of ``compress.protect.Obfuscator``, outside of ``out``: after the edits few
             weights are changed so that images do not find their own texts any more; ``restored`` takes that back.
         share: of the weights that may be changed, in the mean over choices of rows.
         calibrate: images and texts for edits that look at data; not those that are measured on.
@@ -156,7 +159,7 @@ def compress(
         label: column of the class.
         limit: look at this many rows of ``data``.
         bootstrap: resamples of the 95 % intervals.
-        existing: ``refuse`` or ``replace`` a compressed model that is there.
+        existing: ``refuse`` or ``replace`` a compressed model that is there; a key is never replaced.
         workers: threads that decode images.
         random_weights: accept a model without trained weights.
         device: where to load the model.
@@ -182,7 +185,8 @@ def compress(
     wants += [] if protect is None else ["--protect"]
     if wants and calibrate is None:
         raise InputError(f"{wants[0]}: looks at data; expected --calibrate DATA, got none")
-    key = None if protect is None else _key_file(Path(protect), folder, existing=existing)
+    key = None if protect is None else _key_file(Path(protect), folder)
+    check_not_model(folder, model)
     check_free(folder, existing=existing)
     source = open_source(data, where="--data")
     seen = None if calibrate is None else open_source(calibrate, where="--calibrate")
@@ -224,7 +228,7 @@ def compress(
                 source=source.name,
                 before=measured(base, source, **given),
                 after=measured(after, source, **given),
-                bytes_before=_bytes_of(cast(nn.Module, base), new / "before"),
+                bytes_before=_bytes_of(cast(nn.Module, base)),
                 bytes_after=sum(one.stat().st_size for one in new.rglob("*") if one.is_file()) - (packed or 0),
                 bytes_packed=packed,
                 cpu_before=cpu[0],
@@ -244,15 +248,16 @@ def _edits(edits: Sequence[str | Mapping[str, Any]], *, none: bool) -> tuple[lis
     known = {**COMPRESSORS, **REPAIRS}
     if not edits and not none:
         raise InputError(f"--edit: expected at least one; {closest('', known)}")
-    specs = [{"name": one} if isinstance(one, str) else dict(one) for one in edits]
-    return specs, [build(spec, known, where="--edit") for spec in specs]
+    given = [named(one, where="--edit", after=",") for one in edits]
+    made = [build(one, known, where="--edit") for one in given]
+    return [{"name": one["name"], **settings(one, known, where="--edit")[1]} for one in given], made
 
 
-def _key_file(key: Path, folder: Path, *, existing: str) -> Path:
+def _key_file(key: Path, folder: Path) -> Path:
     if key.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"--protect: {key} lies in {folder}, which is what others get; expected a file elsewhere")
-    if key.exists() and (existing == "refuse" or not key.is_file()):
-        raise InputError(f"--protect: {key} is there already; give another name, or --existing replace")
+    if key.exists() or key.is_symlink():
+        raise InputError(f"--protect: {key} is there already; a key is never replaced, so give another name")
     return key
 
 
@@ -292,13 +297,11 @@ def _cpu_seconds(models: Sequence[DualEncoder]) -> list[float]:
     return least
 
 
-def _bytes_of(model: nn.Module, folder: Path) -> int:
-    import shutil
-
-    save(model, folder)
-    size = sum(one.stat().st_size for one in folder.rglob("*") if one.is_file())
-    shutil.rmtree(folder)
-    return size
+def _bytes_of(model: nn.Module) -> int:
+    """Of its folder, which is written elsewhere: these are the true weights, and ``out`` may be given away."""
+    with tempfile.TemporaryDirectory(prefix="tether-") as folder:
+        save(model, folder)
+        return sum(one.stat().st_size for one in Path(folder).rglob("*") if one.is_file())
 
 
 def _megabytes(size: int) -> str:

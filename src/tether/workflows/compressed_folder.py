@@ -14,6 +14,16 @@ PARTS = (WEIGHTS_FILE, TOKENIZER_FOLDER, PACKED_FILE)
 """Beside the model's description and the report."""
 
 
+def check_not_model(folder: Path, model: object) -> None:
+    """See that a result does not take the place of the model that it is made of.
+
+    Raises:
+        InputError: it would.
+    """
+    if isinstance(model, str | Path) and Path(model).exists() and Path(model).resolve() == folder.resolve():
+        raise InputError(f"--out: {folder} is MODEL, too; give it another name")
+
+
 def check_free(folder: Path, *, existing: str) -> None:
     """See that a folder is free, or holds what this verb wrote and may be replaced.
 

@@ -16,7 +16,7 @@ from tether.core.protocols import DualEncoder
 from tether.core.replaced_parts import replaced_parts
 from tether.core.types import Batch
 from tether.models.save import CONFIG_FILE, save
-from tether.workflows.compressed_folder import PARTS, REPORT_FILE, check_free
+from tether.workflows.compressed_folder import PARTS, REPORT_FILE, check_free, check_not_model
 from tether.workflows.models import Model, opened
 
 FORMAT = "tether-restored-1"
@@ -66,6 +66,7 @@ def restored(
         InputError: no secret, one of another model, or a folder that holds something else.
     """
     folder, secret = Path(out), Secret.load(key)
+    check_not_model(folder, model)
     check_free(folder, existing=existing)
     base, title = opened(model, device=device)
     whole = secret.restore(copy.deepcopy(cast(nn.Module, base)))

@@ -18,12 +18,21 @@ from tether.models.anatomy.find import anatomy_of
 Found = TypeVar("Found")
 
 
-def named(using: str | Mapping[str, Any]) -> Mapping[str, Any]:
-    """Name and settings of ``--with NAME:key=value``, or of a mapping as it is."""
+def named(using: str | Mapping[str, Any], *, where: str = "--with", after: str = ":") -> Mapping[str, Any]:
+    """Name and settings of ``--with NAME:key=value``, or of a mapping as it is.
+
+    Args:
+        using: the text or the mapping.
+        where: it stands, for errors.
+        after: what stands between the name and its settings.
+
+    Raises:
+        InputError: settings that are no ``key=value``.
+    """
     if not isinstance(using, str):
         return using
-    name, _, rest = using.partition(":")
-    return {"name": name, **keywords(rest, where="--with")}
+    name, _, rest = using.partition(after)
+    return {**keywords(rest, where=where), "name": name.strip()}
 
 
 def by_tower(model: DualEncoder, *, transformer: str, other: str) -> str:

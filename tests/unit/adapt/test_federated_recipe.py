@@ -60,6 +60,9 @@ def test_a_fixed_norm_releases_no_count_and_spends_the_same() -> None:
         ({"noise_multiplier": 2.0, "count_std": 1.0}, "noise_multiplier: expected less than twice count_std"),
         ({"kappa": 1.0, "target": 0.5}, "kappa, target: expected one of both"),
         ({"clients": 0}, "clients"),
+        ({"clients": 10**12}, "clients"),
+        ({"rounds": 10**15}, "rounds"),
+        ({"noise_seed": 2**62}, "noise_seed"),
     ],
 )
 def test_settings_that_are_refused(settings: dict[str, Any], message: str) -> None:

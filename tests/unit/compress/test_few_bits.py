@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from families import FAMILIES
-from tether.compress.quantise import LevelQuant, Octav, octav_clip, round_to_levels
-from tether.compress.quantise.packed import load_packed_, pack_codes, save_packed, unpack_codes
+from tether.compress.quantise import FakeQuant, Octav, octav_clip, round_to_levels
+from tether.compress.quantise.packed import FORMAT, load_packed_, pack_codes, save_packed, unpack_codes
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.models import create
 from tether.models.causal_lm import small_causal_lm
+from tether.models.save import write_weights
 from tether.models.stacks import stack_of
 from tether.papers.testbeds.char_lm import CharModel
 
@@ -30,7 +31,7 @@ def test_one_magnitude_is_its_own_clip_and_zeros_count_for_nothing() -> None:
     x = drawn(100).double()
     padded = torch.cat([x, torch.zeros(50, dtype=torch.float64)])
     torch.testing.assert_close(octav_clip(padded, 4), octav_clip(x, 4))
-    zeros = LevelQuant(4)(torch.zeros(3))
+    zeros = FakeQuant(4)(torch.zeros(3))
     assert torch.equal(zeros, torch.zeros(3))
 
 
@@ -53,7 +54,7 @@ def test_sums_do_not_drown_in_the_precision_of_the_values() -> None:
     x = drawn(4096)
     for dtype in (torch.bfloat16, torch.float16):
         torch.testing.assert_close(octav_clip(x.to(dtype), 4), octav_clip(x, 4), rtol=2e-2, atol=0)
-        assert LevelQuant(4)(x.to(dtype)).dtype == dtype
+        assert FakeQuant(4)(x.to(dtype)).dtype == dtype
 
 
 def test_outliers_above_a_bulk_below_half_a_step_are_the_known_failure() -> None:
@@ -72,7 +73,7 @@ def test_gradients_inside_and_outside() -> None:
 
 
 def test_a_quantiser_keeps_its_clip_in_evaluation_and_in_files() -> None:
-    quant = LevelQuant(4, dim=1)
+    quant = FakeQuant(4, dim=1)
     with pytest.raises(InputError, match="freeze: nothing was seen yet"):
         quant.freeze()
     rows = drawn(3, 50)
@@ -82,10 +83,10 @@ def test_a_quantiser_keeps_its_clip_in_evaluation_and_in_files() -> None:
     assert torch.equal(quant.s, seen)
     quant.train().freeze()(rows * 5)
     assert torch.equal(quant.s, seen)
-    other = LevelQuant(4, dim=1)
+    other = FakeQuant(4, dim=1)
     other.load_state_dict(quant.state_dict())
     assert torch.equal(other.eval()(rows), quant(rows))
-    running = LevelQuant(4, running=0.9, observer="max")
+    running = FakeQuant(4, running=0.9, observer="max")
     running(torch.tensor([1.0]))
     running(torch.tensor([2.0]))
     assert running.s.item() == pytest.approx(1.1)
@@ -93,11 +94,42 @@ def test_a_quantiser_keeps_its_clip_in_evaluation_and_in_files() -> None:
 
 def test_a_spread_has_its_zero_and_both_ends() -> None:
     rows = drawn(4, 32).abs() - 0.1
-    rounded = LevelQuant(3, dim=1, observer="spread")(rows)
+    rounded = FakeQuant(3, dim=1, observer="spread")(rows)
     step = (rows.amax(1) - rows.amin(1)) / 7
     assert bool(((rounded - rows).abs() <= 0.75 * step[:, None]).all())
     assert all(len(row.unique()) <= 8 for row in rounded)
-    assert torch.equal(LevelQuant(3, observer="spread")(torch.zeros(4)), torch.zeros(4))
+    assert torch.equal(FakeQuant(3, observer="spread")(torch.zeros(4)), torch.zeros(4))
+
+
+@pytest.mark.parametrize(
+    ("meant", "message"),
+    [
+        ("{", "places"),
+        ("[5]", "damaged: expected places"),
+        (
+            '[{"place": "a", "tensor": "b", "start": 0, "shape": ["a"], "bits": 2, "low": 0}]',
+            "damaged: expected places",
+        ),
+        (
+            '[{"place": "a", "tensor": "b", "start": 0, "shape": [4], "bits": 10000000000, "low": 0}]',
+            "damaged: expected",
+        ),
+        ('[{"place": "a", "tensor": "weight", "start": 0, "shape": [2, 4], "bits": 2, "low": 0}]', "damaged: KeyError"),
+        ("[]", "weight: the file has nothing for it"),
+    ],
+)
+def test_a_damaged_packed_file_leaves_the_model_as_it_was(meant: str, message: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, path = nn.Linear(4, 2), tmp_path / "packed.safetensors"
+    before = copy.deepcopy(model.state_dict())
+    given = {"plain/bias": torch.ones(2)}
+    write_weights(path, given, metadata={"format": FORMAT, "places": meant})
+    with pytest.raises(InputError, match=rf"packed\.safetensors: .*{message}|{message}"):
+        load_packed_(model, path)
+    write_weights(path, {"plain/bias": torch.tensor([1, torch.nan])}, metadata={"format": FORMAT, "places": "[]"})
+    with pytest.raises(InputError, match="plain/bias: holds numbers that are NaN"):
+        load_packed_(model, path)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("share", ["tensor", "channel", "group"])

@@ -12,8 +12,7 @@ from torch import nn
 
 import tether
 from families import FAMILIES
-from tether.compress.prune import GateNorm, gate_norm_scores, prune_attention
-from tether.compress.prune.gate_norm import gate_norm
+from tether.compress.prune import GateNorm, gate_norm, gate_norm_scores, prune_attention
 from tether.compress.quantise import Octav
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.models import create
@@ -113,6 +112,29 @@ def test_what_cannot_be_chosen_leaves_the_model(settings: dict, message: str) ->
     with pytest.raises(InputError, match=message):
         prune_attention(model, **settings)
     assert model.config.vision.without_attention == ()
+
+
+@pytest.mark.parametrize("kind", ["encoder", "stack", "language model"])
+def test_what_was_kept_comes_back_and_the_rest_stays_as_it_is(kind: str) -> None:
+    model: nn.Module = create("tiny", seed=1).eval()
+    if kind != "encoder":
+        lm = small_causal_lm(["a red ball"], width=32, layers=3)
+        model = CharModel(30, width=32, layers=3, heads=2) if kind == "stack" else lm
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    edit = GateNorm(n=1, keep=True)
+    edit.apply_(model)
+    assert model.state_dict().keys() < before.keys()
+    name = next(name for name, _ in model.named_parameters() if "mlp" in name or "up" in name)
+    with torch.no_grad():
+        model.get_parameter(name).add_(1)
+    edit.restore(model)
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    assert [one for one, value in after.items() if not torch.equal(value, before[one])] == [name]
+    assert len(gate_norm_scores(model)) == len(gate_norm_scores(copy.deepcopy(model)))
+    for wrong in (edit, GateNorm()):
+        with pytest.raises(InputError, match="restore: nothing was kept"):
+            wrong.restore(model)
 
 
 def test_rounded_weights_come_after() -> None:

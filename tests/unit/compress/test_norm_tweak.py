@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from families import FAMILIES
-from tether.compress.quantise import LevelQuant, NormTweak, NormTweaker, Octav, distribution_loss, own_texts
+from tether.compress.quantise import FakeQuant, NormTweak, NormTweaker, Octav, distribution_loss, own_texts
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.types import Batch
 from tether.models import create
@@ -31,7 +31,7 @@ def stack(layers: int = 3) -> list[nn.Module]:
 
 
 def to_two_bits(block: nn.Module) -> None:
-    block[1].weight.copy_(LevelQuant(2, observer="max")(block[1].weight))
+    block[1].weight.copy_(FakeQuant(2, observer="max")(block[1].weight))
 
 
 def sequences(count: int = 6) -> list[Tensor]:
@@ -94,8 +94,16 @@ def test_an_interrupted_call_goes_on_bit_for_bit(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         NormTweaker(to_two_bits, lr=1e-2).fit(begun, sequences(), call=stops, resume=file)
     again = stack()
-    with pytest.raises(InputError, match="belongs to other blocks, sequences or settings"):
+    with pytest.raises(InputError, match="belongs to other blocks, sequences, masks or settings"):
         NormTweaker(to_two_bits, lr=2e-2).fit(stack(), sequences(), resume=file)
+    masks = [torch.arange(len(x)) < 8 for x in sequences()]
+    with pytest.raises(InputError, match="belongs to other"):
+        NormTweaker(to_two_bits, lr=1e-2).fit(stack(), sequences(), masks=masks, resume=file)
+    other = stack()
+    with torch.no_grad():
+        other[2][1].bias[0] += 1
+    with pytest.raises(InputError, match="belongs to other"):
+        NormTweaker(to_two_bits, lr=1e-2).fit(other, sequences(), resume=file)
     assert NormTweaker(to_two_bits, lr=1e-2).fit(again, sequences(), resume=file) == expected
     for one, other in zip(whole, again, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
@@ -127,7 +135,10 @@ def test_a_block_without_a_norm_is_named_before_anything_is_rounded() -> None:
     assert torch.equal(blocks[0][1].weight, before)
 
 
-@pytest.mark.parametrize("family", ["Tether", "open_clip ViT", "transformers' CLIP", "transformers' SigLIP"])
+@pytest.mark.parametrize(
+    "family",
+    ["Tether", "open_clip ViT", "transformers' CLIP", "transformers' SigLIP", "roberta-ViT", "ViT and BERT"],
+)
 def test_both_towers_of_any_library(family: str, tmp_path: Path) -> None:
     model = FAMILIES[family](tmp_path).eval()
     height, width = model.image_spec.size
@@ -141,12 +152,22 @@ def test_both_towers_of_any_library(family: str, tmp_path: Path) -> None:
         repair.apply_(model)
     plain = copy.deepcopy(model)
     repair.apply_(model, [batch])
+    assert not any("left as it is" in line for line in repair.said)
     for side in ("image", "text"):
         layers = repair.layers[side]
         assert sum(layer.after for layer in layers) < sum(layer.before for layer in layers)
     rounding.merge_(repair.merge_(model))
     for name, value in rounding.merge_(plain).state_dict().items():
         assert torch.equal(value, model.state_dict()[name]) or value.ndim == 1, name
+
+
+def test_a_tower_without_one_list_of_blocks_is_left_and_named(tmp_path: Path) -> None:
+    model = FAMILIES["ConvNeXt"](tmp_path).eval()
+    image = torch.zeros(2, 3, *model.image_spec.size, dtype=torch.uint8)
+    repair = NormTweak()
+    repair.apply_(Octav(bits=2).apply_(model), [Batch(image, model.tokenizer(TEXTS[:2]))])
+    assert list(repair.layers) == ["text"]
+    assert "the image tower is left as it is" in repair.said[0]
 
 
 def test_language_models_write_their_own_calibration() -> None:

@@ -27,6 +27,7 @@ from tether.core.errors import InputError, NotFiniteError, UnsupportedModelError
 from tether.core.model_digest import model_digest
 from tether.core.types import Batch
 from tether.models import create
+from tether.models.save import write_weights
 
 
 def small_net() -> nn.Sequential:
@@ -103,6 +104,22 @@ def test_a_secret_is_a_file_for_one_model_alone(tmp_path: Path) -> None:
         Secret.load(tether.save(create("tiny", seed=0), tmp_path / "model") / "model.safetensors")
     with pytest.raises(InputError, match="no such file"):
         Secret.load(tmp_path / "none.safetensors")
+    tensors = {"index/a": torch.zeros(1, dtype=torch.int64), "original/a": torch.zeros(1)}
+    write_weights(tmp_path / "list", tensors, metadata={"format": "tether-secret-1", "settings": "[1]"})
+    with pytest.raises(InputError, match="settings: expected a mapping"):
+        Secret.load(tmp_path / "list")
+
+
+def test_a_key_is_private_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes, replace = list[int](), Path.replace
+
+    def looked_at(self: Path, target: Path) -> Path:
+        modes.append(self.stat().st_mode & 0o777)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", looked_at)
+    Obfuscator(learnt(), eps=0.2, rounds=1, samples=2, epochs=2).fit(rows())[1].save(tmp_path / "key")
+    assert modes == [0o600]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

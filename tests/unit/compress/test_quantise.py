@@ -13,9 +13,9 @@ from torch import Tensor, nn
 import tether
 from tether.compress.quantise import (
     QUANTISERS,
-    FakeQuant,
     FakeQuantAttention,
     FakeQuantLinear,
+    FourBits,
     int4_codes,
     quantise_fp4,
     quantise_int4,
@@ -107,28 +107,28 @@ def test_a_layer_refuses_an_input_that_its_group_does_not_divide() -> None:
 )
 def test_settings_out_of_range(settings: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        FakeQuant(**settings)
+        FourBits(**settings)
 
 
 def test_a_group_that_no_weight_fits_names_the_layer_and_changes_nothing() -> None:
     model = nn.ModuleList([nn.ModuleDict({"first": nn.Linear(8, 4), "second": nn.Linear(3, 5)})])
     with pytest.raises(InputError, match=r"0\.second: group: expected a divisor of a weight's 15 elements, got 16"):
-        FakeQuant(group=16).apply_(model)
+        FourBits(group=16).apply_(model)
     assert not any(isinstance(module, FakeQuantLinear) for module in model.modules())
 
 
 def test_a_pattern_that_nothing_matches_names_what_there_is() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     with pytest.raises(InputError, match=r"no layer's name holds '\(\^\|.*there are 0, 1"):
-        FakeQuant(group=4).apply_(model)
-    FakeQuant(group=4, modules="1").apply_(model)
+        FourBits(group=4).apply_(model)
+    FourBits(group=4, modules="1").apply_(model)
     assert [type(module) for module in model] == [nn.Linear, FakeQuantLinear]
 
 
 def test_heads_and_embeddings_stay_and_the_parameters_are_the_same_tensors() -> None:
     model = create("tiny", seed=0)
     before = dict(model.named_parameters())
-    FakeQuant(group=64).apply_(model)
+    FourBits(group=64).apply_(model)
     assert {name: id(parameter) for name, parameter in model.named_parameters()} == {
         name: id(parameter) for name, parameter in before.items()
     }
@@ -149,7 +149,7 @@ class ReadsItsWeight(nn.Module):
 
 def test_a_layer_that_is_never_called_is_refused() -> None:
     with pytest.raises(InputError, match=r"0\.attn\.qkv: ReadsItsWeight reads this layer's weight and never calls it"):
-        FakeQuant(group=4).apply_(nn.ModuleList([nn.ModuleDict({"attn": ReadsItsWeight()})]))
+        FourBits(group=4).apply_(nn.ModuleList([nn.ModuleDict({"attn": ReadsItsWeight()})]))
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
@@ -166,7 +166,7 @@ def test_attention_is_torchs_with_rounded_weights(batch_first: bool, mask: str, 
         for parameter in reference.parameters():
             if parameter.ndim == 2:
                 parameter.copy_(quantise_int4(parameter, group=4))
-    FakeQuant(group=4, inputs="plain").apply_(tower)
+    FourBits(group=4, inputs="plain").apply_(tower)
     attention = tower[0]["attn"]
     assert isinstance(attention, FakeQuantAttention)
     query, key, value = (
@@ -191,11 +191,11 @@ def test_attention_is_torchs_with_rounded_weights(batch_first: bool, mask: str, 
 
 def test_attention_with_extra_keys_or_without_a_batch_is_refused() -> None:
     with pytest.raises(InputError, match="extra keys"):
-        FakeQuant(group=4).apply_(
+        FourBits(group=4).apply_(
             nn.ModuleList([nn.ModuleDict({"attn": nn.MultiheadAttention(8, 2, add_bias_kv=True)})])
         )
     tower = nn.ModuleList([nn.ModuleDict({"attn": nn.MultiheadAttention(8, 2)})])
-    FakeQuant(group=4).apply_(tower)
+    FourBits(group=4).apply_(tower)
     with pytest.raises(InputError, match=r"query: expected \(b, n, w\) .*got \(5, 8\)"):
         tower[0]["attn"](*[torch.zeros(5, 8)] * 3)
 
@@ -204,7 +204,7 @@ def test_torchs_encoder_layer_takes_no_shortcut_past_the_rounding() -> None:
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, activation="gelu", batch_first=True)
     model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-    FakeQuant(group=16).apply_(model)
+    FourBits(group=16).apply_(model)
     x = values(0, 2, 4, 16)
     with torch.no_grad():
         trained, judged = model.train()(x), model.eval()(x)

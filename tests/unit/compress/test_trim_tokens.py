@@ -69,6 +69,23 @@ def test_gradients_reach_every_token_and_half_precision_does_not_blur_quartiles(
     assert trim(given.half(), text.half(), iqr=6.0).index.tolist() == [[3, 4]]
 
 
+def test_taken_apart_with_a_matrix_and_the_sign_that_a_probe_likes() -> None:
+    h, text, rows = drawn(2, 6, 3), drawn(2, 4, seed=1), drawn(4, 3, seed=2)
+    tokens, index, mask = trim_tokens(h, text, rows, nn.Identity(), ratio=0.5)
+    expected = trim_tokens(h, text, lambda x: x @ rows.T, nn.Identity(), ratio=0.5)
+    assert torch.equal(tokens, expected.tokens)
+    assert torch.equal(index, expected.index)
+    assert torch.equal(mask, expected.mask)
+    like = (expected.scores - expected.scores.mean(1, keepdim=True)) > 0
+    for shown, sign in ((like, 1), (~like, -1)):
+        found = trim_tokens(h, text, rows, nn.Identity(), ratio=0.5, sign="auto", probe=(h, text, shown))
+        assert torch.equal(found.index, trim_tokens(h, text, rows, nn.Identity(), ratio=0.5, sign=sign).index)
+    with pytest.raises(InputError, match="probe: sign='auto' needs tokens"):
+        trim(h, text[:, :3], sign="auto")
+    with pytest.raises(InputError, match=r"probe: expected \(2, 6\) True and False"):
+        trim(h, text[:, :3], sign="auto", probe=(h, text[:, :3], torch.ones(2, 6, dtype=torch.bool)))
+
+
 @pytest.mark.parametrize(
     ("h", "text", "settings", "message"),
     [

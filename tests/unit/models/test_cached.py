@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import tether
-from tether.compress.quantise import FakeQuant
+from tether.compress.quantise import FourBits
 from tether.core.geometry import geometry_of
 from tether.core.model_digest import model_digest
 from tether.data import loader, open_source
@@ -228,7 +228,7 @@ def test_layers_that_compute_otherwise_with_the_same_weights_have_other_rows(mod
                 if isinstance(module, torch.nn.LayerNorm):
                     module.eps = 0.5
         else:
-            FakeQuant(group=64 if one is other else 32).apply_(one)
+            FourBits(group=64 if one is other else 32).apply_(one)
     CachedEncoder(model).encode_image(pixels())
     CachedEncoder(model).encode_text(words(model))
     kept = CachedEncoder(other)

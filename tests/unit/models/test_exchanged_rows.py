@@ -10,7 +10,7 @@ from torch import nn
 import tether
 from families import eva_tower
 from tether.adapt.finetune import Lora
-from tether.compress.quantise import FakeQuant
+from tether.compress.quantise import FourBits
 from tether.core.errors import InputError, StoppedError, UnsupportedModelError
 from tether.models import create
 from tether.models.exchange import (
@@ -216,7 +216,7 @@ def test_other_edits_and_a_shared_tower():
         Lora().apply_(model)
     with pytest.raises(UnsupportedModelError, match=r"q, k, v are of class Linear: expected linear layers; an edit"):
         linears(Lora(targets="qkv").apply_(create("tiny")))
-    quantise = FakeQuant(group=16)
+    quantise = FourBits(group=16)
     rounded = quantise.apply_(create("tiny").eval())
     before = rounded.encode_image(images()).pooled
     replace(linears(rounded, blocks=[0]), AddedRows)

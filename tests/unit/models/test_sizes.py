@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import tether
 from dual_encoders import write_dual_encoder
-from tether.compress.quantise import FakeQuant
+from tether.compress.quantise import FourBits
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.model_digest import model_digest
 from tether.core.types import ImageSpec
@@ -320,7 +320,7 @@ def test_an_edited_model_is_refused():
     with pytest.raises(UnsupportedModelError, match=r"so it was edited.*visual\.projection"):
         model.resized(image_size=64)
     same_names = create("tiny")
-    FakeQuant(scheme="int4", group=64).apply_(same_names)
+    FourBits(scheme="int4", group=64).apply_(same_names)
     with pytest.raises(UnsupportedModelError, match=r"so it was edited.*visual\.blocks\.0\.qkv"):
         same_names.resized(image_size=64)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tether.core.errors import InputError, MissingExtraError
+from tether.core.errors import InputError, MissingExtraError, NotFiniteError
 from tether.optim.private import MooClipSchedule, gradient_noise
 from tether.train.federated import PrivateClient, federate
 from tether.train.federated.flower import client_app, moo_fedavg
@@ -97,6 +97,10 @@ def test_rounds_by_flower_are_those_in_one_process(caplog: pytest.LogCaptureFixt
     app = client_app(make)
     with pytest.raises(InputError, match="its noise comes from a seed"):
         moo_fedavg(0.5, fraction_evaluate=0.0).start(OneMachine(), ArrayRecord(head().state_dict()), num_rounds=1)
+    spoilt = {name: value * torch.nan for name, value in head().state_dict().items()}
+    app = client_app(make, simulation=True)
+    with pytest.raises(NotFiniteError, match="round 1: the mean of the sites: weight became NaN"):
+        moo_fedavg(0.5, fraction_evaluate=0.0).start(OneMachine(), ArrayRecord(spoilt), num_rounds=1)
     with pytest.raises(InputError, match="weighted_by_key: is fixed"):
         moo_fedavg(rule(), weighted_by_key="num-examples")
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from opacus.accountants import create_accountant
 from torch import Tensor, nn
 
-from tether.core.errors import InputError, MissingExtraError
+from tether.core.errors import InputError, MissingExtraError, NotFiniteError
 from tether.optim.private import MooClipSchedule
 from tether.train.federated import PrivateClient, RoundRecord, Update, federate
 from tether.train.federated import checks as federated_checks
@@ -89,6 +89,35 @@ def test_what_was_spent_before_is_counted() -> None:
         second.spent_before([(1.0, 0.1, 1)])
     with pytest.raises(InputError, match="history: expected"):
         sites(1)[0].spent_before([(1.0, 2.0, 1)])
+
+
+def test_a_site_refuses_a_round_beyond_its_own_bound() -> None:
+    steps = {"count_std": None, "steps": 2}
+    free = sites(1, **steps)[0]
+    for _ in range(2):
+        free.train(free.state, c=1.0)
+    most = free.epsilon(delta=1e-3)
+    bound = sites(1, most_epsilon=most, delta=1e-3, **steps)[0]
+    for _ in range(2):
+        bound.train(bound.state, c=1.0)
+    with pytest.raises(InputError, match="client: another round would spend epsilon"):
+        bound.train(bound.state, c=1.0)
+    assert bound.epsilon(delta=1e-3) == most
+    for wrong in ({"most_epsilon": 1.0}, {"delta": 1e-3}, {"most_epsilon": 1.0, "delta": 1e-3, "noise_multiplier": 0}):
+        with pytest.raises(InputError, match="most_epsilon, delta: expected both or neither, and noise"):
+            sites(1, **(steps | wrong))
+
+
+def test_one_site_of_nan_is_named_before_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    clients, train = sites(2, count_std=None), PrivateClient.train
+
+    def spoilt(self: PrivateClient, state: Mapping[str, Tensor], *, c: float) -> Update:
+        update = train(self, state, c=c)
+        return update if self is clients[0] else Update({**update.state, "bias": torch.full((3,), torch.nan)}, None)
+
+    monkeypatch.setattr(PrivateClient, "train", spoilt)
+    with pytest.raises(NotFiniteError, match="round 1, client 1: bias became NaN"):
+        federate(head(), clients, rounds=5, clip=1.0, delta=1e-3)
 
 
 def test_without_noise_nothing_is_private_and_gradients_are_the_plain_ones() -> None:

@@ -42,7 +42,7 @@ def learnt(model: Any, folders: dict[str, Path], **more: Any) -> Any:
 
 def test_a_word_is_learnt_kept_and_found(folders: dict[str, Path], tmp_path: Path) -> None:
     model = create("tiny").eval()
-    done = learnt(model, folders)
+    done = learnt(model, folders, templates=["a {}", "{} {x} {"])
     head = done.head
     assert isinstance(head, WordHead)
     assert head.classes == ("<it>",)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge
+from annotated_types import Ge, Le, Lt
 from torch import nn
 
 from tether.adapt.heads.linear import LinearHead
@@ -45,8 +45,8 @@ class FederatedHead(FitRecipe):
     def __init__(
         self,
         *,
-        clients: Annotated[int, Ge(1)] = 5,
-        rounds: Count = 60,
+        clients: Annotated[int, Ge(1), Le(100_000)] = 5,
+        rounds: Annotated[int, Ge(1), Le(1_000_000)] = 60,
         steps: Count = 1,
         batch_size: Count = 64,
         noise_multiplier: NonNegative = 1.5,
@@ -56,11 +56,10 @@ class FederatedHead(FitRecipe):
         adaptive: bool = True,
         kappa: Positive | None = None,
         target: Inner | None = None,
-        clip_rate: Positive = 0.2,
         count_std: Positive | None = None,
         accountant: Literal["rdp", "prv"] = "rdp",
         loss: str = "cross_entropy",
-        noise_seed: int | None = None,
+        noise_seed: Annotated[int, Ge(0), Lt(2**40)] | None = None,
     ) -> None:
         """Take the settings.
 
@@ -76,7 +75,6 @@ class FederatedHead(FitRecipe):
             adaptive: let it move, and pay for the release of the share of clipped samples.
             kappa: see ``MooClipSchedule``.
             target: see ``MooClipSchedule``.
-            clip_rate: rate of the norm's logarithm.
             count_std: noise on the count of clipped samples.
             accountant: of Opacus.
             loss: ``cross_entropy`` is the only one that each image has alone.
@@ -91,7 +89,7 @@ class FederatedHead(FitRecipe):
         self.clients, self.rounds, self.steps, self.batch_size = clients, rounds, steps, batch_size
         self.noise_multiplier, self.delta, self.learning_rate = noise_multiplier, delta, learning_rate
         self.clip, self.adaptive, self.kappa, self.target = clip, adaptive, kappa, target
-        self.clip_rate, self.count_std, self.accountant, self.noise_seed = clip_rate, count_std, accountant, noise_seed
+        self.count_std, self.accountant, self.noise_seed = count_std, accountant, noise_seed
         if adaptive:
             self._schedule(dim=1)
 
@@ -142,7 +140,6 @@ class FederatedHead(FitRecipe):
             dim=dim,
             batch_size=self.batch_size,
             target=self.target,
-            lr=self.clip_rate,
             bounds=(low, high),
             count_std=self.count_std,
         )

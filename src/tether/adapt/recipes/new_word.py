@@ -126,7 +126,7 @@ class NewWordRecipe(TuneRecipe):
 
         @torch.no_grad()
         def finish() -> Outcome:
-            text = token.encode([one.format(self.word) for one in self.templates]).unit.mean(dim=0, keepdim=True)
+            text = token.encode([one.replace("{}", self.word) for one in self.templates]).unit.mean(dim=0, keepdim=True)
             head = WordHead(
                 token.direction,
                 start=token.start,
@@ -166,7 +166,7 @@ class WordStep(InsideStep):
         template = recipe.templates[int(torch.randint(len(recipe.templates), (), generator=draw))]
         against = self.others[torch.randint(len(self.others), (recipe.against,), generator=draw)]
         assert isinstance(token, DirectionalToken)
-        text = token.encode([template.format(recipe.word)]).unit[0]
+        text = token.encode([template.replace("{}", recipe.word)]).unit[0]
         return Loss(word_loss(text, batch.image.to(text), against.to(text), scale=token.model.logit_scale.detach()))
 
 

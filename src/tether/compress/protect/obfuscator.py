@@ -19,6 +19,8 @@ from tether.core.errors import InputError
 from tether.core.ranges import Count, NonNegative, Number, Part, Positive, PositiveRate, checked
 
 Search = Literal["reinforce", "random"]
+SEARCH_LR = 1e-3
+"""Of the controller; the released 0.01 settles on one of its first choices in small nets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,6 @@ class Obfuscator:
         penalty: Penalty = "change",
         samples: Annotated[int, Ge(2)] = 5,
         lr: PositiveRate = 0.05,
-        search_lr: PositiveRate = 1e-3,
         epochs: Count = 100,
         patience: Count = 2,
         stop_after: Count = 25,
@@ -128,7 +129,6 @@ class Obfuscator:
             penalty: L1 of the ``change``, or of the ``weights`` themselves as released.
             samples: choices a round, at least 2; their mean reward is the baseline.
             lr: of the weights.
-            search_lr: of the controller; the released 0.01 settles on one of its first choices in small nets.
             epochs: most of each choice.
             patience: epochs without a lower accuracy after which a choice is done.
             stop_after: choices without a worse model after which the search is done.
@@ -142,7 +142,7 @@ class Obfuscator:
         """
         self.model, self.c, self.eps, self.per_layer, self.lam, self.clamp = model, c, eps, per_layer, lam, clamp
         self.search, self.rounds, self.seed, self.share, self.penalty = search, rounds, seed, share, penalty
-        self.samples, self.lr, self.search_lr, self.epochs, self.patience = samples, lr, search_lr, epochs, patience
+        self.samples, self.lr, self.epochs, self.patience = samples, lr, epochs, patience
         self.stop_after, self.keep, self.layers, self.filters, self.read = stop_after, keep, layers, filters, read
         ranges(layer_weights(model, layers=layers), clamp)
         check_frozen(model)
@@ -175,7 +175,7 @@ class Obfuscator:
         least, waited, tried = float("inf"), 0, list[float]()
         generator = torch.Generator().manual_seed(self.seed)
         rows = [len(value) for value in start.values()]
-        controller = FilterController(rows, per_layer=self.per_layer, generator=generator, lr=self.search_lr)
+        controller = FilterController(rows, per_layer=self.per_layer, generator=generator, lr=SEARCH_LR)
 
         def attempt(filters: Sequence[Sequence[int]]) -> float:
             nonlocal best, least, waited

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tether.core.atomic_io import parse_json
 from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
+from tether.core.printable import quoted
 from tether.models.convert.weights import read_metadata, read_weights
 from tether.models.save import write_weights
 
@@ -83,7 +84,7 @@ class Secret:
         return model
 
     def save(self, path: str | Path) -> Path:
-        """Write it as one safetensors file, atomically; only its owner may read it.
+        """Write it as one safetensors file, atomically; only its owner may read it, at no time anybody else.
 
         Raises:
             WriteError: it cannot be written.
@@ -91,8 +92,7 @@ class Secret:
         state = {f"index/{name}": one for name, one in self.indices.items()}
         state |= {f"original/{name}": one for name, one in self.originals.items()}
         said = {"format": FORMAT, "original": self.original_digest, "obfuscated": self.obfuscated_digest}
-        write_weights(Path(path), state, metadata=said | {"settings": json.dumps(dict(self.settings))})
-        Path(path).chmod(0o600)
+        write_weights(Path(path), state, metadata=said | {"settings": json.dumps(dict(self.settings))}, private=True)
         return Path(path)
 
     @classmethod
@@ -115,6 +115,8 @@ class Secret:
         if shapes[0] != shapes[1] or len(indices) + len(originals) != len(state) or not indices or not whole:
             raise InputError(f"{path}: damaged: places and values do not belong together")
         settings = parse_json(said.get("settings", "{}"), where=f"{path}: settings")
+        if not isinstance(settings, dict):
+            raise InputError(f"{path}: settings: expected a mapping, got {quoted(settings)}")
         return cls(indices, originals, said.get("original", ""), said.get("obfuscated", ""), settings)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, cast, final
 
 import torch
@@ -18,7 +18,7 @@ from tether.core.ranges import Count, Inner, checked
 from tether.core.types import Batch
 from tether.models.anatomy.find import anatomy_of
 from tether.models.anatomy.weights import Weights
-from tether.models.attention_free import NoAttention, drop_attention_, without_attention
+from tether.models.attention_free import ATTENTION, NoAttention, drop_attention_, without_attention
 from tether.models.blocks.block import TransformerBlock
 from tether.models.dual import Clip
 from tether.models.sides import SIDES, Side
@@ -63,7 +63,7 @@ def gate_norm(
 
 @checked
 def gate_norm_scores(
-    model: nn.Module, *, per_head: bool = False, fold_norm: bool = False, towers: Sequence[Side] = SIDES
+    model: nn.Module, per_head: bool = False, fold_norm: bool = False, *, towers: Sequence[Side] = SIDES
 ) -> dict[str, float]:
     """The coupling of each attention, by the name of its block: no data, no forward pass.
 
@@ -214,6 +214,7 @@ class GateNorm:
         fraction: Inner | None = None,
         per_head: bool = False,
         fold_norm: bool = False,
+        keep: bool = False,
         towers: Annotated[Sequence[Side], MinLen(1)] = SIDES,
     ) -> None:
         """Take the settings.
@@ -223,6 +224,7 @@ class GateNorm:
             fraction: of each tower's blocks.
             per_head: see ``gate_norm``.
             fold_norm: see ``gate_norm_scores``.
+            keep: hold what is left out in memory, for ``restore``.
             towers: of an encoder.
 
         Raises:
@@ -231,7 +233,8 @@ class GateNorm:
         if n is not None and fraction is not None:
             raise InputError("n, fraction: expected one of both")
         self.n, self.fraction = (1 if fraction is None and n is None else n), fraction
-        self.per_head, self.fold_norm, self.towers = per_head, fold_norm, tuple(towers)
+        self.per_head, self.fold_norm, self.keep, self.towers = per_head, fold_norm, keep, tuple(towers)
+        self._kept: Callable[[nn.Module], None] | None = None
         self.removed: list[str] = []
         self.said: list[str] = []
 
@@ -243,11 +246,25 @@ class GateNorm:
         if isinstance(model, WrappedEncoder):
             prune_attention(model, n=1)  # refuses it
         scores = gate_norm_scores(model, per_head=self.per_head, fold_norm=self.fold_norm, towers=self.towers)
+        kept = _kept(model) if self.keep else None
         self.removed = prune_attention(model, n=self.n, fraction=self.fraction, scores=scores, towers=self.towers)
+        self._kept = kept
         told = ", ".join(f"{name} ({scores[name]:.3g})" for name in self.removed)
         self.said = [f"gate_norm: no attention in {told}"]
         if first := [name for name in self.removed if name.endswith("blocks.0")]:
             self.said.append(f"gate_norm: {first[0]} is a first block, whose attention is usually needed; compare")
+        return model
+
+    def restore(self, model: nn.Module) -> nn.Module:
+        """Put the attention back that ``apply_`` left out, with its weights of then; all else stays as it is now.
+
+        Raises:
+            InputError: nothing was left out, or it was not kept.
+        """
+        if self._kept is None:
+            raise InputError("restore: nothing was kept; expected keep=True and apply_ before")
+        self._kept(model)
+        self._kept, self.removed, self.said = None, [], []
         return model
 
     def merge_(self, model: nn.Module) -> nn.Module:
@@ -273,6 +290,36 @@ def _blocks(model: nn.Module, towers: Sequence[Side]) -> dict[str, _Block]:
         for index, block in enumerate(anatomy_of(cast(DualEncoder, model), side).blocks):
             found[f"{side}.blocks.{index}"] = (block.block, block.linears(), block.norms(), block.heads)
     return found
+
+
+def _kept(model: nn.Module) -> Callable[[nn.Module], None]:
+    """What puts attention back into the model; it holds the weights, which are not copied."""
+    if isinstance(model, Clip):
+        config, own = model.config, model.state_dict()
+        learning = {name: value.requires_grad for name, value in model.named_parameters()}
+
+        def rebuild(pruned: nn.Module) -> None:
+            given = cast(Clip, pruned)
+            made = Clip(config, tokenizer=given.tokenizer).to(given.log_logit_scale).train(given.training)
+            made.load_state_dict({**own, **given.state_dict()})
+            for name, value in made.named_parameters():
+                value.requires_grad_(learning[name])
+            given.visual, given.text, given.config = made.visual, made.text, made.config
+
+        return rebuild
+    held = list[tuple[nn.Module, dict[str, object]]]()
+    for block in stack_of(model):
+        names = ATTENTION if block.attention is None else (block.attention,)
+        held.append(
+            (block.module, {name: getattr(block.module, name) for name in names if hasattr(block.module, name)})
+        )
+
+    def put_back(_: nn.Module) -> None:
+        for module, parts in held:
+            for name, value in parts.items():
+                setattr(module, name, value)
+
+    return put_back
 
 
 def _is_norm(module: nn.Module) -> bool:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tether.compress.quantise.fake_quant import FakeQuant
+from tether.compress.quantise.fake_quant import FourBits
 from tether.compress.quantise.few_bits import Octav, RoundedRows
 from tether.compress.quantise.grids import int4_codes, quantise_fp4, quantise_int4, quantise_int4_input
 from tether.compress.quantise.layers import FakeQuantAttention, FakeQuantLinear
-from tether.compress.quantise.levels import LevelQuant, round_to_levels
+from tether.compress.quantise.levels import FakeQuant, round_to_levels
 from tether.compress.quantise.norm_repair import NormTweak, own_texts
 from tether.compress.quantise.norm_tweak import NormTweaker, TweakedLayer, distribution_loss
 from tether.compress.quantise.octav import octav_clip
 from tether.core.protocols import ModelEdit
 
-QUANTISERS: Mapping[str, type[ModelEdit]] = {"fake_quant": FakeQuant, "octav": Octav}
+QUANTISERS: Mapping[str, type[ModelEdit]] = {"fake_quant": FourBits, "octav": Octav}
 """Every quantiser by the name a recipe uses."""
 
 __all__ = [
@@ -22,7 +22,7 @@ __all__ = [
     "FakeQuant",
     "FakeQuantAttention",
     "FakeQuantLinear",
-    "LevelQuant",
+    "FourBits",
     "NormTweak",
     "NormTweaker",
     "Octav",

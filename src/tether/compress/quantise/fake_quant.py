@@ -18,7 +18,7 @@ from tether.models.editable import IN_A_BLOCK, editable_layers, name_pattern
 
 
 @final
-class FakeQuant:
+class FourBits:
     """Rounds weights and inputs of attention and feed-forward projections to 4 bits while the model computes.
 
     Weights are kept and learned in full precision under their old names, so checkpoints, optimisers and ``save`` see

@@ -10,7 +10,7 @@ from annotated_types import Ge, Le, MinLen
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tether.compress.quantise.levels import Gradient, LevelQuant
+from tether.compress.quantise.levels import FakeQuant, Gradient
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, checked
@@ -40,7 +40,7 @@ class RoundedRows(nn.Module):
 
     active = True
 
-    def __init__(self, quant: LevelQuant, *, group: int | None = None) -> None:
+    def __init__(self, quant: FakeQuant, *, group: int | None = None) -> None:
         """Take both."""
         super().__init__()
         self.quant, self.group = quant, group
@@ -168,4 +168,4 @@ class Octav:
         dim = -1 if self.share != "tensor" and rows.ndim == 2 else None
         if not bool(torch.isfinite(rows).all()):
             raise InputError(f"{place.name}: holds weights that are NaN or infinite; expected finite ones")
-        return RoundedRows(LevelQuant(self.bits, dim=dim, grad=self.gradient, observer=self.scale), group=group)
+        return RoundedRows(FakeQuant(self.bits, dim=dim, grad=self.gradient, observer=self.scale), group=group)

@@ -71,7 +71,7 @@ def round_to_levels(
     return _Clipped.apply(x, s, s / (half if signed else 2 * half), ends, grad)  # pyrefly: ignore
 
 
-class LevelQuant(nn.Module):
+class FakeQuant(nn.Module):
     """Rounds what it is given to a grid of few bits, and says how its gradient passes.
 
     In training it looks at every tensor anew. In evaluation, and once ``freeze`` was called, it keeps the last clip
@@ -86,8 +86,8 @@ class LevelQuant(nn.Module):
 
     Example:
         >>> import torch
-        >>> from tether.compress.quantise import LevelQuant
-        >>> quant = LevelQuant(2, observer="max")
+        >>> from tether.compress.quantise import FakeQuant
+        >>> quant = FakeQuant(2, observer="max")
         >>> quant(torch.tensor([-1.0, -0.3, 0.2, 0.9]))
         tensor([-1.0000, -0.5000,  0.0000,  0.5000])
         >>> quant.freeze()(torch.tensor([4.0]))
@@ -101,9 +101,9 @@ class LevelQuant(nn.Module):
     def __init__(
         self,
         bits: Bits,
-        *,
         signed: bool = True,
         dim: Dims = None,
+        *,
         grad: Gradient = "mad",
         observer: Observer = "octav",
         running: Decay = 0.0,
@@ -136,7 +136,7 @@ class LevelQuant(nn.Module):
         """The settings."""
         return f"bits={self.bits}, signed={self.signed}, dim={self.dim}, grad={self.grad}, observer={self.observer}"
 
-    def freeze(self) -> LevelQuant:
+    def freeze(self) -> FakeQuant:
         """Keep the clip value from now on.
 
         Raises:

@@ -20,12 +20,12 @@ from tether.core.ranges import Count, NonNegative, PositiveRate, checked
 from tether.core.types import Batch
 from tether.models.anatomy.find import anatomy_of
 from tether.models.anatomy.parts import TokenStream
-from tether.models.anatomy.weights import Weights
+from tether.models.anatomy.weights import Weights, norms_within
 from tether.models.causal_lm import CausalLM
 from tether.models.dual import Clip
 from tether.models.exchange import exchanged
-from tether.models.sides import SIDES, Side
-from tether.models.stacks import entering, stack_of
+from tether.models.sides import SIDES, Side, side_parts
+from tether.models.stacks import entering, repeated_blocks, stack_of
 from tether.models.wrapped_encoders import WrappedEncoder
 
 Logits = Callable[[Tensor], Tensor]
@@ -124,20 +124,38 @@ class NormTweak:
         """
         blocks = stack_of(model)
         inner: Any = model.model if isinstance(model, CausalLM) else model
-        with _unrounded(model) as rows:
-            seen = [entering(inner, blocks, ids[None]) for ids in sequences]
-        where = {id(block.module): place for place, block in enumerate(blocks)}
+        norms = {id(block.module): block.norms for block in blocks}
+        self._called("text", model, inner, [block.module for block in blocks], [ids[None] for ids in sequences], norms)
+        return model
+
+    def _called(
+        self,
+        name: str,
+        model: nn.Module,
+        call: Callable[[Tensor], object],
+        blocks: Sequence[nn.Module],
+        inputs: Sequence[Tensor],
+        norms: Mapping[int, Mapping[str, Weights]],
+    ) -> None:
+        """Blocks as the model itself calls them, one input at a time."""
+        with _unrounded(model) as rows, torch.no_grad():
+            seen = [entering(call, blocks, one) for one in inputs]
+        if any(x.ndim != 3 for x, _ in seen):
+            raise UnsupportedModelError("its blocks take maps of places; expected tokens")
+        where = {id(block): place for place, block in enumerate(blocks)}
 
         def run(block: nn.Module, x: Tensor, place: int) -> Tensor:
             out = block(x, **seen[place][1][where[id(block)]])
             return out[0] if isinstance(out, tuple) else out
 
-        norms = {id(block.module): block.norms for block in blocks}
-        self._fit("text", [block.module for block in blocks], [x for x, _ in seen], run, norms, rows)
-        return model
+        self._fit(name, blocks, [x for x, _ in seen], run, norms, rows)
 
     def _tower(self, model: DualEncoder, side: Side, batches: Sequence[Batch]) -> None:
-        tower = anatomy_of(model, side)
+        try:
+            tower = anatomy_of(model, side)
+        except UnsupportedModelError as unknown:
+            self._unknown_tower(model, side, batches, unknown)
+            return
         streams, masks = list[TokenStream](), list[Tensor | None]()
         with _unrounded(cast(nn.Module, model)) as rows, torch.no_grad():
             for batch in batches:
@@ -156,6 +174,23 @@ class NormTweak:
             return tower.step(streams[place].to(x), where[id(block)]).x
 
         self._fit(side, modules, [stream.x for stream in streams], run, norms, rows, masks)
+
+    def _unknown_tower(
+        self, model: DualEncoder, side: Side, batches: Sequence[Batch], unknown: UnsupportedModelError
+    ) -> None:
+        """A tower that the anatomy refuses, such as BERT's: repeated blocks, as the model calls them."""
+        parts = side_parts(cast(Clip | WrappedEncoder, model), side)
+        given = [one for batch in batches for one in (batch.image if side == "image" else batch.text).split(1)]
+        if side == "text":
+            given = [ids[:, : max(1, int((ids != 0).sum()))] for ids in given]  # ids are zero after the end
+        try:
+            blocks = repeated_blocks(part for part in parts.values() if isinstance(part, nn.Module))
+            norms = {id(block): norms_within(block, names={}) for block in blocks}
+            call = model.encode_image if side == "image" else model.encode_text
+            inputs = [one.to(model.logit_scale.device) for one in given]
+            self._called(side, cast(nn.Module, model), call, blocks, inputs, norms)
+        except UnsupportedModelError as error:
+            raise UnsupportedModelError(f"{unknown}; {error}") from None
 
     def _fit(
         self,

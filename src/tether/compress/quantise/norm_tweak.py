@@ -18,6 +18,7 @@ from tether.core.ranges import Count, NonNegative, PositiveRate, checked
 from tether.models.convert.weights import read_metadata, read_weights
 from tether.models.save import write_weights
 
+Asked = tuple[str, list[str]]
 FORMAT = "tether-norm-tweak-1"
 Call = Callable[[nn.Module, Tensor, int], Tensor]
 """A block's module, states (n, w) of one sequence and its number, to the states after the block."""
@@ -82,11 +83,11 @@ class NormTweaker:
     Example:
         >>> import torch
         >>> from torch import nn
-        >>> from tether.compress.quantise import LevelQuant, NormTweaker
+        >>> from tether.compress.quantise import FakeQuant, NormTweaker
         >>> _ = torch.manual_seed(0)
         >>> blocks = [nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8)) for _ in range(2)]
         >>> def to_two_bits(block):
-        ...     block[1].weight.copy_(LevelQuant(2, observer="max")(block[1].weight))
+        ...     block[1].weight.copy_(FakeQuant(2, observer="max")(block[1].weight))
         >>> found = NormTweaker(to_two_bits, lr=1e-2).fit(blocks, [torch.randn(20, 8) for _ in range(16)])
         >>> [layer.after < layer.before for layer in found]
         [True, True]
@@ -133,7 +134,7 @@ class NormTweaker:
             call: how a block is run; called with the states alone if None.
             masks: (t,) True for tokens that are no padding, for each sequence; None for none.
             resume: a file that is written after every block and from which an interrupted call goes on, with the same
-                float blocks and sequences; it is removed at the end.
+                float blocks, sequences, masks and rounding; it is removed at the end.
             norms: the parameters of a block's norms; those of modules named like a norm if None.
 
         Returns:
@@ -151,7 +152,7 @@ class NormTweaker:
         for layer, found in enumerate(learn):
             if not found:
                 raise InputError(f"block {layer}: {type(blocks[layer]).__name__} has no norm with a weight to tweak")
-        asked = self._asked(blocks, states) if resume is not None else ""
+        asked = self._asked(blocks, states, hidden) if resume is not None else ("", [])
         done, states = _read(resume, asked, blocks, states)
         for layer in range(len(done), len(blocks)):
             rate = self.lr * (1 + self.lr_scale * layer / len(blocks))
@@ -223,14 +224,15 @@ class NormTweaker:
             raise InputError("the outputs of a block are not finite; expected finite weights and states")
         return loss, found
 
-    def _asked(self, blocks: Sequence[nn.Module], states: list[Tensor]) -> str:
-        """What tells this call from others: shapes, settings and the sequences; weights change as it goes."""
+    def _asked(self, blocks: Sequence[nn.Module], states: list[Tensor], masks: Sequence[Tensor | None]) -> Asked:
+        """What tells this call from others: shapes, settings, sequences and masks; and every block as it was."""
         shapes = [[list(value.shape) for value in block.parameters()] for block in blocks]
         held = nn.Module()
         for place, x in enumerate(states):
             held.register_buffer(f"x{place}", x)
+            held.register_buffer(f"mask{place}", masks[place])
         settings = [self.lr, self.lr_scale, self.iters, self.passed]
-        return json.dumps([settings, shapes, model_digest(held), model_digest(blocks[-1])])
+        return json.dumps([settings, shapes, model_digest(held)]), [model_digest(block) for block in blocks]
 
 
 def _check(states: list[Tensor], masks: Sequence[Tensor | None]) -> None:
@@ -256,23 +258,28 @@ def _norms_of(block: nn.Module) -> list[nn.Parameter]:
     return [value for module in found for value in module.parameters(recurse=False)]
 
 
-def _write(path: Path, asked: str, done: list[TweakedLayer], blocks: Sequence[nn.Module], states: list[Tensor]) -> None:
+def _write(
+    path: Path, asked: Asked, done: list[TweakedLayer], blocks: Sequence[nn.Module], states: list[Tensor]
+) -> None:
     held = {f"state/{place}": x.contiguous() for place, x in enumerate(states)}
     for layer in range(len(done)):
         held |= {f"block/{layer}/{name}": value for name, value in blocks[layer].state_dict().items()}
     told = json.dumps([[one.layer, one.before, one.after, one.learning_rate] for one in done])
-    write_weights(path, held, metadata={"format": FORMAT, "asked": asked, "done": told})
+    write_weights(path, held, metadata={"format": FORMAT, "asked": json.dumps(asked), "done": told})
 
 
 def _read(
-    path: Path | None, asked: str, blocks: Sequence[nn.Module], states: list[Tensor]
+    path: Path | None, asked: Asked, blocks: Sequence[nn.Module], states: list[Tensor]
 ) -> tuple[list[TweakedLayer], list[Tensor]]:
     if path is None or not path.exists():
         return [], states
     said, held = read_metadata(path), read_weights(path)
-    if said.get("format") != FORMAT or said.get("asked") != asked:
-        raise InputError(f"{path}: belongs to other blocks, sequences or settings; remove it to begin anew")
+    if said.get("format") != FORMAT:
+        raise InputError(f"{path}: expected what an interrupted call left ({FORMAT}), got {said.get('format')!r}")
     done = [TweakedLayer(int(layer), *numbers) for layer, *numbers in json.loads(said["done"])]
+    settings, as_they_were = json.loads(said["asked"])
+    if settings != asked[0] or as_they_were[len(done) :] != asked[1][len(done) :]:
+        raise InputError(f"{path}: belongs to other blocks, sequences, masks or settings; remove it to begin anew")
     for layer in range(len(done)):
         prefix = f"block/{layer}/"
         state: Mapping[str, Tensor] = {name[len(prefix) :]: x for name, x in held.items() if name.startswith(prefix)}

@@ -23,9 +23,9 @@ STEPS, TOLERANCE = 20, 1e-5
 def octav_clip(
     x: Float[Tensor, "*shape"],
     bits: Bits,
-    *,
     signed: bool = True,
     dim: Dims = None,
+    *,
     max_iter: Annotated[int, Ge(1)] = STEPS,
     tol: NonNegative = TOLERANCE,
     across: bool = False,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor, nn
 
 from tether.compress.quantise.few_bits import RoundedRows
+from tether.core.atomic_io import parse_json
 from tether.core.errors import InputError
 from tether.models.convert.weights import read_metadata, read_weights
 from tether.models.exchange import WeightPlace, exchanged
@@ -86,12 +88,40 @@ def load_packed_(model: nn.Module, path: Path) -> nn.Module:
     """Fill a model of the same architecture from such a file; it is then the merged model, bit for bit.
 
     Raises:
-        InputError: not such a file, or other tensors than the model's.
+        InputError: not such a file, damaged, with numbers that are not finite, or other tensors than the model's; the
+            model is then as it was.
     """
     given, said = read_weights(path), read_metadata(path)
     if said.get("format") != FORMAT:
         raise InputError(f"{path}: expected what save_packed wrote ({FORMAT}), got {said.get('format')!r}")
-    state = model.state_dict()
+    places = parse_json(said.get("places", ""), where=f"{path}: places")
+    if not isinstance(places, list) or not all(map(_is_place, places)):
+        raise InputError(f"{path}: damaged: expected places with tensor, start, shape, bits of 1 to 16 and low")
+    if bad := [name for name, value in given.items() if value.is_floating_point() and not bool(value.isfinite().all())]:
+        raise InputError(f"{path}: {bad[0]}: holds numbers that are NaN or infinite; expected finite ones")
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    try:
+        _fill(state, given, places, path=path)
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise InputError(f"{path}: damaged: {type(error).__name__}: {error!s:.200}") from None
+    model.load_state_dict(state)
+    return model
+
+
+_KINDS = {"place": str, "tensor": str, "start": int, "shape": list, "bits": int}
+
+
+def _is_place(one: object) -> bool:
+    if not isinstance(one, dict) or any(type(one.get(key)) is not kind for key, kind in _KINDS.items()):
+        return False
+    sizes: list[object] = [one["start"], *one["shape"]]
+    whole = all(type(size) is int and size >= 0 for size in sizes)
+    return whole and len(sizes) > 1 and 1 <= one["bits"] <= 16 and type(one.get("low")) in (int, type(None))
+
+
+def _fill(
+    state: dict[str, Tensor], given: Mapping[str, Tensor], places: Sequence[Mapping[str, Any]], *, path: Path
+) -> None:
     filled = {name: torch.zeros(len(value), dtype=torch.bool) for name, value in state.items() if value.ndim}
     for name, value in given.items():
         if name.startswith("plain/") and name[6:] in state and state[name[6:]].shape == value.shape:
@@ -100,7 +130,7 @@ def load_packed_(model: nn.Module, path: Path) -> nn.Module:
                 filled[name[6:]][:] = True
         elif name.startswith("plain/"):
             raise InputError(f"{path}: {name[6:]}: expected a tensor of the model, got {tuple(value.shape)}")
-    for one in json.loads(said["places"]):
+    for one in places:
         target = state.get(one["tensor"])
         size = torch.Size(one["shape"])
         if target is None or target[one["start"] : one["start"] + size[0]].numel() != size.numel():
@@ -115,7 +145,6 @@ def load_packed_(model: nn.Module, path: Path) -> nn.Module:
             state[name][~done] = given[f"rest/{name}"]
         elif not bool(done.all()):
             raise InputError(f"{path}: {name}: the file has nothing for it")
-    return model
 
 
 def _plain(model: nn.Module) -> list[tuple[str, Tensor]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from tether.core.errors import InputError
 from tether.core.ranges import Part, Positive, checked
 
 Joint = Callable[[Tensor], Tensor]
+Probe = tuple[Float[Tensor, "b n d"], Float[Tensor, "b p"], Bool[Tensor, "b n"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +35,25 @@ class Trimmed:
     mask: Bool[Tensor, "b m"]
     scores: Float[Tensor, "b n"]
 
+    def __iter__(self) -> Iterator[Tensor]:
+        """Tokens, their places and the mask, to be taken apart."""
+        return iter((self.tokens, self.index, self.mask))
+
 
 @checked
 def trim_tokens(
     h: Float[Tensor, "b n d"],
     text: Float[Tensor, "b p"],
-    *,
-    proj: Joint,
+    proj: Joint | Float[Tensor, "p d"],
     post_norm: Joint,
+    *,
     ratio: Part | Literal["auto"] = "auto",
-    sign: Literal[1, -1] = 1,
+    sign: Literal[1, -1, "auto"] = 1,
     normalize: bool = True,
     iqr: Positive = 1.5,
     per_image: bool = True,
     aggregate: bool = True,
+    probe: Probe | None = None,
 ) -> Trimmed:
     """Keep the patches of images that a text is about, by CLIP's own scores; nothing is trained.
 
@@ -57,21 +64,25 @@ def trim_tokens(
     Args:
         h: tokens without the class token, untouched in the result and differentiable there.
         text: one embedding an image.
-        proj: from normed tokens (..., d) to the joint space (..., p).
+        proj: from normed tokens (..., d) to the joint space (..., p); a call, or the rows of a linear map.
         post_norm: the tower's final norm.
         ratio: share that is kept, rounded down; 1 keeps all.
         sign: 1 keeps what is like the text, -1 what is unlike it, as the released code does: patches of CLIPs whose
-            class token alone was trained can lie that way around. Try both on what you know.
+            class token alone was trained can lie that way around. ``auto`` takes the one with which the shown tokens
+            of ``probe`` have the larger mean score.
         normalize: compare by cosine; the released code takes plain products.
         iqr: of ``auto``.
         per_image: each image has its own count and quartiles; else one count for all, from all scores together.
         aggregate: the mean of the tokens that go is added as one more; without it at least one token is kept.
+        probe: of ``sign="auto"``: tokens (b, n, d), texts (b, p), and (b, n) True for tokens that show what their text
+            names.
 
     Returns:
         Tokens with their places and a mask.
 
     Raises:
-        InputError: another number of texts than of images, no token, or scores that are not finite.
+        InputError: another number of texts than of images, no token, scores that are not finite, ``auto`` without a
+            probe, or one that shows nothing or all.
 
     Source: arXiv 2409.10994 and FreedomIntelligence/TRIM, which is ``sign=-1, normalize=False, per_image=False``;
     its code fails where all tokens are kept, and casts to float16.
@@ -86,6 +97,14 @@ def trim_tokens(
         ([[0]], torch.Size([1, 2, 2]))
     """
     b, n, _ = h.shape
+    if isinstance(proj, Tensor):
+        rows = proj
+
+        def proj(x: Tensor) -> Tensor:
+            return F.linear(x, rows)
+
+    if sign == "auto":
+        sign = _sign(probe, proj=proj, post_norm=post_norm, normalize=normalize)
     if len(text) != b:
         raise InputError(f"text: expected one for each of {b} images, got {len(text)}")
     if not n:
@@ -113,13 +132,26 @@ def trim_tokens(
     return Trimmed(tokens, index, there.gather(1, settled), scores)
 
 
+def _sign(probe: Probe | None, *, proj: Joint, post_norm: Joint, normalize: bool) -> Literal[1, -1]:
+    """The sign with which what is shown scores more: the softmax turns around with it, so one look is enough."""
+    if probe is None:
+        raise InputError("probe: sign='auto' needs tokens, texts and which tokens show what the text names")
+    h, text, shown = probe
+    if shown.shape != h.shape[:2] or bool(shown.all()) or not bool(shown.any()):
+        raise InputError(f"probe: expected {tuple(h.shape[:2])} True and False, got {tuple(shown.shape)}")
+    most, least = (
+        _scores(h, text, proj=proj, post_norm=post_norm, sign=one, normalize=normalize)[shown].mean() for one in (1, -1)
+    )
+    return 1 if most >= least else -1
+
+
 @torch.no_grad()
 def _scores(h: Tensor, text: Tensor, *, proj: Joint, post_norm: Joint, sign: int, normalize: bool) -> Tensor:
     read, text = proj(post_norm(h)), text.detach()
     wide = torch.promote_types(read.dtype, torch.float32)
     read, text = read.to(wide), text.to(wide)
     if normalize:
-        read, text = (torch.nn.functional.normalize(x, dim=-1) for x in (read, text))
+        read, text = (F.normalize(x, dim=-1) for x in (read, text))
     scores = (sign * torch.einsum("bnp,bp->bn", read, text)).softmax(-1)
     if not bool(scores.isfinite().all()):
         raise InputError("h, text: give scores that are not finite; expected finite tokens and texts")

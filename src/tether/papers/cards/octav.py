@@ -28,7 +28,7 @@ CARD = Card(
     parts=(
         "tether.compress.quantise.octav.octav_clip",
         "tether.compress.quantise.levels.round_to_levels",
-        "tether.compress.quantise.levels.LevelQuant",
+        "tether.compress.quantise.levels.FakeQuant",
         "tether.compress.quantise.few_bits.Octav",
     ),
     needs=("weights",),
@@ -174,7 +174,7 @@ def trained(lab: Lab, *, observer: Literal["octav", "max"], grad: Literal["mad",
     from torch import nn
     from torch.nn.utils import parametrize
 
-    from tether.compress.quantise import LevelQuant
+    from tether.compress.quantise import FakeQuant
 
     pixels, labels = load_digits(return_X_y=True)
     x, y = torch.from_numpy(pixels).float() / 16, torch.from_numpy(labels)
@@ -186,7 +186,7 @@ def trained(lab: Lab, *, observer: Literal["octav", "max"], grad: Literal["mad",
         if isinstance(layer, nn.Linear):
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5, generator=draw)
             nn.init.zeros_(layer.bias)
-            quant = LevelQuant(TRAINED_BITS, dim=1, observer=observer, grad=grad)
+            quant = FakeQuant(TRAINED_BITS, dim=1, observer=observer, grad=grad)
             parametrize.register_parametrization(layer, "weight", quant)
     optimizer = torch.optim.Adam(net.parameters(), lr=RATE)
     for _ in range(lab.steps(STEPS, 3)):

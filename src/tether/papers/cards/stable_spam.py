@@ -31,7 +31,7 @@ CARD = Card(
         "tether.optim.stable_spam.ada_clip",
         "tether.optim.stable_spam.ada_norm",
         "tether.optim.spam.SPAM",
-        "tether.compress.quantise.fake_quant.FakeQuant",
+        "tether.compress.quantise.fake_quant.FourBits",
         "tether.compress.quantise.layers.FakeQuantLinear",
     ),
     needs=("gradients",),
@@ -126,7 +126,7 @@ def optimizers() -> Mapping[str, Make]:
 
 def trained(lab: Lab, make: Make, clipper: GradClipper, *, planted: Mapping[int, float] | None = None) -> SpikeRun:
     """One run of the character model with INT4 layers; ``planted`` is the bench's own unless given."""
-    from tether.compress.quantise import FakeQuant
+    from tether.compress.quantise import FourBits
     from tether.papers.testbeds import char_lm_spikes
 
     return char_lm_spikes.train(
@@ -135,6 +135,6 @@ def trained(lab: Lab, make: Make, clipper: GradClipper, *, planted: Mapping[int,
         steps=lab.steps(STEPS, 2),
         planted=char_lm_spikes.PLANTED if planted is None else planted,
         optimizer=make,
-        edit=FakeQuant(scheme="int4").apply_,
+        edit=FourBits(scheme="int4").apply_,
         validation=lab.steps(char_lm_spikes.VALIDATION_BATCHES, 1),
     )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tether.core.errors import InputError, MissingExtraError
+from tether.core.errors import InputError, MissingExtraError, NotFiniteError
 
 SampleLoss = Callable[[Tensor, Tensor], Float[Tensor, " n"]]
 COUPLED = (
@@ -54,6 +54,17 @@ def check_loss(loss: SampleLoss, *, classes: int) -> None:
     alone = torch.cat([loss(logits[row : row + 1], labels[row : row + 1]) for row in range(rows)])
     if not torch.allclose(found, alone, rtol=1e-4, atol=1e-6):
         raise InputError(f"loss: {COUPLED}")
+
+
+def check_update(state: Mapping[str, Tensor], *, whose: str) -> None:
+    """See that weights are finite before they enter a mean, which one NaN would spoil for all.
+
+    Raises:
+        NotFiniteError: one is not.
+    """
+    for name, value in state.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise NotFiniteError(f"{whose}: {name} became NaN or infinite; expected finite weights")
 
 
 def check_private_module(module: nn.Module) -> None:

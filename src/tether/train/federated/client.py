@@ -22,7 +22,7 @@ from tether.train.federated.checks import SampleLoss, check_loss, check_private_
 Accountant = Literal["rdp", "prv"]
 
 
-def own_cross_entropy(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+def row_cross_entropy(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     """Of each row."""
     return F.cross_entropy(logits, labels, reduction="none")
 
@@ -65,13 +65,15 @@ class PrivateClient:
         count_std: noise on the count; None releases none.
         steps: a round.
         loss: of each row alone.
+        most_epsilon: a round that would spend more at ``delta`` is refused, whoever asks for it, before any step.
+        delta: of ``most_epsilon``.
         accountant: of Opacus; its gdp can underestimate what is spent, and is not taken.
         seed: of batches and noise, to repeat a simulation. Who knows it can take the noise away again: leave it None
             where data are real.
 
     Raises:
-        InputError: a module or loss that is not private, see ``checks``; no rows, or fewer than a batch; or
-            ``noise_multiplier >= 2 * count_std``.
+        InputError: a module or loss that is not private, see ``checks``; no rows, or fewer than a batch;
+            ``noise_multiplier >= 2 * count_std``; or ``most_epsilon`` without ``delta`` or without noise.
         MissingExtraError: Opacus is not installed.
 
     Example:
@@ -96,8 +98,10 @@ class PrivateClient:
         lr: PositiveRate,
         count_std: Positive | None = None,
         steps: Count = 1,
-        loss: SampleLoss = own_cross_entropy,
+        loss: SampleLoss = row_cross_entropy,
         accountant: Accountant = "rdp",
+        most_epsilon: Positive | None = None,
+        delta: Inner | None = None,
         seed: int | None = None,
     ) -> None:
         """Take the data, which never leave."""
@@ -110,6 +114,11 @@ class PrivateClient:
             raise InputError(f"client: expected as many rows as labels, and some, got {len(x)} and {len(y)}")
         if batch_size > len(x):
             raise InputError(f"client: batch_size: expected at most its {len(x)} rows, got {batch_size}")
+        if (most_epsilon is None) != (delta is None) or (most_epsilon is not None and not noise_multiplier):
+            raise InputError(
+                "most_epsilon, delta: expected both or neither, and noise, got "
+                f"{most_epsilon}, {delta} and noise_multiplier {noise_multiplier:g}"
+            )
         if count_std is not None:
             gradient_noise(noise_multiplier, count_std)
         module = copy.deepcopy(module).train()
@@ -127,6 +136,7 @@ class PrivateClient:
             expected_batch_size=batch_size,
             generator=self._generator,
         )
+        self._most = None if most_epsilon is None or delta is None else (float(most_epsilon), float(delta))
         self._clip = CountedClip(self._optimizer, c=1.0, count_std=count_std)
         self._mechanism, self._accountant = accountant, create_accountant(mechanism=accountant)
         with torch.no_grad():
@@ -143,8 +153,14 @@ class PrivateClient:
         """Take the round's steps from the server's weights at the server's clipping norm.
 
         Raises:
-            InputError: weights of another module, or a norm that is none.
+            InputError: weights of another module, a norm that is none, or a round that would spend more than
+                ``most_epsilon``.
         """
+        if self._most is not None:
+            most, delta = self._most
+            would = _spent(self._mechanism, (*self.history, (self._sigma, self._rate, self._steps)), delta)
+            if would > most:
+                raise InputError(f"client: another round would spend epsilon {would:.3g}; most_epsilon is {most:g}")
         own = self._module._module
         expected = {name: tuple(value.shape) for name, value in own.state_dict().items()}
         if {name: tuple(value.shape) for name, value in state.items()} != expected:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError, MissingExtraError
 from tether.optim.private import MooClipSchedule
+from tether.train.federated.checks import check_update
 from tether.train.federated.client import PrivateClient
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def moo_fedavg(clip: MooClipSchedule | float, **settings: Any) -> FedAvg:
 
     Raises:
         InputError: ``weighted_by_key``, which is fixed here; later, a reply without a share or with one that is NaN.
+        NotFiniteError: later, weights of a round that are NaN or infinite.
         MissingExtraError: Flower is not installed.
 
     Example:
@@ -65,6 +67,8 @@ def moo_fedavg(clip: MooClipSchedule | float, **settings: Any) -> FedAvg:
 
         def aggregate_train(self, server_round: int, replies: Iterable[Any]) -> tuple[Any, Any]:
             arrays, metrics = super().aggregate_train(server_round, replies)
+            if arrays is not None:
+                check_update(arrays.to_torch_state_dict(), whose=f"round {server_round}: the mean of the sites")
             if metrics is not None and isinstance(clip, MooClipSchedule):
                 if SHARE not in metrics:
                     raise InputError(

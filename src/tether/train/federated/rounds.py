@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tether.core.errors import InputError, NotFiniteError
+from tether.core.errors import InputError
 from tether.core.ranges import Count, Inner, checked
 from tether.optim.private import MooClipSchedule
+from tether.train.federated.checks import check_update
 from tether.train.federated.client import PrivateClient, Update
 
 
@@ -72,7 +73,7 @@ def federate(
 
     Raises:
         InputError: no clients, or a rule without counts or of another noise, batch size or count noise than a client's.
-        NotFiniteError: weights are not finite any more.
+        NotFiniteError: a client's weights are not finite any more.
     """
     if not clients:
         raise InputError("clients: expected at least one, got none")
@@ -94,6 +95,8 @@ def federate(
         c = float(clip) if schedule is None else schedule.c  # pyrefly: ignore
         state = {name: value.detach().clone() for name, value in trained.state_dict().items()}
         updates = [client.train(state, c=c) for client in clients]
+        for place, update in enumerate(updates):
+            check_update(update.state, whose=f"round {number}, client {place}")
         trained.load_state_dict(mean_state([update.state for update in updates]))
         clipped = mean_share(updates)
         if schedule is not None:
@@ -102,8 +105,6 @@ def federate(
         records.append(RoundRecord(number, c, clipped))
         if on_round is not None:
             on_round(records[-1])
-    if not all(bool(value.isfinite().all()) for value in trained.state_dict().values()):
-        raise NotFiniteError(f"{type(module).__name__}: weights are not finite after {rounds} rounds; lower the rate")
     spent = max(client.epsilon(delta=delta) for client in clients)
     return Federated(trained, records, spent, delta, float(clip) if schedule is None else schedule.c)  # pyrefly: ignore
 
