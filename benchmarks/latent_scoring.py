@@ -29,7 +29,7 @@ from PIL import Image
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from tether.generate.prompt_reward import as_images
+from tether.generate.seen import as_images
 from tether.models import create
 from tether.models.dual import Clip
 from tether.models.embed import encode_texts

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from annotated_types import Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.core.ranges import Count, Number, Positive, checked
+from tether.core.ranges import Number, Positive, checked
 
 
 @checked
@@ -26,8 +26,8 @@ class Lens:
         focal: distance of the image, in pixels.
     """
 
-    height: Count
-    width: Count
+    height: Annotated[int, Ge(1), Le(16_384)]
+    width: Annotated[int, Ge(1), Le(16_384)]
     focal: Positive
 
     @classmethod

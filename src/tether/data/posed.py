@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Le
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from tether.core.atomic_io import parse_json, read_text
 from tether.core.cameras import Lens
 from tether.core.errors import InputError
+from tether.core.ranges import checked
 from tether.data.images import decode
 
 _FILES = ("transforms.json", "transforms_train.json")
@@ -57,7 +59,8 @@ class PosedViews:
             raise InputError(f"scenes: expected a number from 0 to {len(self.names) - 1} for each, each one used")
 
 
-def read_posed(folder: Path | str, *, height: int | None = None) -> PosedViews:
+@checked
+def read_posed(folder: Path | str, *, height: Annotated[int, Ge(1), Le(8192)] | None = None) -> PosedViews:
     """Read views with poses.
 
     A folder with ``transforms.json`` (or ``transforms_train.json``) is one scene; one whose subfolders have such a file
@@ -72,7 +75,7 @@ def read_posed(folder: Path | str, *, height: int | None = None) -> PosedViews:
 
     Raises:
         InputError: no such file, a key that is missing or of another kind, an image that is missing, outside of the
-            folder or of another size than the first.
+            folder or of another size than the first, or a height above that of the images.
     """
     root = Path(folder)
     places = [root] if _listed(root) else sorted(path for path in root.glob("*") if path.is_dir() and _listed(path))
@@ -89,6 +92,8 @@ def read_posed(folder: Path | str, *, height: int | None = None) -> PosedViews:
         for number, frame in enumerate(frames):
             where = f"{path}: frames, {number}"
             image = decode(_image(place, frame, where=where))
+            if height is not None and height > image.shape[1]:
+                raise InputError(f"height: expected at most the {image.shape[1]} pixels of {where}, got {height}")
             focals.append(
                 _focal(told, width=image.shape[2], where=str(path)) * (height or image.shape[1]) / image.shape[1]
             )
@@ -120,20 +125,31 @@ def _image(folder: Path, frame: Any, *, where: str) -> Path:
         raise InputError(f"{where}: file_path: expected the path of an image, got {said!r:.80}")
     for ending in _ENDINGS:
         path = folder / (said + ending)
-        if path.is_file():
+        if _is_file(path):
             if not path.resolve().is_relative_to(folder.resolve()):
                 raise InputError(f"{where}: file_path: expected an image in {folder}, got {said!r:.80}")
             return path
     raise InputError(f"{where}: file_path: no such image: {said!r:.80}")
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long for the disk, or no name at all
+        return False
+
+
 def _focal(told: dict[str, Any], *, width: int, where: str) -> float:
     angle, focal, known = told.get("camera_angle_x"), told.get("fl_x"), told.get("w", width)
-    if isinstance(focal, int | float) and isinstance(known, int | float) and focal > 0 and known > 0:
+    if _plain(focal) and _plain(known):
         return float(focal) * width / known
-    if isinstance(angle, int | float) and 0 < angle < 3.14:
+    if _plain(angle) and angle < 3.14:
         return Lens.of_angle(float(angle), height=1, width=width).focal
     raise InputError(f"{where}: expected camera_angle_x in radians or fl_x in pixels, got {angle!r:.40}, {focal!r:.40}")
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 < value < 1e9
 
 
 def _shrunk(image: Tensor, height: int | None) -> Tensor:
@@ -147,8 +163,8 @@ def _shrunk(image: Tensor, height: int | None) -> Tensor:
 def _pose(given: Any, *, where: str) -> Tensor:
     try:
         pose = torch.tensor(given, dtype=torch.float32)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{where}: transform_matrix: expected 4 rows of 4 numbers: {error}") from error
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise InputError(f"{where}: transform_matrix: expected 4 rows of 4 numbers: {error!s:.200}") from error
     if pose.shape == (3, 4):
         pose = torch.cat([pose, torch.tensor([[0.0, 0, 0, 1]])])
     if pose.shape != (4, 4) or not bool(pose.isfinite().all()):

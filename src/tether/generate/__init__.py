@@ -12,6 +12,7 @@ from tether.generate.diffuse.nag_guidance import NAGGuidance
 from tether.generate.diffuse.pipeline_diffusion import PipelineDiffusion
 from tether.generate.diffuse.pipelines import guided_pipeline, negative_states
 from tether.generate.diffuse.text_diffusion import TextDiffusion
+from tether.generate.draw import CANVASES, Canvas
 from tether.generate.draw.implicit import FinerField, layer_schedule
 from tether.generate.edit.attention_maps import blend, fuse_frames, inject, token_mask
 from tether.generate.edit.frames import read_frames, write_frames
@@ -27,6 +28,7 @@ from tether.generate.invert.bank import ImageBank, local_procrustes
 from tether.generate.invert.directional import DirectionalToken, denoising_loss, learn_word_, token_norm_stats
 from tether.generate.invert.field_fit import fit_field
 from tether.generate.invert.implicit import ColorViews, Inversion, InversionAim
+from tether.generate.likeness import LikenessGoal, text_attention
 from tether.generate.nerf import (
     CodeMapper,
     Codes,
@@ -49,12 +51,14 @@ from tether.optim.spherical import SphericalSGD
 make_callable(__name__, "tether.workflows.generate:generate")
 
 __all__ = [
+    "CANVASES",
     "CFG",
     "FICE_WEIGHTS",
     "GENERATORS",
     "NAG",
     "Aim",
     "AttentionStore",
+    "Canvas",
     "ClipGoal",
     "CodeMapper",
     "Codes",
@@ -74,6 +78,7 @@ __all__ = [
     "ImageBank",
     "Inversion",
     "InversionAim",
+    "LikenessGoal",
     "Moment",
     "Morpher",
     "NAGGuidance",
@@ -120,6 +125,7 @@ __all__ = [
     "read_frames",
     "recolour",
     "slerp",
+    "text_attention",
     "token_mask",
     "token_norm_stats",
     "train_generator",

@@ -17,7 +17,7 @@ from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, Number, checked
 from tether.core.warps import Shares, homography_grid, random_crops, random_perspectives, warped
 from tether.generate.draw.canvas import FRONT, Viewpoint
-from tether.generate.prompt_reward import as_images
+from tether.generate.seen import unit_images
 from tether.losses.directional import Similarity, directional_loss
 from tether.models.embed import encode_texts
 
@@ -291,7 +291,7 @@ class ClipGoal:
 
     def rows(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """Unit embeddings of images in 0 to 1, of any size, with gradient to them."""
-        return self.model.encode_image(as_images(image * 2 - 1, spec=self.model.image_spec)).unit
+        return unit_images(self.model, image)
 
 
 def _finite_rows(rows: Tensor) -> None:

@@ -13,7 +13,7 @@ from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Layer, NonNegative, checked
 from tether.generate.goals import Moment
-from tether.generate.prompt_reward import as_images
+from tether.generate.seen import seen_by
 from tether.models.dense import dense_image, dense_layers
 from tether.models.embed import encode_texts
 
@@ -85,7 +85,7 @@ class LikenessGoal:
             self._wanted = self._features(reference)
 
     def _features(self, image: Tensor) -> list[Tensor]:
-        shown = as_images(image * 2 - 1, spec=self._model.image_spec)
+        shown = seen_by(image, spec=self._model.image_spec)
         found = [one.tokens for one in dense_layers(self._model, shown, layers=self._layers)]
         return [F.normalize(tokens, dim=-1) for tokens in found if tokens is not None]
 
@@ -108,7 +108,7 @@ def text_attention(
         size: side of the map.
     """
     spec = model.image_spec
-    tokens = dense_image(model, as_images(image * 2 - 1, spec=spec)).tokens
+    tokens = dense_image(model, seen_by(image, spec=spec)).tokens
     assert tokens is not None
     cosines = F.cosine_similarity(tokens[0], encode_texts(model, [text]).to(tokens), dim=-1)
     side = round(len(cosines) ** 0.5)

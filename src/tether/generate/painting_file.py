@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tether.core.errors import InputError
@@ -15,6 +16,8 @@ from tether.generate.draw.canvas import Canvas
 from tether.generate.painting import Frame, PaintingProgress
 
 FORMAT = "tether-painting-1"
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What Adam remembers of a parameter, besides its steps."""
 
 
 def save_painting(path: Path | str, canvas: Canvas, progress: PaintingProgress, *, made_of: Mapping[str, Any]) -> None:
@@ -58,17 +61,37 @@ def load_painting(path: Path | str, canvas: Canvas, *, made_of: Mapping[str, Any
         InputError: no such file, a damaged one, or one of another painting; it names the first setting that differs.
     """
     settings, arrays = read_state(path, what="painting", format=FORMAT)
-    before, now = settings["made_of"], dict(made_of)
-    for name in [*before, *now]:
-        if before.get(name) != now.get(name):
-            was, given = quoted(before.get(name)), quoted(now.get(name))
+    try:
+        return _loaded(path, canvas, settings, arrays, made_of=dict(made_of))
+    except InputError:
+        raise
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: damaged: not the state of a painting: {error!s:.200}") from error
+
+
+def _loaded(
+    path: Path | str,
+    canvas: Canvas,
+    settings: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    *,
+    made_of: dict[str, Any],
+) -> PaintingProgress:
+    before = settings["made_of"]
+    for name in [*before, *made_of]:
+        if before.get(name) != made_of.get(name):
+            was, given = quoted(before.get(name)), quoted(made_of.get(name))
             raise InputError(f"{path}: is of another painting: {name} was {was}, got {given}")
+    step, losses, setbacks = settings["step"], settings["losses"], settings["setbacks"]
+    if not all(type(one) is int and one >= 0 for one in [step, *setbacks, *settings["frames"]]):
+        raise InputError(f"{path}: damaged: step, setbacks, frames: expected whole numbers")
+    if not all(type(one) in (int, float) for each in losses.values() for one in each):
+        raise InputError(f"{path}: damaged: losses: expected numbers")
     tensors = {name: torch.from_numpy(value.copy()) for name, value in arrays.items()}
     own = {name.removeprefix("canvas/"): value for name, value in tensors.items() if name.startswith("canvas/")}
     wanted = {name: tuple(value.shape) for name, value in canvas.state_dict().items()}
     if wanted != {name: tuple(value.shape) for name, value in own.items()}:
         raise InputError(f"{path}: holds a canvas of another kind or size")
-    canvas.load_state_dict(own)
     roles = canvas.parameters_by_role() if canvas.traced else {}
 
     def trace(number: int) -> dict[str, tuple[torch.Tensor, ...]]:
@@ -77,7 +100,13 @@ def load_painting(path: Path | str, canvas: Canvas, *, made_of: Mapping[str, Any
             for role, each in roles.items()
         }
 
-    steps = enumerate(settings["frames"])
-    frames = [Frame(step, tensors[f"frame/{number}"], trace(number)) for number, step in steps]
+    frames = [Frame(at, tensors[f"frame/{number}"], trace(number)) for number, at in enumerate(settings["frames"])]
     adam = {name.removeprefix("adam/"): value for name, value in tensors.items() if name.startswith("adam/")}
-    return PaintingProgress(settings["step"], settings["losses"], frames, settings["setbacks"], adam)
+    moving = [value for values in canvas.parameters_by_role().values() for value in values]
+    shapes = {f"{number}.{name}": value.shape for number, value in enumerate(moving) for name in _MOMENTS}
+    shapes |= {f"{number}.step": torch.Size() for number in range(len(moving))}
+    for name, value in adam.items():
+        if value.shape != shapes.get(name) or not bool(value.isfinite().all()):
+            raise InputError(f"{path}: damaged: adam/{name}: expected finite moments of the canvas's parameters")
+    canvas.load_state_dict(own)
+    return PaintingProgress(step, losses, frames, setbacks, adam)

@@ -14,6 +14,7 @@ from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import NonNegative, checked
 from tether.core.types import ImageSpec
+from tether.generate.seen import as_images
 from tether.models.embed import encode_texts
 from tether.models.latent.codec import Codec
 from tether.models.latent.tower import LatentTower
@@ -147,17 +148,3 @@ class PromptReward:
             with torch.no_grad():
                 found = encode_texts(cast(DualEncoder, self.model), words)
         return F.normalize(found, dim=1)
-
-
-def as_images(shown: Float[Tensor, "b 3 h w"], *, spec: ImageSpec) -> Float[Tensor, "b 3 i j"]:
-    """Images in -1 to 1 as a model takes them, with gradient: cut at the ends, at its size, normalised.
-
-    Args:
-        shown: of any size; another aspect is squashed.
-        spec: of the model.
-    """
-    shown = shown.clamp(-1, 1).add(1).div(2)
-    if tuple(shown.shape[2:]) != tuple(spec.size):
-        shown = F.interpolate(shown, size=spec.size, mode="bilinear", antialias=True, align_corners=False)
-    mean, std = (torch.tensor(value).to(shown).view(3, 1, 1) for value in (spec.mean, spec.std))
-    return (shown - mean) / std

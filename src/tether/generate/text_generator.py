@@ -16,6 +16,7 @@ from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.state_file import check_encoder, read_state, wide_array, write_state
 from tether.models.cached import side_digest
+from tether.models.convert.weights import filled
 
 _FORMAT = "tether-generator-1"
 
@@ -100,8 +101,8 @@ class TextGenerator(nn.Module, abc.ABC):
         check_encoder(path, recorded=str(written.get("encoder")), encoder=None, digest=digest, name="a text tower")
         try:
             given = {key: tuple(one) if isinstance(one, list) else one for key, one in written["settings"].items()}
-            found = build({"name": written["name"], **given}, {cls.name: cls}, where=str(path), model=model)
-            found.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
+            spec = {"name": written["name"], **given}
+            found = filled(lambda: build(spec, {cls.name: cls}, where=str(path), model=model), arrays, where=path)
         except (AttributeError, KeyError, TypeError, RuntimeError) as error:
             raise InputError(f"{path}: expected the settings and weights of a {cls.__name__}: {error}") from error
         return found.eval()

@@ -92,9 +92,9 @@ class DirectionalToken(TextVectors):
         self,
         model: DualEncoder,
         init_word: str,
+        scale: Length | Positive = "mean",
         *,
         word: str = "<new>",
-        scale: Length | Positive = "mean",
         tokenizer: str | None = None,
     ) -> None:
         """Begin at the direction of a word that is known.
@@ -102,8 +102,8 @@ class DirectionalToken(TextVectors):
         Args:
             model: any that ``tether.load`` gives with a text tower that ``anatomy_of`` opens.
             init_word: one or several words, whose tokens give the first directions.
-            word: as it stands in texts, between spaces.
             scale: the mean, least or greatest length of the vocabulary's rows, or a number.
+            word: as it stands in texts, between spaces.
             tokenizer: ``tokenizer_hash`` that the model's must have; None takes any.
 
         Raises:

@@ -18,7 +18,8 @@ from tether.generate.edit import (
     thresholded_patch_loss,
     tv4,
 )
-from tether.generate.edit.style_goals import PatchGoal, RegionGoal, unit_images
+from tether.generate.edit.style_goals import PatchGoal, RegionGoal
+from tether.generate.seen import unit_images
 from tether.models import create
 from tether.models.dual import Clip
 

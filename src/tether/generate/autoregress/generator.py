@@ -20,7 +20,7 @@ from tether.generate.autoregress.transformer import ScaleTransformer
 from tether.generate.text_generator import TextGenerator
 from tether.models.embed import encode_texts
 from tether.models.latent.codec import ConvCodec
-from tether.models.latent.quantizer import MultiScaleQuantizer, Scales, Vocabulary
+from tether.models.latent.quantizer import MultiScaleQuantizer, Scales, Shared, Vocabulary
 from tether.models.latent.spec import Channels
 
 _KNOWN = 50_000
@@ -61,8 +61,8 @@ class VarGenerator(TextGenerator):
         channels: Channels = 16,
         codec_width: Annotated[int, Ge(8), Le(1024)] = 32,
         znorm: bool = False,
-        phi: Whole = 4,
-        width: Count = 128,
+        phi: Shared = 4,
+        width: Annotated[int, Ge(1), Le(8192)] = 128,
         depth: Annotated[int, Ge(1), Le(128)] = 4,
         heads: Count = 4,
         unit: bool = True,
@@ -82,12 +82,12 @@ class VarGenerator(TextGenerator):
             vocab: codewords.
             channels: of a codeword.
             codec_width: of the codec; a multiple of 8.
-            znorm: see ``MultiScaleQuantizer``.
-            phi: see ``MultiScaleQuantizer``.
+            znorm: choose the codeword of the largest cosine, in place of the nearest.
+            phi: convolutions that the scales share; 0 gives each its own.
             width: of the transformer; the paper has 64 for each block.
             depth: its blocks.
             heads: of each.
-            unit: see ``LevelTransformer``.
+            unit: let attention compare unit vectors; see ``LevelTransformer``.
             null: share of texts that training hides.
             cfg: how far ``generate`` goes from what there would be without a text.
             top_k: see ``sampling.kept``.

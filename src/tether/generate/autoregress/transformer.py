@@ -83,7 +83,7 @@ class LevelTransformer(nn.Module):
         self.out_norm = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, vocab)
         self._draw_(std)
-        level = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+        level = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths), output_size=sum(lengths))
         self.register_buffer("level", level, persistent=False)
 
     def _draw_(self, std: float) -> None:
@@ -190,14 +190,14 @@ class ScaleTransformer(LevelTransformer):
     @checked
     def __init__(
         self,
-        *,
         cond_dim: Count,
         width: Count,
         depth: Annotated[int, Ge(1), Le(128)],
         heads: Count,
         scales: Scales,
         vocab: Vocabulary,
-        channels: Count,
+        *,
+        channels: Count = 32,
         mlp_ratio: Annotated[float, Ge(0.125), Le(64)] = 4.0,
         unit: bool = True,
         null: Share = 0.1,
@@ -213,7 +213,7 @@ class ScaleTransformer(LevelTransformer):
             heads: see ``LevelTransformer``; as many as blocks in the paper.
             scales: of the quantizer.
             vocab: of the quantizer.
-            channels: of the quantizer.
+            channels: of the quantizer; VAR's has 32.
             mlp_ratio: see ``LevelTransformer``.
             unit: see ``LevelTransformer``.
             null: see ``LevelTransformer``.

@@ -52,7 +52,6 @@ class CFG:
 def nag(
     z_pos: Float[Tensor, "b t c"],
     z_neg: Float[Tensor, "b t c"],
-    *,
     scale: Scale = 5.0,
     tau: Positive = 2.5,
     alpha: Share = 0.25,

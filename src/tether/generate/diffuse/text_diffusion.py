@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from annotated_types import MinLen
+from annotated_types import Ge, Le, MaxLen, MinLen
 from jaxtyping import Float
 from torch import Tensor
 
@@ -26,6 +26,7 @@ from tether.models.tokenizer import lengths
 Betas = Literal["squaredcos_cap_v2", "scaled_linear", "linear"]
 Reader = Callable[[Sequence[str]], Features]
 """Texts to ``Features`` with tokens and their mask."""
+Width = Annotated[int, Ge(1), Le(8192)]
 _GROUPS = 8
 
 
@@ -58,14 +59,14 @@ class TextDiffusion(Sampler, TextGenerator):
         self,
         model: DualEncoder,
         *,
-        size: Count = 32,
-        channels: Annotated[tuple[Count, ...], MinLen(1)] = (32, 64, 96),
+        size: Annotated[int, Ge(1), Le(4096)] = 32,
+        channels: Annotated[tuple[Width, ...], MinLen(1), MaxLen(16)] = (32, 64, 96),
         plain: Whole = 1,
-        layers: Count = 1,
+        layers: Annotated[int, Ge(1), Le(64)] = 1,
         head_width: Count = 16,
         betas: Betas = "squaredcos_cap_v2",
         objective: Objective = "v_prediction",
-        timesteps: Count = 1000,
+        timesteps: Annotated[int, Ge(1), Le(100_000)] = 1000,
         drop: Share = 0.1,
     ) -> None:
         """Make the network, with weights from torch's generator.
@@ -101,7 +102,8 @@ class TextDiffusion(Sampler, TextGenerator):
         settings |= {"head_width": head_width, "betas": betas, "objective": objective, "timesteps": timesteps}
         super().__init__(model, settings=settings | {"drop": drop})
         self.size, self.drop, self.objective = (size, size), drop, objective
-        width = self.read([""]).tokens
+        with torch.device(model.logit_scale.device):  # also where the network itself is made on another
+            width = self.read([""]).tokens
         assert width is not None  # text_tokens gives them
         down = ["DownBlock2D"] * plain + ["CrossAttnDownBlock2D"] * (levels - plain)
         self.unet: Any = UNet2DConditionModel(
@@ -232,7 +234,7 @@ class TextDiffusion(Sampler, TextGenerator):
     def _negative(
         self, negative: str | Sequence[str] | None, guidance: NAG | CFG | None, *, count: int
     ) -> Features | None:
-        """What is led away from, one for all where one text was given to NAG; None without."""
+        """Tokens of the negative texts (one row for all if NAG got one text), or None without guidance."""
         if negative is None:
             if isinstance(guidance, NAG):
                 raise InputError("negative: expected a text, which NAG leads away from, got None")

@@ -1,9 +1,10 @@
-"""Canvases for the painting loop: strokes, blobs in space, primitives, a network of places, free pixels."""
+"""Canvases for the painting loop: strokes, blobs, primitives, a network of places, pixels; and ``generate.draw``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tether.core.callable_module import make_callable
 from tether.generate.draw.blob_raster import Camera, render_blobs
 from tether.generate.draw.blobs import BlobCanvas3D
 from tether.generate.draw.canvas import FRONT, Canvas, Viewpoint, drop_mask
@@ -21,6 +22,8 @@ CANVASES: Mapping[str, type[Canvas]] = {
     "pixels": PixelCanvas,
 }
 """Every canvas by name."""
+
+make_callable(__name__, "tether.generate.draw.prompted:draw")
 
 __all__ = [
     "CANVASES",

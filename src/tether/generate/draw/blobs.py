@@ -15,7 +15,7 @@ from tether.core.errors import InputError
 from tether.core.ranges import Count, Positive, checked
 from tether.generate.draw.blob_raster import Camera, render_blobs
 from tether.generate.draw.canvas import FRONT, Canvas, Viewpoint
-from tether.generate.draw.strokes import Side
+from tether.generate.draw.strokes import CanvasSide
 
 _DISTANCE, _HEIGHT, _WANDER = 3.0, 0.2, 0.3
 """Of cameras from the middle, of their height at most before that, and of a knot from the last one at most."""
@@ -63,7 +63,7 @@ class BlobCanvas3D(Canvas):
         self,
         *,
         n_strokes: Count = 200,
-        size: Side = 224,
+        size: CanvasSide = 224,
         knots: Annotated[int, Ge(2), Le(64)] = 4,
         cameras: Annotated[int, Ge(1), Le(64)] = 4,
         around: Literal["circle", "front"] = "circle",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tether.core.ranges import Count, NonNegative, Positive, PositiveRate, Share, checked
 from tether.generate.draw.canvas import FRONT, Canvas, Viewpoint
-from tether.generate.draw.strokes import Side
+from tether.generate.draw.strokes import CanvasSide
 
 Width = Annotated[int, Ge(1), Le(4_096)]
 Hidden = Annotated[int, Ge(1), Le(64)]
@@ -74,13 +74,13 @@ class FinerField(Canvas):
     @checked
     def __init__(
         self,
-        *,
-        size: Side = 224,
         width: Width = 128,
         layers: Hidden = 4,
         omega: Positive = 30.0,
         bias_bound: NonNegative = 5.0,
         detach_factor: bool = False,
+        *,
+        size: CanvasSide = 224,
         sigma: Positive | None = 0.75,
         least_last: Share = 0.1,
         lr: PositiveRate = 1e-3,
@@ -89,12 +89,12 @@ class FinerField(Canvas):
         """Draw the start.
 
         Args:
-            size: side in pixels of what ``render`` gives; ``at`` gives any.
             width: of hidden layers.
             layers: hidden ones.
             omega: of the sines.
             bias_bound: biases of the first layer lie evenly between minus and plus so much.
             detach_factor: no gradient goes through the factor abs(y) + 1, as in FINER's public code.
+            size: side in pixels of what ``render`` gives; ``at`` gives any.
             sigma: of ``layer_schedule``; None moves all layers at once.
             least_last: of ``layer_schedule``: with 0 a deep network's colours stand still at first.
             lr: of all layers, before the schedule.

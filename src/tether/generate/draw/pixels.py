@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.core.ranges import NonNegative, checked
 from tether.generate.draw.canvas import FRONT, Canvas, Viewpoint
-from tether.generate.draw.strokes import Side
+from tether.generate.draw.strokes import CanvasSide
 
 
 class PixelCanvas(Canvas):
@@ -25,7 +25,7 @@ class PixelCanvas(Canvas):
 
     @checked
     def __init__(
-        self, *, size: Side = 224, noise: NonNegative = 0.05, generator: torch.Generator | None = None
+        self, *, size: CanvasSide = 224, noise: NonNegative = 0.05, generator: torch.Generator | None = None
     ) -> None:
         """Draw the start.
 

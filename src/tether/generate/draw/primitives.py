@@ -14,7 +14,7 @@ from tether.core.errors import InputError
 from tether.core.ranges import Count, Decay, Positive, Share, Whole, checked
 from tether.generate.draw.canvas import FRONT, Canvas, Viewpoint
 from tether.generate.draw.stroke_raster import Reach, Samples, render_strokes
-from tether.generate.draw.strokes import PUBLISHED_SIDE, Side, Widest, slowing
+from tether.generate.draw.strokes import PUBLISHED_SIDE, CanvasSide, Widest, slowing
 from tether.generate.draw.svg import SvgPath, svg_text
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def patch_order(
         raise InputError(f"attention: expected (h, w), multiples of {patch}, got {tuple(attention.shape)}")
     if not bool(attention.isfinite().all()):
         raise InputError("attention: expected finite numbers")
+    attention = attention if attention.is_floating_point() else attention.float()
     means = attention.unflatten(1, (-1, patch)).unflatten(0, (-1, patch)).mean(dim=(1, 3))
     order = torch.argsort(means.flatten(), descending=True, stable=True)
     columns = means.shape[1]
@@ -115,13 +116,13 @@ class PrimitiveCanvas(Canvas):
     @checked
     def __init__(
         self,
-        *,
         kinds: Mapping[Primitive, Whole] | None = None,
         patches: Count = 10,
         patch: Annotated[int, Ge(1), Le(2_048)] = 32,
-        size: Side = 224,
+        size: CanvasSide = 224,
         opacity: Share = 0.3,
         dropout: Decay = 0.1,
+        *,
         max_width: Widest = 50.0,
         color: Literal["learnt", "black"] = "learnt",
         samples: Samples = 16,

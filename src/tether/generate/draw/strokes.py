@@ -16,7 +16,7 @@ from tether.generate.draw.canvas import FRONT, Canvas, Viewpoint
 from tether.generate.draw.stroke_raster import Reach, Samples, render_strokes
 from tether.generate.draw.svg import SvgPath, svg_text
 
-Side = Annotated[int, Ge(8), Le(2_048)]
+CanvasSide = Annotated[int, Ge(8), Le(2_048)]
 Widest = Annotated[float, Ge(1), Le(10_000)]
 Curves = tuple[Annotated[int, Ge(1), Le(64)], Annotated[int, Ge(1), Le(64)]]
 PUBLISHED_SIDE = 224
@@ -60,13 +60,13 @@ class StrokeCanvas(Canvas):
     @checked
     def __init__(
         self,
-        *,
         n_strokes: Count = 256,
-        size: Side = 224,
+        size: CanvasSide = 224,
         max_width: Widest = 50.0,
         segments: Curves = (1, 3),
         samples: Samples = 16,
         tau: Positive = 0.5,
+        *,
         reach: Reach | None = None,
         generator: torch.Generator | None = None,
     ) -> None:

@@ -10,7 +10,11 @@ from xml.etree import ElementTree
 
 from tether.core.errors import InputError
 
-MAX_STROKES = 100_000
+MAX_STROKES, MAX_POINTS, MAX_LETTERS = 100_000, 1_000_000, 8_000_000
+"""Of a drawing that is read: a letter of a path may stand for three points."""
+_LOST = ("transform", "style", "opacity", "clip-path", "mask", "filter", "display", "visibility")
+_STROKE = ("stroke", "stroke-width", "stroke-opacity")
+_ENDS = ("stroke-linecap", "stroke-linejoin", "stroke-miterlimit")
 _NAMED = {"black": (0, 0, 0), "white": (255, 255, 255), "red": (255, 0, 0), "green": (0, 128, 0), "blue": (0, 0, 255)}
 _TOKEN = re.compile(r"[A-Za-z]|[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 Point = tuple[float, float]
@@ -66,7 +70,8 @@ def read_svg(text: str, *, where: str) -> tuple[list[SvgPath], tuple[float, floa
     """The strokes of a drawing: its ``path`` elements of lines and cubic curves, each a chain that starts anew.
 
     What ``svg_text`` writes is read exactly to its digits. Of other drawings the commands M, L, H, V, C and Z are read,
-    in either case; fills, transforms, styles and other shapes are refused, as they would be lost.
+    in either case, with the strokes of the groups around them; fills, transforms, styles and other shapes are refused,
+    as they would be lost. The ground, one rectangle over all, is left out.
 
     Args:
         text: of the file.
@@ -78,6 +83,8 @@ def read_svg(text: str, *, where: str) -> tuple[list[SvgPath], tuple[float, floa
     Raises:
         InputError: not SVG, nothing to draw, or what cannot be read; it says which.
     """
+    if len(text) > MAX_LETTERS:
+        raise InputError(f"{where}: expected at most {MAX_LETTERS:,} letters, got {len(text):,}")
     if "<!DOCTYPE" in text.upper() or "<!ENTITY" in text.upper():
         raise InputError(f"{where}: expected SVG without a document type, whose entities could grow without end")
     try:
@@ -86,17 +93,48 @@ def read_svg(text: str, *, where: str) -> tuple[list[SvgPath], tuple[float, floa
         raise InputError(f"{where}: not SVG: {error}") from None
     if _tag(root) != "svg":
         raise InputError(f"{where}: expected SVG, got <{_tag(root)}>")
-    found = list[SvgPath]()
-    for number, element in enumerate(root.iter()):
-        if "transform" in element.attrib or "style" in element.attrib:
-            raise InputError(f"{where}: <{_tag(element)}>: transforms and styles are not read; write plain attributes")
-        if _tag(element) not in ("svg", "g", "rect", "title", "desc", "path"):
-            raise InputError(f"{where}: <{_tag(element)}>: only paths are read")
-        if _tag(element) == "path":
-            found += _paths(element.attrib, f"{where}: element {number}")
-    if not found or len(found) > MAX_STROKES:
-        raise InputError(f"{where}: expected 1 to {MAX_STROKES:,} strokes, got {len(found):,}")
-    return found, _sides(root.attrib, where)
+    sides, found, points, grounds = _sides(root.attrib, where), list[SvgPath](), 0, 0
+    waiting: list[tuple[ElementTree.Element, dict[str, str]]] = [(root, {})]
+    while waiting:
+        element, around = waiting.pop()
+        tag = _tag(element)
+        given = _given(element, around, where)
+        if tag == "rect" and not found and not grounds and _is_ground(element.attrib, sides, where):
+            grounds += 1
+        elif tag not in ("svg", "g", "title", "desc", "path"):
+            raise InputError(f"{where}: <{tag}>: only paths are read")
+        if tag == "path":
+            for path in _paths(given, f"{where}: path {len(found)}"):
+                found.append(path)
+                points += len(path.points)
+                if len(found) > MAX_STROKES or points > MAX_POINTS:
+                    raise InputError(f"{where}: expected at most {MAX_STROKES:,} strokes and {MAX_POINTS:,} points")
+        waiting += [(inside, given) for inside in reversed(element)]
+    if not found:
+        raise InputError(f"{where}: expected 1 to {MAX_STROKES:,} strokes, got 0")
+    return found, sides
+
+
+def _given(element: ElementTree.Element, around: dict[str, str], where: str) -> dict[str, str]:
+    """What is said of an element: its own, and the strokes of the groups around it."""
+    own, tag = element.attrib, _tag(element)
+    for name, value in own.items():
+        if name in _LOST or (name.startswith("stroke") and name not in (*_STROKE, *_ENDS)):
+            raise InputError(f"{where}: <{tag}>: {name} is not read; write plain attributes")
+        if name == "fill" and value.strip() != "none" and tag != "rect":
+            raise InputError(f'{where}: <{tag}>: fills are not read, got {value!r:.60}; write fill="none"')
+    return {**around, **{name: own[name] for name in _STROKE if name in own}, "d": own.get("d", "")}
+
+
+def _is_ground(given: dict[str, str], sides: Sequence[float], where: str) -> bool:
+    """Whether a rectangle lies over all of a drawing."""
+    if given.keys() & {"stroke", "rx", "ry"} or any(given.get(name, "0").strip() not in ("0", "0px") for name in "xy"):
+        return False
+    found = (given.get("width", ""), given.get("height", ""))
+    return all(
+        one.strip() == "100%" or _number(one, f"{where}: <rect>") == side
+        for one, side in zip(found, sides, strict=True)
+    )
 
 
 def _tag(element: ElementTree.Element) -> str:
@@ -107,8 +145,8 @@ def _sides(given: dict[str, str], where: str) -> tuple[float, float]:
     box = given.get("viewBox", "").replace(",", " ").split()
     wide, high = box[2:] if len(box) == 4 and box[:2] == ["0", "0"] else (given.get(n, "") for n in ("width", "height"))
     sides = _number(wide, f"{where}: width"), _number(high, f"{where}: height")
-    if min(sides) <= 0:
-        raise InputError(f"{where}: expected sides above 0, got {sides}")
+    if min(sides) < 1e-3:
+        raise InputError(f"{where}: expected sides of at least 0.001, got {sides}")
     return sides
 
 
@@ -127,7 +165,7 @@ def _chains(path: str, where: str) -> Iterator[list[Point]]:
     tokens = _TOKEN.findall(path)
     if re.sub(r"[\s,]", "", _TOKEN.sub("", path)):
         raise InputError(f"{where}: not a path: {path!r:.80}")
-    at, command, chain = 0, "", list[Point]()
+    at, command, chain, begun = 0, "", list[Point](), 0
 
     def take(many: int) -> list[float]:
         nonlocal at
@@ -138,6 +176,8 @@ def _chains(path: str, where: str) -> Iterator[list[Point]]:
         return [_number(one, where) for one in some]
 
     while at < len(tokens):
+        if begun + len(chain) > MAX_POINTS:
+            raise InputError(f"{where}: expected at most {MAX_POINTS:,} points")
         if tokens[at].isalpha():
             command = tokens[at]
             at += 1
@@ -147,6 +187,7 @@ def _chains(path: str, where: str) -> Iterator[list[Point]]:
         match command.upper():
             case "M":
                 if chain:
+                    begun += len(chain)
                     yield chain
                 right, down = take(2)
                 chain, command = [(x + right, y + down)], "l" if command == "m" else "L"

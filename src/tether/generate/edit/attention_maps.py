@@ -46,15 +46,15 @@ def fuse_frames(maps: Tensor, w: Share = 0.5) -> Float[Tensor, "f h n t"]:
 def inject(
     edit: Tensor,
     source: Tensor,
-    keep: Sequence[int] | Mapping[int, int],
+    keep: Sequence[int] | Mapping[int, int] | Tensor,
 ) -> Float[Tensor, "f h n t"]:
     """Maps of an edit with those of the source at the tokens that both prompts share, summing to 1 over tokens again.
 
     Args:
         edit: (f, h, n, t) maps under the prompt of the edit.
         source: (f, h, n, s) maps of the same frames, heads and pixels under the prompt of the source.
-        keep: places of the shared tokens, the same in both; or, for prompts of unequal length, the place in the edit's
-            prompt to that in the source's.
+        keep: places of the shared tokens, the same in both; booleans, one for each token; or, for prompts of unequal
+            length, the place in the edit's prompt to that in the source's.
 
     Raises:
         InputError: prompts of unequal length without an explicit alignment, other shapes, or a place that is not
@@ -79,7 +79,11 @@ def inject(
                 f"keep: expected a mapping from the edit's tokens to the source's, since the prompts have "
                 f"{edit.shape[3]} and {source.shape[3]}, got {list(keep)}"
             )
-        keep = {place: place for place in keep}
+        places = torch.as_tensor(keep)
+        if places.dtype == torch.bool and tuple(places.shape) != (edit.shape[3],):
+            raise InputError(f"keep: expected one mark for each of {edit.shape[3]} tokens, got {tuple(places.shape)}")
+        places = places.nonzero().flatten() if places.dtype == torch.bool else places.flatten()
+        keep = {int(place): int(place) for place in places}
     for here, there in keep.items():
         if not (0 <= here < edit.shape[3] and 0 <= there < source.shape[3]):
             raise InputError(
@@ -139,16 +143,16 @@ def token_mask(maps: Tensor, token: Whole, threshold: Share = 0.3, *, grow: Whol
     return F.max_pool2d(square, 2 * grow + 1, stride=1, padding=grow).flatten(1) > 0
 
 
-def blend(edit: Tensor, source: Tensor, mask: Tensor) -> Float[Tensor, "f c n"]:
+def blend(edit: Tensor, source: Tensor, mask: Tensor) -> Float[Tensor, "f c *places"]:
     """Samples of the edit inside a mask and of the source elsewhere.
 
     Args:
-        edit: (f, c, n).
+        edit: (f, c, n) or (f, c, h, w).
         source: likewise.
-        mask: (f, n), True where the edit is taken.
+        mask: (f, n) or (f, h, w), True where the edit is taken; or shares of it, from 0 to 1.
 
     Raises:
-        InputError: shapes that do not fit.
+        InputError: shapes that do not fit, or shares outside of 0 to 1.
 
     Example:
         >>> import torch
@@ -156,9 +160,14 @@ def blend(edit: Tensor, source: Tensor, mask: Tensor) -> Float[Tensor, "f c n"]:
         >>> blend(torch.ones(1, 1, 3), torch.zeros(1, 1, 3), torch.tensor([[True, False, False]])).tolist()
         [[[1.0, 0.0, 0.0]]]
     """
-    if edit.shape != source.shape or mask.shape != (len(edit), edit.shape[-1]):
+    if edit.ndim < 3 or edit.shape != source.shape or mask.shape != (len(edit), *edit.shape[2:]):
         raise InputError(
             f"expected samples (frames, channels, pixels) of one shape and a mask (frames, pixels), got "
             f"{tuple(edit.shape)}, {tuple(source.shape)} and {tuple(mask.shape)}"
         )
-    return torch.where(mask[:, None], edit, source)
+    if mask.dtype == torch.bool:
+        return torch.where(mask[:, None], edit, source)
+    if not bool(((mask >= 0) & (mask <= 1)).all()):
+        raise InputError(f"mask: expected numbers from 0 to 1, got {mask.min():g} to {mask.max():g}")
+    share = mask[:, None].to(edit)
+    return share * edit + (1 - share) * source

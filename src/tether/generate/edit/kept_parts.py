@@ -17,7 +17,7 @@ _SLACK = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class PartMaps:
-    """Where the parts of each image are, as numbers from 0 to 1.
+    """Where the parts of each image are, as numbers from 0 to 1 or as booleans, which become numbers.
 
     Attributes:
         body: what a text may change.
@@ -48,9 +48,7 @@ class PartMaps:
             if (len(maps), *maps.shape[2:]) != (len(self.body), *self.body.shape[2:]):
                 raise InputError(f"{name}: expected the images and size of body, {tuple(self.body.shape)}, got "
                                  f"{tuple(maps.shape)}")  # fmt: skip
-            if not bool(((maps >= -_SLACK) & (maps <= 1 + _SLACK)).all()):
-                low, high = maps.detach().aminmax()
-                raise InputError(f"{name}: expected numbers from 0 to 1, got {low:g} to {high:g}")
+            object.__setattr__(self, name, _shares(maps, name))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -82,7 +80,7 @@ def changed_outside(
         body: 1 where they may change, 0 where not.
 
     Raises:
-        InputError: shapes that do not fit.
+        InputError: shapes that do not fit, or a mask outside of 0 to 1.
 
     Example:
         >>> import torch
@@ -92,8 +90,8 @@ def changed_outside(
         0.75
     """
     _same(made, real, "made")
-    _mask(body, made, "body")
-    return changed_maps((1 - body) * made, (1 - body) * real)
+    kept = 1 - _mask(body, made, "body")
+    return changed_maps(kept * made, kept * real)
 
 
 def changed_maps(made: Float[Tensor, "b c h w"], real: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
@@ -143,10 +141,10 @@ def pasted(
         head: 1 where ``real`` is shown, 0 where ``made`` is.
 
     Raises:
-        InputError: shapes that do not fit.
+        InputError: shapes that do not fit, or a mask outside of 0 to 1.
     """
     _same(made, real, "made")
-    _mask(head, made, "head")
+    head = _mask(head, made, "head")
     return (1 - head) * made + head * real
 
 
@@ -155,10 +153,20 @@ def _same(made: Tensor, real: Tensor, name: str) -> None:
         raise InputError(f"{name}: expected (b, c, h, w) of one shape, got {tuple(made.shape)} and {tuple(real.shape)}")
 
 
-def _mask(mask: Tensor, image: Tensor, name: str) -> None:
+def _shares(maps: Tensor, name: str) -> Tensor:
+    """Maps, booleans as numbers."""
+    maps = maps.float() if maps.dtype == torch.bool else maps
+    if not bool(((maps >= -_SLACK) & (maps <= 1 + _SLACK)).all()):
+        low, high = maps.detach().aminmax()
+        raise InputError(f"{name}: expected numbers from 0 to 1, got {low:g} to {high:g}")
+    return maps
+
+
+def _mask(mask: Tensor, image: Tensor, name: str) -> Tensor:
     wanted = (len(image), 1, *image.shape[2:])
     if tuple(mask.shape) != wanted:
         raise InputError(f"{name}: expected {wanted}, got {tuple(mask.shape)}")
+    return _shares(mask, name).to(image)
 
 
 def stacked_maps(maps: Float[Tensor, "b c h w"], *, body: tuple[int, ...], head: tuple[int, ...]) -> PartMaps:

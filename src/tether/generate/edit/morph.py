@@ -14,9 +14,9 @@ from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, Whole, checked
 from tether.generate.draw.canvas import Canvas
 from tether.generate.draw.pixels import PixelCanvas
-from tether.generate.edit.style_goals import unit_images
 from tether.generate.goals import Aim, ClipGoal, DirectionAim, Moment, PlainView, RandomViews
 from tether.generate.painting import Painting, paint
+from tether.generate.seen import unit_images
 from tether.losses.directional import Similarity, directional_loss
 from tether.losses.flow_kernel import GeodesicSimilarity
 from tether.models.embed import encode_texts
@@ -169,7 +169,7 @@ class Morpher:
         text: str | tuple[str, ...],
         source_text: str | tuple[str, ...],
         similarity: SimilarityName | Similarity = "geodesic",
-        stability: NonNegative = 1.0,
+        stability: NonNegative = 0.03,
         dim: Count = 256,
         exact: bool = True,
         group: Count | None = 16,
@@ -184,7 +184,8 @@ class Morpher:
             text: wanted; one, or one for each image.
             source_text: what the images show, as many.
             similarity: of both losses.
-            stability: weight of ``StabilityLoss``; 0 leaves it out.
+            stability: weight of ``StabilityLoss``; 0 leaves it out. More than the default holds colours, too, in small
+                encoders.
             dim: see ``losses.flow_kernel.GeodesicSimilarity``.
             exact: see there.
             group: rows whose metric is one, of images and their views; see there.

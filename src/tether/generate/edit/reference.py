@@ -24,7 +24,7 @@ from tether.train.schedules import Cosine
 from tether.train.tensor_batches import ReplayedBatches
 from tether.train.tuning import Tuning, play
 
-_FORMAT = "tether.reference_prompt/1"
+_FORMAT = "tether-reference-prompt-1"
 AT_ONCE = 64
 """Reference images in one forward of the encoder."""
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.generate.edit.kept_parts import PartMaps, stacked_maps
-from tether.generate.prompt_reward import as_images
+from tether.generate.seen import seen_by
 from tether.tasks.segment.segmenter import DenseSegmenter
 
 
@@ -63,7 +63,7 @@ class SegmenterParser:
 
     def __call__(self, image: Float[Tensor, "b 3 h w"]) -> PartMaps:
         """Of images in 0 to 1."""
-        shown = as_images(image * 2 - 1, spec=self.model.image_spec)
+        shown = seen_by(image, spec=self.model.image_spec)
         scores = self.segmenter.scores(self.model, shown).softmax(dim=2)
         coarse = scores.transpose(1, 2).unflatten(2, self._grid)
         maps = F.interpolate(coarse, size=(image.shape[2], image.shape[3]), mode="bilinear", align_corners=False)

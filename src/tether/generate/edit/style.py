@@ -19,17 +19,13 @@ from tether.generate.edit.style_goals import (
     FeatureContent,
     PatchGoal,
     RegionGoal,
-    thresholded_patch_loss,
     tv4,
-    unit_images,
 )
 from tether.generate.edit.style_net import StyleNetCanvas
 from tether.generate.goals import Goal
 from tether.generate.painting import Painting, paint
-from tether.losses.directional import directional_loss
+from tether.generate.seen import unit_images
 from tether.models.embed import encode_texts
-
-__all__ = ["SemanticStyler", "StyleResult", "StyleWeights", "directional_loss", "thresholded_patch_loss", "tv4"]
 
 Content = Callable[..., Goal]
 """``FeatureContent``, or another class with its constructor: an encoder, a source (1, 3, h, w), and a ``weight``."""

@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Le
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from tether.core.errors import InputError
@@ -15,7 +15,7 @@ from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, Number, Part, Share, checked
 from tether.core.warps import homography_grid, random_perspectives, warped
 from tether.generate.goals import Moment
-from tether.generate.prompt_reward import as_images
+from tether.generate.seen import seen_by, unit_images
 from tether.losses.directional import directional_loss
 from tether.models.anatomy.find import tower_of
 
@@ -27,7 +27,7 @@ _LEAST = 1e-6
 @checked
 def thresholded_patch_loss(
     terms: Float[Tensor, " n"],
-    is_object: Bool[Tensor, " n"] | None = None,
+    is_object: Shaped[Tensor, " n"] | None = None,
     *,
     threshold: Number = 0.7,
     object_scale: NonNegative = 0.3,
@@ -40,7 +40,7 @@ def thresholded_patch_loss(
 
     Args:
         terms: of ``directional_loss``, one for each patch.
-        is_object: which patches show the object; None for none.
+        is_object: which patches show the object, as booleans or as 0 and 1; None for none.
         threshold: below it a term counts nothing and has no gradient.
         object_scale: of patches of the object.
         ground_scale: of all others.
@@ -56,7 +56,7 @@ def thresholded_patch_loss(
         >>> round(thresholded_patch_loss(torch.tensor([1.0, 1.0, 0.5]), torch.tensor([True, False, False])).item(), 3)
         0.433
     """
-    marks = torch.zeros(len(terms), dtype=torch.bool) if is_object is None else is_object
+    marks = torch.zeros(len(terms), dtype=torch.bool) if is_object is None else is_object.bool()
     if terms.ndim != 1 or not len(terms) or marks.shape != terms.shape:
         raise InputError(f"terms: expected (n,) and as many marks, got {tuple(terms.shape)} and {tuple(marks.shape)}")
     scale = torch.where(marks.to(terms.device), object_scale, ground_scale).to(terms)
@@ -87,11 +87,6 @@ def tv4(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
         image[..., :-1, :-1] - image[..., 1:, 1:],
     )
     return torch.stack([torch.linalg.vector_norm(way) for way in ways]).sum()
-
-
-def unit_images(model: DualEncoder, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-    """Unit embeddings of images in 0 to 1, of any size, with gradient to them."""
-    return model.encode_image(as_images(image * 2 - 1, spec=model.image_spec)).unit
 
 
 class PatchGoal:
@@ -298,7 +293,7 @@ class FeatureContent:
         if image.shape[2:] != (down * rows, across * columns):
             image = F.interpolate(image, size=(down * rows, across * columns), mode="bilinear", antialias=True)
         tiles = image.unflatten(3, (across, columns)).unflatten(2, (down, rows)).permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
-        stream, found, before = self._tower.embed(as_images(tiles * 2 - 1, spec=self._spec)), list[Tensor](), 0
+        stream, found, before = self._tower.embed(seen_by(tiles, spec=self._spec)), list[Tensor](), 0
         for number in self._blocks:
             stream, before = self._tower.run(stream, before, number), number
             found.append(stream.x[:, self._tower.prefix :])

@@ -80,7 +80,15 @@ class VideoEditor:
             blending: whether what lies outside the mask is put back.
             beside: whose keys and values stand beside a frame's own in self-attention; none for frames on their own.
             half: keep the clip's maps at half precision, for long clips.
+
+        Raises:
+            InputError: something else than a ``ReferencePrompt`` in its place, such as an encoder.
         """
+        if not isinstance(references, ReferencePrompt | None):
+            raise InputError(
+                f"references: expected a ReferencePrompt or None, got {type(references).__name__}; the diffusion has "
+                "its encoder with it"
+            )
         self.diffusion, self.references, self.half = diffusion, references, half
         self.fuse, self.inject_share = fuse, inject_share
         self.threshold, self.grow, self.steps = threshold, grow, steps
@@ -92,10 +100,10 @@ class VideoEditor:
         frames: Tensor,
         source_prompt: str,
         edit_prompt: str,
+        reference: Tensor | None = None,
         *,
         word: str,
         alignment: Mapping[int, int] | None = None,
-        reference: Tensor | None = None,
     ) -> EditResult:
         """The clip with another object.
 
@@ -103,10 +111,10 @@ class VideoEditor:
             frames: (f, 3, h, w) in -1 to 1, of the diffusion's size.
             source_prompt: what the clip shows.
             edit_prompt: what it shall show.
+            reference: an image (3, h, w) uint8 that the edit also looks at, or its tokens (r, width).
             word: of the source prompt, that names what is replaced.
             alignment: for prompts of unequal length: the place of each shared token in the edit's to that in the
                 source's, the beginning of the text being 0. None takes places where both have the same token.
-            reference: an image (3, h, w) uint8 that the edit also looks at, or its tokens (r, width).
 
         Raises:
             InputError: frames of another shape, one frame with ``fuse`` above 0, a word that the prompt has not,
@@ -131,7 +139,7 @@ class VideoEditor:
         def put_back(left: int, x: Tensor) -> Tensor | None:
             if not self.blending:
                 return None
-            return blend(x.flatten(2), levels[left].flatten(2), masks.flatten(1)).view_as(x)
+            return blend(x, levels[left], masks)
 
         said = with_tokens(self.diffusion.read([edit_prompt] * count), tokens)
         with AttentionStore(self.diffusion.unet, record=False, replace=replace, beside=self.beside):

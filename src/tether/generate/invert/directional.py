@@ -34,6 +34,9 @@ def learn_word_(
 ) -> tuple[float, ...]:
     """Move the directions of a new word to lower a loss, in place; the defaults are the paper's for SDXL.
 
+    For a loss of one's own, such as a diffusion's. ``tether.adapt``'s recipe ``new-word`` has the same rule for the
+    encoder's own loss, in the loop of all recipes, whose optimisers are those of ``train`` alone.
+
     Args:
         token: that learns.
         loss: of the token and the number of the step: ``denoising_loss``, or one of the encoder's own.
@@ -111,7 +114,7 @@ def denoising_loss(
         draw = torch.Generator().manual_seed(hash_int(str(step), seed=seed, salt="denoising a word") >> 1)
         rows = torch.randint(len(images), (batch_size,), generator=draw)
         which = torch.randint(len(templates), (batch_size,), generator=draw).tolist()
-        texts = [templates[one].format(token.word) for one in which]
+        texts = [templates[one].replace("{}", token.word) for one in which]
         resting = [value for value in diffusion.unet.parameters() if value.requires_grad]
         for value in resting:
             value.requires_grad_(False)

@@ -7,25 +7,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from tether.core.cameras import Lens
-from tether.core.errors import InputError
+from tether.core.errors import InputError, NotFiniteError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, PositiveRate, Whole, checked
 from tether.core.state_file import check_encoder, encoder_digest, read_state, wide_array, write_state
 from tether.generate.draw.canvas import FRONT, Canvas, Viewpoint
 from tether.generate.goals import ClipGoal, PlainView, TextAim
-from tether.generate.nerf.field import CodeMapper, Codes
+from tether.generate.nerf.field import CodeMapper, Codes, Width
 from tether.generate.nerf.scenes import FieldScenes
 from tether.generate.painting import PaintingProgress, paint
+from tether.generate.seen import unit_images
 from tether.models.embed import encode_texts
 
 Which = Literal["appearance", "shape", "both"]
-FORMAT = "tether.field_editor/1"
+FORMAT = "tether-field-editor-1"
 
 
 class FieldEditor(nn.Module):
@@ -54,7 +56,7 @@ class FieldEditor(nn.Module):
     model: DualEncoder
 
     @checked
-    def __init__(self, scenes: FieldScenes, model: DualEncoder, *, width: Count = 64, seed: Whole = 0) -> None:
+    def __init__(self, scenes: FieldScenes, model: DualEncoder, *, width: Width = 64, seed: Whole = 0) -> None:
         """Draw the maps.
 
         Args:
@@ -172,8 +174,7 @@ class FieldEditor(nn.Module):
             return F.normalize(encode_texts(self.model, [prompt])[0], dim=0).to(self.scenes.shape)
         if prompt.ndim != 3 or prompt.shape[0] != 3:
             raise InputError(f"prompt: expected a text or an image (3, h, w), got {tuple(prompt.shape)}")
-        goal = ClipGoal(self.model, [TextAim(torch.ones(1, self.model.dim))], views=PlainView())
-        return goal.rows(prompt[None])[0].to(self.scenes.shape)
+        return unit_images(self.model, prompt[None])[0].to(self.scenes.shape)
 
     def save(self, path: Path | str) -> None:
         """Write field, codes, maps and the digest of the encoder to one safetensors file, atomically."""
@@ -194,7 +195,9 @@ class FieldEditor(nn.Module):
         try:
             made = cls(FieldScenes.of_plain(plain["scenes"], own, where=path), model, width=plain["width"])
             made.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
-        except (KeyError, RuntimeError) as error:
+            if bad := [name for name, value in arrays.items() if not np.isfinite(value).all()]:
+                raise NotFiniteError(f"{path}: {bad[0]}: expected finite numbers; the weights are damaged")
+        except (KeyError, TypeError, RuntimeError) as error:
             raise InputError(f"{path}: expected a field with maps: {error!s:.300}") from error
         return made
 

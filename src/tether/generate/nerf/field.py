@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Annotated, cast
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Le
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
-from tether.core.ranges import Count, Whole, checked
+from tether.core.ranges import Count, checked
 from tether.generate.nerf.volume import positional_encoding
 
+Width = Annotated[int, Ge(1), Le(4096)]
+Few = Annotated[int, Ge(1), Le(64)]
 _FIRST_DENSITY, _LAST_LAYER = 1.0, 0.1
 """Density everywhere at first, above 0, where the relu has a gradient; what some last layers are multiplied by."""
 
@@ -57,13 +60,13 @@ class ConditionalField(nn.Module):
     @checked
     def __init__(
         self,
-        shape_dim: Count = 16,
-        appearance_dim: Count = 16,
-        freqs: Count = 6,
-        width: Count = 64,
-        depth: Count = 4,
+        shape_dim: Width = 16,
+        appearance_dim: Width = 16,
+        freqs: Few = 6,
+        width: Width = 64,
+        depth: Few = 4,
         *,
-        view_freqs: Whole = 2,
+        view_freqs: Annotated[int, Ge(0), Le(64)] = 2,
         generator: torch.Generator | None = None,
     ) -> None:
         """Draw the weights.
@@ -182,7 +185,7 @@ class CodeMapper(nn.Module):
 
     @checked
     def __init__(
-        self, clip_dim: Count, code_dim: Count, *, width: Count = 64, generator: torch.Generator | None = None
+        self, clip_dim: Count, code_dim: Width, *, width: Width = 64, generator: torch.Generator | None = None
     ) -> None:
         """Draw the weights.
 

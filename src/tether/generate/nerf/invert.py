@@ -18,6 +18,7 @@ from tether.generate.goals import ClipGoal, Goal, Moment, PlainView, TextAim
 from tether.generate.nerf.field import Codes
 from tether.generate.nerf.scenes import FieldScenes
 from tether.generate.painting import paint
+from tether.generate.seen import unit_images
 
 _ROLES = ("pose", "shape", "appearance")
 """In the order in which they move, one a step."""
@@ -124,9 +125,8 @@ def _goals(wanted: Tensor, model: DualEncoder | None, perceptual: float) -> dict
 
     goals: dict[str, Goal] = {"photo": photo}
     if model is not None and perceptual:
-        plain = ClipGoal(model, [TextAim(torch.ones(1, model.dim))], views=PlainView())
         with torch.no_grad():
-            row = plain.rows(wanted[None])
+            row = unit_images(model, wanted[None])
         aim = TextAim(row, weight=perceptual, reduction="mean")
         goals["perceptual"] = ClipGoal(model, [aim], views=PlainView())
     return goals

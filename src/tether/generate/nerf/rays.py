@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Le
 from jaxtyping import Float
 from torch import Tensor
 
@@ -30,8 +32,8 @@ class March:
     """
 
     radius: Positive = 1.0
-    samples: Count = 24
-    importance: Whole = 0
+    samples: Annotated[int, Ge(1), Le(4096)] = 24
+    importance: Annotated[int, Ge(0), Le(4096)] = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,9 @@ from tether.generate.goals import Moment
 from tether.generate.nerf.field import Codes, ConditionalField
 from tether.generate.nerf.rays import March, RaysSeen, march_rays
 from tether.generate.painting import PaintingProgress, paint
+from tether.models.convert.weights import filled
 
-FORMAT = "tether.field_scenes/1"
+FORMAT = "tether-field-scenes-1"
 _FIRST_CODES = 0.1
 """Standard deviation of codes at first."""
 _WHITE = 0.99
@@ -169,19 +170,22 @@ class FieldScenes(nn.Module):
         try:
             lens, names = Lens(*plain["lens"]), tuple(map(str, plain["names"]))
             poses = torch.from_numpy(arrays["poses"])
-            made = cls.__new__(cls)
-            nn.Module.__init__(made)
-            made.field, made.lens, made.names = ConditionalField(**plain["field"]), lens, names
-            made.fine = None if plain["fine"] is None else ConditionalField(**plain["fine"])
-            made.march = March(*plain["march"])
-            shape, appearance = _widths(made.field)
-            made.shape = nn.Parameter(torch.zeros(len(names), shape))
-            made.appearance = nn.Parameter(torch.zeros(len(names), appearance))
-            made.register_buffer("poses", torch.zeros_like(poses))
-            made.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            march = March(*plain["march"])
+
+            def make() -> FieldScenes:
+                made = cls.__new__(cls)
+                nn.Module.__init__(made)
+                made.field, made.lens, made.names = ConditionalField(**plain["field"]), lens, names
+                made.fine = None if plain["fine"] is None else ConditionalField(**plain["fine"])
+                made.march = march
+                for name, width in zip(("shape", "appearance"), _widths(made.field), strict=True):
+                    setattr(made, name, nn.Parameter(torch.zeros(len(names), width)))
+                made.register_buffer("poses", torch.zeros(poses.shape))
+                return made
+
+            return filled(make, arrays, where=where)
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{where}: expected a field with its scenes: {error!s:.300}") from error
-        return made
 
     def save(self, path: Path | str) -> None:
         """Write it to one safetensors file, atomically."""

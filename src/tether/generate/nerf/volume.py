@@ -71,7 +71,8 @@ def volume_render(
 ) -> Rendered:
     """Make colours and densities along rays into what is seen.
 
-    A sample stops ``1 - exp(-relu(density) * step * |dir|)`` of what reaches it, the last one's step being 1e10.
+    A sample stops ``1 - exp(-relu(density) * step * |dir|)`` of what reaches it, the last one's step being 1e10. In
+    float32 at least, as half precision has no such step.
 
     Args:
         raw: colour before the sigmoid, density before the relu.
@@ -100,6 +101,7 @@ def volume_render(
         raise InputError(f"z, dirs: expected {wanted}, got {tuple(z.shape)} and {tuple(dirs.shape)}")
     if bool((falls := ~(z[..., 1:] >= z[..., :-1]).all(dim=-1)).any()):
         raise InputError(f"z, ray {_first(falls)}: expected ascending numbers")
+    raw, z, dirs = (one.to(torch.promote_types(one.dtype, torch.float32)) for one in (raw, z, dirs))
     length = torch.linalg.vector_norm(dirs, dim=-1)
     if not bool((length > 0).all()):
         raise InputError(f"dirs, ray {_first(~(length > 0))}: expected a length above 0")

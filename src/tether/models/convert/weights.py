@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tether.core.atomic_io import read_json
-from tether.core.errors import InputError, reason_of
+from tether.core.errors import InputError, NotFiniteError, reason_of
 from tether.core.tensor_shards import TensorShards, shards_beside
 from tether.models.described import MAX_BYTES, blamed_on, other_architecture
 
@@ -166,6 +167,23 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], *, where: Path | str) ->
     """Put weights into a model; see ``check_fit``."""
     check_fit(model, state, where=where)
     model.load_state_dict(state)
+
+
+def filled(make: Callable[[], _Module], arrays: Mapping[str, np.ndarray], *, where: Path | str) -> _Module:
+    """What ``make`` builds, with the weights of a file; nothing is allocated for what a file merely says.
+
+    Raises:
+        InputError: the weights are of another architecture, or not finite.
+    """
+    state = {name: torch.from_numpy(value) for name, value in arrays.items()}
+    with torch.device("meta"):
+        check_fit(make(), state, where=where)
+    for name, value in state.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise NotFiniteError(f"{where}: {name}: expected finite numbers; the weights are damaged")
+    made = make()
+    made.load_state_dict(state)
+    return made
 
 
 def check_fit(model: nn.Module, state: Mapping[str, Tensor], *, where: Path | str) -> None:

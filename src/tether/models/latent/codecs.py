@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.state_file import read_state, wide_array, write_state
-from tether.models.convert.weights import check_fit, fill
+from tether.models.convert.weights import filled
 from tether.models.latent.codec import ConvCodec, ScaledCodec
 from tether.models.latent.diffusers import DiffusersCodec
 
@@ -56,11 +54,7 @@ def load_codec(path: str | Path) -> ScaledCodec:
             "with diffusers' AutoencoderKL"
         )
     settings, arrays = read_state(path, what="codec", format=FORMAT)
-    state = {name: torch.from_numpy(value) for name, value in arrays.items()}
-    with torch.device("meta"):  # nothing is allocated for what a file merely says
-        check_fit(build_codec(settings, where=str(path)), state, where=path)
-    made = build_codec(settings, where=str(path))
-    fill(made, state, where=path)
+    made = filled(lambda: build_codec(settings, where=str(path)), arrays, where=path)
     return made.eval().requires_grad_(False)
 
 

@@ -19,6 +19,7 @@ from tether.core.ranges import Count, Decay, NonNegative, Share, Whole, checked
 
 Scales = Annotated[tuple[Count, ...], MinLen(1), MaxLen(64)]
 Vocabulary = Annotated[int, Ge(2), Le(2**20)]
+Shared = Annotated[int, Ge(0), Le(64)]
 _MEMORY = 0.9
 """How much of what was counted of a codeword is kept over a step."""
 
@@ -57,13 +58,13 @@ class MultiScaleQuantizer(nn.Module):
     @checked
     def __init__(
         self,
-        *,
         vocab: Vocabulary,
         channels: Count,
         scales: Scales,
         znorm: bool = False,
-        phi: Whole = 4,
+        phi: Shared = 4,
         ratio: Share = 0.5,
+        *,
         beta: NonNegative = 0.25,
         restart: Decay = 0.03,
         seed: Whole = 0,

@@ -15,7 +15,7 @@ from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.ranges import NonNegative, Whole, checked
 from tether.core.state_file import read_state, wide_array, write_state
-from tether.models.convert.weights import check_fit, fill
+from tether.models.convert.weights import filled
 from tether.models.latent.codec import GROUPS, KlBottleneck, down
 
 Width = Annotated[int, Ge(8), Le(1024)]
@@ -152,12 +152,8 @@ class StyleCodec(nn.Module):
             InputError: no such file, or one that is damaged or of another kind.
         """
         settings, arrays = read_state(path, what="style auto-encoder", format=FORMAT)
-        state = {name: torch.from_numpy(value) for name, value in arrays.items()}
         spec = {**settings, "name": "style"}
-        with torch.device("meta"):  # nothing is allocated for what a file merely says
-            check_fit(build(spec, {"style": cls}, where=str(path)), state, where=path)
-        made = build(spec, {"style": cls}, where=str(path))
-        fill(made, state, where=path)
+        made = filled(lambda: build(spec, {"style": cls}, where=str(path)), arrays, where=path)
         return made.eval().requires_grad_(False)
 
     def _told(self, x: Tensor) -> Tensor:

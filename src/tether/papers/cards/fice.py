@@ -37,9 +37,9 @@ CARD = Card(
         baseline="the same loop with the text's term alone",
         scale="60 made people of 32 px, one change each of colour, pattern or sleeves, the whole caption as text; a "
         "style auto-encoder of 4 codes of 32 trained on 3,000 people, a CLIP and a net of parts likewise; 100 steps",
-        equal="images, texts, starting codes, steps and encoder, and two settings each on the pilots: weight 1 or 3 of "
-        "the text where there are other terms, rate 0.05 or 0.1 of the text alone; 100 steps with all terms take 3.5 "
-        "times the processor time of 100 with the text alone",
+        equal="images, texts, starting codes, steps and encoder, and a rate of its own for each way, by one rule on "
+        "the pilots among 0.05, 0.025, 0.0125 and 0.00625, and 0.1 and 0.003125 of the text alone; 100 steps with all "
+        "terms take 3.5 times the processor time of 100 with the text alone",
         conditions=(
             Condition(
                 says="The head, before the real one is pasted over it, has at least 3 dB more PSNR.",
@@ -88,6 +88,22 @@ CARD = Card(
     ),
     tried=(
         Tried(
+            bed="this bed with rates from 0.003125 to 0.05, pilot seeds 10 and 11; of each way the smallest is taken "
+            "whose mean of both judges is at most 2 points below the way's best",
+            outcome="Both judges together saw 83.3, 81.3, 81.3 and 80.8 % of changes with all terms at 0.05, 0.025, "
+            "0.0125 and 0.00625 (IoU 87.1 to 86.3), 82.9, 84.2, 84.6 and 82.5 % with text and ground (IoU 80.2, 81.1, "
+            "82.0, 81.8), and 87.1, 85.4, 87.1, 86.3 and, at 0.003125, 78.3 % with the text alone (IoU 65.8, 70.2, "
+            "73.1, 75.5, 77.7). So the text alone keeps more at a gentle rate: as taken, IoU was 87 with all terms, 82 "
+            "with text and ground, 76 with the text alone; the head had 21.5, 22.5 and 18.8 dB.",
+        ),
+        Tried(
+            bed="this bed with the text alone at 0.05, seeds 0 to 4: a rate that was chosen by changes alone of 0.05 "
+            "and 0.1",
+            outcome="IoU was 22.6 points [21.1, 24.2] higher with all terms than with the text alone, the head 7.7 dB "
+            "better, changes 8.3 (classifier) and 3.7 points (second CLIP) fewer; in part. A reviewer found that step "
+            "length alone may make the difference, so it was measured again.",
+        ),
+        Tried(
             bed="this bed with two settings a way, pilot seeds 10 and 11; the one with the higher mean of both judges "
             "is taken, and where they differ by less than 2 points the smaller",
             outcome="Both judges together saw 83.3 % of changes with all terms at weight 3 and 79.6 % at 1, 82.9 % "
@@ -116,7 +132,9 @@ def reproduce(lab: Lab) -> Trial:
 
     wanted = dressed_people.wanted_looks(lab, count=lab.steps(dressed_edits.PEOPLE, 6))
     found = {
-        name: dressed_edits.judged(lab, dressed_edits.edited(lab, wanted, weights=weights), wanted)
+        name: dressed_edits.judged(
+            lab, dressed_edits.edited(lab, wanted, weights=weights, lr=dressed_edits.RATES[name]), wanted
+        )
         for name, weights in dressed_edits.ARMS.items()
     }
     found["rebuilt"] = dressed_edits.judged(lab, dressed_edits.rebuilt(lab, wanted), wanted)

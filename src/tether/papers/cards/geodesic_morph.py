@@ -105,9 +105,9 @@ def reproduce(lab: Lab) -> Trial:
     ours = bench.curve(lab, bed, similarity="geodesic", stability=0.0, group=GROUP)
     cosine = bench.curve(lab, bed, similarity="cosine", stability=0.0)
     held = bench.curve(lab, bed, similarity="geodesic", stability=HELD, group=GROUP)
-    psnr, psnr_cosine = bench.at_equal_success(ours, cosine, by="judge")
-    colour, colour_cosine = bench.at_equal_success(ours, cosine, by="colour")
-    with_hold, free = bench.at_equal_success(held, ours, by="judge")
+    psnr, psnr_cosine, gap = bench.at_equal_success(ours, cosine, by="judge")
+    colour, colour_cosine, gap_colour = bench.at_equal_success(ours, cosine, by="colour")
+    with_hold, free, gap_held = bench.at_equal_success(held, ours, by="judge")
     notes = {
         "psnr_colour": colour,
         "psnr_colour_cosine": colour_cosine,
@@ -119,5 +119,8 @@ def reproduce(lab: Lab) -> Trial:
         "best_colour_cosine": max(one.colour for one in cosine),
         "shape": ours[-1].shape,
         "shape_cosine": cosine[-1].shape,
+        "gap": gap,
+        "gap_colour": gap_colour,
+        "gap_held": gap_held,
     }
     return Trial(psnr_cosine, psnr, notes)

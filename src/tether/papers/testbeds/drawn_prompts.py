@@ -80,7 +80,7 @@ def bed(lab: Lab, *, prompts: int = PROMPTS) -> DrawingBed:
     with torch.no_grad():
         texts = F.normalize(encode_texts(judge, list(PHRASES)), dim=1)
     order = torch.randperm(len(PHRASES), generator=lab.generator("prompts")).tolist()
-    return DrawingBed(guide.eval(), judge.eval(), texts, _reader(lab), tuple(order[: lab.steps(prompts, 2)]))
+    return DrawingBed(guide.eval(), judge.eval(), texts, reader(lab), tuple(order[: lab.steps(prompts, 2)]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +193,8 @@ class AttributeReader(nn.Module):
         return self.colour(seen), self.shape(seen)
 
 
-def _reader(lab: Lab) -> AttributeReader:
+def reader(lab: Lab) -> AttributeReader:
+    """One that has learnt from scenes of its own, with their labels."""
     scenes = drawn_shapes.drawn_scenes(
         lab, "for the reader", count=lab.steps(READ, 32), world=drawn_shapes.shape_world((1, 1))
     )
@@ -202,15 +203,15 @@ def _reader(lab: Lab) -> AttributeReader:
     draws = lab.generator("reader")
     with torch.random.fork_rng():
         torch.manual_seed(lab.seed)
-        reader = AttributeReader()
+        made = AttributeReader()
     steps = lab.steps(READER_STEPS)
-    mover = torch.optim.Adam(reader.parameters(), lr=2e-3)
+    mover = torch.optim.Adam(made.parameters(), lr=2e-3)
     for _ in range(steps):
         rows = torch.randint(len(pixels), (READER_BATCH,), generator=draws)
-        colour, shape = reader(pixels[rows])
+        colour, shape = made(pixels[rows])
         wanted = named[rows]
         loss = F.cross_entropy(colour, wanted // len(SHAPES)) + F.cross_entropy(shape, wanted % len(SHAPES))
         mover.zero_grad()
         loss.backward()
         mover.step()
-    return reader.eval()
+    return made.eval()

@@ -19,7 +19,7 @@ from tether.generate.invert.field_fit import blurred
 from tether.generate.invert.implicit import BLUR, GAMMA, InversionPlan, plan_inversion, start_image
 from tether.models.dual import Clip
 from tether.papers.reproduction.lab import Lab
-from tether.papers.testbeds import drawn_shapes, in_memory
+from tether.papers.testbeds import drawn_prompts, drawn_shapes, in_memory
 from tether.papers.testbeds.drawn_shapes import PHRASES, SHAPES, SIDE
 
 SCENES, REAL = 300, 200
@@ -45,6 +45,7 @@ class InversionBed:
         shown: number of the phrase that each image of the bank shows.
         asked: numbers of the phrases that images are made of.
         detail: high-frequency share of real images.
+        reader: tells colour and shape of images in 0 to 1; it was taught by labels.
     """
 
     guide: Clip
@@ -55,6 +56,7 @@ class InversionBed:
     shown: tuple[int, ...]
     asked: tuple[int, ...]
     detail: float
+    reader: drawn_prompts.AttributeReader
 
 
 def bed(lab: Lab, *, many: int = PROMPTS) -> InversionBed:
@@ -66,7 +68,8 @@ def bed(lab: Lab, *, many: int = PROMPTS) -> InversionBed:
     rows, text_rows = in_memory.unit_pairs(judge, real, PHRASES)
     asked = torch.randperm(len(PHRASES), generator=lab.generator("prompts"))[: lab.steps(many, 2)]
     detail = float(detail_share(real.float() / 255).mean())
-    return InversionBed(guide, judge, text_rows, rows, bank, shown, tuple(asked.tolist()), detail)
+    reader = drawn_prompts.reader(lab)
+    return InversionBed(guide, judge, text_rows, rows, bank, shown, tuple(asked.tolist()), detail, reader)
 
 
 def _pictures(lab: Lab, name: str, *, count: int) -> tuple[UInt8[Tensor, "n 3 s s"], list[str], tuple[int, ...]]:
@@ -189,7 +192,8 @@ def judged(found: InversionBed, made: Float[Tensor, "n 3 s s"]) -> dict[str, flo
 
     ``top1``: whose phrase is the nearest of 24 for the second CLIP; ``colour``, ``shape``: at least that part of it;
     ``likely``: its mean probability of the phrase; ``distance``: 1 - cosine to the nearest real image for it;
-    ``detail``: the high-frequency share as a multiple of real images'; ``guide``: the guide's own cosine.
+    ``detail``: the high-frequency share as a multiple of real images'; ``guide``: the guide's own cosine;
+    ``attributes``: colours and shapes that the reader tells right, a mean of both.
     """
     right: Int[Tensor, " n"] = torch.tensor(found.asked)
     seen = (made * 255).round().to(torch.uint8)
@@ -197,6 +201,8 @@ def judged(found: InversionBed, made: Float[Tensor, "n 3 s s"]) -> dict[str, flo
     scores = rows @ found.texts.T
     named = scores.argmax(1)
     own, text = in_memory.unit_pairs(found.guide, seen, [PHRASES[number] for number in found.asked])
+    read = [one.argmax(1) for one in found.reader(seen.float() / 255)]
+    told = (read[0] == right // len(SHAPES)).float() + (read[1] == right % len(SHAPES)).float()
     probability = (found.judge.logit_scale * scores).softmax(1)[range(len(right)), right]
     return {
         "top1": 100 * float((named == right).float().mean()),
@@ -205,5 +211,6 @@ def judged(found: InversionBed, made: Float[Tensor, "n 3 s s"]) -> dict[str, flo
         "likely": 100 * float(probability.mean()),
         "distance": float((1 - (rows @ found.real.T).amax(1)).mean()),
         "detail": float(detail_share(made).mean()) / found.detail,
+        "attributes": 50 * float(told.mean()),
         "guide": float(F.cosine_similarity(own, text).mean()),
     }

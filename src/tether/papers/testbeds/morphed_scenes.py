@@ -93,11 +93,12 @@ def curve(
     ]
 
 
-def at_equal_success(ours: list[Morphed], theirs: list[Morphed], *, by: Success) -> tuple[float, float]:
-    """Mean decibels of two curves over successes that both reach.
+def at_equal_success(ours: list[Morphed], theirs: list[Morphed], *, by: Success) -> tuple[float, float, float]:
+    """Mean decibels of two curves over successes that both reach, and the gap where they reach none.
 
-    A curve is straight between its rates; of rates with the same success the better counts. Where the two have no
-    success in common, the nearest ends are compared.
+    A curve is straight between its rates; of rates with the same success the better counts. Curves without a common
+    success cannot be compared: both get the second one's decibels at its nearest end, a difference of 0, and the gap
+    says how many points of success lie between them.
     """
     curves = []
     for some in (ours, theirs):
@@ -109,4 +110,4 @@ def at_equal_success(ours: list[Morphed], theirs: list[Morphed], *, by: Success)
     low, high = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
     levels = np.linspace(low, high, LEVELS) if low < high else np.array([(low + high) / 2])
     mine, other = (float(np.interp(levels, *points).mean()) for points in curves)
-    return mine, other
+    return (other if low > high else mine), other, max(0.0, float(low - high))

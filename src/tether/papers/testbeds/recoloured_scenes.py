@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tether.data.sets.scenes import World, render
 from tether.data.sets.scenes.captions import PLACES
-from tether.generate.edit.style_goals import unit_images
+from tether.generate.seen import unit_images
 from tether.models.dual import Clip
 from tether.models.embed import encode_texts
 from tether.papers.testbeds import in_memory
