@@ -86,8 +86,8 @@ CARD = Card(
         "Raster order is measured for its time alone and is not trained. Of 48 images at once scale by scale saves "
         "hardly any time on a processor, for 130 codewords are drawn in place of 64.",
         "Texts and CLIP never saw the held-out pairs; the judge and the classifier saw all.",
-        "The bed is the second: a smaller one was measured first, on the same seeds 0 to 4, and could show nothing (see "
-        "what was tried). CLIPs and judges are still its own, of 250 steps on 3,000 scenes.",
+        "The bed is the second: a smaller one was measured first, on the same seeds 0 to 4, and could show nothing "
+        "(see what was tried). CLIPs and judges are still its own, of 250 steps on 3,000 scenes.",
     ),
     tried=(
         Tried(
