@@ -429,3 +429,9 @@ def test_a_view_comes_apart_into_itself_and_its_order():
     view, order = MultipleChoice.shuffle(item, np.random.default_rng(0))
     assert [view.to_original(place) for place in range(3)] == list(order)
     assert group_split(["a", "b", "c"], (0.4, 0.3), 1) == group_split(["a", "b", "c"], sizes=(0.4, 0.3), seed=1)
+
+
+def test_cannot_tell_with_a_space_is_a_label_of_its_own_as_in_the_release():
+    labels = [{f"step_{step}": [name] for step in (1, 2, 3)} for name in ("판단 불가", "판단불가", "Incivility")]
+    assert consolidate(labels)["step_1"] == "Incivility"
+    assert consolidate([labels[0], labels[0], labels[2]])["step_1"] == "판단 불가"
