@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tether.core.errors import InputError
@@ -421,3 +422,16 @@ def test_labels_that_pandas_wrote_and_categories_of_constraints(tmp_path):
     found = load_normbank(path)
     assert found.labels == ("normal", "expected")
     assert found.facets["constraints"] == ("environment + person role", "other attribute")
+
+
+def test_a_view_comes_apart_into_itself_and_its_order():
+    item = NormItem("1", ("a", "b", ""), ("c", "d", ""), 1, (1,), ((), (), ()), "")
+    view, order = MultipleChoice.shuffle(item, np.random.default_rng(0))
+    assert [view.to_original(place) for place in range(3)] == list(order)
+    assert group_split(["a", "b", "c"], (0.4, 0.3), 1) == group_split(["a", "b", "c"], sizes=(0.4, 0.3), seed=1)
+
+
+def test_cannot_tell_with_a_space_is_a_label_of_its_own_as_in_the_release():
+    labels = [{f"step_{step}": [name] for step in (1, 2, 3)} for name in ("판단 불가", "판단불가", "Incivility")]
+    assert consolidate(labels)["step_1"] == "Incivility"
+    assert consolidate([labels[0], labels[0], labels[2]])["step_1"] == "판단 불가"

@@ -74,7 +74,7 @@ def scored(
 def clip_texts(lab: Lab) -> ModelTexts:
     """The text side of a small CLIP that is trained here on emoji and their names, 300 steps."""
     model = small_clip(lab)
-    model.tokenizer.cuts_meant = True  # pyrefly: ignore[missing-attribute]
+    cast(Any, model).tokenizer.cuts_meant = True
     return ModelTexts(cast(DualEncoder, model), name="a small CLIP trained on emoji")
 
 

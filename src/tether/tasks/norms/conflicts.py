@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -150,8 +150,8 @@ class ConflictClassifier(ClassifierMixin, BaseEstimator):
             C=self.C, multi_class="crammer_singer", class_weight=self.class_weight, tol=self.tol,
             max_iter=self.max_iter, random_state=self.random_state,
         )  # fmt: skip
-        other = self.head() if isinstance(self.head, type) and self.head is not LinearSVC else self.head
-        self.svm_ = (released if other in (None, LinearSVC) else clone(other)).fit(rows, labels)
+        made = self.head() if isinstance(self.head, type) and self.head is not LinearSVC else self.head
+        self.svm_: Any = (released if made in (None, LinearSVC) else clone(cast(BaseEstimator, made))).fit(rows, labels)
         self.classes_ = self.svm_.classes_
         return self
 

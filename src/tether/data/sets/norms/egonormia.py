@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,11 @@ class MultipleChoice:
     def shuffle(cls, item: NormItem, rng: np.random.Generator) -> MultipleChoice:
         """The item in an order drawn from ``rng``."""
         return cls(item, tuple(int(place) for place in rng.permutation(len(item.behaviors))))
+
+    def __iter__(self) -> Iterator[MultipleChoice | tuple[int, ...]]:
+        """The view and its order, for who takes both apart: ``view, order = MultipleChoice.shuffle(item, rng)``."""
+        yield self
+        yield self.order
 
     @property
     def behaviors(self) -> tuple[str, ...]:

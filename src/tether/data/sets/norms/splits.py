@@ -22,7 +22,6 @@ SEED = 7
 @checked
 def group_split(
     keys: Sequence[str],
-    *,
     sizes: tuple[Annotated[float, Gt(0), Lt(1)], Annotated[float, Gt(0), Lt(1)]] = SIZES,
     seed: int = SEED,
 ) -> tuple[str, ...]:

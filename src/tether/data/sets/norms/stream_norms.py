@@ -24,6 +24,7 @@ CATEGORIES = (
 )  # fmt: skip
 """HIB is harassment, intimidation and bullying."""
 UNSURE, BROKEN = "판단불가", "data_error"
+_SPACED = "판단 불가"  # the same with a space, 17 times in the release, whose script counts it as a label of its own
 _MISSPELT = "date_error"  # what the released script looks for at step 2, so that it never drops an item there
 STEPS = (1, 2, 3)
 JUDGED = "three annotators, who saw more of the context at each of three steps, and a channel's moderators before them"
@@ -86,7 +87,7 @@ def consolidate(labels: Sequence[Mapping[str, Any]], *, where: str = "labels") -
             said = one.get(f"step_{step}")
             if not isinstance(said, list) or not said:
                 raise InputError(f"{where}: step_{step}: expected a list of categories, got {quoted(said)}")
-            if odd := [name for name in said if name not in (*CATEGORIES, UNSURE, BROKEN, _MISSPELT)]:
+            if odd := [name for name in said if name not in (*CATEGORIES, UNSURE, _SPACED, BROKEN, _MISSPELT)]:
                 raise InputError(f"{where}: step_{step}: expected a known category, got {quoted(odd[0])}")
             targets = one.get(f"target_{step}") or []
             if not isinstance(targets, list) or not all(isinstance(name, str) for name in targets):
