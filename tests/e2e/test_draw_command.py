@@ -213,11 +213,23 @@ def test_lines_of_others_are_read_and_what_would_be_lost_is_refused() -> None:
         '<path d="M0 0;"/>': "not a path",
         '<path d="M0 0L1 1" stroke="url(#a)"/>': "stroke: expected",
         '<path d="M0 0L1 1" stroke-width="0"/>': "above 0",
-        '<path d="M0 0L1 1" style="stroke:red"/>': "styles are not read",
-        '<g transform="scale(2)"/>': "transforms",
+        '<path d="M0 0L1 1" style="stroke:red"/>': "style is not read",
+        '<g transform="scale(2)"/>': "transform is not read",
+        '<g stroke-dasharray="2"/>': "stroke-dasharray is not read",
+        '<path fill="red" d="M0 0L1 1"/>': "fills are not read, got 'red'",
+        '<rect width="5" height="20"/><path d="M0 0L1 1"/>': "<rect>: only paths are read",
+        '<path d="M0 0L1 1"/><rect width="10" height="20"/>': "<rect>: only paths are read",
+        f'<path d="M0 0L1 1{"Z" * 400_000}"/>': "at most 1,000,000 points",
+        f'<path d="M0 0L1 1{"M0 0L1 1" * 100_000}"/>': "at most 100,000 strokes",
+        f"<desc>{' ' * 8_000_000}</desc>": "at most 8,000,000 letters",
     }.items():
         with pytest.raises(InputError, match=message):
             read_svg(drawn(inner), where="x")
+    grouped = '<rect width="100%" height="20"/><g stroke="red" stroke-width="5" fill="none"><path d="M0 0L1 1"/></g>'
+    (path,), _ = read_svg(drawn(grouped), where="x")
+    assert (path.rgb, path.width) == ((1.0, 0.0, 0.0), 5.0)
+    with pytest.raises(InputError, match=r"sides of at least 0\.001"):
+        read_svg('<svg viewBox="0 0 1e-300 1e-300"><path d="M0 0L1 1"/></svg>', where="x")
     with pytest.raises(InputError, match="document type"):
         read_svg('<!DOCTYPE svg [<!ENTITY a "b">]><svg/>', where="x")
     with pytest.raises(InputError, match="expected SVG, got <html>"):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError, NotFiniteError, StoppedError
 from tether.generate import FICE_WEIGHTS, GuidedInversion, PartMaps, RandomViews, SegmenterParser
-from tether.generate.edit.kept_parts import code_spread, pasted, stacked_maps
+from tether.generate.edit.kept_parts import changed_outside, code_spread, pasted, stacked_maps
 from tether.models import create
 from tether.models.embed import encode_texts
 from tether.models.latent.style import StyleCodec
@@ -96,6 +96,17 @@ def test_terms_of_no_weight_are_not_computed_and_the_rest_follow_theirs() -> Non
 
 def test_sums_of_probabilities_may_be_a_little_above_1() -> None:
     assert PartMaps(MAP * 0 + 1.0000002, MAP * 0, MAP * 0).size == (MAP.shape[2], MAP.shape[3])
+
+
+def test_masks_may_be_booleans_and_lie_in_0_to_1() -> None:
+    mask = torch.rand(2, 1, 16, 16) > 0.5
+    assert PartMaps(mask, mask, mask).body.dtype == torch.float32
+    made = IMAGE.flip(0)
+    assert torch.equal(pasted(made, IMAGE, mask), pasted(made, IMAGE, mask.float()))
+    assert torch.equal(changed_outside(made, IMAGE, mask), changed_outside(made, IMAGE, mask.float()))
+    for term in (pasted, changed_outside):
+        with pytest.raises(InputError, match="expected numbers from 0 to 1, got 3 to 3"):
+            term(made, IMAGE, torch.full((2, 1, 16, 16), 3.0))
 
 
 def test_maps_may_be_given_in_place_of_a_parser() -> None:

@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -58,6 +59,12 @@ class TestVolume:
         (seen.disparity.sum() + seen.rgb.sum()).backward()
         assert raw.grad is not None
         assert raw.grad.isfinite().all()
+
+    def test_half_precision_has_no_nan(self) -> None:
+        raw = torch.tensor([[[0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, -1.0]]]).half()
+        seen = volume_render(raw, torch.tensor([1.0, 2.0]).half(), torch.ones(1, 3).half())
+        assert seen.rgb.isfinite().all()
+        assert seen.rgb.dtype == torch.float32
 
     def test_length_of_a_direction_counts_as_way(self) -> None:
         raw, z = torch.randn(5, 4, generator=draws()), torch.arange(5.0)
@@ -186,6 +193,19 @@ class TestScenes:
         (tmp_path / "text").write_text("no")
         with pytest.raises(InputError, match="not a safetensors file"):
             FieldScenes.load(tmp_path / "text")
+        plain, arrays = scenes.plain(), scenes.arrays()
+        field = plain["field"]
+        for changes, said in (
+            ({"field": {**field, "depth": 10**9}}, "depth: expected"),
+            ({"field": {**field, "width": 4096}}, "expected"),
+            ({"lens": [10**9, 10**9, 1]}, "height: expected"),
+            ({"march": [1, 10**12, 0]}, "samples: expected"),
+            ({"names": None}, "a field with its scenes"),
+        ):
+            with pytest.raises(InputError, match=said):
+                FieldScenes.of_plain({**plain, **changes}, arrays, where="x")
+        with pytest.raises(InputError, match=r"shape: expected finite numbers"):
+            FieldScenes.of_plain(plain, {**arrays, "shape": arrays["shape"] * np.nan}, where="x")
 
 
 class TestEdits:
@@ -354,6 +374,10 @@ class TestPosed:
             ({"frames": [{"file_path": "r_0", "transform_matrix": [[1]]}]}, "transform_matrix: expected 4 rows"),
             ({"frames": [{"file_path": "r_0", "transform_matrix": "no"}]}, "transform_matrix: expected 4 rows"),
             ({"camera_angle_x": "wide"}, "expected camera_angle_x"),
+            ({"camera_angle_x": None, "fl_x": 10**400}, "expected camera_angle_x"),
+            ({"fl_x": 4, "w": 10**400, "camera_angle_x": None}, "expected camera_angle_x"),
+            ({"frames": [{"file_path": "r_0", "transform_matrix": [[10**400] * 4] * 4}]}, "expected 4 rows"),
+            ({"frames": [{"file_path": "a" * 5000}]}, "no such image"),
         ],
     )
     def test_bad_files_are_named(self, tmp_path: Path, changes: dict, said: str) -> None:
@@ -362,3 +386,9 @@ class TestPosed:
             read_posed(self.written(tmp_path / "a", **changes))
         with pytest.raises(InputError, match=r"expected transforms\.json"):
             read_posed(tmp_path / "nowhere")
+
+    def test_images_are_made_smaller_only(self, tmp_path: Path) -> None:
+        folder = self.written(tmp_path / "a")
+        for height, said in ((0, "height: expected"), (5, "height: expected at most the 4 pixels")):
+            with pytest.raises(InputError, match=said):
+                read_posed(folder, height=height)

@@ -6,14 +6,16 @@ import copy
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from tether.core.errors import InputError, NotFiniteError
+from tether.core.state_file import read_state, write_state
 from tether.generate import ClipGoal, DirectionAim, Moment, PaintingProgress, PlainView, RandomViews, TextAim, paint
 from tether.generate.draw import BlobCanvas3D, PixelCanvas, StrokeCanvas, drop_mask
-from tether.generate.painting_file import load_painting, save_painting
+from tether.generate.painting_file import FORMAT, load_painting, save_painting
 from tether.models import create
 from tether.models.dual import Clip
 
@@ -97,6 +99,30 @@ def test_a_file_of_another_painting_is_refused(tmp_path: Path) -> None:
     file.write_bytes(b"no")
     with pytest.raises(InputError, match="not a safetensors file"):
         load_painting(file, canvas, made_of={"prompt": "a"})
+
+
+def test_a_file_that_was_tampered_with_is_refused(model: Clip, tmp_path: Path) -> None:
+    canvas, progress, file = strokes(), PaintingProgress(), tmp_path / "state"
+    paint(canvas, ClipGoal.of_prompts(model, "a", views=PlainView()), steps=1, frames=1, progress=progress)
+    save_painting(file, canvas, progress, made_of={"prompt": "a"})
+    settings, arrays = read_state(file, what="painting", format=FORMAT)
+    assert load_painting(file, canvas, made_of={"prompt": "a"}).step == 1
+
+    def changed(name: str, value: object) -> None:
+        kept = dict(settings)
+        kept.pop(name)
+        write_state(file, format=FORMAT, settings=kept if value is None else {**kept, name: value}, arrays=arrays)
+
+    for name in ("made_of", "step", "losses", "frames"):
+        for value in (None, 3.5, ["a"], [[1]]):
+            changed(name, value)
+            with pytest.raises(InputError, match="state: damaged"):
+                load_painting(file, canvas, made_of={"prompt": "a"})
+    moments = {name: value for name, value in arrays.items() if name.startswith("adam/")}
+    for name, value in (("adam/99.step", np.zeros(())), ("adam/x", np.zeros(())), ("adam/0.exp_avg", np.zeros(3))):
+        write_state(file, format=FORMAT, settings=settings, arrays={**arrays, **moments, name: value})
+        with pytest.raises(InputError, match=f"damaged: {name}"):
+            load_painting(file, canvas, made_of={"prompt": "a"})
 
 
 def spoilt_at(steps: set[int]) -> tuple[list[int], object]:

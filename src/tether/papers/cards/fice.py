@@ -26,7 +26,8 @@ CARD = Card(
     ),
     needs=("images", "a generator with a code a layer", "a trained encoder", "masks, or a net that finds parts"),
     gives="Edits of an image by a text, through the codes of a generator, that keep what masks or a parser say. "
-    "In its check parts and head were kept far better than by the text alone, and fewer of the changes came about.",
+    "In its check parts and head were kept better than by the text alone, for a part because the text alone took "
+    "larger steps, and fewer of the changes came about.",
     claim=Claim(
         says="Moving the codes of an image towards a text with all of FICE's terms keeps the parts of a made person "
         "where they were, which the text alone does not, and changes the clothes as often.",
