@@ -27,7 +27,7 @@ CARD = Card(
         "tether.compress.prune.gate_norm.GateNorm",
     ),
     needs=("a trained model",),
-    gives="A choice of attention layers to leave out, from weights alone and in milliseconds; it keeps the first "
+    gives="A choice of attention layers to leave out, from weights alone; it keeps the first "
     "layer, which is what counts, and among the others is no better than chance.",
     claim=Claim(
         says=f"Leaving out the attention of the {REMOVED} layers of eight whose queries and keys are coupled most "
@@ -72,6 +72,9 @@ CARD = Card(
         "One norm a layer over all heads together; whether the paper keeps heads apart is not said, and per_head does.",
         "Biases, turning by position and the weight of the norm before are left out; fold_norm takes the last in.",
         "Models with norms of queries and keys are refused, as the scale of their weights means nothing.",
+        "The sheet's restore() is GateNorm(keep=True).restore: what is left out is let go otherwise.",
+        "Of Tether's own models the description says which blocks have no attention; other encoders, whose library's "
+        "cannot, are refused, and a language model of transformers is pruned in memory alone.",
         "The paper's models have 40 layers and more, of which 8 to 16 go, and its speed is that of long texts.",
     ),
     tried=(

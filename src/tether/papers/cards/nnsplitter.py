@@ -47,6 +47,12 @@ CARD = Card(
                 says="At most 0.2 % of the weights are changed.", ours="share_changed", than=0.002, better="lower"
             ),
             Condition(
+                says="Rows that the controller chose leave fewer right than the worst of as many choices at random.",
+                ours="ours",
+                than="random_search",
+                better="lower",
+            ),
+            Condition(
                 says="A thief who trains the copy on 10 % of the data, at the best of three rates, stays 5 points "
                 "below the original.",
                 ours="thief_0.1",

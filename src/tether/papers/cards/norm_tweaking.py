@@ -30,8 +30,8 @@ CARD = Card(
         "tether.compress.quantise.norm_repair.own_texts",
     ),
     needs=("a trained model",),
-    gives="A rounded model that has some of its loss back, with no bit more and without data; the same norms moved "
-    "toward the float model's logits gave back several times as much.",
+    gives="A rounded model that has some of its loss back, with no bit more, on texts that it writes "
+    "itself; the same norms moved toward the float model's logits gave back several times as much.",
     claim=Claim(
         says="Moving the norms of a language model whose weights have 2 bits, layer by layer toward the float layers' "
         "means and variances on its own texts, lowers its validation loss.",
@@ -51,7 +51,8 @@ CARD = Card(
                 better="higher",
             ),
             Condition(
-                says="Every layer's means and variances end nearer to the float layer's.",
+                says="An identity, nearly, as it is what is descended on: on the texts that it learnt from "
+                "every layer's means and variances end nearer to the float layer's.",
                 ours="share_of_layers_nearer",
                 than=0.999,
                 better="higher",
