@@ -16,6 +16,8 @@ GRID = 150
 """Clip values that the search tries, evenly spaced up to the largest magnitude."""
 SHARES = (0.99, 0.999)
 """Of magnitudes below the clip, of the simple rules that cost one pass."""
+SHARES_BY_BITS = {2: 0.98, 3: 0.99, 4: 0.995, 6: 0.9995, 8: 1.0}
+"""The same, the best of nine for each number of bits on seeds 10 and 11."""
 TRAINED_BITS, STEPS, BATCH, RATE = 3, 300, 64, 3e-3
 
 CARD = Card(
@@ -33,16 +35,20 @@ CARD = Card(
     ),
     needs=("weights",),
     gives="A clip value in a few passes whose squared rounding error is within 3 % of a grid search from 4 bits on "
-    "and 8 % at 2, for every shape of distribution that was drawn; a net trained with it at 3 bits was no better.",
+    "and 8 % at 2, for every shape of distribution that was drawn; a share of magnitudes that was looked up for each "
+    "number of bits comes within 6 % in the mean, and a net trained with it at 3 bits was no better.",
     claim=Claim(
         says="Over Normal, Laplace and Student-t(3) samples and 2, 3, 4, 6 and 8 bits the squared error of rounding "
-        "with OCTAV's clip is nearer to that of a grid search than with any one simple rule.",
+        "with OCTAV's clip is nearer to that of a grid search than with any simple rule, also one that was chosen for "
+        "each number of bits.",
         metric="squared error over the grid search's, mean of 15 pairs of distribution and bits",
         better="lower",
-        margin=0.2,
-        baseline="the best on each seed of three rules: largest magnitude, 99th and 99.9th percentile",
+        margin=0.02,
+        baseline="the best on each seed of four rules: largest magnitude, 99th and 99.9th percentile, and the best "
+        "of nine percentiles for each number of bits on seeds 10 and 11",
         scale=f"{SAMPLES:,} samples a distribution, signed levels, {GRID} clip values in the search",
-        equal="samples and levels; no rule is told the number of bits but OCTAV's",
+        equal="samples and levels; the last rule is told the number of bits, as OCTAV's is, and its percentiles were "
+        "chosen on samples of these distributions",
         conditions=(
             Condition(
                 says="At 4 bits the error is at most 0.6 of that with the largest magnitude, for each distribution.",
@@ -73,12 +79,18 @@ CARD = Card(
         ),
     ),
     differences=(
+        "The sheet's FakeQuant is a module of that name; the edit of whole models is Octav.",
         "The recursion begins at the mean magnitude; of values of one magnitude that magnitude is the clip.",
         "Zeros are not counted, as they are exact at any scale.",
         "Which gradient the paper advises for weights and which for activations is from memory: both take any.",
         "Nothing is claimed of models rounded after training: least squared error is not least loss.",
     ),
     tried=(
+        Tried(
+            bed="this bed on pilot seeds 10 and 11: nine percentiles at each number of bits",
+            outcome="the best were 98 at 2 bits, 99 at 3, 99.5 at 4, 99.95 at 6 and the largest magnitude at 8, with "
+            "1.017, 1.012, 1.023, 1.074 and 1.160 of the grid search's error",
+        ),
         Tried(
             bed="a net on scikit-learn's digits trained at 3 bits, beside the claim",
             outcome="96.5 % with OCTAV and MAD, 96.8 % with OCTAV and straight-through gradients, 96.4 % with the "
@@ -141,7 +153,8 @@ def clips(x: Tensor, bits: int) -> dict[str, Tensor]:
     from tether.compress.quantise import octav_clip
 
     a = x.abs()
-    return {"octav": octav_clip(x, bits), "max": a.max()} | {f"share_{share:g}": a.quantile(share) for share in SHARES}
+    found = {f"share_{share:g}": a.quantile(share) for share in SHARES}
+    return found | {"octav": octav_clip(x, bits), "max": a.max(), "by_bits": a.quantile(SHARES_BY_BITS[bits])}
 
 
 def error(x: Tensor, s: Tensor, bits: int, *, top: bool = False) -> float:

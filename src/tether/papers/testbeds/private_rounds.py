@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from tether.optim.private import MooClipSchedule
 from tether.papers.testbeds.digits import digits
-from tether.train.federated import PrivateClient, federate
+from tether.train.federated import PrivateClient, Update, federate
 
 if TYPE_CHECKING:
     from tether.papers.reproduction.lab import Lab
 
-Arm = Literal["fixed", "adaptive", "normalised"]
+Arm = Literal["fixed", "adaptive", "normalised", "adaclip"]
 CLIENTS, BATCH, SIGMA, COUNT_STD, ROUNDS, DELTA = 5, 64, 1.5, 3.0, 60, 1e-4
 NORMS, RATES = (0.05, 0.2, 1.0, 3.0, 10.0), (0.5, 2.0, 8.0)
 """First, or fixed, clipping norms; learning rates that every arm tries at each of them."""
@@ -47,6 +49,15 @@ class PrivateDigits:
         module = nn.Linear(self._sites[0][0].shape[1], 10)
         for value in module.parameters():
             nn.init.zeros_(value)
+        if arm == "adaclip":
+            rate = 0.2 * 2 * SIGMA * self.dim**0.5 / BATCH  # the rule's own: lr * kappa
+            sites = [
+                AdaClipSite(module, x, y, c=c, lr=lr, clip_rate=rate, seed=1000 * self._lab.seed + site)
+                for site, (x, y) in enumerate(self._sites)
+            ]
+            done = federate(module, cast("list[PrivateClient]", sites), rounds=self._rounds, clip=c, delta=DELTA)
+            end = statistics.fmean(site.c for site in sites)
+            return told(done.module, *self._val), told(done.module, *self._test), done.epsilon, end
         count_std = COUNT_STD if arm == "adaptive" else None
         clients = [
             PrivateClient(
@@ -87,6 +98,56 @@ class PrivateDigits:
         found[f"{arm}_mean"] = statistics.fmean(test for _, test in kept)
         found[f"{arm}_epsilon"] = max(spent)
         return found
+
+
+class AdaClipSite:
+    """A site whose own clipping norm Opacus' AdaClip moves after each step, by a count that it releases to itself."""
+
+    def __init__(
+        self, module: nn.Module, x: Tensor, y: Tensor, *, c: float, lr: float, clip_rate: float, seed: int
+    ) -> None:
+        """Take the data."""
+        from opacus import GradSampleModule
+        from opacus.accountants import RDPAccountant
+        from opacus.optimizers import AdaClipDPOptimizer
+
+        self._x, self._y, self._generator = x, y, torch.Generator().manual_seed(seed)
+        self._module: Any = GradSampleModule(copy.deepcopy(module).train(), loss_reduction="sum")
+        self._optimizer = AdaClipDPOptimizer(
+            torch.optim.SGD(self._module.parameters(), lr=lr),
+            noise_multiplier=SIGMA,
+            target_unclipped_quantile=0.5,
+            clipbound_learning_rate=clip_rate,
+            max_clipbound=100.0,
+            min_clipbound=0.01,
+            unclipped_num_std=COUNT_STD,
+            max_grad_norm=c,
+            expected_batch_size=BATCH,
+            generator=self._generator,
+        )
+        self._accountant = RDPAccountant()
+
+    @property
+    def c(self) -> float:
+        """The norm in force."""
+        return float(self._optimizer.max_grad_norm)
+
+    def train(self, state: Mapping[str, Tensor], *, c: float) -> Update:
+        """A step from the server's weights; the server's norm is not looked at."""
+        del c
+        self._module._module.load_state_dict(dict(state))
+        rate = BATCH / len(self._x)
+        rows = (torch.rand(len(self._x), generator=self._generator) < rate).nonzero().flatten()
+        self._optimizer.zero_grad()
+        logits = self._module(self._x[rows].requires_grad_())
+        nn.functional.cross_entropy(logits, self._y[rows], reduction="sum").backward()
+        self._optimizer.step()
+        self._accountant.step(noise_multiplier=SIGMA, sample_rate=rate)
+        return Update({name: value.clone() for name, value in self._module._module.state_dict().items()}, None)
+
+    def epsilon(self, *, delta: float) -> float:
+        """What its steps so far have spent."""
+        return float(self._accountant.get_epsilon(delta=delta))
 
 
 @torch.no_grad()
