@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -148,7 +148,7 @@ def _focal(told: dict[str, Any], *, width: int, where: str) -> float:
     raise InputError(f"{where}: expected camera_angle_x in radians or fl_x in pixels, got {angle!r:.40}, {focal!r:.40}")
 
 
-def _plain(value: Any) -> bool:
+def _plain(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and 0 < value < 1e9
 
 
