@@ -26,8 +26,8 @@ CARD = Card(
     ),
     needs=("images", "a generator with a code a layer", "a trained encoder", "masks, or a net that finds parts"),
     gives="Edits of an image by a text, through the codes of a generator, that keep what masks or a parser say. "
-    "In its check parts and head were kept better than by the text alone, for a part because the text alone took "
-    "larger steps, and fewer of the changes came about.",
+    "In its check parts were kept better (13 points of IoU) than by the text alone at gentle steps, the head by not "
+    "quite the 3 dB asked, and perhaps fewer of the changes came about.",
     claim=Claim(
         says="Moving the codes of an image towards a text with all of FICE's terms keeps the parts of a made person "
         "where they were, which the text alone does not, and changes the clothes as often.",
@@ -102,7 +102,7 @@ CARD = Card(
             "and 0.1",
             outcome="IoU was 22.6 points [21.1, 24.2] higher with all terms than with the text alone, the head 7.7 dB "
             "better, changes 8.3 (classifier) and 3.7 points (second CLIP) fewer; in part. A reviewer found that step "
-            "length alone may make the difference, so it was measured again.",
+            "length alone may make the difference, so it was measured again: 13.0 were left.",
         ),
         Tried(
             bed="this bed with two settings a way, pilot seeds 10 and 11; the one with the higher mean of both judges "
