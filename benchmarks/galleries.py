@@ -116,7 +116,7 @@ def people(lab: Lab) -> Image.Image:
     wanted = dressed_people.wanted_looks(lab, count=SHOWN)
     arms = {"before": wanted.shown.images, "made again": dressed_edits.rebuilt(lab, wanted)}
     for name, said in {"clip": "text alone", "clip_img": "text and ground", "ours": "all terms"}.items():
-        arms[said] = dressed_edits.edited(lab, wanted, weights=dressed_edits.ARMS[name])
+        arms[said] = dressed_edits.edited(lab, wanted, weights=dressed_edits.ARMS[name], lr=dressed_edits.RATES[name])
     return _by_row([f"{look}: {text}" for look, text in zip(wanted.looks, wanted.texts, strict=True)], arms)
 
 
