@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from tether.core.errors import InputError, StoppedError
+from tether.core.errors import InputError, NotFiniteError, StoppedError
+from tether.core.state_file import read_state, write_state
 from tether.generate import VarGenerator, train_generator
 from tether.models import create
+from tether.models.latent.style import StyleCodec
 from tether.train.codec_training import train_codec
 
 SMALL = {"size": 16, "scales": (1, 2, 4), "vocab": 16, "channels": 4, "codec_width": 8, "width": 32, "depth": 1}
@@ -66,6 +70,10 @@ def test_guidance_and_coarse_images(model: torch.nn.Module) -> None:
     ]
     assert all(one.shape == (1, 3, 16, 16) for one in found)
     assert not torch.equal(found[0], found[2])
+    likeliest = [
+        maker.generate(["a cat"], generator=torch.Generator().manual_seed(seed), top_k=1, top_p=0.0) for seed in (0, 1)
+    ]
+    assert torch.equal(*likeliest)
     with pytest.raises(InputError, match="steps: expected at most 3"):
         maker.generate(["a cat"], generator=torch.Generator(), steps=4)
     with pytest.raises(InputError, match="cond: expected"):
@@ -85,3 +93,38 @@ def test_guidance_and_coarse_images(model: torch.nn.Module) -> None:
 def test_settings_that_do_not_fit(settings: dict, said: str, model: torch.nn.Module) -> None:
     with pytest.raises(InputError, match=said):
         VarGenerator(model, **{**SMALL, **settings})
+
+
+def test_a_file_allocates_nothing_that_it_merely_says_and_has_no_nan(
+    model: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker, path = VarGenerator(model, **SMALL), tmp_path / "maker"
+    maker.save(path)
+    settings, arrays = read_state(path, what="generator", format="tether-generator-1")
+    made = list[str]()
+    fresh = VarGenerator.__init__
+
+    @functools.wraps(fresh)
+    def noted(self: VarGenerator, *args: object, **keywords: object) -> None:
+        fresh(self, *args, **keywords)
+        made.append(next(self.parameters()).device.type)
+
+    monkeypatch.setattr(VarGenerator, "__init__", noted)
+    for changes, said in (({"width": 4096, "depth": 128}, "missing transformer"), ({"phi": 2000}, "phi: expected")):
+        wrong = {**settings, "settings": {**settings["settings"], **changes}}
+        write_state(path, format="tether-generator-1", settings=wrong, arrays=arrays)
+        with pytest.raises(InputError, match=said):
+            VarGenerator.load(path, model=model)
+    assert made == ["meta"]
+    spoilt = {**arrays, "transformer.start": arrays["transformer.start"] * np.nan}
+    write_state(path, format="tether-generator-1", settings=settings, arrays=spoilt)
+    with pytest.raises(NotFiniteError, match=r"maker: transformer\.start: expected finite numbers"):
+        VarGenerator.load(path, model=model)
+
+
+def test_a_style_codec_has_no_nan(tmp_path: Path) -> None:
+    codec = StyleCodec(size=16, dim=8, width=8)
+    with torch.no_grad():
+        codec.start.fill_(torch.nan)
+    with pytest.raises(NotFiniteError, match="start: expected finite numbers"):
+        StyleCodec.load(codec.save(tmp_path / "codec"))

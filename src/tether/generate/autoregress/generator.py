@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -156,6 +156,8 @@ class VarGenerator(TextGenerator):
         generator: torch.Generator,
         steps: Count | None = None,
         cfg: Guidance | None = None,
+        top_k: Whole | None = None,
+        top_p: Share | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
         """One image for each text, in -1 to 1, one forward pass a scale.
 
@@ -164,11 +166,14 @@ class VarGenerator(TextGenerator):
             generator: of the draws.
             steps: scales that are drawn, the coarse ones first; None for all.
             cfg: in place of the maker's own; 0 adds nothing.
+            top_k: in place of the maker's own; see ``sampling.kept``.
+            top_p: in place of the maker's own.
 
         Raises:
             InputError: see ``TextGenerator``, or more steps than scales.
         """
-        return self.of_rows(self.cond(self.check_texts(texts)), generator=generator, steps=steps, cfg=cfg)
+        rows = self.cond(self.check_texts(texts))
+        return self.of_rows(rows, generator=generator, steps=steps, cfg=cfg, top_k=top_k, top_p=top_p)
 
     @torch.no_grad()
     def of_rows(
@@ -178,13 +183,17 @@ class VarGenerator(TextGenerator):
         generator: torch.Generator,
         steps: Count | None = None,
         cfg: Guidance | None = None,
+        top_k: Whole | None = None,
+        top_p: Share | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
         """One image for each unit row of a text, as ``generate``."""
-        kept = self.settings
+        given = {"cfg": cfg, "top_k": top_k, "top_p": top_p}
+        chosen: dict[str, Any] = {
+            name: self.settings[name] if value is None else value for name, value in given.items()
+        }
         made = sample(
-            self.transformer, self.quantizer, cond, steps=steps, cfg=kept["cfg"] if cfg is None else cfg,
-            top_k=kept["top_k"], top_p=kept["top_p"], smooth=kept["smooth"], rng=generator,
-        )  # fmt: skip
+            self.transformer, self.quantizer, cond, steps=steps, smooth=self.settings["smooth"], rng=generator, **chosen
+        )
         return self.codec.to_images(made).clamp(-1, 1)
 
     def cond(self, texts: Sequence[str]) -> Float[Tensor, "b d"]:
