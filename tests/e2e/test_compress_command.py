@@ -14,7 +14,7 @@ from tether.compress.quantise.packed import PACKED_FILE, load_packed_
 from tether.core.errors import InputError
 from tether.models import create
 from tether.workflows.compress import NO_SPEED, compress
-from tether.workflows.guard import restored
+from tether.workflows.protect import restored
 
 
 @pytest.fixture(scope="module")

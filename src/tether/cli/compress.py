@@ -60,7 +60,7 @@ def command(
     """
     from tether.cli.screen import bar
     from tether.workflows.compress import compress
-    from tether.workflows.guard import restored
+    from tether.workflows.protect import restored
 
     if restore is not None:
         only_with(context, "--restore", "model out restore device existing")
