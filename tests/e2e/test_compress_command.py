@@ -14,7 +14,7 @@ from tether.compress.quantise.packed import PACKED_FILE, load_packed_
 from tether.core.errors import InputError
 from tether.models import create
 from tether.workflows.compress import NO_SPEED, compress
-from tether.workflows.guard import restored
+from tether.workflows.protect import restored
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +122,8 @@ def test_repair_and_pruning_say_what_they_did(model: Path, tmp_path: Path, call)
     edits = ("--edit", "gate_norm,n=1", "--edit", "octav,bits=2", "--edit", "norm_tweak,lr=0.001")
     shared = ("--data", "emoji:split=test", "--limit", 12, "--out", tmp_path / "small")
     assert "looks at data; expected --calibrate DATA" in call("compress", model, *edits, *shared, code=2).err
+    idle = call("compress", model, *edits, "--share", 0.01, *shared, code=2).err
+    assert "does nothing with --edit alone" in idle
     same = call("compress", model, *edits, "--calibrate", "emoji:split=test", *shared, code=2).err
     assert "is what is measured on as well" in same
     done = call("compress", model, *edits, "--calibrate", "emoji:split=validation", "--rows", 4, *shared)

@@ -110,6 +110,9 @@ def test_bad_input(model: Path, tmp_path: Path, call: Any) -> None:
     assert "--out with a new folder" in call(*maker, "a star", code=2).err
     assert "does nothing with --learn" in call(*maker, "size=16", "--learn", DATA, code=2).err
     assert "does nothing with --learn" in call(*maker, "--learn", DATA, "--images", 2, code=2).err
+    wrong = call(*maker, "--random-weights", "--learn", DATA, "--set", "sides=16", code=2).err
+    assert "--set: " in wrong
+    assert "sides" in wrong
     assert "expected key=value, got 'size'" in call(*maker, "--learn", DATA, "--set", "size", code=2).err
     with pytest.raises(InputError, match="no such file"):
         generate(["a star"], model=str(model), maker=tmp_path / "none", random_weights=True)

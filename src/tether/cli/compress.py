@@ -20,6 +20,10 @@ from tether.cli.options import (
 )
 from tether.cli.say import say
 
+_EDITING = "model out edit calibrate rows data label limit workers device random_weights json existing"
+_RESTORING = "model out restore device existing"
+"""Parameters that do something without --protect, and with --restore."""
+
 
 def command(
     context: typer.Context,
@@ -60,14 +64,16 @@ def command(
     """
     from tether.cli.screen import bar
     from tether.workflows.compress import compress
-    from tether.workflows.guard import restored
+    from tether.workflows.protect import restored
 
     if restore is not None:
-        only_with(context, "--restore", "model out restore device existing")
+        only_with(context, "--restore", _RESTORING)
         check_outputs({}, existing=existing, inputs={"MODEL": model, "--restore": str(restore), "--out": out})
         restored(model, restore, out=out, existing=existing, device=device)
         say(f"wrote {out}: the original, bit for bit; open it with tether.load({str(out)!r})")
         return
+    if protect is None:
+        only_with(context, "--edit alone", _EDITING)
     named = {"MODEL": model, "--calibrate": calibrate, "--data": data, "--out": out}
     check_outputs({"--json": json, "--protect": protect}, existing=existing, inputs=named)
     if json not in (None, STDOUT) and Path(json).resolve().is_relative_to(out.resolve()):

@@ -27,7 +27,7 @@ def command(
         ),
     ] = "strokes",
     negative: Annotated[list[str] | None, typer.Option(help="What not to show; may be given again.")] = None,
-    negative_weight: Annotated[float, typer.Option(min=0, help="Of each of them.")] = 0.3,
+    negative_weight: Annotated[float, typer.Option(min=0, help="Weight of each --negative.")] = 0.3,
     steps: Annotated[int, typer.Option(min=1, help="Of the optimiser.")] = 500,
     views: Annotated[int, typer.Option(min=0, help="Random views of each step; 0 looks at the canvas as it is.")] = 4,
     frame_count: Annotated[int, typer.Option(min=1, help="Frames of the film, besides the start.")] = 12,

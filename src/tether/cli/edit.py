@@ -71,14 +71,18 @@ def command(
     frames: Annotated[Path | None, typer.Option(help="Write images on the way to this new folder.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with the film to this file.")] = None,
     frame_count: Annotated[int, typer.Option(min=1, help="Frames, besides the start.")] = 12,
-    similarity: Annotated[Literal["geodesic", "cosine"], typer.Option(help="Of a morph.")] = "geodesic",
-    stability: Annotated[float, typer.Option(min=0, help="Of a morph: weight of what stays as it was.")] = 0.03,
-    canvas: Annotated[Literal["network", "pixels"], typer.Option(help="Of a morph: what moves.")] = "network",
+    similarity: Annotated[
+        Literal["geodesic", "cosine"], typer.Option(help="With --morph: how likeness to the texts is taken.")
+    ] = "geodesic",
+    stability: Annotated[
+        float, typer.Option(min=0, help="With --morph: weight of keeping what the image shows now.")
+    ] = 0.03,
+    canvas: Annotated[Literal["network", "pixels"], typer.Option(help="With --morph: what moves.")] = "network",
     steps: Annotated[
         int | None, typer.Option(min=1, help="Of the optimiser; style 400, morph 200, --to 500, --learn 4000.")
     ] = None,
     rate: Annotated[float | None, typer.Option(help="Of the optimiser, in place of the way's own.")] = None,
-    crops: Annotated[int, typer.Option(min=1, help="Of each step, of a style.")] = 64,
+    crops: Annotated[int, typer.Option(min=1, help="With --style: random crops of each step.")] = 64,
     views: Annotated[
         int | None,
         typer.Option(min=0, help="Random views of each step of --morph (default 4) or --to (default 0: as it is)."),

@@ -94,7 +94,8 @@ def command(
             should_stop=stopping.asked,
         )  # fmt: skip
     if json is not None:
-        put_json({"path": maker, "images": found.images, "loss": found.loss, "bad": found.bad}, to=json)
+        told = {"path": maker, "images": found.images, "codec_loss": found.codec_loss, "loss": found.loss}
+        put_json(told | {"bad": found.bad}, to=json)
     if json != STDOUT:
         say(f"{maker}: learnt from {found.images} images, loss {found.loss:.3f}" if found.loss else f"{maker}: learnt")
         say("next: look at what it makes: tether generate MAKER TEXT --model MODEL --html made.html")

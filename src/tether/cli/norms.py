@@ -7,11 +7,15 @@ from typing import Annotated
 
 import typer
 
-from tether.cli.options import STDOUT, Device, Existing, Json, RandomWeights, RawCsv, check_outputs, put_json
+from tether.cli.options import STDOUT, Device, Existing, Json, RandomWeights, RawCsv, check_outputs, only_with, put_json
 from tether.cli.say import say
+
+_ALWAYS = "task file out encoder seed device random_weights json existing"
+"""Parameters that do something whatever is asked."""
 
 
 def command(
+    context: typer.Context,
     task: Annotated[str, typer.Argument(help="normbank, stream-norms, normdial, norm-conflicts or egonormia.")],
     file: Annotated[str, typer.Argument(help="The file or folder in that set's format; made: sentences of ours.")],
     out: Annotated[Path, typer.Option(help="Folder of the head, report.md, report.json and judged.csv.")],
@@ -53,6 +57,10 @@ def command(
     for where, value, known in (("TASK", task, Task), ("--head", head, Head)):
         if value not in get_args(known):
             raise InputError(f"{where}: expected {', '.join(get_args(known))}, got {value!r}")
+    if task == "egonormia":
+        only_with(context, task, f"{_ALWAYS} test")
+    elif trained is not None:
+        only_with(context, "--trained", f"{_ALWAYS} trained skip_unknown raw_csv")
     if not 0 < test < 1:
         raise InputError(f"--test: expected a share above 0 and below 1, got {test}")
     names = (JUDGEMENTS, REPORT, PAGE) if trained is not None else (JUDGEMENTS, REPORT, PAGE, HEAD, LEARNT)

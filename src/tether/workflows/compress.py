@@ -31,9 +31,9 @@ from tether.evaluate.measures import evaluate as measured
 from tether.evaluate.metric_names import beside, describe, shown
 from tether.models.save import CONFIG_FILE, save
 from tether.workflows.compressed_folder import PARTS, REPORT_FILE, check_free, check_not_model
-from tether.workflows.guard import guarded
 from tether.workflows.methods import named
 from tether.workflows.models import Data, Model, Progress, opened
+from tether.workflows.protect import protected
 
 FORMAT = "tether-compressed-1"
 DRAWINGS = "emoji:split=test"
@@ -214,7 +214,7 @@ def compress(
             hidden = list[str]()
             if key is not None:
                 began = time.process_time()
-                changed, hidden = guarded(changed, batches, key=key, share=share)
+                changed, hidden = protected(changed, batches, key=key, share=share)
                 spent += time.process_time() - began
                 specs = [*specs, {"name": "protect", "share": share}]
             save(changed, new)

@@ -24,8 +24,8 @@ from tether.generate.goals import ClipGoal, PlainView, RandomViews
 from tether.generate.invert.implicit import begin
 from tether.generate.painting import Painting
 from tether.workflows.drawing.beginning import Beginning, bank_goal, beginning
-from tether.workflows.drawing.kept import check_state, painted, setback_remarks
 from tether.workflows.drawing.result import PaintedImage, nearness
+from tether.workflows.drawing.state import check_state, painted, setback_remarks
 from tether.workflows.methods import named
 from tether.workflows.models import Data, Model, opened
 

@@ -27,9 +27,9 @@ from tether.generate.edit.style import SemanticStyler
 from tether.generate.edit.style_net import StyleNetCanvas
 from tether.generate.goals import Goal, PlainView, RandomViews
 from tether.generate.painting import Painting
-from tether.workflows.drawing.kept import check_state, painted, setback_remarks
 from tether.workflows.drawing.mask import check_part, read_mask
 from tether.workflows.drawing.result import PaintedImage, as_bytes, nearness
+from tether.workflows.drawing.state import check_state, painted, setback_remarks
 from tether.workflows.models import Model, opened
 
 _LONGEST = 2

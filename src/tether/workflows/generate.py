@@ -137,7 +137,7 @@ def learn_maker(
     encoder, _ = opened(model, device=device, random_weights=random_weights)
     out, chosen = Path(out), {"seed": seed, **(settings or {})}
     maker = cast(
-        VarGenerator, build({"name": "scales", **chosen}, {"scales": VarGenerator}, where="maker", model=encoder)
+        VarGenerator, build({"name": "scales", **chosen}, {"scales": VarGenerator}, where="--set", model=encoder)
     )
     facts = {
         "data": rows.version, "model": model_digest(cast(nn.Module, encoder)), "settings": maker.settings,

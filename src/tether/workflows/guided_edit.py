@@ -30,8 +30,8 @@ from tether.models.load import chosen_device
 from tether.tasks.segment import SEGMENTERS
 from tether.tasks.segment.segmenter import DenseSegmenter
 from tether.train.codec_training import train_codec
-from tether.workflows.drawing.kept import check_state, painted
 from tether.workflows.drawing.mask import check_part, read_mask
+from tether.workflows.drawing.state import check_state, painted
 from tether.workflows.edit import EditedImage, edited
 from tether.workflows.learning_folder import learning, mean_of_last, read_images
 from tether.workflows.methods import by_tower

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -403,8 +403,6 @@ def _encoder(encoder: Any, *, random_weights: bool, device: str) -> NormEncoder:
 
 
 def _ours(table: NormTable) -> NormTable:
-    from dataclasses import replace
-
     return replace(table, name=MADE, judged=OURS)
 
 

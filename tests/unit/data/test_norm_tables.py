@@ -337,7 +337,7 @@ def test_made_scenes_are_read_back(tmp_path):
 @pytest.mark.parametrize("make", [made_stream, made_normdial])
 def test_a_folder_that_holds_something_is_never_replaced(tmp_path, make):
     (tmp_path / "precious").write_text("x")
-    with pytest.raises(InputError, match="is there and not empty"):
+    with pytest.raises(InputError, match="is there already"):
         make(tmp_path)
     assert (tmp_path / "precious").read_text() == "x"
 

@@ -173,7 +173,8 @@ def filled(make: Callable[[], _Module], arrays: Mapping[str, np.ndarray], *, whe
     """What ``make`` builds, with the weights of a file; nothing is allocated for what a file merely says.
 
     Raises:
-        InputError: the weights are of another architecture, or not finite.
+        InputError: the weights are of another architecture.
+        NotFiniteError: they are not finite.
     """
     state = {name: torch.from_numpy(value) for name, value in arrays.items()}
     with torch.device("meta"):

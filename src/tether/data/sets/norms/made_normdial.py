@@ -9,7 +9,6 @@ import numpy as np
 
 from tether.core.atomic_io import atomic_folder, csv_file
 from tether.core.ranges import Count, checked
-from tether.data.sets.norms.read_table import check_empty
 
 Lines = tuple[str, ...]
 _FILE = "made_dialogues.tsv"
@@ -36,7 +35,6 @@ def made_normdial(root: str | Path, *, each: Count = 3, seed: int = 0) -> Path:
     Raises:
         InputError: the folder holds something.
     """
-    check_empty(root)
     rng = np.random.default_rng(seed)
     said, small = _sentences()
     with atomic_folder(Path(root)) as top:

@@ -9,7 +9,6 @@ import numpy as np
 
 from tether.core.atomic_io import atomic_folder
 from tether.core.ranges import Count, Share, checked
-from tether.data.sets.norms.read_table import check_empty
 
 VISIBLE = ("Advertisements", "Backseating & Tall order", "Spoiler")
 HIDDEN = ("Excessive & Repetitive", "Specific Language Only")
@@ -97,7 +96,6 @@ def made_stream(
     Raises:
         InputError: the folder holds something.
     """
-    check_empty(root)
     rng = np.random.default_rng(seed)
     languages = [str(rng.choice(list(CHATTER))) for _ in range(channels)]
     with atomic_folder(Path(root)) as top:

@@ -32,17 +32,6 @@ def narrow_marks(text: str) -> str:
     return text.translate(_WIDE)
 
 
-def check_empty(folder: str | Path) -> None:
-    """See that a folder can be written as a whole without losing anything.
-
-    Raises:
-        InputError: it holds something, or is a file.
-    """
-    place = Path(folder)
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise InputError(f"{folder}: is there and not empty; expected a new or an empty folder")
-
-
 def read_table(path: str | Path, *, need: Sequence[str | tuple[str, ...]]) -> tuple[list[dict[str, str]], list[int]]:
     """Rows by column name, and the row number of each as a spreadsheet counts: the header is row 1.
 

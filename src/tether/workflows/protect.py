@@ -24,7 +24,7 @@ ROUNDS, SAMPLES, EPOCHS, PATIENCE = 2, 5, 6, 3
 """Of the search: choices of rows, and at most so many passes over the calibration rows for each."""
 
 
-def guarded(model: nn.Module, batches: Sequence[Batch], *, key: Path, share: float) -> tuple[nn.Module, list[str]]:
+def protected(model: nn.Module, batches: Sequence[Batch], *, key: Path, share: float) -> tuple[nn.Module, list[str]]:
     """The useless copy and what is said of it; its secret is written first.
 
     Args:
