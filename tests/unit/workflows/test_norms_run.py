@@ -59,6 +59,10 @@ def test_a_head_judges_a_file_and_no_figure_counts_what_was_learnt_from(trained,
     judged = tether.norms("normbank", new, trained=folder / "head", out=tmp_path / "new")
     assert judged.report is None
     assert len(judged.said) == 1
+    new.write_text(f"setting,behavior,constraints\na boat,sing,{ROLE}\n")  # no column of labels at all
+    assert tether.norms("normbank", new, trained=folder / "head").said == judged.said
+    with pytest.raises(InputError, match="expected a column norm or label"):
+        tether.norms("normbank", new)
     with pytest.raises(InputError, match="expected a head on norm-conflicts, got one on 'normbank'"):
         tether.norms("norm-conflicts", made_conflicts(tmp_path / "c", pairs=8), trained=folder / "head")
 
