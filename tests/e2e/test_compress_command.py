@@ -27,6 +27,9 @@ def test_a_folder_is_rounded_measured_and_opens(model: Path, tmp_path: Path, cal
     done = call("compress", model, "--edit", "octav,bits=4,include=[q,v]", "--out", out, "--limit", 12)
     assert NO_SPEED in done.out
     assert "R@10" in done.out
+    sizes = [value.numel() for value in create("tiny", seed=3).parameters()]
+    count = sum(place.weight.numel() for place in Octav(include=("q", "v")).places(create("tiny", seed=3)))
+    assert f"rounded: {count:,} of {sum(sizes):,} weights" in done.out  # few, so that few bytes are saved
     report = json.loads((out / "compress.json").read_text())
     assert report["edits"] == [{"name": "octav", "bits": 4, "include": ["q", "v"]}]
     for when in ("before", "after"):

@@ -207,10 +207,12 @@ def compress(
         spent = time.process_time() - began
         with replaced_parts(folder, keys=[CONFIG_FILE, REPORT_FILE], others=PARTS) as new:
             rounding = [edit for edit in made if isinstance(edit, Octav)]
+            rounded = sum(place.weight.numel() for edit in rounding for place in edit.applied)
             if rounding and key is None:  # else its file would hold the true weights
                 save_packed(changed, [place for edit in rounding for place in edit.applied], new / PACKED_FILE)
             for edit in reversed(made):
                 edit.merge_(changed)
+            total = sum(one.numel() for one in changed.parameters())
             hidden = list[str]()
             if key is not None:
                 began = time.process_time()
@@ -236,7 +238,7 @@ def compress(
                 cpu_edits=spent,
                 said=[
                     *(line for edit in made for line in getattr(edit, "said", ())),
-                    *([NO_SPEED] if rounding else []),
+                    *([_rounded(rounded, total), NO_SPEED] if rounding else []),
                     *hidden,
                 ],
             )
@@ -302,6 +304,13 @@ def _bytes_of(model: nn.Module) -> int:
     with tempfile.TemporaryDirectory(prefix="tether-") as folder:
         save(model, folder)
         return sum(one.stat().st_size for one in Path(folder).rglob("*") if one.is_file())
+
+
+def _rounded(count: int, total: int) -> str:
+    return (
+        f"rounded: {count:,} of {total:,} weights ({100 * count / total:.1f} %); all others, such as rows of tokens, "
+        "are kept whole"
+    )
 
 
 def _megabytes(size: int) -> str:
