@@ -166,6 +166,8 @@ def edit(
     for name, value in (("--ground", ground), ("--mask", mask)):
         if value is not None and style is None:
             raise InputError(f"{name}: expected with --style, got it with --morph")
+    if ground is not None and mask is None:
+        raise InputError("--ground: expected --mask with it, that says where the object is")
     check_state(state, resume=resume)
     shown = image if isinstance(image, Tensor) else decode(Path(image))
     if shown.dtype != torch.uint8 or shown.ndim != 3 or len(shown) != 3:
