@@ -79,6 +79,9 @@ class EditedImage(PaintedImage):
     def _kind(self) -> str:
         return "An image"
 
+    def _verb(self) -> str:
+        return "edit"
+
     def _told(self) -> list[tuple[str, str]]:
         told = [("similarity to the text, by the model that led", f"{self.before:.3f}, then {self.similarity:.3f}")]
         if self.judged is not None:
