@@ -400,7 +400,10 @@ def _encoder(encoder: Any, *, random_weights: bool, device: str) -> NormEncoder:
     if encoder is None:
         return TfidfEncoder()
     if isinstance(encoder, (str, Path)) and str(encoder) not in (TFIDF, LETTERS, MINILM):
-        model, name = opened(encoder, device=device, random_weights=random_weights)
+        try:
+            model, name = opened(encoder, device=device, random_weights=random_weights)
+        except InputError as error:
+            raise type(error)(f"--encoder: {error}; without a model: {TFIDF}, {LETTERS} or {MINILM}") from None
         return ModelTexts(model, name=name)
     return norm_encoder(cast(Any, str(encoder) if isinstance(encoder, Path) else encoder))
 

@@ -83,6 +83,12 @@ def test_files_that_cannot_be_learnt_from(tmp_path, lines, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_misspelt_encoder_is_told_those_without_a_model(tmp_path):
+    (tmp_path / "bank.csv").write_text(HEAD + f"bus,a,{ROLE},taboo,train\nbus,b,{ROLE},normal,test\n")
+    with pytest.raises(InputError, match=r"--encoder: tfdf: no such model.*without a model: tfidf, tfidf-letters or"):
+        tether.norms("normbank", tmp_path / "bank.csv", encoder="tfdf")
+
+
 def test_scenes_are_answered_without_a_head(tmp_path):
     run = tether.norms("egonormia", "made", encoder="tfidf", out=tmp_path / "out")
     assert list(run.report.choices) == ["blind", "scene", "scene and answers of scenes alike"]
