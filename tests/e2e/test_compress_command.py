@@ -27,6 +27,9 @@ def test_a_folder_is_rounded_measured_and_opens(model: Path, tmp_path: Path, cal
     done = call("compress", model, "--edit", "octav,bits=4,include=[q,v]", "--out", out, "--limit", 12)
     assert NO_SPEED in done.out
     assert "R@10" in done.out
+    sizes = [value.numel() for value in create("tiny", seed=3).parameters()]
+    count = sum(place.weight.numel() for place in Octav(include=("q", "v")).places(create("tiny", seed=3)))
+    assert f"rounded: {count:,} of {sum(sizes):,} weights" in done.out  # few, so that few bytes are saved
     report = json.loads((out / "compress.json").read_text())
     assert report["edits"] == [{"name": "octav", "bits": 4, "include": ["q", "v"]}]
     for when in ("before", "after"):
@@ -163,7 +166,23 @@ def test_a_copy_is_protected_and_made_whole_by_its_key_alone(model: Path, tmp_pa
     assert not (tmp_path / "none" / "model.json").exists()
     both = call("compress", public, "--restore", key, "--edit", "octav", "--out", whole, code=2).err
     assert "does nothing with --restore" in both
-    assert "no such file" in call("compress", public, "--restore", tmp_path / "no", "--out", whole / "x", code=2).err
+    gone = call("compress", public, "--restore", tmp_path / "no", "--out", whole / "x", code=2).err
+    assert "no such file; expected the key" in gone.replace("\n", " ")
+
+
+@pytest.mark.parametrize(("low", "said"), [(0.5, True), (0.1, False)])
+def test_a_copy_that_still_finds_texts_is_said_to_be_of_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, low: float, said: bool
+) -> None:
+    from tether.workflows import compress as workflow
+
+    name = "image_to_text_r10"
+    has = {"images": 6.0, name: 0.656, f"{name}_low": low, f"{name}_high": 0.8, f"{name}_chance": 0.156}
+    monkeypatch.setattr(workflow, "measured", lambda *_, **__: has)
+    given = {"protect": tmp_path / "key", "share": 0.01, "calibrate": "emoji:split=validation", "rows": 4}
+    lines = compress(create("tiny", seed=3), out=tmp_path / "out", **given).report.lines()
+    told = [line for line in lines if "NOT useless: image to text R@10 65.6 %" in line and "chance 15.6 %" in line]
+    assert bool(told) is said
 
 
 def test_rounded_weights_are_not_packed_beside_a_protected_copy(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_writes_an_image_frames_a_film_and_what_it_says(files: Path, call: Any) 
         (["cat.png", "--out", "b.png", "--style", " "], "expected a text with words"),
         (["cat.png", "--out", "b.png", "--style", "a photo"], "expected another text than source_text"),
         (["cat.png", "--out", "b.png", "--morph", "a", "--source", "a"], "no direction"),
-        (["cat.png", "--out", "b.png", "--style", "a", "--ground", "b"], "ground_text: expected a mask"),
+        (["cat.png", "--out", "b.png", "--style", "a", "--ground", "b"], "--ground: expected --mask with it"),
         (["cat.png", "--out", "b.png", "--style", "a", "--mask", "short.png"], "the image's 40 x 60 pixels"),
         (["cat.png", "--out", "b.png", "--style", "a", "--mask", "all.png"], "all.png: expected some of the image"),
         (["cat.png", "--out", "b.png", "--style", "a", "--mask", "none.png"], "but not all, to be white, got nothing"),

@@ -104,6 +104,14 @@ def test_a_folder_half_removed_is_still_of_its_learning(tmp_path: Path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
+def test_what_was_refused_before_anything_was_done_is_in_nobodys_way(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="too few"), learning(tmp_path / "m", {"a": 1}, purpose="test"):
+        raise InputError("too few images")
+    with learning(tmp_path / "m", {"a": 2}, purpose="test"):  # mended, and asked for again
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_bad_input(model: Path, tmp_path: Path, call: Any) -> None:
     maker = ("generate", tmp_path / "maker", "--model", model)
     assert "at least one text" in call(*maker, code=2).err

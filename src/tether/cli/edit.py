@@ -102,7 +102,7 @@ def command(
     """Change one image as words say, for a model: restyle it, morph it from a text to another, or change a part.
 
     Examples:
-      tether edit cat.jpg --model starter --style "a charcoal drawing" --out edited.png
+      tether edit cat.jpg --model MODEL --style "a charcoal drawing" --out edited.png
       tether edit cat.jpg --model MODEL --style "a golden cat" --ground "snow" --mask cat.png --out edited.png
       tether edit cat.jpg --model MODEL --morph "a fox" --source "a cat" --out fox.png --frames way/ --html film.html
       tether edit people/ --learn --codes people.codes

@@ -116,7 +116,7 @@ def read_png(path: Path) -> np.ndarray:
     Raises:
         InputError: no such file, no PNG, a damaged one, or one that is too large.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     data = read_bytes(path, limit=_LARGEST)
     try:
@@ -127,7 +127,8 @@ def read_png(path: Path) -> np.ndarray:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: not a PNG that can be read: {error}") from None
+        why = "of another format" if isinstance(error, UnidentifiedImageError) else error
+        raise InputError(f"{path}: not a PNG that can be read: {why}") from None
 
 
 class LabelStore:

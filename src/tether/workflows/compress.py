@@ -207,10 +207,12 @@ def compress(
         spent = time.process_time() - began
         with replaced_parts(folder, keys=[CONFIG_FILE, REPORT_FILE], others=PARTS) as new:
             rounding = [edit for edit in made if isinstance(edit, Octav)]
+            rounded = sum(place.weight.numel() for edit in rounding for place in edit.applied)
             if rounding and key is None:  # else its file would hold the true weights
                 save_packed(changed, [place for edit in rounding for place in edit.applied], new / PACKED_FILE)
             for edit in reversed(made):
                 edit.merge_(changed)
+            total = sum(one.numel() for one in changed.parameters())
             hidden = list[str]()
             if key is not None:
                 began = time.process_time()
@@ -221,13 +223,14 @@ def compress(
             packed = (new / PACKED_FILE).stat().st_size if (new / PACKED_FILE).is_file() else None
             after = cast(DualEncoder, changed)
             cpu = _cpu_seconds([base, after])
+            had, has = (measured(one, source, **given) for one in (base, after))
             report = CompressReport(
                 base=title,
                 digest=model_digest(cast(nn.Module, base)),
                 edits=specs,
                 source=source.name,
-                before=measured(base, source, **given),
-                after=measured(after, source, **given),
+                before=had,
+                after=has,
                 bytes_before=_bytes_of(cast(nn.Module, base)),
                 bytes_after=sum(one.stat().st_size for one in new.rglob("*") if one.is_file()) - (packed or 0),
                 bytes_packed=packed,
@@ -236,8 +239,9 @@ def compress(
                 cpu_edits=spent,
                 said=[
                     *(line for edit in made for line in getattr(edit, "said", ())),
-                    *([NO_SPEED] if rounding else []),
+                    *([_rounded(rounded, total), NO_SPEED] if rounding else []),
                     *hidden,
+                    *([] if key is None else _of_use(has)),
                 ],
             )
             write_json(new / REPORT_FILE, report.to_dict())
@@ -302,6 +306,25 @@ def _bytes_of(model: nn.Module) -> int:
     with tempfile.TemporaryDirectory(prefix="tether-") as folder:
         save(model, folder)
         return sum(one.stat().st_size for one in Path(folder).rglob("*") if one.is_file())
+
+
+def _of_use(has: Mapping[str, float]) -> list[str]:
+    """What a protected copy can still do better than chance."""
+    able = [key for key in _FIGURES if has.get(f"{key}_low", 0.0) > has.get(f"{key}_chance", 1.0)]
+    if not able:
+        return []
+    told = "; ".join(f"{describe(key)} {shown(key, has[key])} ({beside(key, has)})" for key in able)
+    return [
+        f"protect: the copy is NOT useless: {told}. Take a larger --share, more --rows, and --calibrate on rows that "
+        "the model is good at"
+    ]
+
+
+def _rounded(count: int, total: int) -> str:
+    return (
+        f"rounded: {count:,} of {total:,} weights ({100 * count / total:.1f} %); all others, such as rows of tokens, "
+        "are kept whole"
+    )
 
 
 def _megabytes(size: int) -> str:

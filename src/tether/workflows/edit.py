@@ -79,6 +79,9 @@ class EditedImage(PaintedImage):
     def _kind(self) -> str:
         return "An image"
 
+    def _verb(self) -> str:
+        return "edit"
+
     def _told(self) -> list[tuple[str, str]]:
         told = [("similarity to the text, by the model that led", f"{self.before:.3f}, then {self.similarity:.3f}")]
         if self.judged is not None:
@@ -166,6 +169,8 @@ def edit(
     for name, value in (("--ground", ground), ("--mask", mask)):
         if value is not None and style is None:
             raise InputError(f"{name}: expected with --style, got it with --morph")
+    if ground is not None and mask is None:
+        raise InputError("--ground: expected --mask with it, that says where the object is")
     check_state(state, resume=resume)
     shown = image if isinstance(image, Tensor) else decode(Path(image))
     if shown.dtype != torch.uint8 or shown.ndim != 3 or len(shown) != 3:

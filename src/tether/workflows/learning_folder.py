@@ -29,6 +29,8 @@ ABOUT_FILE = "about.json"
 def learning(out: Path, facts: Mapping[str, Any], *, purpose: str) -> Iterator[Path]:
     """The folder ``OUT.learning`` of what was done, held against other processes; it goes when the block ends well.
 
+    It goes, too, where the block fails before anything was done.
+
     Args:
         out: the file that is being learnt.
         facts: plain values that say what is learnt.
@@ -42,7 +44,12 @@ def learning(out: Path, facts: Mapping[str, Any], *, purpose: str) -> Iterator[P
     _refuse_others(place)
     with locked(place, purpose=purpose, tidy=True):
         claim(place, facts)
-        yield place
+        try:
+            yield place
+        except BaseException:
+            if all(one.name == ABOUT_FILE or is_lock(one) for one in place.iterdir()):  # nothing was done: no learning
+                (place / ABOUT_FILE).unlink(missing_ok=True)
+            raise
         for one in sorted(place.iterdir(), key=lambda one: one.name == ABOUT_FILE):  # last: till then it is a learning
             if one.is_dir():
                 shutil.rmtree(one, ignore_errors=True)

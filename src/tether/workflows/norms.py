@@ -158,7 +158,7 @@ def norms(
                 raise InputError("egonormia: choosers answer it without a head; leave --trained and --fields out")
             with_words = _encoder(encoder, random_weights=random_weights, device=device)
             return _chosen(path, file, encoder=with_words, test=test, seed=seed, out=where)
-        table = open_norms(task, path, skip_unknown=skip_unknown)
+        table = open_norms(task, path, skip_unknown=skip_unknown, labelled=trained is None)
         if str(file) == MADE:
             table = _ours(table)
         digest = _digest(path)
@@ -176,10 +176,13 @@ def norms(
         )  # fmt: skip
 
 
-def open_norms(task: str, path: str | Path, *, skip_unknown: bool = False) -> NormTable:
-    """A file of one of the four sets with labels as a table; its own split is seen to keep groups on one side."""
+def open_norms(task: str, path: str | Path, *, skip_unknown: bool = False, labelled: bool = True) -> NormTable:
+    """A file of one of the four sets with labels as a table; its own split is seen to keep groups on one side.
+
+    Without ``labelled`` NormBank's column of labels may be missing.
+    """
     if task == "normbank":
-        table = load_normbank(path)
+        table = load_normbank(path, labelled=labelled)
     elif task == "stream-norms":
         table = chat_table(load_stream_norms(path), name=str(path))
     elif task == "normdial":
@@ -397,7 +400,10 @@ def _encoder(encoder: Any, *, random_weights: bool, device: str) -> NormEncoder:
     if encoder is None:
         return TfidfEncoder()
     if isinstance(encoder, (str, Path)) and str(encoder) not in (TFIDF, LETTERS, MINILM):
-        model, name = opened(encoder, device=device, random_weights=random_weights)
+        try:
+            model, name = opened(encoder, device=device, random_weights=random_weights)
+        except InputError as error:
+            raise type(error)(f"--encoder: {error}; without a model: {TFIDF}, {LETTERS} or {MINILM}") from None
         return ModelTexts(model, name=name)
     return norm_encoder(cast(Any, str(encoder) if isinstance(encoder, Path) else encoder))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +84,6 @@ def test_the_report_says_what_is_private_and_what_is_not() -> None:
     assert "under no privacy" in said
     assert "cross-validation" not in said
     assert "under no privacy" in done.report.html()
+    for epsilon, weak in ((9.9, False), (30.3, True)):
+        report = replace(done.report, privacy={**done.report.privacy, "epsilon": epsilon})
+        assert ("promises next to nothing" in report.privately()) is weak

@@ -181,6 +181,9 @@ def test_stores_from_outside(store, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"bad\.png: not a PNG"):
         read_png(tmp_path / "bad.png")
+    Image.new("L", (4, 4)).save(tmp_path / "mask.jpg")
+    with pytest.raises(InputError, match=r"mask\.jpg: not a PNG that can be read: of another format"):
+        read_png(tmp_path / "mask.jpg")
 
 
 def test_masks_in_files_beside_the_images(tmp_path):

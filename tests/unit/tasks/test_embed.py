@@ -254,6 +254,10 @@ class TestSearching:
         long = gallery({"one": [Hit("a", 0.5, (caption,), drawing(1))]}, tmp_path / "long.html").read_text()
         assert f"<q>{caption}</q>" in long
         assert not re.search(r"line-clamp|text-overflow|nowrap", long)  # all of it is shown
+        bare = gallery({"one": [Hit("a.png", 0.0, (), drawing(1))]}, tmp_path / "bare.html", scores="", span=(0.0, 1.0))
+        shown = bare.read_text().split("</style>")[1]
+        assert not re.search(r"0\.000|scores", shown)
+        assert "<footer>Click an image" in shown
         with pytest.raises(InputError, match="at least one query"):
             gallery({}, tmp_path / "page.html")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,10 @@ def test_a_mask_says_what_may_change(files: dict[str, Path], tmp_path: Path) -> 
     assert Image.open(found.save_png(tmp_path / "out.png")).size == (16, 16)
     frames = found.save_frames(tmp_path / "frames")
     assert sorted(path.name for path in frames.iterdir()) == ["000000.png", "000002.png", "000004.png"]
-    assert "what should stay" in found.film(tmp_path / "film.html").read_text()
+    page = found.film(tmp_path / "film.html").read_text()
+    assert "what should stay" in page
+    assert "Edited by <code>tether edit</code>" in page
+    assert not re.search(r"[Dd]raw[ni]|tether draw", page.split("</style>")[1].split("<script")[0])
 
 
 def test_words_find_what_may_change(files: dict[str, Path]) -> None:

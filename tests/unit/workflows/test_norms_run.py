@@ -59,6 +59,10 @@ def test_a_head_judges_a_file_and_no_figure_counts_what_was_learnt_from(trained,
     judged = tether.norms("normbank", new, trained=folder / "head", out=tmp_path / "new")
     assert judged.report is None
     assert len(judged.said) == 1
+    new.write_text(f"setting,behavior,constraints\na boat,sing,{ROLE}\n")  # no column of labels at all
+    assert tether.norms("normbank", new, trained=folder / "head").said == judged.said
+    with pytest.raises(InputError, match="expected a column norm or label"):
+        tether.norms("normbank", new)
     with pytest.raises(InputError, match="expected a head on norm-conflicts, got one on 'normbank'"):
         tether.norms("norm-conflicts", made_conflicts(tmp_path / "c", pairs=8), trained=folder / "head")
 
@@ -77,6 +81,12 @@ def test_files_that_cannot_be_learnt_from(tmp_path, lines, message):
     with pytest.raises(InputError, match=message):
         tether.norms("normbank", tmp_path / "bank.csv", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_misspelt_encoder_is_told_those_without_a_model(tmp_path):
+    (tmp_path / "bank.csv").write_text(HEAD + f"bus,a,{ROLE},taboo,train\nbus,b,{ROLE},normal,test\n")
+    with pytest.raises(InputError, match=r"--encoder: tfdf: no such model.*without a model: tfidf, tfidf-letters or"):
+        tether.norms("normbank", tmp_path / "bank.csv", encoder="tfdf")
 
 
 def test_scenes_are_answered_without_a_head(tmp_path):

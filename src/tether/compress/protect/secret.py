@@ -102,6 +102,8 @@ class Secret:
         Raises:
             InputError: no such file, or another one.
         """
+        if not Path(path).is_file():
+            raise InputError(f"{path}: no such file; expected the key that tether compress --protect wrote")
         state = read_weights(Path(path))
         said = read_metadata(Path(path))
         if said.get("format") != FORMAT:

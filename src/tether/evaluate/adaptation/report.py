@@ -196,10 +196,11 @@ class AdaptReport:
         if not self.privacy:
             return ""
         known = self.privacy
+        weak = " An epsilon above 10 promises next to nothing." if known["epsilon"] > 10 else ""
         return (
             f"Privacy of each image, by Opacus' accountant: epsilon {known['epsilon']:.3g} at delta "
             f"{known['delta']:.2g}; the clipping norm ended at {known['clip']:.3g}. It covers the head; this report's "
-            "own figures are of all data and under no privacy."
+            f"own figures are of all data and under no privacy.{weak}"
         )
 
     def cost(self) -> str:

@@ -43,7 +43,7 @@ def gallery(
         remarks: lines below it.
         nothing: why a query has no hit.
         first: place of a query's first hit, where it is not 1.
-        scores: what they are, said at the foot.
+        scores: what they are, said at the foot; empty where images have none, and then none is shown.
         span: scores of the shortest bar and of the longest one, on all rows alike; None compares the images of a row,
             and tells its best score.
 
@@ -57,7 +57,7 @@ def gallery(
     pages = Environment(loader=PackageLoader("tether.tasks.retrieve", "."), autoescape=True)
     why, starts = nothing or {}, first or {}
     queries = [
-        _query(text, hits, span=span) | {"nothing": why.get(text), "first": starts.get(text, 1)}
+        _query(text, hits, span=span, scored=bool(scores)) | {"nothing": why.get(text), "first": starts.get(text, 1)}
         for text, hits in hits_by_query.items()
     ]
     given = {
@@ -73,11 +73,11 @@ def gallery(
     return path
 
 
-def _query(text: str, hits: Sequence[Hit], *, span: tuple[float, float] | None) -> dict[str, Any]:
+def _query(text: str, hits: Sequence[Hit], *, span: tuple[float, float] | None, scored: bool) -> dict[str, Any]:
     scores = [hit.score for hit in hits]
     low, high = span or ((min(scores), max(scores)) if scores else (0.0, 1.0))
-    note = _note(hits, ends=span is not None)
-    return {"text": text, "note": note, "hits": [_shown(hit, low=low, high=high) for hit in hits]}
+    note = _note(hits, ends=span is not None) if scored else ""
+    return {"text": text, "note": note, "hits": [_shown(hit, low=low, high=high, scored=scored) for hit in hits]}
 
 
 def _note(hits: Sequence[Hit], *, ends: bool) -> str:
@@ -92,12 +92,13 @@ def _note(hits: Sequence[Hit], *, ends: bool) -> str:
     return f"right at place {places[0]}" if places else f"not among the first {len(hits)}"
 
 
-def _shown(hit: Hit, *, low: float, high: float) -> dict[str, Any]:
+def _shown(hit: Hit, *, low: float, high: float, scored: bool) -> dict[str, Any]:
     try:
         image = make_thumbnail(Row(hit.key, hit.image), side=SIDE)
     except InputError:  # a store may hold anything; the other hits are shown all the same
         image = None
-    more = [("score", f"{hit.score:.4f}"), ("key", hit.key), *(("text", text) for text in hit.texts[:MOST_FIELDS])]
+    more = [("score", f"{hit.score:.4f}")] if scored else []
+    more += [("key", hit.key), *(("text", text) for text in hit.texts[:MOST_FIELDS])]
     fields = [(name, value) for name, value in hit.meta.items() if value not in (None, "", [])]
     more += [(name, str(value)[:MOST_LETTERS]) for name, value in fields[:MOST_FIELDS]]
     height = 1.0 if high <= low else min(1.0, max(0.0, (hit.score - low) / (high - low)))

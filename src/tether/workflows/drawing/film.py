@@ -30,6 +30,7 @@ def film_page(
     losses: Mapping[str, Sequence[float]],
     told: Sequence[tuple[str, str]],
     svg: str | None,
+    verb: str,
 ) -> str:
     """One HTML page that loads nothing from elsewhere.
 
@@ -40,6 +41,7 @@ def film_page(
         losses: of each step.
         told: names and values beside the drawing.
         svg: the drawing as lines, if there is such a thing.
+        verb: that made it, ``draw`` or ``edit``.
     """
     lines = [Line(name, "main" if not place else "second", list(enumerate(values, 1)))
              for place, (name, values) in enumerate(losses.items())]  # fmt: skip
@@ -49,6 +51,8 @@ def film_page(
         package="tether.workflows.drawing",
         prompt=prompt,
         canvas=canvas,
+        verb=verb,
+        noun="drawing" if verb == "draw" else "edit",
         steps=f"{frames[-1][0]:,}",
         frames=[ShownFrame(step, png_uri(image)) for step, image in frames],
         told=told,

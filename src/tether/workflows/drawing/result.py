@@ -56,6 +56,7 @@ class PaintedImage:
             losses=self.painting.losses,
             told=[*self._told(), *(("remark", line) for line in self.remarks)],
             svg=self._lines(),
+            verb=self._verb(),
         )
         write_text(Path(path), page)
         return Path(path)
@@ -70,6 +71,9 @@ class PaintedImage:
 
     def _kind(self) -> str:
         raise NotImplementedError
+
+    def _verb(self) -> str:
+        return "draw"
 
     def _told(self) -> list[tuple[str, str]]:
         """Names and values beside the image, the similarity first."""

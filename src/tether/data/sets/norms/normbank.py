@@ -74,18 +74,23 @@ def format_constraints(constraints: tuple[NormConstraint, ...]) -> str:
     return _JOIN.join(said)
 
 
-def load_normbank(path: str | Path) -> NormTable:
+def load_normbank(path: str | Path, *, labelled: bool = True) -> NormTable:
     """Read a CSV of NormBank's columns: setting, behavior, constraints, and norm or label; others are optional.
 
     Fields are ``behaviour`` ("setting: behaviour"), ``constraints`` (in words) and the group is setting and
     behaviour. The facet ``constraints`` names the categories of a row's constraints, joined by " + ".
     Rows without a norm can be judged, not learnt from. A column ``split`` is kept.
 
+    Args:
+        path: of the file.
+        labelled: whether the column of norms must be there; its cells may be empty.
+
     Raises:
         InputError: see ``read_table`` and ``NormTable``; unknown norms and constraints that cannot be read are named
             by their row numbers.
     """
-    rows, numbers = read_table(path, need=["setting", "behavior", "constraints", ("norm", "label")])
+    need = ["setting", "behavior", "constraints", *([("norm", "label")] if labelled else [])]
+    rows, numbers = read_table(path, need=need)
     said, kinds, bad, why = [], [], [], ""
     for row, number in zip(rows, numbers, strict=True):
         try:
