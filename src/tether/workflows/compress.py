@@ -31,7 +31,7 @@ from tether.evaluate.measures import evaluate as measured
 from tether.evaluate.metric_names import beside, describe, shown
 from tether.models.save import CONFIG_FILE, save
 from tether.workflows.compressed_folder import PARTS, REPORT_FILE, check_free, check_not_model
-from tether.workflows.guard import guarded
+from tether.workflows.guard import check_new_key, guarded
 from tether.workflows.methods import named
 from tether.workflows.models import Data, Model, Progress, opened
 
@@ -256,8 +256,7 @@ def _edits(edits: Sequence[str | Mapping[str, Any]], *, none: bool) -> tuple[lis
 def _key_file(key: Path, folder: Path) -> Path:
     if key.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"--protect: {key} lies in {folder}, which is what others get; expected a file elsewhere")
-    if key.exists() or key.is_symlink():
-        raise InputError(f"--protect: {key} is there already; a key is never replaced, so give another name")
+    check_new_key(key)
     return key
 
 
