@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import tether
+from tether.compress.protect import Obfuscator
 from tether.compress.quantise import Octav
 from tether.compress.quantise.packed import PACKED_FILE, load_packed_
 from tether.core.errors import InputError
@@ -75,6 +76,40 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
         compress(create("tiny"), ["octav"], out=tmp_path)
     with pytest.raises(InputError, match=r"--calibrate: .* is what is measured on as well"):
         compress(create("tiny"), ["octav"], out=tmp_path / "new", calibrate="emoji:split=test")
+
+
+@pytest.mark.parametrize("moved", [[], ["model.safetensors"], ["model.safetensors", "model.json"]])
+def test_what_a_killed_process_left_is_written_anew(moved: list[str], tmp_path: Path) -> None:
+    out, new = tmp_path / "out", tmp_path / "out" / ".new-ab12_cde"
+    new.mkdir(parents=True)
+    for name in (".lock", ".lock.json"):
+        (out / name).touch()
+    for name in ("model.safetensors", "model.json", "compress.json"):
+        (out / name if name in moved else new / name).touch()
+    existing = "replace" if "model.json" in moved else "refuse"
+    if existing == "replace":
+        with pytest.raises(InputError, match="is not empty and holds no compressed model"):
+            compress(create("tiny"), ["octav"], out=out, limit=4)
+    compress(create("tiny"), ["octav"], out=out, limit=4, existing=existing)
+    assert not new.exists()
+    tether.load(out)
+
+
+def test_a_folder_of_a_like_name_is_no_leftover(tmp_path: Path) -> None:
+    compress(create("tiny"), ["octav"], out=tmp_path, limit=4)
+    (tmp_path / ".new-ideas").mkdir()
+    (tmp_path / ".new-ideas" / "mine").touch()
+    compress(create("tiny"), ["octav"], out=tmp_path, limit=4, existing="replace")
+    assert (tmp_path / ".new-ideas" / "mine").exists()
+
+
+def test_a_key_that_came_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = tmp_path / "key.safetensors"
+    fit = Obfuscator.fit
+    monkeypatch.setattr(Obfuscator, "fit", lambda self, batches: [fit(self, batches), key.write_text("another's")][0])
+    with pytest.raises(InputError, match="a key is never replaced"):
+        compress(create("tiny"), protect=key, calibrate="emoji:split=train", rows=8, out=tmp_path / "out", limit=4)
+    assert key.read_text() == "another's"
 
 
 def test_weights_that_are_not_finite_are_named_and_nothing_is_written(tmp_path: Path) -> None:

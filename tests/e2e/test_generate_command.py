@@ -124,6 +124,9 @@ def test_bad_input(model: Path, tmp_path: Path, call: Any) -> None:
     assert "expected key=value, got 'size'" in call(*maker, "--learn", DATA, "--set", "size", code=2).err
     with pytest.raises(InputError, match="no such file"):
         generate(["a star"], model=str(model), maker=tmp_path / "none", random_weights=True)
+    for name, value in (("seed", 2**64), ("images", 10**9), ("batch_size", 0)):
+        with pytest.raises(InputError, match=f"{name}: expected"):
+            generate(["a star"], model=str(model), maker=tmp_path / "none", random_weights=True, **{name: value})
     with pytest.raises(InputError, match="size: expected 2, 4, 8"):
         learn_maker(DATA, model=str(model), out=tmp_path / "m", settings={"size": 20, "scales": [1, 3]},
                     random_weights=True)  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from tether.core.atomic_io import flush
 from tether.core.errors import WriteError
 
 _NEW = ".new-"
+_RANDOM = re.compile(r"\.new-[a-z0-9_]{8}")
 
 
 @contextlib.contextmanager
@@ -39,7 +41,7 @@ def replaced_parts(folder: Path, *, keys: Sequence[str], others: Sequence[str] =
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(f"{_NEW}*"):  # of a process that was killed
+        for left in unfinished(folder):
             shutil.rmtree(left, ignore_errors=True)
         new = Path(tempfile.mkdtemp(prefix=_NEW, dir=folder))
     except OSError as error:
@@ -60,6 +62,12 @@ def replaced_parts(folder: Path, *, keys: Sequence[str], others: Sequence[str] =
         raise WriteError(folder, error, safe="the parts there are of two writings; write it again") from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """The folders inside that processes left which were killed while they wrote new parts; none where there is none."""
+    found = folder.glob(f"{_NEW}*")
+    return [one for one in found if _RANDOM.fullmatch(one.name) and one.is_dir() and not one.is_symlink()]
 
 
 def _replace(folder: Path, new: Path, *, keys: Sequence[str], others: Sequence[str]) -> None:

@@ -33,7 +33,7 @@ from tether.models.save import CONFIG_FILE, save
 from tether.workflows.compressed_folder import PARTS, REPORT_FILE, check_free, check_not_model
 from tether.workflows.methods import named
 from tether.workflows.models import Data, Model, Progress, opened
-from tether.workflows.protect import protected
+from tether.workflows.protect import check_new_key, protected
 
 FORMAT = "tether-compressed-1"
 DRAWINGS = "emoji:split=test"
@@ -260,8 +260,7 @@ def _edits(edits: Sequence[str | Mapping[str, Any]], *, none: bool) -> tuple[lis
 def _key_file(key: Path, folder: Path) -> Path:
     if key.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"--protect: {key} lies in {folder}, which is what others get; expected a file elsewhere")
-    if key.exists() or key.is_symlink():
-        raise InputError(f"--protect: {key} is there already; a key is never replaced, so give another name")
+    check_new_key(key)
     return key
 
 

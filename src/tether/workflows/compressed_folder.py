@@ -6,7 +6,9 @@ from pathlib import Path
 
 from tether.compress.quantise.packed import PACKED_FILE
 from tether.core.errors import InputError
-from tether.models.save import WEIGHTS_FILE
+from tether.core.locks import is_lock
+from tether.core.replaced_parts import unfinished
+from tether.models.save import CONFIG_FILE, WEIGHTS_FILE
 from tether.models.tokenizer_files import TOKENIZER_FOLDER
 
 REPORT_FILE = "compress.json"
@@ -27,6 +29,9 @@ def check_not_model(folder: Path, model: object) -> None:
 def check_free(folder: Path, *, existing: str) -> None:
     """See that a folder is free, or holds what this verb wrote and may be replaced.
 
+    What a killed process left of a first writing is free: its lock, new parts that were not finished, and the parts
+    that it had moved when nothing could be opened yet.
+
     Raises:
         InputError: otherwise.
     """
@@ -34,9 +39,14 @@ def check_free(folder: Path, *, existing: str) -> None:
         raise InputError(f"existing: expected refuse or replace, got {existing!r}")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out: {folder} is a file; expected a folder, or a name that is free")
-    if not folder.exists() or not any(one.suffix != ".lock" for one in folder.iterdir()):
+    begun = unfinished(folder)
+    held = [one.name for one in folder.iterdir() if not is_lock(one) and one not in begun] if folder.exists() else []
+    if not held:
         return
     if not (folder / REPORT_FILE).is_file():
+        known = {*PARTS, CONFIG_FILE} if existing == "replace" else {*PARTS}
+        if set(held) <= known and any((one / REPORT_FILE).is_file() for one in begun):
+            return
         raise InputError(f"--out: {folder}: is not empty and holds no compressed model; choose another folder")
     if existing == "refuse":
         raise InputError(f"--out: {folder} is there already; give another name, or --existing replace")

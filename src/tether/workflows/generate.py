@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
+from annotated_types import Ge, Le
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
@@ -15,6 +16,7 @@ from tether.core.atomic_io import atomic_folder, csv_file
 from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
+from tether.core.ranges import Count, Whole, checked
 from tether.data import open_source
 from tether.generate.autoregress.generator import VarGenerator
 from tether.generate.edit.frames import png_bytes
@@ -174,15 +176,16 @@ def learn_maker(
     return LearntGenerator(out, len(pixels), bad, mean_of_last(losses), mean_of_last(found))
 
 
+@checked
 def generate(
     texts: Sequence[str],
     *,
     model: Model,
     maker: str | Path | VarGenerator,
-    images: int = 1,
+    images: Annotated[int, Ge(1), Le(10_000)] = 1,
     cfg: float | None = None,
-    seed: int = 0,
-    batch_size: int = 64,
+    seed: Whole = 0,
+    batch_size: Count = 64,
     random_weights: bool = False,
     device: str = "auto",
     on_progress: Callable[[int, int], None] | None = None,
@@ -193,7 +196,7 @@ def generate(
         texts: at least one; none empty.
         model: that the maker learnt with.
         maker: what ``learn_maker`` made, or its file.
-        images: of each text.
+        images: of each text; all are held in memory.
         cfg: how far from what there would be without a text; None takes the maker's own.
         seed: of the draws.
         batch_size: images made at once; draws depend on it.

@@ -11,6 +11,7 @@ from torch import nn
 
 from tether.compress.protect import Obfuscator, Secret
 from tether.core.atomic_io import write_json
+from tether.core.errors import InputError
 from tether.core.locks import locked
 from tether.core.protocols import DualEncoder
 from tether.core.replaced_parts import replaced_parts
@@ -36,6 +37,7 @@ def protected(model: nn.Module, batches: Sequence[Batch], *, key: Path, share: f
     given = {"rounds": ROUNDS, "samples": SAMPLES, "epochs": EPOCHS, "patience": PATIENCE}
     obfuscator = Obfuscator(model, eps=None, share=share, clamp="layer", **given)
     changed, secret = obfuscator.fit(batches)
+    check_new_key(key)  # again: another may have written there meanwhile
     secret.save(key)
     found = obfuscator.found
     assert found is not None
@@ -48,6 +50,16 @@ def protected(model: nn.Module, batches: Sequence[Batch], *, key: Path, share: f
         "Who trains the copy on a few images of their own gets most of it back",
     ]
     return changed, said
+
+
+def check_new_key(key: Path) -> None:
+    """See that no key is written over: it may be the only one of a copy that others have.
+
+    Raises:
+        InputError: something is there.
+    """
+    if key.exists() or key.is_symlink():
+        raise InputError(f"--protect: {key} is there already; a key is never replaced, so give another name")
 
 
 def restored(

@@ -238,6 +238,7 @@ def test_a_forged_head_is_read_where_nothing_is_changed(tmp_path):
         {"arrays": {"weight0": np.zeros((4, 5)), "bias0": np.zeros(5)}},
         {"arrays": {"weight0": np.zeros(4)}},
         {"arrays": {"weight1": np.zeros((9, 3)), "bias1": np.zeros(3)}},
+        {"settings": {"columns": ["depth"]}},
         {"settings": {"classes": ["bad"]}},
         {"settings": {"classes": [1, None, "x"]}},
         {"settings": {"tfidf": "ab"}},
@@ -248,6 +249,11 @@ def test_a_forged_head_is_read_where_nothing_is_changed(tmp_path):
 def test_heads_whose_weights_do_not_fit(tmp_path, change):
     with pytest.raises(InputError):
         NormClassifier.load(_changed(tmp_path / "h.safetensors", **change))
+
+
+@pytest.mark.parametrize("head", ["svm", "logistic", "mlp"])
+def test_a_seed_beyond_what_scikit_learn_takes(head):
+    assert NormClassifier("tfidf", fields=["act"], head=head, seed=2**40).fit(table()).predict(table())
 
 
 def test_a_head_of_other_rows_is_refused(tmp_path):

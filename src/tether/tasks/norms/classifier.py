@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from tether.core.errors import InputError
+from tether.core.printable import quoted
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Positive, Whole, checked
 from tether.core.state_file import check_encoder, read_state, write_state
@@ -179,6 +180,8 @@ class NormClassifier:
             found._layers = [(arrays[f"weight{number}"], arrays[f"bias{number}"]) for number in range(layers)]
             found._mean, found._scale, found._columns = arrays["mean"], arrays["scale"], list(columns)
             found.classes_ = tuple(classes)
+            if not found._mean.shape == found._scale.shape == (len(found._columns),):
+                raise ValueError(f"columns: expected a mean and a scale of each, got {quoted(columns)}")
             _check_head(found._layers, found.classes_, arrays)
         except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
             raise InputError(f"{path}: expected the settings and weights of a NormClassifier: {error}") from error
@@ -197,7 +200,7 @@ class NormClassifier:
         from sklearn.neural_network import MLPClassifier
         from sklearn.svm import LinearSVC
 
-        seed, C = self.settings["seed"], self.settings["C"]
+        seed, C = self.settings["seed"] % 2**32, self.settings["C"]  # scikit-learn takes 32 bits
         if self.settings["head"] == "svm":
             return LinearSVC(C=C, class_weight="balanced", random_state=seed, max_iter=5000)
         if self.settings["head"] == "logistic":
