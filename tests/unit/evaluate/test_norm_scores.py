@@ -146,3 +146,8 @@ def test_answers_by_kind_and_activity_with_chance():
         evaluate_egonormia({})
     with pytest.raises(InputError, match="'1' is none of the 1 items"):
         evaluate_egonormia(answers, items=items[:1])
+
+
+def test_an_answer_that_could_not_be_read_is_wrong() -> None:
+    answers = {"1": {"m": {"best": {"results": [None, 2], "correct": [1, 2]}, "sensible": {}}}}
+    assert evaluate_egonormia(answers)["m"].percent == (0.0, 100.0, 0.0, 0.0)

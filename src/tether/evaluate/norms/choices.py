@@ -108,7 +108,7 @@ def evaluate_egonormia(
 
     Args:
         answers: item to model to ``{"best": {"results": [a, j], "correct": [a, j]}, "sensible": {...}}``; a model that
-            did not answer an item is not counted there.
+            did not answer an item is not counted there, and a null in ``results``, which could not be read, is wrong.
         items: that were asked, for chance and the table by norm kind.
         activities: of items by id, as in the release's id2high.json, for the table by activity.
 
@@ -128,7 +128,7 @@ def evaluate_egonormia(
                 best, sensible = said["best"], said.get("sensible") or {}
                 given = sensible.get("results") or None
                 row = (
-                    [int(one) for one in best["results"]],
+                    [-1 if one is None else int(one) for one in best["results"]],
                     [int(one) for one in best["correct"]],
                     given,
                     sensible.get("correct") or [],
