@@ -117,10 +117,10 @@ def gate_norm_scores(
 @checked
 def prune_attention(
     model: nn.Module,
-    *,
     n: Count | None = None,
     fraction: Inner | None = None,
     scores: Mapping[str, float] | None = None,
+    *,
     towers: Sequence[Side] = SIDES,
 ) -> list[str]:
     """Leave out the attention of the blocks with the lowest scores, in place: ``x + attention(norm(x))`` becomes x.

@@ -103,9 +103,9 @@ class FakeQuant(nn.Module):
         bits: Bits,
         signed: bool = True,
         dim: Dims = None,
-        *,
         grad: Gradient = "mad",
         observer: Observer = "octav",
+        *,
         running: Decay = 0.0,
         across: bool = False,
     ) -> None:

@@ -97,10 +97,10 @@ class NormTweaker:
     def __init__(
         self,
         quantize_fn: Callable[[nn.Module], Any],
-        *,
         lr: PositiveRate = 1e-5,
         lr_scale: NonNegative = 1.0,
         iters: Count = 1,
+        *,
         passed: Passed = "clean",
     ) -> None:
         """Take the settings.

@@ -25,9 +25,9 @@ def octav_clip(
     bits: Bits,
     signed: bool = True,
     dim: Dims = None,
-    *,
     max_iter: Annotated[int, Ge(1)] = STEPS,
     tol: NonNegative = TOLERANCE,
+    *,
     across: bool = False,
 ) -> Float[Tensor, "*clips"]:
     """Where to clip values so that rounding what is inside and clipping what is outside err least, in squares.

@@ -46,13 +46,13 @@ def trim_tokens(
     text: Float[Tensor, "b p"],
     proj: Joint | Float[Tensor, "p d"],
     post_norm: Joint,
-    *,
     ratio: Part | Literal["auto"] = "auto",
     sign: Literal[1, -1, "auto"] = 1,
     normalize: bool = True,
     iqr: Positive = 1.5,
     per_image: bool = True,
     aggregate: bool = True,
+    *,
     probe: Probe | None = None,
 ) -> Trimmed:
     """Keep the patches of images that a text is about, by CLIP's own scores; nothing is trained.

@@ -66,9 +66,9 @@ class StrokeCanvas(Canvas):
         segments: Curves = (1, 3),
         samples: Samples = 16,
         tau: Positive = 0.5,
+        generator: torch.Generator | None = None,
         *,
         reach: Reach | None = None,
-        generator: torch.Generator | None = None,
     ) -> None:
         """Draw the start.
 
@@ -79,8 +79,8 @@ class StrokeCanvas(Canvas):
             segments: least and greatest number of curves of a stroke, drawn evenly.
             samples: see ``render_strokes``.
             tau: see ``render_strokes``.
-            reach: see ``render_strokes``.
             generator: of the start, on the CPU; None takes seed 0.
+            reach: see ``render_strokes``.
 
         Raises:
             InputError: a least number of curves above the greatest.

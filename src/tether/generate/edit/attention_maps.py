@@ -149,7 +149,7 @@ def blend(edit: Tensor, source: Tensor, mask: Tensor) -> Float[Tensor, "f c *pla
     Args:
         edit: (f, c, n) or (f, c, h, w).
         source: likewise.
-        mask: (f, n) or (f, h, w), True where the edit is taken; or shares of it, from 0 to 1.
+        mask: (f, n), (f, h, w) or (f, 1, h, w), True where the edit is taken; or shares of it, from 0 to 1.
 
     Raises:
         InputError: shapes that do not fit, or shares outside of 0 to 1.
@@ -160,6 +160,7 @@ def blend(edit: Tensor, source: Tensor, mask: Tensor) -> Float[Tensor, "f c *pla
         >>> blend(torch.ones(1, 1, 3), torch.zeros(1, 1, 3), torch.tensor([[True, False, False]])).tolist()
         [[[1.0, 0.0, 0.0]]]
     """
+    mask = mask[:, 0] if mask.ndim == edit.ndim > 3 and mask.shape[1] == 1 else mask
     if edit.ndim < 3 or edit.shape != source.shape or mask.shape != (len(edit), *edit.shape[2:]):
         raise InputError(
             f"expected samples (frames, channels, pixels) of one shape and a mask (frames, pixels), got "

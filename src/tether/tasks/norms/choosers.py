@@ -151,7 +151,7 @@ class NormThinker(EmbeddingChooser):
     """
 
     @checked
-    def __init__(self, encoder: Any = "minilm", *, k: Count = K, weight: NonNegative = WEIGHT) -> None:
+    def __init__(self, encoder: Any = "minilm", k: Count = K, weight: NonNegative = WEIGHT) -> None:
         """Take the settings."""
         super().__init__(encoder, context="scene")
         self.k, self.weight = k, weight

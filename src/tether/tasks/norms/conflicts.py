@@ -24,8 +24,8 @@ class CentroidConflict(ClassifierMixin, BaseEstimator):
     Source: arXiv 1906.02121, section 4, and its released embeddings.py.
 
     Args:
-        mode: how two rows become one, see ``combined``.
         distance: ``euclidean`` or ``cosine``, which is 1 where a length is zero.
+        mode: how two rows become one, see ``combined``.
 
     Attributes:
         classes_: 0 and 1.
@@ -40,7 +40,7 @@ class CentroidConflict(ClassifierMixin, BaseEstimator):
         [1, 0]
     """
 
-    def __init__(self, *, mode: Combine = "offset", distance: Literal["euclidean", "cosine"] = "euclidean") -> None:
+    def __init__(self, distance: Literal["euclidean", "cosine"] = "euclidean", mode: Combine = "offset") -> None:
         """See the class; values are checked by ``fit``."""
         self.mode = mode
         self.distance = distance
