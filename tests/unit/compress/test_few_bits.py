@@ -208,3 +208,8 @@ def test_what_the_edit_refuses(tmp_path: Path) -> None:
         Octav().apply_(broken)
     with pytest.raises(UnsupportedModelError, match="Sequential: has no blocks that are known"):
         Octav().apply_(nn.Sequential(nn.Linear(2, 2)))
+
+
+def test_a_dimension_that_is_not_there_is_named() -> None:
+    with pytest.raises(InputError, match=r"dim: expected dimensions of a tensor of 2, got 5"):
+        octav_clip(torch.ones(3, 4), 4, dim=5)

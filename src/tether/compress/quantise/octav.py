@@ -50,7 +50,7 @@ def octav_clip(
         Clip values above 0, float64, with ``dim`` kept at length 1; 1 where all is zero.
 
     Raises:
-        InputError: bits out of range, no value at all, NaN or infinite values, or negative ones without a sign.
+        InputError: bits or dim out of range, no value at all, NaN or infinite values, or negative ones without a sign.
 
     Source: arXiv 2206.06501, section 3. It starts at the mean, as the paper's figure does; of values of one magnitude
     that magnitude is the clip.
@@ -102,7 +102,10 @@ def dims_of(a: Tensor, dim: Dims) -> tuple[int, ...]:
     """The dimensions that share a clip value."""
     if dim is None:
         return tuple(range(a.ndim))
-    return (dim,) if isinstance(dim, int) else tuple(dim)
+    dims = (dim,) if isinstance(dim, int) else tuple(dim)
+    if any(not -a.ndim <= one < a.ndim for one in dims):
+        raise InputError(f"dim: expected dimensions of a tensor of {a.ndim}, got {dim}")
+    return dims
 
 
 def largest(a: Tensor, *, dims: tuple[int, ...], across: bool) -> Tensor:
