@@ -30,6 +30,9 @@ def command(
     fields: Annotated[
         str | None, typer.Option(help='Fields to read, as "message,channel" (default: the task\'s).')
     ] = None,
+    judged_by: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Who gave FILE's labels, for the report; FILE cannot say it.")
+    ] = None,
     test: Annotated[float, typer.Option(help="Share of the groups held out, where FILE names no split.")] = 0.25,
     skip_unknown: Annotated[
         bool, typer.Option("--skip-unknown", help="Leave out NormDial's turns with an unknown label.")
@@ -58,9 +61,9 @@ def command(
         if value not in get_args(known):
             raise InputError(f"{where}: expected {', '.join(get_args(known))}, got {value!r}")
     if task == "egonormia":
-        only_with(context, task, f"{_ALWAYS} test")
+        only_with(context, task, f"{_ALWAYS} test judged_by")
     elif trained is not None:
-        only_with(context, "--trained", f"{_ALWAYS} trained skip_unknown raw_csv")
+        only_with(context, "--trained", f"{_ALWAYS} trained skip_unknown raw_csv judged_by")
     if not 0 < test < 1:
         raise InputError(f"--test: expected a share above 0 and below 1, got {test}")
     names = (JUDGEMENTS, REPORT, PAGE) if trained is not None else (JUDGEMENTS, REPORT, PAGE, HEAD, LEARNT)
@@ -77,6 +80,7 @@ def command(
         head=cast(Any, head),
         trained=trained,
         fields=None if fields is None else [name.strip() for name in fields.split(",")],
+        judged_by=judged_by,
         test=test,
         skip_unknown=skip_unknown,
         seed=seed,
@@ -92,7 +96,7 @@ def command(
         for line in [] if run.report is None else run.report.lines():
             say(line)
     if run.report is not None:
-        say(f"judged by {run.report.judged}", err=True)
+        say(f"who judged: {run.report.judged}", err=True)
     for line in run.remarks:
         say(line, err=True)
     say(NO_AUTHORITY, err=True)

@@ -107,6 +107,7 @@ def norms(
     head: Head = "svm",
     trained: str | Path | None = None,
     fields: Sequence[str] | None = None,
+    judged_by: str | None = None,
     test: Inner = 0.25,
     skip_unknown: bool = False,
     seed: Whole = 0,
@@ -130,6 +131,8 @@ def norms(
         trained: folder of an earlier run, whose head judges the file; nothing is learnt then, so that ``head``,
             ``test`` and ``seed`` do nothing and ``fields`` is refused.
         fields: names of the fields to read; None takes the task's own.
+        judged_by: who gave the file's labels, for the report; None says that the file does not say, and who judged in
+            the set as published. Refused with ``made``.
         test: share of the groups that are held out where the file names no split.
         skip_unknown: leave out NormDial's turns with a label that is none, instead of an error.
         seed: of the split and the head.
@@ -148,6 +151,10 @@ def norms(
         >>> full.macro_f1.value > full.macro_f1.chance
         True
     """
+    if judged_by is not None and str(file) == MADE:
+        raise InputError("--judged-by: sentences of ours have their labels by a grammar; leave it out")
+    if judged_by is not None and not judged_by.strip():
+        raise InputError(f"--judged-by: expected who judged, got {judged_by!r}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(file)
         if str(file) == MADE:
@@ -157,10 +164,10 @@ def norms(
             if trained is not None or fields is not None:
                 raise InputError("egonormia: choosers answer it without a head; leave --trained and --fields out")
             with_words = _encoder(encoder, random_weights=random_weights, device=device)
-            return _chosen(path, file, encoder=with_words, test=test, seed=seed, out=where)
+            return _chosen(path, file, encoder=with_words, test=test, seed=seed, judged_by=judged_by, out=where)
         table = open_norms(task, path, skip_unknown=skip_unknown, labelled=trained is None)
-        if str(file) == MADE:
-            table = _ours(table)
+        who = _judges(file, judged_by, published=table.judged)
+        table = replace(table, name=MADE if str(file) == MADE else table.name, judged=who)
         digest = _digest(path)
         if trained is not None:
             if fields is not None:
@@ -322,7 +329,10 @@ def _judged(
     return NormRun(report, table.rows, said, margins, files, tuple(remarks))
 
 
-def _chosen(path: Path, file: str | Path, *, encoder: NormEncoder, test: float, seed: int, out: Path | None) -> NormRun:
+def _chosen(
+    path: Path, file: str | Path, *, encoder: NormEncoder, test: float, seed: int, judged_by: str | None,
+    out: Path | None,
+) -> NormRun:  # fmt: skip
     items = load_egonormia(path)
     order = sorted(items, key=lambda item: hash_int(item.id, seed=seed, salt="norms"))
     count = round(test * len(order))
@@ -343,7 +353,7 @@ def _chosen(path: Path, file: str | Path, *, encoder: NormEncoder, test: float, 
         )  # fmt: skip
     assert last is not None
     report = NormReport(
-        task="egonormia", file=(str(file), _digest(path)), judged=OURS if str(file) == MADE else JUDGED,
+        task="egonormia", file=(str(file), _digest(path)), judged=_judges(file, judged_by, published=JUDGED),
         encoder=(encoder.name, encoder.digest), settings={"held out": f"{test:.0%} of the items", "seed": seed},
         learnt=(len(known), len(known)), choices=found, kinds=kind_table(asked, last.best),
         remarks=("tables published for EgoNormia may be of an evaluator that maps positions wrongly: do not compare",),
@@ -408,8 +418,13 @@ def _encoder(encoder: Any, *, random_weights: bool, device: str) -> NormEncoder:
     return norm_encoder(cast(Any, str(encoder) if isinstance(encoder, Path) else encoder))
 
 
-def _ours(table: NormTable) -> NormTable:
-    return replace(table, name=MADE, judged=OURS)
+def _judges(file: str | Path, said: str | None, *, published: str) -> str:
+    """Who judged, as far as it is known: a file in a set's format need not be that set."""
+    if str(file) == MADE:
+        return OURS
+    if said is not None:
+        return " ".join(said.split())
+    return f"the file does not say (--judged-by does); in the set as published: {published}"
 
 
 def _mark(group: str) -> str:

@@ -31,6 +31,7 @@ from tether.data.sets.norms import (
     load_stream_norms,
     parse_constraints,
     parse_labelled_dialogue,
+    read_table,
     turn_table,
 )
 from tether.data.sets.norms.made_conflicts import made_conflicts
@@ -334,12 +335,21 @@ def test_made_scenes_are_read_back(tmp_path):
         MultipleChoice(NormItem("a", ("x", "y"), ("1", "2"), 0, (0,), ((), ()), ""), (1, 0)).to_original(2)
 
 
-@pytest.mark.parametrize("make", [made_stream, made_normdial])
+@pytest.mark.parametrize("make", [made_stream, made_normdial, made_conflicts])
 def test_a_folder_that_holds_something_is_never_replaced(tmp_path, make):
     (tmp_path / "precious").write_text("x")
     with pytest.raises(InputError, match="is there already"):
         make(tmp_path)
     assert (tmp_path / "precious").read_text() == "x"
+
+
+def test_a_table_of_more_rows_than_are_read_is_refused_whole(tmp_path, monkeypatch):
+    assert read_table._ROWS == 5_000_000
+    monkeypatch.setattr(read_table, "_ROWS", 3)
+    rows = [f"bus,{what},{ROLE},normal" for what in ("sing", "hum", "shout")]
+    assert len(load_normbank(bank(tmp_path, *rows[:2]))) == 2
+    with pytest.raises(InputError, match=r"bank.csv: expected fewer than 3 rows"):
+        load_normbank(bank(tmp_path, *rows))
 
 
 def test_many_columns_and_many_items_take_no_time(tmp_path):

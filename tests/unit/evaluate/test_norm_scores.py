@@ -103,6 +103,28 @@ def test_a_report_says_who_judged_and_is_no_authority():
     assert told["arms"]["behaviour"]["accuracy"]["chance"] == arms["behaviour"].accuracy.chance
 
 
+def test_a_report_says_where_chance_is_not_exceeded_and_what_a_die_has_of_flipped_pairs():
+    truth, said, groups = drawn()
+    rng = np.random.default_rng(4)
+    dice = [NAMES[one] for one in rng.integers(3, size=60_000)]
+    true = [NAMES[number % 3] for number in range(60_000)]
+    same = [str(number // 3) for number in range(60_000)]
+    arms = {
+        name: evaluate_groups(truth, said=labels, classes=NAMES, groups=groups)
+        for name, labels in (("learnt", said), ("always | one", ["taboo"] * 200))
+    }
+    flips = dict.fromkeys(arms, (0.0, 9))
+    report = NormReport("normbank", ("f", "ab"), "people", ("tfidf", "cd"), {}, (10, 2), arms=arms, flips=flips)
+    assert report.flip_chance["learnt"] == pytest.approx(flip_accuracy(true, said=dice, groups=same)[0], abs=0.01)
+    (line,) = report.not_above_chance()
+    assert line.startswith("always | one: accuracy does not exceed chance: the interval begins at 0.")
+    assert report.lines()[-1] == line
+    assert "flipped pairs both right 0.000 of 9, chance of a die 0.111" in report.lines()[2]
+    assert r"- always \| one: accuracy does not exceed chance" in report.markdown()
+    assert "| learnt | 0.000 | 0.111 | 9 |" in report.markdown()
+    assert report.as_json()["not_above_chance"] == [line]
+
+
 def test_pairs_of_three_classes_of_which_two_occur():
     truth, said = np.array([0, 1, 1, 0]), np.array([0, 1, 0, 0])
     np.testing.assert_allclose(evaluate_pairs(truth, said)[3], 2 / 3)

@@ -11,6 +11,7 @@ import pytest
 import tether
 from tether.core.errors import InputError
 from tether.data.sets.norms.made_conflicts import made_conflicts
+from tether.data.sets.norms.made_egonormia import made_egonormia
 from tether.data.sets.norms.made_normbank import made_normbank
 from tether.data.sets.norms.made_stream import made_stream
 from tether.evaluate.norms.report import NO_AUTHORITY
@@ -39,7 +40,7 @@ def test_a_head_is_measured_beside_chance_and_without_its_context(trained):
     }
     page = (folder / "head" / "report.md").read_text()
     assert NO_AUTHORITY in page
-    assert "crowd workers" in page
+    assert "the file does not say (--judged-by does); in the set as published: crowd workers" in page
     told = json.loads((folder / "head" / "report.json").read_text())
     assert told["arms"]["behaviour"]["macro_f1"]["chance"] < 0.5
     rows = list(csv.DictReader((folder / "head" / "judged.csv").open()))
@@ -65,6 +66,25 @@ def test_a_head_judges_a_file_and_no_figure_counts_what_was_learnt_from(trained,
         tether.norms("normbank", new)
     with pytest.raises(InputError, match="expected a head on norm-conflicts, got one on 'normbank'"):
         tether.norms("norm-conflicts", made_conflicts(tmp_path / "c", pairs=8), trained=folder / "head")
+
+
+def test_the_report_has_who_judged_as_told_and_as_published_without(trained, tmp_path):
+    folder, _ = trained
+    told = tether.norms("normbank", folder / "bank.csv", judged_by="two  of\nus", out=tmp_path / "told")
+    assert told.report.judged == "two of us"
+    page = (tmp_path / "told" / "report.md").read_text()
+    assert "| who judged | two of us |" in page
+    assert "crowd workers" not in page
+    again = tether.norms("normbank", folder / "bank.csv", trained=folder / "head", judged_by="me")
+    assert again.report.judged == "me"
+    scenes = made_egonormia(tmp_path / "scenes.json", items=40)
+    assert tether.norms("egonormia", scenes, judged_by="me").report.judged == "me"
+    unsaid = tether.norms("egonormia", scenes).report.judged
+    assert unsaid.startswith("the file does not say (--judged-by does); in the set as published: crowd workers")
+    with pytest.raises(InputError, match="--judged-by: sentences of ours have their labels by a grammar"):
+        tether.norms("normbank", "made", judged_by="me")
+    with pytest.raises(InputError, match="--judged-by: expected who judged, got ' '"):
+        tether.norms("normbank", folder / "bank.csv", judged_by=" ")
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ class NormReport:
         learnt: rows and groups that were learnt from.
         arms: figures by name: each way to read the rows, the full one last.
         choices: the same for multiple choice.
-        flips: share of flipped pairs that are right, and how many pairs, by arm.
+        flips: share of flipped pairs that are right, and how many pairs, by the name of an arm.
         kinds: share of items with both right, and how many, by norm kind.
         remarks: what else must be known.
     """
@@ -58,15 +58,33 @@ class NormReport:
                 f"{name}: both right {one.fraction('both'):.3f} [{low:.3f}, {high:.3f}], chance {one.chance[both]:.3f}"
             )
         said += [
-            f"{name}: flipped pairs both right {share:.3f} of {count:,}"
+            f"{name}: flipped pairs both right {share:.3f} of {count:,}, chance of a die {self.flip_chance[name]:.3f}"
             for name, (share, count) in self.flips.items()
             if count
         ]
-        return said
+        return said + self.not_above_chance()
+
+    @property
+    def flip_chance(self) -> dict[str, float]:
+        """Share of flipped pairs that a die has right, by arm; one label said everywhere has none."""
+        return {name: 1 / len(self.arms[name].classes) ** 2 for name in self.flips}
+
+    def not_above_chance(self) -> list[str]:
+        """A sentence for each whose accuracy, or share with both right, has chance within or above its interval."""
+        figures = [(name, "accuracy", one.accuracy.low, one.accuracy.chance) for name, one in self.arms.items()]
+        both = FIGURES.index("both")
+        figures += [
+            (name, "both right", one.intervals[both][0], one.chance[both]) for name, one in self.choices.items()
+        ]
+        return [
+            f"{name}: {what} does not exceed chance: the interval begins at {low:.3f}, chance is {chance:.3f}"
+            for name, what, low, chance in figures
+            if low <= chance
+        ]
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; NaN is None."""
-        told = asdict(self)
+        told = asdict(self) | {"flip_chance": self.flip_chance, "not_above_chance": self.not_above_chance()}
         for name, one in self.arms.items():
             told["arms"][name]["confusion"] = one.confusion.tolist()
         return {"format": "tether-norms-1", "no_authority": NO_AUTHORITY, **_plain(told)}
@@ -114,8 +132,11 @@ class NormReport:
         if self.flips:
             lines += ["## Pairs that one constraint flips", ""]
             lines += table(
-                ("what is read", "both right", "pairs"),
-                [(name, f"{share:.3f}", f"{n:,}") for name, (share, n) in self.flips.items()],
+                ("what is read", "both right", "chance of a die", "pairs"),
+                [
+                    (name, f"{share:.3f}", f"{self.flip_chance[name]:.3f}", f"{n:,}")
+                    for name, (share, n) in self.flips.items()
+                ],
             )
         if self.kinds:
             lines += ["## By norm kind", ""]
@@ -123,7 +144,7 @@ class NormReport:
                 ("kind", "both right", "items"),
                 [(name, f"{share:.3f}", f"{n:,}") for name, (share, n) in self.kinds.items()],
             )
-        lines += [f"- {escaped(remark)}" for remark in self.remarks]
+        lines += [f"- {escaped(remark)}" for remark in (*self.not_above_chance(), *self.remarks)]
         return "\n".join(lines).rstrip() + "\n"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tether.core.atomic_io import csv_file
+from tether.core.atomic_io import atomic_folder, csv_file
 from tether.core.ranges import Count, checked
 from tether.data.sets.norms.norm_conflicts import CONFLICTS, KINDS, OTHERS
 
@@ -65,20 +65,23 @@ def made_conflicts(folder: str | Path, *, pairs: Count = 400, seed: int = 0) -> 
         folder: where the two files go.
         pairs: in both together.
         seed: of all draws.
+
+    Raises:
+        InputError: the folder holds something.
     """
-    rng, root = np.random.default_rng(seed), Path(folder)
-    root.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
     half = pairs // 2
-    with csv_file(root / CONFLICTS, COLUMNS) as table:
-        for number in range(half):
-            kind = 1 + number % (len(KINDS) - 1)
-            action = int(rng.integers(len(ACTIONS)))
-            table.write([number, action, 2 * number, 2 * number + 1, *_conflict(rng, kind, ACTIONS[action]), kind])
-    with csv_file(root / OTHERS, COLUMNS) as table:
-        for number in range(half, pairs):
-            action = int(rng.integers(len(ACTIONS)))
-            table.write([number, action, 2 * number, 2 * number + 1, *_miss(rng, number % 4, ACTIONS[action]), 0])
-    return root
+    with atomic_folder(Path(folder)) as top:
+        with csv_file(top / CONFLICTS, COLUMNS) as table:
+            for number in range(half):
+                kind = 1 + number % (len(KINDS) - 1)
+                action = int(rng.integers(len(ACTIONS)))
+                table.write([number, action, 2 * number, 2 * number + 1, *_conflict(rng, kind, ACTIONS[action]), kind])
+        with csv_file(top / OTHERS, COLUMNS) as table:
+            for number in range(half, pairs):
+                action = int(rng.integers(len(ACTIONS)))
+                table.write([number, action, 2 * number, 2 * number + 1, *_miss(rng, number % 4, ACTIONS[action]), 0])
+    return Path(folder)
 
 
 def _one(rng: np.random.Generator, names: tuple[str, ...]) -> str:

@@ -56,7 +56,7 @@ class NormTable:
         classes: all labels there may be, in order.
         groups: what must not be on two sides of a split, one a row: a situation, a dialogue, a contract.
         rows: where each row stands in its file, counted as a spreadsheet counts: the header is row 1.
-        judged: who judged, for reports.
+        judged: who judged, for reports; loaders put who judged the set as published, which a file need not be.
         ids: of the rows where the file has any, else none; no two are equal.
         facets: by which else figures are told apart, one value a row: category, language.
         numbers: columns of numbers that a head may read beside the texts.
