@@ -49,6 +49,14 @@ CARD = Card(
                 least=10.0,
             ),
             Condition(
+                says="A network that was taught colours and shapes by their labels reads the two, on average, at least "
+                "10 points more often than from free pixels from the same image.",
+                ours="attributes_field",
+                than="attributes_pixels",
+                better="higher",
+                least=10.0,
+            ),
+            Condition(
                 says="Free pixels from grey noise are named right at least 10 points less often.",
                 ours="ours",
                 than="top1_noise",
