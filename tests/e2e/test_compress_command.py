@@ -162,6 +162,8 @@ def test_repair_and_pruning_say_what_they_did(model: Path, tmp_path: Path, call)
     assert "looks at data; expected --calibrate DATA" in call("compress", model, *edits, *shared, code=2).err
     idle = call("compress", model, *edits, "--share", 0.01, *shared, code=2).err
     assert "does nothing with --edit alone" in idle
+    alone = call("compress", model, "--edit", "octav", "--rows", 4, *shared, code=2).err
+    assert "does nothing without --calibrate" in alone.replace("\n", " ")
     same = call("compress", model, *edits, "--calibrate", "emoji:split=test", *shared, code=2).err
     assert "is what is measured on as well" in same
     done = call("compress", model, *edits, "--calibrate", "emoji:split=validation", "--rows", 4, *shared)
@@ -218,6 +220,7 @@ def test_a_copy_that_still_finds_texts_is_said_to_be_of_use(
     lines = compress(create("tiny", seed=3), out=tmp_path / "out", **given).report.lines()
     told = [line for line in lines if "NOT useless: image to text R@10 65.6 %" in line and "chance 15.6 %" in line]
     assert bool(told) is said
+    assert any("not shown to be above chance on --data before" in line for line in lines) is not said
 
 
 def test_rounded_weights_are_not_packed_beside_a_protected_copy(tmp_path: Path) -> None:

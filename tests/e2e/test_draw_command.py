@@ -58,6 +58,10 @@ def test_writes_lines_a_film_an_image_and_what_it_says(saved: Path, tmp_path: Pa
         (["", "--svg", "b.svg"], "prompt: expected a text with words"),
         (["a", "b", "--svg", "b.svg"], "expected one text for a flat canvas, got 2"),
         (["a"], "expected at least one file"),
+        (["a", "--svg", "b.png"], "--svg: expected a name that ends in .svg, got b.png"),
+        (["a", "--out", "b.jpg"], "--out: expected a name that ends in .png, got b.jpg"),
+        (["a", "--html", "b"], "--html: expected a name that ends in .html or .htm, got b"),
+        (["a", "--svg", "b.svg", "--negative-weight", "0.5"], "does nothing without --negative"),
         (
             ["a", "--svg", "b.svg", "--canvas", "strokes:n_strokes=0"],
             "n_strokes: expected a whole number of at least 1",
@@ -232,8 +236,9 @@ def test_lines_of_others_are_read_and_what_would_be_lost_is_refused() -> None:
         read_svg('<svg viewBox="0 0 1e-300 1e-300"><path d="M0 0L1 1"/></svg>', where="x")
     with pytest.raises(InputError, match="document type"):
         read_svg('<!DOCTYPE svg [<!ENTITY a "b">]><svg/>', where="x")
-    with pytest.raises(InputError, match="expected SVG, got <html>"):
-        read_svg("<html/>", where="x")
+    for page in ("<html/>", "\n<!doctype HTML>\n<html></html>"):
+        with pytest.raises(InputError, match="expected SVG, got <html>"):
+            read_svg(page, where="x")
     with pytest.raises(InputError, match="width: expected a number"):
         read_svg('<svg><path d="M0 0L1 1"/></svg>', where="x")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import tether
 from tether.core.errors import InputError, NotFiniteError, StoppedError
 from tether.models import create
 from tether.models.dual import Clip
+from tether.workflows.edit import edited
 
 PIXELS = torch.randint(0, 256, (3, 40, 60), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 MASK = torch.zeros(40, 60, dtype=torch.bool)
@@ -72,12 +74,16 @@ def test_writes_an_image_frames_a_film_and_what_it_says(files: Path, call: Any) 
     said = call("edit", "cat.png", "--model", "m", *texts, *outputs, *more)
     assert "a.png: similarity" in said.out
     assert "inside the mask" in said.out
-    assert "reduced from 40 x 60 to 21 x 32" in said.err
+    assert "reduced from 40 x 60 to 21 x 32 pixels (height x width)" in said.err
     assert Image.open("a.png").size == (32, 21)
     assert sorted(path.name for path in Path("way").iterdir()) == ["000000.png", "000001.png", "000002.png"]
     page = Path("a.html").read_text()
     assert page.count("data:image/png") >= 3
     assert "<b>red" not in page
+    legend = page[page.index('class="legend"') :].partition("</div>")[0]
+    kinds = [part.partition('"')[0] for part in legend.split('<i class="')[1:]]
+    assert len(kinds) == len(set(kinds)) == 5  # each loss has a line of its own look
+    assert all(f'<path class="{kind}"' in page and f".{kind} {{ color" in page for kind in kinds)
     told = json.loads(Path("a.json").read_text())
     assert told["judged"] == pytest.approx([told["before"], told["similarity"]])
     assert not list(files.glob("*.painting"))
@@ -91,6 +97,8 @@ def test_writes_an_image_frames_a_film_and_what_it_says(files: Path, call: Any) 
         (["cat.png", "--out", "b.png"], "--style, --morph, --to: expected one of them, got none"),
         (["cat.png", "--out", "b.png", "--style", "a", "--morph", "b"], "got style and morph"),
         (["cat.png", "--style", "a"], "expected at least one to write"),
+        (["cat.png", "--style", "a", "--out", "b.jpg"], "--out: expected a name that ends in .png, got b.jpg"),
+        (["cat.png", "--style", "a", "--html", "b.png"], "--html: expected a name that ends in .html or .htm"),
         (
             ["cat.png", "--out", "b.png", "--morph", "a", "--mask", "mask.png"],
             "'--mask': does nothing with --morph",
@@ -100,7 +108,10 @@ def test_writes_an_image_frames_a_film_and_what_it_says(files: Path, call: Any) 
         (["cat.png", "--out", "way/b.png", "--frames", "way", "--style", "a"], "lies in --frames"),
         (["cat.png", "--out", "b.png", "--frames", ".", "--style", "a"], "is there already"),
         (["cat.png", "--out", "b.png", "--style", " "], "expected a text with words"),
-        (["cat.png", "--out", "b.png", "--style", "a photo"], "expected another text than source_text"),
+        (
+            ["cat.png", "--out", "b.png", "--style", "a photo"],
+            "--style: expected another text than --source, 'a photo'",
+        ),
         (["cat.png", "--out", "b.png", "--morph", "a", "--source", "a"], "no direction"),
         (["cat.png", "--out", "b.png", "--style", "a", "--ground", "b"], "--ground: expected --mask with it"),
         (["cat.png", "--out", "b.png", "--style", "a", "--mask", "short.png"], "the image's 40 x 60 pixels"),
@@ -117,6 +128,16 @@ def test_bad_input_is_named_and_nothing_is_written(arguments: list[str], message
     before = sorted(path.name for path in files.iterdir())
     assert message in call("edit", *arguments, "--model", "m", "--steps", "1", code=2).err
     assert sorted(path.name for path in files.iterdir()) == before
+
+
+def test_an_edit_whose_similarity_fell_says_so(model: Clip) -> None:
+    found = tether.edit(PIXELS, model=model, morph="a red cat", canvas="pixels", steps=4, views=0)
+    assert found.similarity > found.before
+    assert not found.remarks
+    backwards = replace(found.painting, image=PIXELS / 255)
+    worse = edited("a red cat", backwards, found.painting.image, None, encoder=model, judge=None)
+    assert worse.similarity < worse.before
+    assert "similarity to the text fell" in worse.remarks[0]
 
 
 def test_pixels_that_are_none_are_refused(model: Clip) -> None:

@@ -15,6 +15,7 @@ from tether.cli.options import (
     ModelName,
     RandomWeights,
     check_outputs,
+    only_beside,
     only_with,
     put_json,
 )
@@ -74,6 +75,8 @@ def command(
         return
     if protect is None:
         only_with(context, "--edit alone", _EDITING)
+    if calibrate is None and protect is None:
+        only_beside(context, "rows", other="--calibrate")
     named = {"MODEL": model, "--calibrate": calibrate, "--data": data, "--out": out}
     check_outputs({"--json": json, "--protect": protect}, existing=existing, inputs=named)
     if json not in (None, STDOUT) and Path(json).resolve().is_relative_to(out.resolve()):

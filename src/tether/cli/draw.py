@@ -7,11 +7,22 @@ from typing import Annotated
 
 import typer
 
-from tether.cli.options import STDOUT, Device, Existing, Json, RandomWeights, check_outputs, put_json
+from tether.cli.options import (
+    STDOUT,
+    Device,
+    Existing,
+    Json,
+    RandomWeights,
+    check_endings,
+    check_outputs,
+    only_beside,
+    put_json,
+)
 from tether.cli.say import say
 
 
 def command(
+    context: typer.Context,
     prompt: Annotated[
         list[str], typer.Argument(help="What to draw; for blobs several texts, each its part of the circle.")
     ],
@@ -58,6 +69,9 @@ def command(
     from tether.core.errors import InputError
     from tether.workflows.draw import check_canvas, draw
 
+    if not negative:
+        only_beside(context, "negative_weight", other="--negative")
+    check_endings(svg=(svg, ".svg"), html=(html, ".html .htm"), out=(out, ".png"))
     outputs = {"--svg": svg, "--html": html, "--out": out, "--json": json}
     first = svg or html or out
     if first is None:

@@ -13,6 +13,7 @@ from tether.cli.options import (
     Existing,
     Json,
     RandomWeights,
+    check_endings,
     check_outputs,
     given,
     log_beside,
@@ -125,6 +126,7 @@ def command(
     check_ways(style=style, morph=morph, to=to)
     way = "style" if style is not None else "to" if to is not None else "morph"
     only_with(context, f"--{way}", f"{_EDITING} {_WAYS[way]}")
+    check_endings(out=(out, ".png"), html=(html, ".html .htm"))
     if to is not None:
         from tether.workflows.guided_edit import check_parts
 

@@ -67,6 +67,23 @@ def only_with(context: typer.Context, way: str, known: str) -> None:
             raise typer.BadParameter(f"does nothing with {way}; leave it out", ctx=context, param=parameter)
 
 
+def only_beside(context: typer.Context, name: str, *, other: str) -> None:
+    """Refuse a parameter that was given without the option that it belongs to.
+
+    Args:
+        context: of the verb.
+        name: of the parameter.
+        other: the option that was not given, such as ``--negative``.
+
+    Raises:
+        BadParameter: it names the option.
+    """
+    source = context.get_parameter_source(name)
+    if source is not None and source.name == "COMMANDLINE":
+        parameter: Any = next(each for each in context.command.params if each.name == name)
+        raise typer.BadParameter(f"does nothing without {other}; leave it out", ctx=context, param=parameter)
+
+
 def settings_of(words: Sequence[str] | None, *, hint: str) -> dict[str, Any]:
     """Settings given as ``key=value``, the values as YAML has them.
 
@@ -121,6 +138,22 @@ def check_new(path: Path | str | None, *, existing: str, where: str) -> None:
     check_file(Path(path), where=where)
     if Path(path).exists() and existing == "refuse":
         raise InputError(f"{where}: {path} is there already; give another name, or --existing replace")
+
+
+def check_endings(**endings: tuple[Path | None, str]) -> None:
+    """Refuse a file whose name says that it is of another kind than what is written.
+
+    Args:
+        endings: by option without its dashes, the file or None, and the endings that fit, with blanks between them.
+
+    Raises:
+        InputError: it names option, file and endings.
+    """
+    from tether.core.errors import InputError
+
+    for name, (path, fit) in endings.items():
+        if path is not None and path.suffix.lower() not in fit.split():
+            raise InputError(f"--{name}: expected a name that ends in {' or '.join(fit.split())}, got {path}")
 
 
 def check_outputs(

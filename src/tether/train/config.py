@@ -285,7 +285,9 @@ def _set(values: dict[str, Any], override: str) -> None:
     if len(parents) > MAX_DEPTH:
         raise InputError(f"{where}: nested deeper than {MAX_DEPTH} keys")
     if (root := (parents or [last])[0]) not in RunConfig.model_fields:
-        raise InputError(f"{where}: unknown key {quoted(root)}; {closest(root, RunConfig.model_fields)}")
+        inside = next((name for name, own in values.items() if isinstance(own, Mapping) and root in own), None)
+        hint = closest(root, RunConfig.model_fields) if inside is None else f"did you mean {inside}.{key}?"
+        raise InputError(f"{where}: unknown key {quoted(root)}; {hint}")
     inner = values
     for depth, parent in enumerate(parents):
         found = inner.get(parent)

@@ -261,7 +261,7 @@ def adapt(
     if kept is None and made.gives != "head":
         with contextlib.suppress(MissingExtraError):  # then the report says that it was not measured
             kept = open_source(KEEP)
-    said = list(parts.said)
+    said = [*parts.said, *made.remarks(base)]
     if made.columns.get("boxes") is not None:
         said += boxes_said(parts.given.source, RegionColumns(**made.columns))
     if kept is not None and made.gives != "head":

@@ -241,7 +241,7 @@ def compress(
                     *(line for edit in made for line in getattr(edit, "said", ())),
                     *([_rounded(rounded, total), NO_SPEED] if rounding else []),
                     *hidden,
-                    *([] if key is None else _of_use(has)),
+                    *([] if key is None else _of_use(had, has)),
                 ],
             )
             write_json(new / REPORT_FILE, report.to_dict())
@@ -307,9 +307,16 @@ def _bytes_of(model: nn.Module) -> int:
         return sum(one.stat().st_size for one in Path(folder).rglob("*") if one.is_file())
 
 
-def _of_use(has: Mapping[str, float]) -> list[str]:
-    """What a protected copy can still do better than chance."""
-    able = [key for key in _FIGURES if has.get(f"{key}_low", 0.0) > has.get(f"{key}_chance", 1.0)]
+def _of_use(had: Mapping[str, float], has: Mapping[str, float]) -> list[str]:
+    """What a protected copy can still do better than chance, or that there was nothing to lose."""
+    once, able = (
+        [key for key in _FIGURES if one.get(f"{key}_low", 0.0) > one.get(f"{key}_chance", 1.0)] for one in (had, has)
+    )
+    if not able and not once:
+        return [
+            "protect: the model was not shown to be above chance on --data before, so this report says nothing of the "
+            "copy; take --data that the model is good at"
+        ]
     if not able:
         return []
     told = "; ".join(f"{describe(key)} {shown(key, has[key])} ({beside(key, has)})" for key in able)

@@ -36,6 +36,7 @@ _LONGEST = 2
 """The longer side of what is worked on, in sides of the model's images, where no size is given."""
 _STEPS = {"style": 400, "morph": 200}
 _PIXELS_RATE = 0.01
+_FELL = "the similarity to the text fell, so nothing was gained; more --steps or another --rate may help"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +170,9 @@ def edit(
     for name, value in (("--ground", ground), ("--mask", mask)):
         if value is not None and style is None:
             raise InputError(f"{name}: expected with --style, got it with --morph")
+    for name, value in (("--style", style), ("--ground", ground), ("--morph", morph)):
+        if value is not None and value.split() == source.split():
+            raise InputError(f"{name}: expected another text than --source, {source!r:.200}; the two give no direction")
     if ground is not None and mask is None:
         raise InputError("--ground: expected --mask with it, that says where the object is")
     check_state(state, resume=resume)
@@ -264,7 +268,8 @@ def _sized(
     if mask is not None:
         mask = F.interpolate(mask[None, None].float(), size=size, mode="bilinear", antialias=True)[0, 0] >= 0.5
         check_part(mask, where=f"once the image is {size[0]} x {size[1]}")
-    return image, mask, f"the image was reduced from {high} x {wide} to {size[0]} x {size[1]} pixels; --size says more"
+    to = f"{size[0]} x {size[1]}"
+    return image, mask, f"the image was reduced from {high} x {wide} to {to} pixels (height x width); --size says more"
 
 
 @torch.no_grad()
@@ -288,8 +293,9 @@ def edited(
     parts = [off] if mask is None or mask.all() or not mask.any() else [off[mask], off[~mask]]
     before, after = nearness(encoder, text, start, painting.image)
     judged = None if judge is None else nearness(judge, text, start, painting.image)
+    fell = [] if after >= before else [_FELL]
     return EditedImage(
         text=text, painting=painting, similarity=after, before=before,
         judged=None if judged is None else (judged[0], judged[1]), change=tuple(float(part.mean()) for part in parts),
-        remarks=[*setback_remarks(painting), *remarks], state=state,
+        remarks=[*setback_remarks(painting), *fell, *remarks], state=state,
     )  # fmt: skip

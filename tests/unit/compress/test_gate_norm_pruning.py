@@ -100,7 +100,7 @@ def test_the_weakest_go_in_order_and_the_first_is_named() -> None:
     ("settings", "message"),
     [
         ({"n": 2}, "n, fraction: expected 1 to 1 of 2 blocks, got 2"),
-        ({"fraction": 0.1}, "n, fraction: expected 1 to 1 of 2 blocks, got 0"),
+        ({"fraction": 0.1}, r"expected 1 to 1 of 2 blocks, got 0 \(fraction 0.1 of them, rounded down"),
         ({}, "n, fraction: expected one of both"),
         ({"n": 1, "fraction": 0.5}, "n, fraction: expected one of both"),
         ({"n": 1, "scores": {"image.blocks.0": math.nan, "image.blocks.1": 1.0}}, "scores: image.blocks.0: .*NaN"),

@@ -43,6 +43,7 @@ def test_the_dumped_configuration_reads_back_equal(tmp_path):
         ("- emoji\n", [], "expected a mapping"),
         ("data: [\n", [], "not valid YAML"),
         ("data: emoji\n", ["steps"], "expected key=value"),
+        ("data: emoji\nfit: {name: f, rounds: 3}\n", ["rounds=5"], "unknown key 'rounds'; did you mean fit.rounds?"),
         ("data: emoji\n", ["schedul=3"], "unknown key 'schedul'; did you mean 'schedule'?"),
         ("data: emoji\n", ["batch_size=0"], "batch_size"),
         ("data: emoji\nseed: 100000000000000000000000\n", [], "seed: Input should be less than"),

@@ -35,6 +35,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: place / name for name in ("own", "others")}
 
 
+@pytest.mark.parametrize(("word", "known"), [("<it>", False), ("qvxzzt", False), ("dog", True), ("cat", True)])
+def test_a_word_that_texts_have_already_is_remarked(word: str, known: bool, folders: dict[str, Path]) -> None:
+    recipe = NewWordRecipe(**{**SETTINGS, "word": word}, others=str(folders["others"]))
+    found = recipe.remarks(create("tiny").eval())
+    assert [line.startswith(f"The model knows the word {word!r} already") for line in found] == [True] * known
+
+
 def learnt(model: Any, folders: dict[str, Path], **more: Any) -> Any:
     spec = {"name": "new-word", **SETTINGS, "others": str(folders["others"]), **more}
     return tether.adapt(model, folders["own"], recipe=spec)

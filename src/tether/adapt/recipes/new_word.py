@@ -26,12 +26,14 @@ from tether.core.types import Batch, Loss
 from tether.data import open_source
 from tether.models.cached import CachedEncoder, side_digest
 from tether.models.directional_token import DirectionalToken, Length, tokenizer_hash
+from tether.models.text_vectors import FILLER
 from tether.optim.spherical import tangent
 from tether.train.schedules import Constant
 from tether.train.steps.module import InsideStep, StepModule
 from tether.train.tensor_batches import TensorBatches
 
 TOKEN = "word"
+_NONSENSE = "qzxwvkj"
 SAME = 0.9999
 """Cosine from which on an image among the others is one of the thing's own."""
 
@@ -100,6 +102,17 @@ class NewWordRecipe(TuneRecipe):
         check_cosine_model(model)
         check_text_tower(model)
         self.token(model)
+
+    def remarks(self, model: DualEncoder) -> list[str]:
+        """See Recipe: of a word that texts have already."""
+        before, nonsense, known = self.token(model).words_of([FILLER, f"{FILLER} {_NONSENSE}", f"{FILLER} {self.word}"])
+        own = known[len(before) :]
+        if self.word != self.init_word and (len(own) != 1 or own == nonsense[len(before) :]):
+            return []
+        return [
+            f"The model knows the word {self.word!r} already: with --words every {self.word!r} in a text is read as "
+            "the new one. A word of its own, such as '<mug>', leaves the others as they are."
+        ]
 
     def token(self, model: DualEncoder) -> DirectionalToken:
         """The word as it begins."""

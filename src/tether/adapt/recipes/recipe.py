@@ -86,6 +86,11 @@ class Recipe(abc.ABC):
         """Refuse a model with a reason of ``adapt.recipes.refusals``; it is asked before data are read."""
         del model
 
+    def remarks(self, model: DualEncoder) -> list[str]:
+        """What the report shall say of the settings with this model, in sentences."""
+        del model
+        return []
+
 
 class FitRecipe(Recipe):
     """In closed form, from embeddings: nothing of it needs to be resumed, as rows lie in the feature cache."""

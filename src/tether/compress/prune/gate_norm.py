@@ -165,7 +165,10 @@ def prune_attention(
         inside = sorted((name for name in known if name.rpartition("blocks.")[0] == tower), key=known.__getitem__)
         count = n if n is not None else int(cast(float, fraction) * len(inside))
         if not 0 < count < len(inside):
-            raise InputError(f"n, fraction: expected 1 to {len(inside) - 1} of {len(inside)} blocks, got {count}")
+            share = "" if n is not None else f" (fraction {fraction} of them, rounded down)"
+            raise InputError(
+                f"n, fraction: expected 1 to {len(inside) - 1} of {len(inside)} blocks, got {count}{share}"
+            )
         chosen += inside[:count]
     if isinstance(model, Clip):
         made = model

@@ -12,7 +12,7 @@ MOST_POINTS = 700
 """Points kept of one line; each bin keeps its lowest and highest, so a spike is never thinned away."""
 _SMOOTHING = 0.06  # fraction of the run that a running mean spans
 
-Kind = Literal["main", "second", "faint", "limit", "chance"]
+Kind = Literal["main", "second", "third", "fourth", "fifth", "sixth", "faint", "limit", "chance"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,8 @@ class Line:
 
     Attributes:
         name: as the legend says it.
-        kind: how it is drawn: the main line, a second one, a faint one behind it, a dashed limit, or dotted chance.
+        kind: how it is drawn: the main line, a second one and more (each of a colour of its own, some dashed), a faint
+            one behind it, a dashed limit, or dotted chance.
         points: (step, value), by step; None where there is no value.
     """
 

@@ -85,6 +85,8 @@ def read_svg(text: str, *, where: str) -> tuple[list[SvgPath], tuple[float, floa
     """
     if len(text) > MAX_LETTERS:
         raise InputError(f"{where}: expected at most {MAX_LETTERS:,} letters, got {len(text):,}")
+    if re.search(r"<!doctype\s+html\b", text, re.IGNORECASE):
+        raise InputError(f"{where}: expected SVG, got <html>")
     if "<!DOCTYPE" in text.upper() or "<!ENTITY" in text.upper():
         raise InputError(f"{where}: expected SVG without a document type, whose entities could grow without end")
     try:

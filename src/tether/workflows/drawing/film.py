@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import base64
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jaxtyping import UInt8
 from torch import Tensor
 
-from tether.evaluate.html.curves import Line, chart
+from tether.evaluate.html.curves import Kind, Line, chart
 from tether.evaluate.html.templates import render
 from tether.generate.edit.frames import png_bytes
+
+_KINDS: tuple[Kind, ...] = ("main", "second", "third", "fourth", "fifth", "sixth")
+"""Of the losses' lines, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +47,10 @@ def film_page(
         svg: the drawing as lines, if there is such a thing.
         verb: that made it, ``draw`` or ``edit``.
     """
-    lines = [Line(name, "main" if not place else "second", list(enumerate(values, 1)))
-             for place, (name, values) in enumerate(losses.items())]  # fmt: skip
+    lines = [
+        Line(name, kind, list(enumerate(values, 1)))
+        for (name, values), kind in zip(losses.items(), itertools.cycle(_KINDS), strict=False)
+    ]
     drawn = chart("loss", lines=lines)
     return render(
         "film.html.j2",
