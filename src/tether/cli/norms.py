@@ -30,6 +30,9 @@ def command(
     fields: Annotated[
         str | None, typer.Option(help='Fields to read, as "message,channel" (default: the task\'s).')
     ] = None,
+    columns: Annotated[
+        str | None, typer.Option(help='What normbank\'s FILE calls its columns, as "setting=place,norm=verdict".')
+    ] = None,
     judged_by: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Who gave FILE's labels, for the report; FILE cannot say it.")
     ] = None,
@@ -63,7 +66,7 @@ def command(
     if task == "egonormia":
         only_with(context, task, f"{_ALWAYS} test judged_by")
     elif trained is not None:
-        only_with(context, "--trained", f"{_ALWAYS} trained skip_unknown raw_csv judged_by")
+        only_with(context, "--trained", f"{_ALWAYS} trained skip_unknown raw_csv columns judged_by")
     if not 0 < test < 1:
         raise InputError(f"--test: expected a share above 0 and below 1, got {test}")
     names = (JUDGEMENTS, REPORT, PAGE) if trained is not None else (JUDGEMENTS, REPORT, PAGE, HEAD, LEARNT)
@@ -80,6 +83,7 @@ def command(
         head=cast(Any, head),
         trained=trained,
         fields=None if fields is None else [name.strip() for name in fields.split(",")],
+        columns=None if columns is None else _named(columns),
         judged_by=judged_by,
         test=test,
         skip_unknown=skip_unknown,
@@ -100,3 +104,14 @@ def command(
     for line in run.remarks:
         say(line, err=True)
     say(NO_AUTHORITY, err=True)
+
+
+def _named(columns: str) -> dict[str, str]:
+    """Names as they stand, not read as YAML: a column may be called 1 or no."""
+    found = dict[str, str]()
+    for one in columns.split(","):
+        ours, equals, theirs = (part.strip() for part in one.partition("="))
+        if not equals or not ours or not theirs or ours in found:
+            raise typer.BadParameter(f"expected ours=theirs, each of ours once, got {one!r}", param_hint="'--columns'")
+        found[ours] = theirs
+    return found

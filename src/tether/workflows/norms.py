@@ -107,6 +107,7 @@ def norms(
     head: Head = "svm",
     trained: str | Path | None = None,
     fields: Sequence[str] | None = None,
+    columns: Mapping[str, str] | None = None,
     judged_by: str | None = None,
     test: Inner = 0.25,
     skip_unknown: bool = False,
@@ -131,6 +132,7 @@ def norms(
         trained: folder of an earlier run, whose head judges the file; nothing is learnt then, so that ``head``,
             ``test`` and ``seed`` do nothing and ``fields`` is refused.
         fields: names of the fields to read; None takes the task's own.
+        columns: what NormBank's file calls its columns, by their own names: ``{"behavior": "what"}``.
         judged_by: who gave the file's labels, for the report; None says that the file does not say, and who judged in
             the set as published. Refused with ``made``.
         test: share of the groups that are held out where the file names no split.
@@ -151,6 +153,8 @@ def norms(
         >>> full.macro_f1.value > full.macro_f1.chance
         True
     """
+    if columns and (task != "normbank" or str(file) == MADE):
+        raise InputError("--columns: only a file of normbank has columns that may be called otherwise; leave it out")
     if judged_by is not None and str(file) == MADE:
         raise InputError("--judged-by: sentences of ours have their labels by a grammar; leave it out")
     if judged_by is not None and not judged_by.strip():
@@ -165,7 +169,7 @@ def norms(
                 raise InputError("egonormia: choosers answer it without a head; leave --trained and --fields out")
             with_words = _encoder(encoder, random_weights=random_weights, device=device)
             return _chosen(path, file, encoder=with_words, test=test, seed=seed, judged_by=judged_by, out=where)
-        table = open_norms(task, path, skip_unknown=skip_unknown, labelled=trained is None)
+        table = open_norms(task, path, skip_unknown=skip_unknown, labelled=trained is None, columns=columns)
         who = _judges(file, judged_by, published=table.judged)
         table = replace(table, name=MADE if str(file) == MADE else table.name, judged=who)
         digest = _digest(path)
@@ -183,13 +187,16 @@ def norms(
         )  # fmt: skip
 
 
-def open_norms(task: str, path: str | Path, *, skip_unknown: bool = False, labelled: bool = True) -> NormTable:
+def open_norms(
+    task: str, path: str | Path, *, skip_unknown: bool = False, labelled: bool = True,
+    columns: Mapping[str, str] | None = None,
+) -> NormTable:  # fmt: skip
     """A file of one of the four sets with labels as a table; its own split is seen to keep groups on one side.
 
-    Without ``labelled`` NormBank's column of labels may be missing.
+    Without ``labelled`` NormBank's column of labels may be missing; ``columns`` are for NormBank alone, see ``norms``.
     """
     if task == "normbank":
-        table = load_normbank(path, labelled=labelled)
+        table = load_normbank(path, labelled=labelled, columns=columns)
     elif task == "stream-norms":
         table = chat_table(load_stream_norms(path), name=str(path))
     elif task == "normdial":

@@ -343,6 +343,33 @@ def test_a_folder_that_holds_something_is_never_replaced(tmp_path, make):
     assert (tmp_path / "precious").read_text() == "x"
 
 
+def test_columns_by_other_names_in_other_case_and_all_that_is_missing(tmp_path):
+    with pytest.raises(InputError, match="expected columns setting, behavior, norm or label, got place, wh"):
+        load_normbank(bank(tmp_path, "a,b,c", head="place,what,Constraints\n"))
+    names = {"setting": "place", "behavior": "what", "norm": "no"}
+    theirs = bank(tmp_path, f"bus,sing,{ROLE},taboo,x,test", head="place,what,Constraints,no,setting,SPLIT\n")
+    table = load_normbank(theirs, columns=names)
+    assert (table.fields["behaviour"], table.labels, table.split) == (("bus: sing",), ("taboo",), ("test",))
+    swapped = load_normbank(bank(tmp_path, f"a,b,{ROLE},1"), columns={"setting": "behavior", "behavior": "setting"})
+    assert swapped.fields["behaviour"] == ("b: a",)
+    theirs = bank(tmp_path, f"bus,sing,{ROLE},taboo", head="place,what,constraints,no\n")
+    for odd, message in (
+        (names | {"norm": "yes"}, "columns: no column yes in place, what, constraints, no"),
+        (
+            names | {"verdict": "no"},
+            "columns: expected some of setting, behavior, constraints, norm, label, split, got",
+        ),
+        (names | {"norm": "what"}, "columns: expected each column of the file once"),
+        ({"setting": "place"}, "expected columns behavior, norm or label, got setting, what"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load_normbank(theirs, columns=odd)
+    with pytest.raises(InputError, match="column 'setting' comes twice"):
+        load_normbank(bank(tmp_path, "a,b,c,,1", head="Setting,SETTING,behavior,constraints,norm\n"))
+    same = bank(tmp_path, "a,b,,1,z", head="setting,behavior,constraints,norm,Setting\n")
+    assert load_normbank(same).fields["behaviour"] == ("a: b",)
+
+
 def test_a_table_of_more_rows_than_are_read_is_refused_whole(tmp_path, monkeypatch):
     assert read_table._ROWS == 5_000_000
     monkeypatch.setattr(read_table, "_ROWS", 3)
@@ -354,7 +381,7 @@ def test_a_table_of_more_rows_than_are_read_is_refused_whole(tmp_path, monkeypat
 
 def test_many_columns_and_many_items_take_no_time(tmp_path):
     (tmp_path / "wide.csv").write_text(",".join(f"c{number}" for number in range(200_000)) + "\n")
-    with pytest.raises(InputError, match="expected a column setting"):
+    with pytest.raises(InputError, match="expected columns setting, behavior, constraints, norm or label, got c0"):
         load_normbank(tmp_path / "wide.csv")
     (tmp_path / "wide.csv").write_text(HEAD.replace("norm", "norm,norm") + "a,b,,taboo,taboo\n")
     with pytest.raises(InputError, match="column 'norm' comes twice"):

@@ -113,7 +113,8 @@ def _folds(table: NormTable, path: Path) -> list[NormTable]:
 
 def _read(path: Path, *, default: str | None) -> NormTable:
     need: list[str | tuple[str, ...]] = ["norm1", "norm2"]
-    rows, numbers = read_table(path, need=need if default else [*need, "contract_id", "conf_type"])
+    also = ("contract_id", "conf_type", "conflict_id")
+    rows, numbers = read_table(path, need=need if default else [*need, *also[:2]], also=also)
     types = [narrow_marks(row.get("conf_type", "")).strip() for row in rows]
     known = {str(number): name for number, name in enumerate(KINDS)} | {"": default or ""}
     if odd := [place for place, value in enumerate(types) if value not in known]:

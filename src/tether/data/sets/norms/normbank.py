@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -74,7 +75,7 @@ def format_constraints(constraints: tuple[NormConstraint, ...]) -> str:
     return _JOIN.join(said)
 
 
-def load_normbank(path: str | Path, *, labelled: bool = True) -> NormTable:
+def load_normbank(path: str | Path, *, labelled: bool = True, columns: Mapping[str, str] | None = None) -> NormTable:
     """Read a CSV of NormBank's columns: setting, behavior, constraints, and norm or label; others are optional.
 
     Fields are ``behaviour`` ("setting: behaviour"), ``constraints`` (in words) and the group is setting and
@@ -84,13 +85,15 @@ def load_normbank(path: str | Path, *, labelled: bool = True) -> NormTable:
     Args:
         path: of the file.
         labelled: whether the column of norms must be there; its cells may be empty.
+        columns: what the file calls some of the columns, by NormBank's name: ``{"behavior": "what"}``.
 
     Raises:
         InputError: see ``read_table`` and ``NormTable``; unknown norms and constraints that cannot be read are named
             by their row numbers.
     """
     need = ["setting", "behavior", "constraints", *([("norm", "label")] if labelled else [])]
-    rows, numbers = read_table(path, need=need)
+    also = ["split", *(() if labelled else ("norm", "label"))]
+    rows, numbers = read_table(path, need=need, also=also, columns=columns)
     said, kinds, bad, why = [], [], [], ""
     for row, number in zip(rows, numbers, strict=True):
         try:
