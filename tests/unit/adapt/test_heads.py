@@ -206,6 +206,8 @@ def forged(folder, kind, values):
         ("word", {"classes": ["a", "b"]}, "too many values to unpack"),
         ("word", {"length": -1.0}, "length: expected"),
         ("word", {"scale": 10**400}, "scale: expected an integer of at most 63 bits"),
+        ("word", {"text_side": 3}, "'text_side': expected a text, got 3"),
+        ("word", {"init_word": None}, "'init_word': expected a text, got None"),
         ("word", {"word": "x"}, "multiple values for keyword argument 'word'"),
         ("word", {"direction": np.zeros((2, 2), np.float32)}, "'direction': expected rows of length 1"),
         ("word", {"direction": np.full((2, 2), np.nan, np.float32)}, "'direction': expected finite numbers"),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tether.adapt.heads.head import Head, Multiplier
 from tether.core.errors import InputError
+from tether.core.printable import quoted
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Positive, checked
 from tether.core.state_file import SHOWN
@@ -59,9 +60,13 @@ class WordHead(Head):
             scale: multiplier of the cosine.
 
         Raises:
-            InputError: shapes that do not fit, rows that are not of length 1, or numbers that are not finite.
+            InputError: shapes that do not fit, rows that are not of length 1, numbers that are not finite, or a
+                number for a text.
         """
         super().__init__([word], least=1)
+        told = {"init_word": init_word, "text_side": text_side, "tokenizer": tokenizer}
+        if wrong := [name for name, value in told.items() if not isinstance(value, str)]:
+            raise InputError(f"word head: {wrong[0]!r}: expected a text, got {quoted(told[wrong[0]])}")
         if direction.ndim != 2 or direction.shape != start.shape or text.ndim != 2 or len(text) != 1:
             raise InputError(f"word head: expected rows (k, w) twice and a text (1, d), got {tuple(direction.shape)}")
         self.direction, self.start, self.text = (one.detach().float().cpu() for one in (direction, start, text))
