@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from tether.cli.say import as_json, say
+from tether.core.printable import quoted
 
 Device = Annotated[str, typer.Option(help="auto (an accelerator if there is one), cpu, cuda, cuda:1...")]
 Json = Annotated[
@@ -101,8 +102,8 @@ def settings_of(words: Sequence[str] | None, *, hint: str) -> dict[str, Any]:
     for one in words or ():
         key, equals, value = one.partition("=")
         if not equals or not key:
-            raise typer.BadParameter(f"expected key=value, got {one!r}", param_hint=hint)
-        found[key] = parse_yaml(value, where=f"setting {one!r}")
+            raise typer.BadParameter(f"expected key=value, got {quoted(one)}", param_hint=hint)
+        found[key] = parse_yaml(value, where=f"setting {quoted(one)}")
     return found
 
 

@@ -20,7 +20,7 @@ def reference() -> str:
         "# Command line",
         "`tether VERB --help` shows the same. A mistake in what was given ends with exit code 2 and one message that "
         "names the file, row or key; `tether --traceback VERB ...` shows where it arose; Ctrl-C ends with 130, "
-        "SIGTERM with 143.",
+        "SIGTERM with 143, and either with 130 where work was kept to go on from.",
         *blocks,
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tether import cli
-from tether.cli.options import check_outputs
+from tether.cli.options import check_outputs, settings_of
 from tether.core.errors import InputError
 
 VERBS = [path for path in sorted(Path(cli.__file__).parent.glob("*.py")) if "json: Json" in path.read_text()]
@@ -40,3 +40,9 @@ def test_nothing_is_written_over_what_is_read(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(InputError, match=r"--out: data\.csv is IMAGES, too; give it another name"):
         check_outputs({"--out": Path("data.csv")}, existing="replace", inputs=inputs)
     check_outputs({"--out": Path("other.csv")}, existing="replace", inputs=inputs)
+
+
+def test_a_long_setting_is_shortened() -> None:
+    with pytest.raises(InputError) as caught:
+        settings_of([f"size={'[' * 5000}"], hint="--set")
+    assert len(str(caught.value)) < 400
