@@ -200,7 +200,7 @@ def root() -> Any:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; ends with 0, 1 (a check failed), 2 (bad input), 130 (Ctrl-C, or work kept) or 143 (SIGTERM)."""
+    """Run a command line; ends with 0, 1 (a check failed), 2 (bad input), 130 (Ctrl-C, or work kept), 143 (SIGTERM)."""
     warnings.showwarning = _show_warning
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal may not know every letter
