@@ -119,7 +119,7 @@ def test_bad_input(model: Path, tmp_path: Path, call: Any) -> None:
     assert "does nothing with --learn" in call(*maker, "size=16", "--learn", DATA, code=2).err
     assert "does nothing with --learn" in call(*maker, "--learn", DATA, "--images", 2, code=2).err
     wrong = call(*maker, "--random-weights", "--learn", DATA, "--set", "sides=16", code=2).err
-    assert "--set: " in wrong
+    assert "--set (scales): " in wrong
     assert "sides" in wrong
     assert "expected key=value, got 'size'" in call(*maker, "--learn", DATA, "--set", "size", code=2).err
     with pytest.raises(InputError, match="no such file"):
