@@ -119,7 +119,8 @@ def chosen_device(device: str | torch.device) -> torch.device:
         InputError: no such device.
     """
     if device == "auto":
-        return torch.accelerator.current_accelerator() or torch.device("cpu")
+        # A CUDA build of torch names CUDA as its accelerator on machines without a GPU, too.
+        return (torch.accelerator.is_available() and torch.accelerator.current_accelerator()) or torch.device("cpu")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
