@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tether.core.errors import InputError, NotFiniteError
+from tether.core.runtime_protocol import ByAttributes
 
 GeometryName = Literal[
     "clip",
@@ -125,7 +126,7 @@ COSINE = Geometry()
 
 
 @runtime_checkable
-class HasGeometry(Protocol):
+class HasGeometry(Protocol, metaclass=ByAttributes):
     """A model that says how its embeddings are compared."""
 
     @property
@@ -135,7 +136,7 @@ class HasGeometry(Protocol):
 
 
 @runtime_checkable
-class Wraps(Protocol):
+class Wraps(Protocol, metaclass=ByAttributes):
     """An encoder around another one, such as one that changes its tokens."""
 
     model: object

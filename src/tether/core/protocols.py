@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tether.core.finding import Finding
 from tether.core.gather import Gather
+from tether.core.runtime_protocol import ByAttributes
 from tether.core.types import Batch, Block, ClipReport, Encoded, Features, ImageSpec, Loss, Row
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ Seen_contra = TypeVar("Seen_contra", contravariant=True)
 
 
 @runtime_checkable
-class Tokenizer(Protocol):
+class Tokenizer(Protocol, metaclass=ByAttributes):
     """Text to token ids."""
 
     context_length: int
@@ -35,7 +36,7 @@ class Tokenizer(Protocol):
 
 
 @runtime_checkable
-class DualEncoder(Protocol):
+class DualEncoder(Protocol, metaclass=ByAttributes):
     """An image tower and a text tower into one space; every model of ``tether.load`` is one, and a Module."""
 
     dim: int
@@ -62,7 +63,7 @@ class DualEncoder(Protocol):
 
 
 @runtime_checkable
-class Objective(Protocol):
+class Objective(Protocol, metaclass=ByAttributes):
     """Outputs in, scalar out; it never sees a model."""
 
     def __call__(self, out: Encoded, batch: Batch, *, gather: Gather) -> Loss:
@@ -71,7 +72,7 @@ class Objective(Protocol):
 
 
 @runtime_checkable
-class Scheduled(Protocol):
+class Scheduled(Protocol, metaclass=ByAttributes):
     """An objective that changes over a run."""
 
     def at(self, share: float) -> Objective:
@@ -80,7 +81,7 @@ class Scheduled(Protocol):
 
 
 @runtime_checkable
-class Drawing(Protocol):
+class Drawing(Protocol, metaclass=ByAttributes):
     """An objective that needs chance."""
 
     def drawn(self, draw: int) -> Objective:
@@ -89,7 +90,7 @@ class Drawing(Protocol):
 
 
 @runtime_checkable
-class Step(Protocol):
+class Step(Protocol, metaclass=ByAttributes):
     """One forward of a method that needs more than an objective: a second forward, a teacher, an attack."""
 
     def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:
@@ -98,7 +99,7 @@ class Step(Protocol):
 
 
 @runtime_checkable
-class Owning(Protocol):
+class Owning(Protocol, metaclass=ByAttributes):
     """A ``Step`` with modules of its own, which are trained and saved with the run and are no part of the model."""
 
     def new_heads(self, model: DualEncoder) -> Mapping[str, nn.Module]:
@@ -107,7 +108,7 @@ class Owning(Protocol):
 
 
 @runtime_checkable
-class Finishing(Protocol):
+class Finishing(Protocol, metaclass=ByAttributes):
     """An ``Owning`` step some of whose modules may become part of the model that is measured and saved."""
 
     def finished(self, model: DualEncoder, heads: Mapping[str, Tensor]) -> DualEncoder:
@@ -116,7 +117,7 @@ class Finishing(Protocol):
 
 
 @runtime_checkable
-class Taught(Protocol):
+class Taught(Protocol, metaclass=ByAttributes):
     """A ``Step`` that may have a teacher, which is saved with the run's checkpoints and is no part of the model."""
 
     def see_start(self, model: DualEncoder) -> None:
@@ -137,7 +138,7 @@ class Taught(Protocol):
 
 
 @runtime_checkable
-class Stateful(Protocol):
+class Stateful(Protocol, metaclass=ByAttributes):
     """A part that learns something of its own during a run; a ``Step`` that is one is saved with the checkpoints."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -150,7 +151,7 @@ class Stateful(Protocol):
 
 
 @runtime_checkable
-class GradClipper(Protocol):
+class GradClipper(Protocol, metaclass=ByAttributes):
     """Bounds gradients in place, after accumulation and unscaling, before the optimiser's step."""
 
     def clip_(self, named_params: NamedParams, *, step: int) -> ClipReport:
@@ -167,7 +168,7 @@ class GradClipper(Protocol):
 
 
 @runtime_checkable
-class Source(Protocol):
+class Source(Protocol, metaclass=ByAttributes):
     """Where rows come from."""
 
     name: str
@@ -183,7 +184,7 @@ class Source(Protocol):
 
 
 @runtime_checkable
-class Curator(Protocol):
+class Curator(Protocol, metaclass=ByAttributes):
     """Decides which rows of a pool are kept; statistics add across shards, in any order."""
 
     def partial_fit(self, rows: pa.RecordBatch) -> Curator:
@@ -200,7 +201,7 @@ class Curator(Protocol):
 
 
 @runtime_checkable
-class ModelEdit(Protocol):
+class ModelEdit(Protocol, metaclass=ByAttributes):
     """Changes a model in place: adapters, surgery, pruning, quantisation."""
 
     def apply_(self, model: nn.Module, calibration: Iterable[Batch] = ()) -> nn.Module:
@@ -213,7 +214,7 @@ class ModelEdit(Protocol):
 
 
 @runtime_checkable
-class TaskHead(Protocol):
+class TaskHead(Protocol, metaclass=ByAttributes):
     """Turns an encoder and words into an answer about one image."""
 
     def prepare(
@@ -228,7 +229,7 @@ class TaskHead(Protocol):
 
 
 @runtime_checkable
-class Probe(Protocol[Seen_contra]):
+class Probe(Protocol[Seen_contra], metaclass=ByAttributes):
     """One section of a health report: looks at a model on its pairs and says one thing; its settings say how."""
 
     title: str

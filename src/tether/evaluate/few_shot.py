@@ -16,6 +16,7 @@ from scipy.stats import t as student_t
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, checked
+from tether.core.runtime_protocol import ByAttributes
 from tether.data.labelled import LabelledRows, draw_parts
 
 SHOTS = (1, 2, 4, 8, 16)
@@ -44,7 +45,7 @@ class Draw:
 
 
 @runtime_checkable
-class FewShotAnswer(Protocol):
+class FewShotAnswer(Protocol, metaclass=ByAttributes):
     """What a method has learnt from a draw."""
 
     def __call__(self, rows: Numbers, classes: tuple[int, ...]) -> Numbers | None:

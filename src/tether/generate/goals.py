@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, Number, checked
+from tether.core.runtime_protocol import ByAttributes
 from tether.core.warps import Shares, homography_grid, random_crops, random_perspectives, warped
 from tether.generate.draw.canvas import FRONT, Viewpoint
 from tether.generate.seen import unit_images
@@ -42,7 +43,7 @@ class Moment:
 
 
 @runtime_checkable
-class Goal(Protocol):
+class Goal(Protocol, metaclass=ByAttributes):
     """A loss of images, least where they are as wanted."""
 
     def __call__(self, image: Tensor, moment: Moment) -> Tensor:
@@ -51,7 +52,7 @@ class Goal(Protocol):
 
 
 @runtime_checkable
-class ViewMaker(Protocol):
+class ViewMaker(Protocol, metaclass=ByAttributes):
     """What of images a CLIP sees.
 
     Attributes:
@@ -117,7 +118,7 @@ class PlainView:
 
 
 @runtime_checkable
-class Aim(Protocol):
+class Aim(Protocol, metaclass=ByAttributes):
     """A loss of what a CLIP says of views; every aim of a ``ClipGoal`` sees the same views."""
 
     def __call__(self, rows: Tensor, moment: Moment) -> Tensor:

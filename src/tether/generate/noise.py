@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Limit, NonNegative, Whole, checked
+from tether.core.runtime_protocol import ByAttributes
 from tether.optim import OPTIMIZERS
 
 SGD: Mapping[str, Any] = MappingProxyType({"name": "sgd", "lr": 5.0, "momentum": 0.9, "momentum_rule": "nesterov"})
@@ -25,7 +26,7 @@ Batched = Literal["apart", "together"]
 
 
 @runtime_checkable
-class Reward(Protocol):
+class Reward(Protocol, metaclass=ByAttributes):
     """What an image loses by not being as wanted."""
 
     weight: float

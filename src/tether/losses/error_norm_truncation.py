@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.ranges import Decay, Whole, checked
+from tether.core.runtime_protocol import ByAttributes
 
 Normalize = Literal["tokens", "kept", "sum"]
 LARGEST = math.sqrt(2)
@@ -188,7 +189,7 @@ def _check(logits: Tensor, targets: Tensor, ignore_index: int) -> None:
 
 
 @runtime_checkable
-class HasLogits(Protocol):
+class HasLogits(Protocol, metaclass=ByAttributes):
     """What a transformers causal language model returns."""
 
     @property

@@ -14,6 +14,7 @@ from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.protocols import Objective
 from tether.core.ranges import Limit, checked
+from tether.core.runtime_protocol import ByAttributes
 from tether.core.types import Batch, Encoded, Loss
 from tether.losses.clip import ClipLoss, RowEdit
 from tether.losses.logit_clip import EPS, Order, clip_factors
@@ -22,7 +23,7 @@ from tether.losses.siglip import SigLipLoss
 
 
 @runtime_checkable
-class RowObjective(Protocol):
+class RowObjective(Protocol, metaclass=ByAttributes):
     """An objective whose rows of logits can be changed as a whole; ``ClipLoss`` and ``SigLipLoss`` are."""
 
     def edited(self, out: Encoded, batch: Batch, *, gather: Gather, edit: RowEdit) -> Loss:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Positive, Whole, checked
+from tether.core.runtime_protocol import ByAttributes
 
 Pair = tuple[int, int]
 Mode = Literal["bicubic", "bilinear"]
@@ -191,7 +192,7 @@ def _exact(table: Tensor) -> Tensor:
 
 
 @runtime_checkable
-class GridMethod(Protocol):
+class GridMethod(Protocol, metaclass=ByAttributes):
     """How an image tower's positions and patches change."""
 
     def table(self, table: Tensor, *, old: Pair, new: Pair) -> Tensor:
@@ -204,7 +205,7 @@ class GridMethod(Protocol):
 
 
 @runtime_checkable
-class LineMethod(Protocol):
+class LineMethod(Protocol, metaclass=ByAttributes):
     """How a text tower's positions change."""
 
     def line(self, table: Tensor, *, length: int) -> Tensor:

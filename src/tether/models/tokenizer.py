@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.ranges import checked
+from tether.core.runtime_protocol import ByAttributes
 
 CACHED_TEXTS = 1 << 17
 _LETTERS = 64
@@ -32,7 +33,7 @@ class TextCutWarning(UserWarning):
 
 
 @runtime_checkable
-class _Bpe(Protocol):
+class _Bpe(Protocol, metaclass=ByAttributes):
     sot_token_id: int
     eot_token_id: int
     vocab_size: int

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.hash_rng import hash_int
+from tether.core.runtime_protocol import ByAttributes
 from tether.core.types import Batch
 
 
 @runtime_checkable
-class Batches(Protocol):
+class Batches(Protocol, metaclass=ByAttributes):
     """An endless iterator of batches that can go on where another one stopped; ``data.loader.Loader`` is one."""
 
     def __iter__(self) -> Iterator[Batch]:

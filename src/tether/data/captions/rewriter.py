@@ -6,13 +6,14 @@ from collections.abc import Collection
 from typing import Any, Protocol, final, runtime_checkable
 
 from tether.core.ranges import Share, checked
+from tether.core.runtime_protocol import ByAttributes
 from tether.data.captions.grammar import in_other_words, is_spoken, rearranged, taken_apart, without_articles
 from tether.data.captions.lexicon import ENGLISH, lexicon
 from tether.data.captions.rng import Chance, one_of
 
 
 @runtime_checkable
-class Rewriter(Protocol):
+class Rewriter(Protocol, metaclass=ByAttributes):
     """Says a caption in other words (LaCLIP)."""
 
     @property
@@ -26,7 +27,7 @@ class Rewriter(Protocol):
 
 
 @runtime_checkable
-class Fuser(Protocol):
+class Fuser(Protocol, metaclass=ByAttributes):
     """Makes one sentence of an alt-text and a description (VeCLIP)."""
 
     @property
@@ -40,7 +41,7 @@ class Fuser(Protocol):
 
 
 @runtime_checkable
-class Paraphraser(Protocol):
+class Paraphraser(Protocol, metaclass=ByAttributes):
     """Paraphrases a caption in two steps (ParaCLIP)."""
 
     @property

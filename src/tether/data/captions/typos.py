@@ -11,6 +11,7 @@ from annotated_types import Ge
 
 from tether.core.errors import InputError
 from tether.core.ranges import Whole, checked
+from tether.core.runtime_protocol import ByAttributes
 
 DELETE = -1
 """Stands in an alphabet for no character: what is in the place goes."""
@@ -61,7 +62,7 @@ def edit(text: str, slot: Whole, character: Character, *, alternative: Character
 
 
 @runtime_checkable
-class Constraint(Protocol):
+class Constraint(Protocol, metaclass=ByAttributes):
     """Says which changed texts an attack may use."""
 
     def __call__(self, changed: Sequence[str], texts: Sequence[str]) -> list[bool]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import PositiveRate, Whole, checked
+from tether.core.runtime_protocol import ByAttributes
 from tether.generate.draw.canvas import FRONT, Canvas, Viewpoint
 from tether.generate.edit.kept_parts import (
     Parser,
@@ -34,7 +35,7 @@ FICE_WEIGHTS: Mapping[str, float] = {"clip": 1.0, "img": 30.0, "shape": 10.0, "h
 
 
 @runtime_checkable
-class StyleGenerator(Protocol):
+class StyleGenerator(Protocol, metaclass=ByAttributes):
     """Images as codes, one a layer, and back; ``models.latent.style.StyleCodec`` is one."""
 
     def encode(self, x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, checked
+from tether.core.runtime_protocol import ByAttributes
 from tether.models.composed.towers import TextSide
 from tether.models.sizes import Sizes
 from tether.models.tokenizer import FunctionTokenizer, lengths
@@ -23,7 +24,7 @@ _PROBES = ["", "a", "two dogs in the sun"]
 
 
 @runtime_checkable
-class TextEmbedder(Protocol):
+class TextEmbedder(Protocol, metaclass=ByAttributes):
     """Whatever gives each text a row: an encoder of ``tether.load``, a sentence encoder, a client of a server."""
 
     def embed(self, texts: list[str]) -> Any:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.ranges import PositiveSingle, Single, Whole, checked
+from tether.core.runtime_protocol import ByAttributes
 from tether.models.latent.quantizer import MultiScaleQuantizer
 from tether.models.latent.spec import Channels, LatentSpec
 
@@ -25,7 +26,7 @@ Deviations = Annotated[tuple[PositiveSingle, ...], MaxLen(1024)]
 
 
 @runtime_checkable
-class Codec(Protocol):
+class Codec(Protocol, metaclass=ByAttributes):
     """Images to latents and back."""
 
     latent: LatentSpec

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from tether.core.errors import InputError
 from tether.core.protocols import GradClipper
 from tether.core.ranges import checked
+from tether.core.runtime_protocol import ByAttributes
 from tether.core.types import ClipReport
 from tether.models.blocks.block import BlockConfig, TransformerBlock
 from tether.models.blocks.layers import NORMS, Linear
@@ -37,7 +38,7 @@ Blocks = BlockConfig | BlockPreset | Sequence[BlockConfig] | Callable[[int], Blo
 
 
 @runtime_checkable
-class LayerGate(Protocol):
+class LayerGate(Protocol, metaclass=ByAttributes):
     """Decides how much of a layer each token takes."""
 
     def step(self, layer: int, hidden: Tensor) -> Tensor | None:

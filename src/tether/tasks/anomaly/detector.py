@@ -14,6 +14,7 @@ from torch import Tensor
 from tether.core.anomaly_map import AnomalyMap
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
+from tether.core.runtime_protocol import ByAttributes
 from tether.core.types import ImageLike
 from tether.data.images import decode, resize
 
@@ -34,7 +35,7 @@ class ImageFeatures:
 
 
 @runtime_checkable
-class Detector(Protocol):
+class Detector(Protocol, metaclass=ByAttributes):
     """Says how unusual an image is, and where, from words, from images without defects, or from both.
 
     ``look`` is the dear part. What it gives is remembered (``remember``) or compared with what is remembered
@@ -82,7 +83,7 @@ class Detector(Protocol):
 
 
 @runtime_checkable
-class Learning(Protocol):
+class Learning(Protocol, metaclass=ByAttributes):
     """A ``Detector`` that learns something dear from good images, which a second run need not learn anew."""
 
     def keep_in(self, folder: Path | None) -> None:

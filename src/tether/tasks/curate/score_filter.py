@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.ranges import Number, checked
+from tether.core.runtime_protocol import ByAttributes
 from tether.data.curate.steps.numbers import FRACTION
 from tether.data.curate.steps.score_selection import checked_scores, rows_from, top_rows
 from tether.tasks.curate.scorer import ImageInput
@@ -36,7 +37,7 @@ class PairScorer(Protocol):
 
 
 @runtime_checkable
-class Digested(Protocol):
+class Digested(Protocol, metaclass=ByAttributes):
     """A scorer that names its model's weights."""
 
     digest: str

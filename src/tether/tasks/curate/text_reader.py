@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError, MissingExtraError
 from tether.core.ranges import Count, Share, checked
+from tether.core.runtime_protocol import ByAttributes
 from tether.core.telemetry import telemetry_off
 from tether.core.types import ImageLike
 from tether.data.images import decode
@@ -47,7 +48,7 @@ class Reading:
 
 
 @runtime_checkable
-class TextReader(Protocol):
+class TextReader(Protocol, metaclass=ByAttributes):
     """Reads images."""
 
     @property

@@ -14,6 +14,7 @@ from tether.core.errors import InputError
 from tether.core.model_digest import texts_digest
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, checked
+from tether.core.runtime_protocol import ByAttributes
 from tether.models.cached import side_digest
 from tether.models.composed.starter import minilm
 from tether.models.composed.transformers_tower import open_transformers_texts
@@ -27,7 +28,7 @@ _BATCH = 64
 
 
 @runtime_checkable
-class NormEncoder(Protocol):
+class NormEncoder(Protocol, metaclass=ByAttributes):
     """What a head on norms takes.
 
     Attributes:

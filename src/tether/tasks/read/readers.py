@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol, cast, runtime_checkable
 from tether.core.atomic_io import local
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
+from tether.core.runtime_protocol import ByAttributes
 from tether.core.types import ImageLike
 from tether.core.words_read import Texts
 from tether.tasks.read.rapid import RapidPages, RapidWords
@@ -23,7 +24,7 @@ MADE_PAGES = "tether adapt MODEL PAGES --recipe read-page --out FOLDER"
 
 
 @runtime_checkable
-class ImageReader(Protocol):
+class ImageReader(Protocol, metaclass=ByAttributes):
     """Says what stands in images.
 
     A reader that is kept in a folder also has ``load(folder, *, device)``, a classmethod.

@@ -17,6 +17,7 @@ from tether.core.geometry import Geometry, check_finite, geometry_of
 from tether.core.masks import BACKGROUND, Masks, check_names
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Positive, Share, checked
+from tether.core.runtime_protocol import ByAttributes
 from tether.core.types import Batch, ImageSpec
 from tether.models.sizes import Resizes
 from tether.models.tower_state import patch_grid
@@ -26,7 +27,7 @@ from tether.tasks.classify.zero_shot import class_weights
 
 
 @runtime_checkable
-class Segmenter(Protocol):
+class Segmenter(Protocol, metaclass=ByAttributes):
     """Finds the class of each pixel of images of any size.
 
     Attributes:

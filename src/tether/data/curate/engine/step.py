@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from tether.core.errors import InputError
+from tether.core.runtime_protocol import ByAttributes
 
 PAIR_SCHEMA = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("text", pa.string())])
 """What every step sees: one row for each (image, caption) pair; an image without captions has one null text."""
@@ -54,7 +55,7 @@ class RecipeStep(Protocol):
 
 
 @runtime_checkable
-class CurateStep(RecipeStep, Protocol):
+class CurateStep(RecipeStep, Protocol, metaclass=ByAttributes):
     """A curator as a step of a recipe: it says with which probability each pair is kept.
 
     A step that counts nothing leaves ``partial_fit`` and ``merge`` without effect, has ``{}`` as its state, and is
@@ -105,7 +106,7 @@ class CurateStep(RecipeStep, Protocol):
 
 
 @runtime_checkable
-class RewriteStep(RecipeStep, Protocol):
+class RewriteStep(RecipeStep, Protocol, metaclass=ByAttributes):
     """Gives captions other words; later steps see them.
 
     Attributes:
@@ -127,7 +128,7 @@ class RewriteStep(RecipeStep, Protocol):
 
 
 @runtime_checkable
-class FlagStep(RecipeStep, Protocol):
+class FlagStep(RecipeStep, Protocol, metaclass=ByAttributes):
     """Names pairs that a person should know of; none is dropped.
 
     Labels of kept pairs are counted in the manifest and listed in ``flagged/part-*.csv`` (key, text, step, label,
@@ -140,7 +141,7 @@ class FlagStep(RecipeStep, Protocol):
 
 
 @runtime_checkable
-class ColumnStep(RecipeStep, Protocol):
+class ColumnStep(RecipeStep, Protocol, metaclass=ByAttributes):
     """Writes columns beside the rows that are kept; it follows all curators and rewriters, and Parquet alone takes it.
 
     Attributes:
