@@ -338,13 +338,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def cache_dir() -> Path:
-    """Where prepared data sets live: ``$TETHER_CACHE``, else the user's cache directory."""
-    import platformdirs
-
-    return Path(os.environ.get("TETHER_CACHE") or platformdirs.user_cache_dir("tether"))
-
-
 def check_file(path: Path, *, where: str) -> None:
     """See that a file can be written there, replacing one or as a new one; nothing is made.
 

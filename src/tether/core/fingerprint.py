@@ -12,7 +12,8 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tether.core.atomic_io import cache_dir, write_text
+from tether.core.atomic_io import write_text
+from tether.core.cache_folder import cache_dir
 from tether.core.errors import TetherError
 
 PACKAGE = Path(__file__).parents[1]

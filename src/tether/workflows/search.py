@@ -9,7 +9,8 @@ from glob import has_magic
 from html import escape
 from pathlib import Path
 
-from tether.core.atomic_io import cache_dir, local
+from tether.core.atomic_io import local
+from tether.core.cache_folder import cache_dir
 from tether.core.errors import InputError
 from tether.core.hash_rng import hash_int
 from tether.core.model_digest import model_digest

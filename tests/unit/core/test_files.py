@@ -19,7 +19,6 @@ from safetensors.numpy import save_file
 from tether.core.atomic_io import (
     atomic_folder,
     atomic_path,
-    cache_dir,
     check_file,
     is_temporary,
     open_append,
@@ -82,13 +81,6 @@ def test_text_is_utf_8_and_json_ends_with_a_newline(tmp_path):
     raw = (tmp_path / "value.json").read_bytes()
     assert "Äpfel 🍎".encode() in raw
     assert raw.endswith(b"}\n")
-
-
-def test_the_cache_can_be_moved(tmp_path, monkeypatch):
-    monkeypatch.setenv("TETHER_CACHE", str(tmp_path))
-    assert cache_dir() == tmp_path
-    monkeypatch.delenv("TETHER_CACHE")
-    assert cache_dir().name == "tether"
 
 
 def test_draws_are_the_published_hash():

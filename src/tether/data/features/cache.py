@@ -14,7 +14,8 @@ from typing import final
 import numpy as np
 from jaxtyping import Bool, Float
 
-from tether.core.atomic_io import cache_dir, read_json, write_json
+from tether.core.atomic_io import read_json, write_json
+from tether.core.cache_folder import cache_dir
 from tether.core.errors import InputError, WriteError
 from tether.core.locks import locked
 from tether.core.types import ImageLike

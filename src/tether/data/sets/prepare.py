@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
-from tether.core.atomic_io import cache_dir, flush
+from tether.core.atomic_io import flush
+from tether.core.cache_folder import cache_dir
 
 _ABANDONED = 24 * 3600.0  # seconds after which a half-built folder has no owner any more
 

@@ -6,6 +6,7 @@ and no pair is used: the classifier's weight rows and WordNet's words for its 1,
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
 from collections.abc import Sequence
@@ -15,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tether.core.atomic_io import cache_dir
-from tether.core.errors import InputError, MissingExtraError
+from tether.core.cache_folder import cache_dir
+from tether.core.errors import InputError, MissingExtraError, WriteError
 from tether.core.model_digest import file_digest, texts_digest
 from tether.models.composed.class_names import ClassNameMap, ridge_of_rows
 from tether.models.composed.encoder import ComposedEncoder
@@ -149,5 +150,6 @@ def _fitted(model: ComposedEncoder, weight: Tensor) -> dict[str, Tensor]:
     mean = names.mean(0)
     names = F.normalize(names - mean, dim=1)
     found = {"names": names, "mean": mean, "ridge": ridge_of_rows(weight, names)}
-    write_weights(path, found, metadata={"format": "pt"})
+    with contextlib.suppress(WriteError):  # without a place for it the fit lives as long as the model
+        write_weights(path, found, metadata={"format": "pt"})
     return found

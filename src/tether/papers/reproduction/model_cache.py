@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tether.core.atomic_io import cache_dir
+from tether.core.cache_folder import cache_dir
 from tether.core.fingerprint import fingerprint
 
 

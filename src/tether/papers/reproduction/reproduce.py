@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tether.core.atomic_io import cache_dir, read_json, write_json
+from tether.core.atomic_io import read_json, write_json
+from tether.core.cache_folder import cache_dir
 from tether.core.card import Card, Trial
 from tether.core.errors import InputError
 from tether.core.fingerprint import SourceTrees

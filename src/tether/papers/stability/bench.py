@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import torch
 from annotated_types import Ge
 
-from tether.core.atomic_io import cache_dir, read_json, write_json
+from tether.core.atomic_io import read_json, write_json
+from tether.core.cache_folder import cache_dir
 from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.core.ranges import checked

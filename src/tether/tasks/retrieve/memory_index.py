@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float, Int
 
-from tether.core.atomic_io import atomic_path, cache_dir, read_json, write_json
+from tether.core.atomic_io import atomic_path, read_json, write_json
+from tether.core.cache_folder import cache_dir
 from tether.core.errors import InputError, WriteError
 from tether.core.model_digest import file_digest
 from tether.tasks.retrieve import ivf_index, lance

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from tether.core.atomic_io import cache_dir, parse_json, read_text, write_json
+from tether.core.atomic_io import parse_json, read_text, write_json
+from tether.core.cache_folder import cache_dir
 from tether.core.errors import InputError, WriteError, refusing
 from tether.core.shape import check
 from tether.data.bad_rows import named_in
