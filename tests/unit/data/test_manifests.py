@@ -133,7 +133,7 @@ def test_the_same_from_elsewhere(shards, server):
         ("[", "not valid JSON"),
         ('["s3://[/b.tar"]', "leads out"),
         ('["link.tar"]', "leads out"),
-        ('["circle.tar"]', "leads out"),
+        ('["circle.tar"]', "leads out|symbolic links"),  # Python 3.13 follows a circle without an error
         ('[{"file": "b.tar", "rows": 21}]', r"b\.tar: has 10,240 bytes, which cannot hold the 21 rows"),
         ('[{"file": "b.tar", "rows": 1000000000}, {"file": "a.tar", "rows": 5}]', "cannot hold the 1,000,000,000 rows"),
         ('[{"file": "b.tar", "rows": 0}]', r"b\.tar: holds rows, its manifest says 0"),

@@ -48,6 +48,8 @@ class Passing(nn.Module):
     def get_embedding_dimension(self) -> int:
         return WIDTH
 
+    _get_untruncated_embedding_dimension = get_embedding_dimension
+
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         return dict(features)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib.metadata
 import shutil
 import types
 
@@ -81,7 +82,7 @@ def test_a_result_holds_what_was_measured(paper):
         "measured": "",
     }
     assert result["machine"].keys() == {"system", "architecture", "processor", "cores"}
-    assert result["versions"]["torch"] == torch.__version__
+    assert result["versions"]["torch"] == importlib.metadata.version("torch")
     stored_result.check(result, where="here")
 
 

@@ -6,6 +6,7 @@ Pages under ``docs/gen`` are made by ``make docs`` and not committed; the README
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,7 @@ def _value(result: Mapping[str, Any], name: str) -> Any:
         return result[name]
     seeds = result["seeds"]
     values = [seed["notes"][name.removeprefix("notes.")] if name.startswith("notes.") else seed[name] for seed in seeds]
-    return sum(values) / len(values)
+    return statistics.fmean(values)  # exact, where sum() rounds otherwise before Python 3.12
 
 
 def _names(result: Mapping[str, Any]) -> list[str]:
