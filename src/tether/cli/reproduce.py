@@ -40,8 +40,8 @@ def command(
     """
     from tether.cli.screen import bars
     from tether.core.atomic_io import write_json
+    from tether.core.device import chosen_device
     from tether.core.errors import InputError
-    from tether.models.load import chosen_device
     from tether.papers.cards import CARDS, card
     from tether.papers.reproduction import source_index
     from tether.papers.reproduction.history import CHANGED_SOURCE, commit

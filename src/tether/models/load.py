@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tether.core.atomic_io import local, read_json
-from tether.core.errors import InputError, reason_of
+from tether.core.device import chosen_device
+from tether.core.errors import InputError
 from tether.core.geometry import geometry_of
 from tether.core.yaml_files import read_yaml
 from tether.models.config import ModelConfig
@@ -110,24 +111,6 @@ def load(
     else:
         model = _from_path(local(text), random_weights=random_weights)
     return model.to(device=device, dtype=dtype).eval()
-
-
-def chosen_device(device: str | torch.device) -> torch.device:
-    """The device that is meant; ``auto`` is the accelerator, if there is one. One that is not here is refused.
-
-    Raises:
-        InputError: no such device.
-    """
-    if device == "auto":
-        # A CUDA build of torch names CUDA as its accelerator on machines without a GPU, too.
-        return (torch.accelerator.is_available() and torch.accelerator.current_accelerator()) or torch.device("cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(
-            f"device {str(device)!r}: not here; expected cpu, cuda, cuda:N or auto ({reason_of(error)})"
-        ) from None
-    return torch.device(device)
 
 
 def is_model_folder(folder: Path) -> bool:

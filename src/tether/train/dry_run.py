@@ -11,10 +11,10 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from tether.core.device import chosen_device
 from tether.core.gather import process_gather
 from tether.core.protocols import ModelEdit
 from tether.data import open_source
-from tether.models.load import chosen_device
 from tether.models.sides import Side
 from tether.train.config import RunConfig
 from tether.train.epochs import MANY_EPOCHS, steps_per_epoch

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from tether.core.atomic_io import write_json
+from tether.core.device import chosen_device
 from tether.core.errors import InputError, MissingExtraError, StoppedError, TetherError, WriteError
 from tether.core.gather import process_gather
 from tether.core.protocols import ModelEdit
 from tether.data.loader import Loader
-from tether.models.load import chosen_device
 from tether.models.save import describe_weights, save, write_config
 from tether.train.best_model import BestModel
 from tether.train.checkpoints import Checkpoint, list_checkpoints, remove_after, save_checkpoint

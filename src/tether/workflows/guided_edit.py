@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from tether.core.component import build
+from tether.core.device import chosen_device
 from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder
@@ -26,7 +27,6 @@ from tether.generate.edit.kept_parts import PartMaps, pasted
 from tether.generate.edit.segmenter_parser import SegmenterParser
 from tether.generate.goals import PlainView, RandomViews
 from tether.models.latent.style import StyleCodec
-from tether.models.load import chosen_device
 from tether.tasks.segment import SEGMENTERS
 from tether.tasks.segment.segmenter import DenseSegmenter
 from tether.train.codec_training import train_codec

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import torch
-
+from tether.core.device import chosen_device
 from tether.core.errors import InputError
 from tether.data import open_source
 from tether.tasks.label.experts import ColumnLabels, FileLabels, TransformersExpert
@@ -62,10 +61,9 @@ def label(
         ...     done.rows, sorted(done.experts)
         (4, ['depth', 'normal'])
     """
-    where = "cuda" if device == "auto" and torch.cuda.is_available() else "cpu" if device == "auto" else device
     given = {"seg": seg, "depth": depth, "normal": normal}
     experts = {
-        task: _expert(spec, task, classes=classes, device=where, gives=gives, longest=longest)
+        task: _expert(spec, task, classes=classes, device=str(chosen_device(device)), gives=gives, longest=longest)
         for task, spec in given.items()
         if spec is not None
     }

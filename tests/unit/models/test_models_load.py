@@ -234,14 +234,3 @@ def test_a_model_without_an_image_tower_is_named(tmp_path, monkeypatch):
     for name in ("open_clip:HTSAT-tiny/tag", tmp_path):
         with pytest.raises(InputError, match=r"json: model_cfg\.audio_cfg: a model of sounds; tether takes images"):
             tether.load(name)
-
-
-def test_without_a_gpu_auto_is_the_processor(folder, monkeypatch):
-    """PyPI's torch for Linux is built for CUDA, and names it as the accelerator where there is no GPU, too."""
-
-    def of_a_cuda_build(check_available=False):
-        return None if check_available else torch.device("cuda")
-
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", of_a_cuda_build)
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    assert tether.load(folder, device="auto").logit_scale.device.type == "cpu"

@@ -10,10 +10,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import torch
-
 from tether.core.atomic_io import read_json, remove_leftovers, write_json
 from tether.core.component import build, closest
+from tether.core.device import chosen_device
 from tether.core.errors import InputError, StoppedError
 from tether.core.gather import process_gather
 from tether.core.locks import locked
@@ -229,8 +228,7 @@ def _costs(config: RunConfig, specs: Mapping[str, Spec]) -> dict[str, Cost]:
     """Time of each clipper on this model with calm gradients, as a multiple of torch's."""
     from tether.optim.clip import CLIPPERS
 
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    encoder = new_encoder(config).to(device or torch.device("cpu"))
+    encoder = new_encoder(config).to(chosen_device("auto"))
     named = [(name, parameter) for name, parameter in encoder.named_parameters() if parameter.requires_grad]
     calm_gradients_([parameter for _, parameter in named], norm=1e-3)
     clippers = {name: build(spec, CLIPPERS, where="clipper") for name, spec in specs.items()}

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from tether.core.device import chosen_device
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, PositiveRate, Rate, Whole, checked
@@ -23,7 +24,6 @@ from tether.models.causal_lm import CausalLM, load_causal_lm
 from tether.models.convert.weights import check_fit, fill
 from tether.models.described import blamed_on, of_kind
 from tether.models.image_digest import image_digest
-from tether.models.load import chosen_device
 from tether.models.load import load as load_model
 from tether.models.modes import eval_mode
 from tether.models.save import save as save_model
