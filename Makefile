@@ -1,15 +1,18 @@
 # make demo   install, train on emoji, open the report and a search gallery    make check  style, types, imports, docs
-# make test   install for development, run every test                          make docs   the site
+# make test   install for development, run the tests                           make docs   the site
 # make bench  side by side with the peers                                      make dist   wheel and sdist, looked at
+# make other  another Python with PyPI's own torch: demo, wrappers, golden     make nightly  what takes minutes more
 # make clean  forget what was built
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := runs/demo
+# A second Python, with the torch that PyPI gives it: on Linux a CUDA build, which is what most users have.
+OTHER ?= $(shell command -v python3.13 || command -v python3.12)
 # Packages whose shapes and types are checked at every call while the golden tests run.
 SHAPES := tether.losses,tether.models,tether.evaluate,tether.optim,tether.generate
 
-.PHONY: demo test check docs dist bench clean
+.PHONY: demo test nightly other portable check docs dist bench clean
 
 $(VENV)/.stamp-use: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -33,7 +36,22 @@ demo: $(VENV)/.stamp-use
 
 test: $(VENV)/.stamp-dev
 	$(BIN)/python -m pytest -q -n 2 --jaxtyping-packages=$(SHAPES),beartype.beartype tests/golden
-	$(BIN)/python -m pytest -n 2 --ignore tests/golden
+	$(BIN)/python -m pytest -n 2 --ignore tests/golden -m "not nightly"
+
+nightly: $(VENV)/.stamp-dev
+	$(BIN)/python -m pytest -n 2 -m nightly
+
+other:
+	@test -n "$(OTHER)" || echo "no second Python: needs python3.13 or python3.12"
+	test -z "$(OTHER)" || $(MAKE) portable VENV=.venv-$(notdir $(OTHER)) PYTHON=$(OTHER)
+
+portable: $(VENV)/.stamp-dev
+	rm -rf runs/portable
+	$(BIN)/tether train --recipe demo steps=20 --out runs/portable
+	$(BIN)/tether report runs/portable
+	$(BIN)/tether search emoji:split=test "red heart" "cat face" --model runs/portable
+	$(BIN)/python -m pytest -q -n 2 tests/golden tests/contracts/test_runtime_protocols.py tests/unit/core \
+		tests/unit/models/test_cached.py tests/unit/models/test_geometry_models.py tests/unit/serve/test_serve_routes.py
 
 check: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .
