@@ -3,7 +3,7 @@
 # make bench  side by side with the peers                                      make dist   wheel and sdist, looked at
 # make other  another Python with PyPI's own torch: demo, wrappers, golden     make nightly  what takes minutes more
 # make clean  forget what was built
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := runs/demo
@@ -12,15 +12,19 @@ OTHER ?= $(shell command -v python3.13 || command -v python3.12)
 # Packages whose shapes and types are checked at every call while the golden tests run.
 SHAPES := tether.losses,tether.models,tether.evaluate,tether.optim,tether.generate
 
+# An older Python is refused before it makes an environment that would stay in the way.
+MAKE_VENV = test -x $(BIN)/python || { $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Tether needs \
+	Python 3.11 or newer, and $(PYTHON) is %d.%d: make PYTHON=python3.11" % sys.version_info[:2])' && $(PYTHON) -m venv $(VENV); }
+
 .PHONY: demo test nightly other portable check docs dist bench clean
 
 $(VENV)/.stamp-use: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(MAKE_VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
 	touch $@
 
 $(VENV)/.stamp-dev: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(MAKE_VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@ $(VENV)/.stamp-use
 
