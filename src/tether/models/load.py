@@ -12,7 +12,7 @@ import torch
 
 from tether.core.atomic_io import local, read_json
 from tether.core.device import chosen_device
-from tether.core.errors import InputError
+from tether.core.errors import InputError, reason_of
 from tether.core.geometry import geometry_of
 from tether.core.yaml_files import read_yaml
 from tether.models.config import ModelConfig
@@ -268,7 +268,10 @@ def _from_hub(name: str, *, random_weights: bool) -> Clip | WrappedEncoder:
             if any((folder / file).is_file() for file in files):
                 break
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise InputError(f"{HUB}{name}: could not be fetched from the Hugging Face hub: {error}") from error
+        raise InputError(
+            f"{HUB}{name}: could not be fetched from the Hugging Face hub: {reason_of(error)}; without a network, "
+            "name the folder of a copy"
+        ) from error
     return _from_path(folder, random_weights=random_weights)
 
 

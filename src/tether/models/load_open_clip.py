@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -12,8 +13,9 @@ from torch import nn
 
 from tether.core.atomic_io import local, read_json
 from tether.core.component import closest
-from tether.core.errors import InputError
+from tether.core.errors import InputError, reason_of
 from tether.core.protocols import Tokenizer
+from tether.core.quiet import quiet_logging
 from tether.models.build_open_clip import open_clip_model, read_text_config, seeded
 from tether.models.config import ModelConfig
 from tether.models.convert import open_clip as names
@@ -100,9 +102,14 @@ def _tagged(architecture: str, tag: str) -> Clip | WrappedEncoder:
         raise InputError(f"open_clip:{architecture}/{tag}: unknown weights; {said}")
     quick = bool((open_clip.get_pretrained_cfg(architecture, tag) or {}).get("quick_gelu"))
     try:
-        model = open_clip.create_model(architecture, pretrained=tag, force_quick_gelu=quick)
+        with quiet_logging(logging.ERROR):  # of a failed download, which the error below tells
+            model = open_clip.create_model(architecture, pretrained=tag, force_quick_gelu=quick)
     except (RuntimeError, OSError) as error:
-        raise InputError(f"open_clip:{architecture}/{tag}: {error}") from error
+        first = reason_of(error).partition(". ")[0]
+        raise InputError(
+            f"open_clip:{architecture}/{tag}: {first}; without a network, name a file of weights: "
+            f"open_clip:{architecture}/FILE.safetensors"
+        ) from error
     cfg, preprocess = _known_config(architecture), _preprocess(model)
     if quick:
         cfg = {**cfg, "quick_gelu": True}

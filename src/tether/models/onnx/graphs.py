@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import re
 import warnings
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError, MissingExtraError, is_fault
 from tether.core.protocols import DualEncoder
+from tether.core.quiet import quiet_logging
 from tether.models.modes import at_rest, eval_mode
 from tether.models.tokenizer import lengths
 from tether.models.wrapped_encoders import WrappedEncoder
@@ -186,15 +186,10 @@ def _check_installed() -> None:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Inside, the libraries neither warn of their own deprecations nor report every stage, nor print whole graphs."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                yield
-    finally:
-        logging.disable(before)
+    with quiet_logging(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
 
 
 def _name(model: DualEncoder) -> str:

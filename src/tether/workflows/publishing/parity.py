@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import importlib.util
-import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
+from tether.core.quiet import quiet_logging
 from tether.models.causal_lm import quiet
 
 PARITY = "parity.json"
@@ -169,18 +169,13 @@ def _unit(rows: Tensor) -> Tensor:
 @contextlib.contextmanager
 def _still() -> Iterator[None]:
     """Other libraries warn, log and draw bars while they open a folder."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if importlib.util.find_spec("transformers") is None:
+    with quiet_logging(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if importlib.util.find_spec("transformers") is None:
+            yield
+        else:
+            with quiet():
                 yield
-            else:
-                with quiet():
-                    yield
-    finally:
-        logging.disable(before)
 
 
 def _version(distribution: str) -> Callable[[], str]:
