@@ -51,7 +51,7 @@ other:
 
 portable: $(VENV)/.stamp-dev
 	rm -rf runs/portable
-	$(BIN)/tether train --recipe demo steps=20 --out runs/portable
+	$(BIN)/tether train --recipe demo steps=6 --out runs/portable
 	$(BIN)/tether report runs/portable
 	$(BIN)/tether search emoji:split=test "red heart" "cat face" --model runs/portable
 	$(BIN)/python -m pytest -q -n 2 tests/golden tests/contracts/test_runtime_protocols.py tests/unit/core \

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from tether.core.errors import InputError, TetherError
 from tether.core.gather import process_gather
 from tether.core.locks import check_links, is_lock, locked
 from tether.core.printable import quoted
+from tether.data.recorded import elsewhere, leaves
 from tether.models.named import near
 from tether.train.checkpoints import list_checkpoints, remove_unfinished
 from tether.train.config import RunConfig, dump_config, load_config
@@ -157,7 +157,7 @@ def check_recorded(config: RunConfig, *, given: Sequence[str], folder: Path) -> 
         InputError: a model elsewhere (see ``models.named.near``), data on a hub or behind a URL, a tracker that sends
             the figures away; it says what to type.
     """
-    for keys, value in _leaves(config.model_dump(exclude_none=True)):
+    for keys, value in leaves(config.model_dump(exclude_none=True)):
         if any(keys[: len(one)] == one for one in (tuple(text.partition("=")[0].split(".")) for text in given)):
             continue
         key = ".".join(itertools.takewhile(lambda one: not one.isdigit(), keys))
@@ -169,19 +169,6 @@ def check_recorded(config: RunConfig, *, given: Sequence[str], folder: Path) -> 
                 f"{folder}: its record takes {key} from {far!r:.200}, which is not read unasked; if you trust "
                 f"it: {again}..."
             )
-
-
-def _leaves(values: object, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
-    """All values in settings that are no mapping or list, each with the keys to it."""
-    if isinstance(values, Mapping):
-        pairs: Iterable[tuple[object, object]] = values.items()
-    elif isinstance(values, (list, tuple)):
-        pairs = enumerate(values)
-    else:
-        yield keys, values
-        return
-    for key, value in pairs:
-        yield from _leaves(value, (*keys, str(key)))
 
 
 def _model(keys: tuple[str, ...], value: str) -> str:
@@ -200,13 +187,10 @@ def _model(keys: tuple[str, ...], value: str) -> str:
 
 _MODELS = {("model", "load"), ("model", "image"), ("model", "text")}
 _READERS = ("model", "teacher", "words")  # of a view: the model that is trained, the step's teacher, a count of words
-_FAR = re.compile(r"://|\bhf\b:|^hf$|=hf\b|remote_images")
 
 
 def _far(keys: tuple[str, ...], value: object) -> str | None:
     """What a setting would reach outside of this machine, if anything."""
-    if keys[-1] == "remote_images" and value:
-        return "remote_images"
     if keys[0] == "trackers" and value == "wandb":
         return "wandb"
-    return value if isinstance(value, str) and _FAR.search(value) else None
+    return elsewhere(keys, value)

@@ -9,7 +9,7 @@ from typing import Any
 from tether.core.errors import InputError
 from tether.core.protocols import Source
 from tether.core.yaml_files import read_yaml
-from tether.data import open_source
+from tether.data.recorded import open_recorded
 from tether.data.sources.split import digest_of, held_out_word, images_of
 from tether.train.run_files import CONFIG
 
@@ -25,7 +25,7 @@ def remark(model: str, source: Source) -> str:
         data = _data(model)
         part = isinstance(data, dict) and data.get("name") == "split" and data.get("part") == "train"
         whole = data.get("source") if part and isinstance(data, dict) else data
-        if not isinstance(whole, (str, dict)) or source.name != open_source(_local(whole)).name:
+        if not isinstance(whole, (str, dict)) or source.name != open_recorded(whole, where=model).name:
             return ""
     except InputError:
         return ""
@@ -49,7 +49,7 @@ def learnt_from(model: str, source: Source, *, most: int) -> int:
         data = _data(model)
         if not isinstance(data, (str, dict)):
             return 0
-        known = set(images_of(open_source(_local(data))).digests.values())
+        known = set(images_of(open_recorded(data, where=model)).digests.values())
     except InputError:
         return 0
     rows = islice((row for block in source.blocks() for row in source.read(block)), most)
@@ -62,10 +62,3 @@ def _data(model: str) -> Any:
     path = Path(model) / CONFIG
     values = read_yaml(path) if path.is_file() else None
     return values.get("data") if isinstance(values, dict) else None
-
-
-def _local(spec: str | dict[str, Any]) -> str | dict[str, Any]:
-    """The same, unless it reaches out: a run's record is not followed to other machines."""
-    if "://" in str(spec) or str(spec).startswith("hf:") or "remote_images" in str(spec):
-        raise InputError("elsewhere")
-    return spec

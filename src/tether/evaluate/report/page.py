@@ -124,9 +124,13 @@ def _source_of(run: RunFolder) -> Source | None:
     wanted = run.config.get("evaluate") or {}
     if not isinstance(wanted, Mapping) or "source" not in wanted:
         return None
-    from tether.data import open_source
+    from tether.data.recorded import open_recorded
 
-    return open_source(wanted["source"], where=f"{run.path / 'config.yaml'}: evaluate.source")
+    return open_recorded(
+        wanted["source"],
+        where=f"{run.path / 'config.yaml'}: evaluate.source",
+        instead=f"tether report {run.path} --source ...",
+    )
 
 
 def _spoken(spec: str | Mapping[str, Any]) -> str:
