@@ -190,6 +190,18 @@ def _regular(path: Path, flags: int, mode: str) -> IO[Any]:
     return os.fdopen(number, mode, encoding=encoding, errors=errors)
 
 
+def regular(path: str | Path) -> Path:
+    """The same path, after a look that nothing else than a file stands there; a missing one is as good.
+
+    Raises:
+        InputError: a folder, a device or a pipe, which would be waited for.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: not a regular file")
+    return path
+
+
 def is_temporary(path: Path) -> bool:
     """Whether a file is the unfinished output of ``atomic_path``, by its name."""
     return _TEMPORARY.fullmatch(path.name) is not None
@@ -350,7 +362,9 @@ def check_file(path: Path, *, where: str) -> None:
     """
     try:
         os.fsencode(path)
-        taken = path.is_dir() or (path.exists() and not path.is_file())
+        taken = not stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        taken = False
     except OSError as error:  # such as a name that is too long
         raise InputError(f"{where}: {path}: {reason_of(error).lower()}") from None
     except ValueError as error:

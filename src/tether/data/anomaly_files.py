@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from tether.core.anomaly_map import AnomalyMap
-from tether.core.atomic_io import atomic_path, local, parse_json, read_json, write_json
+from tether.core.atomic_io import atomic_path, local, parse_json, read_json, regular, write_json
 from tether.core.errors import InputError
 from tether.data.dense_labels import read_png
 from tether.data.mask_files import MaskStore, PngFolder, check_size
@@ -116,7 +116,10 @@ class MapStore:
         path, info = self.folder / self.heat_name(key), PngInfo()
         if path.exists():
             said: Any = None
-            with contextlib.suppress(OSError, SyntaxError, ValueError), Image.open(path, formats=("PNG",)) as image:
+            with (
+                contextlib.suppress(OSError, SyntaxError, ValueError),
+                Image.open(regular(path), formats=("PNG",)) as image,
+            ):
                 said = image.info.get(MARK)
             if said is None:
                 raise InputError(f"{path}: is there already and is no heat map of Tether's; give another folder")
@@ -165,7 +168,7 @@ def _read_tiff(path: Path) -> tuple[dict[str, Any] | None, np.ndarray]:
 
     nothing = np.zeros((1, 1), dtype=np.float32)
     try:
-        with Image.open(path, formats=("TIFF",)) as image:
+        with Image.open(regular(path), formats=("TIFF",)) as image:
             said = parse_json(str(image.tag_v2.get(_SAID, "")), where=str(path))  # pyrefly: ignore
             if not isinstance(said, dict) or MARK not in said:
                 return None, nothing

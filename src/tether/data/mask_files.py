@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 from jaxtyping import UInt8
 
-from tether.core.atomic_io import atomic_path, local
+from tether.core.atomic_io import atomic_path, local, regular
 from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.core.masks import NO_CLASS, Masks
@@ -136,7 +136,7 @@ def _mark_of(path: Path) -> str | None:
     from PIL import Image
 
     try:
-        with Image.open(path, formats=("PNG",)) as image:
+        with Image.open(regular(path), formats=("PNG",)) as image:
             return image.info.get(MARK)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import stat
 from collections.abc import Callable, Mapping
 from glob import has_magic
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, TYPE_CHECKING, Literal, cast
 
 from tether.core.atomic_io import decode_text, local
 from tether.core.errors import InputError, reason_of, refusing
@@ -74,11 +76,22 @@ def _local(pattern: str, ending: tuple[str, ...]) -> list[str]:
     if path.is_file():
         return [str(path)]
     if path.is_dir():
-        return [str(each) for each in path.rglob("*") if each.is_file() and each.name.lower().endswith(ending)]
+        named = (f"{top}/{name}" for top, _, names in os.walk(path) for name in names if name.lower().endswith(ending))
+        return [each for each in named if _may_be_file(each)]
     if not has_magic(pattern):
         raise InputError(f"{pattern}: no such file or folder")
     anchor = Path(path.anchor)
     return [str(each) for each in anchor.glob(str(path.relative_to(anchor))) if each.is_file()]
+
+
+def _may_be_file(path: str) -> bool:
+    """Whether a regular file stands there, or something that only reading it can tell, such as too long a path."""
+    try:
+        return stat.S_ISREG(Path(path).stat().st_mode)
+    except FileNotFoundError:  # a link to nothing, or removed since it was listed
+        return False
+    except OSError:
+        return True
 
 
 def _remote(url: str, ending: tuple[str, ...]) -> list[str]:
@@ -149,6 +162,7 @@ def fingerprint(
     settings: object = "",
     sizes: Mapping[str, int] | None = None,
     check_size: Callable[[str, int], None] | None = None,
+    missing: Literal["refused", "counted"] = "refused",
 ) -> str:
     """A digest of short names, sizes and modification times (or entity tags), and of how the files are read.
 
@@ -157,6 +171,7 @@ def fingerprint(
         settings: how they are read.
         sizes: bytes that they must have.
         check_size: called with each file and its bytes, where they are known.
+        missing: ``counted`` leaves a file that cannot be looked at to whoever reads it.
 
     Raises:
         InputError: no such file, or one that has not the bytes that ``sizes`` says.
@@ -172,6 +187,9 @@ def fingerprint(
             try:
                 status = local(path).stat()
             except OSError as error:
+                if missing == "counted":
+                    digest.update(f"{label} {error.errno}\n".encode())
+                    continue
                 raise InputError(f"{path}: {reason_of(error)}") from error
             size, stamp = status.st_size, f"{status.st_size} {status.st_mtime_ns}"
         said = (sizes or {}).get(path)

@@ -14,7 +14,7 @@ from typing import final
 import numpy as np
 from jaxtyping import Bool, Float
 
-from tether.core.atomic_io import read_json, write_json
+from tether.core.atomic_io import read_json, regular, write_json
 from tether.core.cache_folder import cache_dir
 from tether.core.errors import InputError, WriteError
 from tether.core.locks import locked
@@ -190,7 +190,7 @@ class FeatureCache:
             self._places, self._read = {}, 0
         data = b""
         if _size(table) // _ENTRY.itemsize > self._read:
-            with table.open("rb") as file:
+            with regular(table).open("rb") as file:
                 file.seek(self._read * _ENTRY.itemsize)
                 data = file.read()
         entries = np.frombuffer(data, _ENTRY, count=len(data) // _ENTRY.itemsize)
@@ -229,7 +229,7 @@ def _append(path: Path, data: bytes, *, size: int) -> None:
     """Add records of one size to a file; the rest of one that was cut short goes, and so does what fails half way."""
     whole = _size(path) // size * size
     try:
-        with path.open("r+b" if path.exists() else "w+b", buffering=0) as file:
+        with regular(path).open("r+b" if path.exists() else "w+b", buffering=0) as file:
             file.truncate(whole)
             file.seek(whole)
             left = memoryview(data)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tether.core.atomic_io import atomic_path
+from tether.core.atomic_io import atomic_path, regular
 from tether.core.errors import InputError, refusing
 
 MOST_INFLATED, ALWAYS_FINE = 100, 2**28
@@ -101,7 +101,7 @@ def _wider(left: pa.DataType, right: pa.DataType) -> pa.DataType:
 
 
 def _opened(path: Path) -> pq.ParquetFile:
-    file = pq.ParquetFile(path, page_checksum_verification=True)
+    file = pq.ParquetFile(regular(path), page_checksum_verification=True)
     groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
     columns = [group.column(number) for group in groups for number in range(group.num_columns)]
     claimed = sum(max(column.total_uncompressed_size, 4 * column.num_values) for column in columns)

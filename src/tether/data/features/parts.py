@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tether.core.atomic_io import open_append, parse_json, read_bytes, remove_leftovers
+from tether.core.atomic_io import open_append, parse_json, read_bytes, regular, remove_leftovers
 from tether.core.errors import InputError, WriteError
 from tether.core.protocols import Source
 from tether.core.types import ImageSpec
@@ -221,7 +221,7 @@ class _Ledger:
 
 def part_digest(path: Path) -> str:
     """16 hex digits of BLAKE2b over a part's bytes."""
-    with path.open("rb") as file:
+    with regular(path).open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from tether.core.atomic_io import read_bytes
+from tether.core.atomic_io import read_bytes, regular
 from tether.core.errors import InputError, reason_of
 from tether.core.ranges import Count, checked
 from tether.data.archives import BROKEN, TarStream
@@ -101,7 +101,7 @@ def _refusal(name: str, size: int, limits: Limits) -> str:
 
 
 def _is_zip(path: Path) -> bool:
-    with path.open("rb") as file:
+    with regular(path).open("rb") as file:
         return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
 
 
@@ -149,7 +149,7 @@ def _unzipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
 
 
 def _tar(path: Path, limits: Limits) -> Iterator[Member]:
-    with path.open("rb") as file:
+    with regular(path).open("rb") as file:
         archive = TarStream(file, most=limits.total_bytes)
         try:
             while (info := archive.next()) is not None:

@@ -97,7 +97,7 @@ class ImageFolderSource(IndexedSource):
             raise InputError(f"{path}: the data set is empty (no images in it)")
         stems = [each.rpartition(".")[0] for each in self._images]
         beside = [self._sidecars[stem] for stem in stems if stem in self._sidecars]
-        self.version = fingerprint([*self._images, *beside, *tables], settings=(caption, template))
+        self.version = fingerprint([*self._images, *beside, *tables], settings=(caption, template), missing="counted")
 
     def __len__(self) -> int:
         """How many images, and lines of metadata that cannot be used, which come last and as bad rows."""

@@ -10,6 +10,7 @@ from typing import IO, Any, Literal, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tether.core.atomic_io import regular
 from tether.core.errors import InputError, reason_of
 from tether.core.guarded import SECONDS, guarded
 from tether.core.guarded_worker import decoded
@@ -30,6 +31,8 @@ _FIXED = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE
 
 def open_parquet(file: str) -> pq.ParquetFile:
     """A file of this machine or behind a URL, with a footer that makes sense."""
+    if not is_url(file):
+        regular(file)
     try:
         if is_url(file):
             system, inner = filesystem(file)

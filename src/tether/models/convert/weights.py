@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tether.core.atomic_io import read_json
+from tether.core.atomic_io import read_json, regular
 from tether.core.errors import InputError, NotFiniteError, reason_of
 from tether.core.tensor_shards import TensorShards, shards_beside
 from tether.models.described import MAX_BYTES, blamed_on, other_architecture
@@ -38,7 +38,7 @@ def refuse_pickle(path: Path) -> None:
 def _start(path: Path) -> bytes:
     """The first nine bytes."""
     try:
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             return file.read(9)
     except OSError as error:
         raise InputError(f"{path}: {reason_of(error)}") from error
@@ -79,7 +79,7 @@ def read_weights(path: Path, *, meta: bool = False) -> dict[str, Tensor]:
     try:
         if not meta:
             return load_file(path)
-        with safe_open(path, framework="pt") as file:
+        with safe_open(regular(path), framework="pt") as file:
             return {name: _outline(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except Exception as error:  # SafetensorError, or the KeyError of a type that torch has not
         raise InputError(f"{path}: truncated or not a safetensors file ({error!s:.300})") from None
@@ -118,7 +118,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     """What a safetensors file, one that ``read_weights`` accepts, says of itself."""
     from safetensors import safe_open
 
-    with safe_open(path, framework="pt") as file:
+    with safe_open(regular(path), framework="pt") as file:
         return dict(file.metadata() or {})
 
 

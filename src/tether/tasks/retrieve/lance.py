@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import threading
@@ -59,17 +60,34 @@ def connect(uri: str | Path, storage_options: Mapping[str, str] | None) -> Any:
 
 
 def table_of(uri: str | Path, storage_options: Mapping[str, str] | None) -> Any | None:
-    """The store's table, or None where there is none; a cluster's list is paged through only if it cannot be opened."""
+    """The store's table, or None where there is none; a cluster's list is paged through only if it cannot be opened.
+
+    Raises:
+        InputError: it cannot be read, or a local store holds what is no file.
+    """
     local = _table_folder(uri)
     if local is not None and not _has_version(local):
         return None
-    database = connect(uri, storage_options)
-    try:
-        return database.open_table(TABLE)
-    except (ValueError, FileNotFoundError):
-        if local is not None or _is_listed(database):
-            raise
-        return None
+    with reading(uri):
+        if local is not None:
+            _check_files(local)
+        database = connect(uri, storage_options)
+        try:
+            return database.open_table(TABLE)
+        except (ValueError, FileNotFoundError):
+            if local is not None or _is_listed(database):
+                raise
+            return None
+
+
+def _check_files(folder: Path) -> None:
+    """See that a table is made of files and folders: the engine would wait at a pipe for ever."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                _check_files(Path(entry.path))
+            elif not entry.is_file():
+                raise InputError(f"{entry.path}: not a regular file; remove it, or make the store again")
 
 
 def _table_folder(uri: str | Path) -> Path | None:

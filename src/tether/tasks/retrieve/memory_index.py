@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float, Int
 
-from tether.core.atomic_io import atomic_path, read_json, write_json
+from tether.core.atomic_io import atomic_path, read_json, regular, write_json
 from tether.core.cache_folder import cache_dir
 from tether.core.errors import InputError, WriteError
 from tether.core.model_digest import file_digest
@@ -252,7 +252,7 @@ class IndexCache:
                 return None
         except (InputError, OSError, KeyError, TypeError):
             return None
-        return self._folder / INDEX, np.load(self._folder / ROWS, allow_pickle=False)
+        return self._folder / INDEX, np.load(regular(self._folder / ROWS), allow_pickle=False)
 
     def _forget_gone(self) -> None:
         """Remove the indices of stores that are no longer there, and of those that were here before."""

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from annotated_types import Ge
 from torch import Tensor
 
-from tether.core.atomic_io import local
+from tether.core.atomic_io import local, regular
 from tether.core.component import build
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.gather import Gather
@@ -366,7 +366,7 @@ def _fixed_texts(texts: list[str] | str) -> list[str]:
     where = "texts" if isinstance(texts, list) else f"texts: {texts}"
     if isinstance(texts, str):
         try:
-            lines = local(texts).read_text(encoding="utf-8").splitlines()
+            lines = regular(local(texts)).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{where}: expected a file with one text a line: {error}") from error
     else:
