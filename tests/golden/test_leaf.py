@@ -66,7 +66,9 @@ def test_every_place_and_every_character() -> None:
 @pytest.mark.parametrize("tag", RUNS)
 @pytest.mark.parametrize("one_by_one", [False, True])
 def test_attacks(tag: str, one_by_one: bool) -> None:
-    run, texts, anchors = RUNS[tag], listed("attack_sentences"), torch.from_numpy(V["attack_anchor"])
+    run, texts = RUNS[tag], listed("attack_sentences")
+    own = f"atk_{tag}_anchor"  # of a run towards other rows
+    anchors = torch.from_numpy(V[own if own in V else "attack_anchor"])
     slots, chars = (torch.from_numpy(V[f"atk_{tag}_{name}"]) for name in ("positions", "chars"))
     features, out = [], []
     for rows in [[row] for row in range(len(texts))] if one_by_one else [list(range(len(texts)))]:

@@ -59,6 +59,7 @@ def test_weights_after_the_descent() -> None:
         penalty="weights",
         lr=HYPER["adam_lr"],
         epochs=HYPER["epochs"],
+        patience=HYPER["epochs"] + 1,  # the figures are those after all epochs
         filters=HYPER["filters"],
         keep="last",
     )
