@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tether.papers.testbeds.definitions import definitions
 from tether.space import (
     OutlierClipper,
     TokenStates,
@@ -33,8 +33,6 @@ INNER = range(1, 6)
 
 @pytest.fixture(scope="module")
 def encoder() -> tuple[Any, Any, torch.Tensor]:
-    from pydoc_data.topics import topics
-
     from transformers import AutoModel, AutoTokenizer
 
     assert SPEC is not None
@@ -42,8 +40,7 @@ def encoder() -> tuple[Any, Any, torch.Tensor]:
     folder = Path(SPEC.submodule_search_locations[0]) / "model"
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
-    text = re.sub(r"\s+", " ", " ".join(topics[name] for name in sorted(topics)))
-    sentences = [part for part in re.split(r"(?<=[.!?]) ", text) if 60 < len(part) < 200][:60]
+    sentences = [text for text in definitions() if 60 < len(text) < 200][:60]
     inputs = tokenizer(sentences, return_tensors="pt", padding=True, return_special_tokens_mask=True)
     mask = (inputs.pop("special_tokens_mask") == 0) & inputs["attention_mask"].bool()
     return model, {**inputs, "output_hidden_states": True}, mask

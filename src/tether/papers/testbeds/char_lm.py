@@ -25,6 +25,7 @@ from tether.models.blocks.presets import BlockPreset, block_stack
 from tether.models.tower import initialise_block_
 from tether.optim import AdamW, parameter_groups
 from tether.optim.clip import NoClip
+from tether.papers.testbeds.definitions import definitions
 
 WIDTH, LAYERS, HEADS, CONTEXT, BATCH = 64, 6, 4, 48, 32
 LEARNING_RATE, BETAS, WEIGHT_DECAY, WARMUP = 3e-3, (0.9, 0.95), 0.01, 50
@@ -184,10 +185,8 @@ class Training:
 
 @functools.cache
 def corpus() -> tuple[Tensor, int]:
-    """The language reference that ships with Python, as character ids, and the size of its alphabet."""
-    from pydoc_data.topics import topics
-
-    text = "\n\n".join(topics[name] for name in sorted(topics))
+    """Dictionary definitions, one a line, as character ids, and the size of their alphabet."""
+    text = "\n".join(definitions())
     text = "".join(character for character in text if character == "\n" or " " <= character <= "~")
     alphabet = sorted(set(text))
     ids = {character: number for number, character in enumerate(alphabet)}
@@ -216,7 +215,7 @@ def train(
     on_step: Callable[[CharStepReport], None] | None = None,
     validation: int = VALIDATION_BATCHES,
 ) -> Training:
-    """Train in place on the language reference that ships with Python; equal seeds see the same batches.
+    """Train in place on dictionary definitions; equal seeds see the same batches.
 
     Args:
         model: with an alphabet of ``alphabet_size()``, a ``context`` and a method ``read`` such as ``CharModel``'s.
