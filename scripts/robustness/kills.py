@@ -20,6 +20,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections import Counter
@@ -32,6 +33,7 @@ from verbs import VERBS, Verb
 
 _CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink", "shutil.rmtree")
 _LIMIT = 120.0  # seconds that a run may take before it counts as blocked
+_FORKING = threading.Lock()  # filelock's audit hook refuses a fork while another thread forks
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,8 @@ def forked(
     place.mkdir(parents=True, exist_ok=True)
     said = said or place.with_name(f"{place.name}.said")
     said.write_bytes(b"")
-    pid = os.fork()
+    with _FORKING:
+        pid = os.fork()
     if not pid:
         _in_child(call, place, said, kill)
     began, changes, before = time.monotonic(), 0, _listing(place)

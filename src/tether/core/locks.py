@@ -15,7 +15,8 @@ from tether.core.errors import InputError, LockedError, WriteError
 
 LOCK, OWNER = ".lock", ".lock.json"
 """The two files that a lock keeps in the folder; they mean nothing when no process holds it."""
-_ORPHANS = 10.0  # seconds that workers of a killed process may take to notice
+_ORPHANS = 10.0  # seconds that workers of a killed process may take to notice; they hold the lock until then
+_NAMELESS = 1.0  # seconds between taking a lock and naming its owner, or between removing the name and the release
 
 
 @contextlib.contextmanager
@@ -99,10 +100,11 @@ def _acquire(lock: object, folder: Path, *, wait: float) -> None:
         except filelock.Timeout:
             host, pid, purpose = _owner(folder)
             dead = host == socket.gethostname() and pid is not None and not _alive(pid)
-            if time.monotonic() - start > (max(wait, _ORPHANS) if dead else wait):
+            least = _ORPHANS if dead else _NAMELESS if pid is None else 0.0
+            if time.monotonic() - start > max(wait, least):
                 who = f"process {pid} on {host} ({purpose})" if pid is not None else "another process"
                 raise LockedError(f"{folder}: {who} is writing there; wait for it or choose another folder") from None
-            time.sleep(0.02)  # a dead owner: workers that it started still hold the lock
+            time.sleep(0.02)
 
 
 def _owner(folder: Path) -> tuple[str, int | None, str]:

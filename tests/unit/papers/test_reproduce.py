@@ -81,7 +81,7 @@ def test_a_result_holds_what_was_measured(paper):
         "commit": result["commit"],
         "measured": "",
     }
-    assert result["machine"].keys() == {"system", "architecture", "processor", "cores"}
+    assert result["machine"].keys() == {"system", "architecture", "processor", "cores", "kernels"}
     assert result["versions"]["torch"] == importlib.metadata.version("torch")
     stored_result.check(result, where="here")
 

@@ -25,7 +25,8 @@ def cached_model(name: str, *, made_by: Path, facts: object, make: Callable[[Pat
 
     from tether import __version__
 
-    known = json.dumps([__version__, torch.__version__, fingerprint([made_by]), facts], sort_keys=True)
+    kernels = torch.backends.cpu.get_cpu_capability()  # others end a training elsewhere
+    known = json.dumps([__version__, torch.__version__, kernels, fingerprint([made_by]), facts], sort_keys=True)
     folder = cache_dir() / "lab" / f"{name}-{hashlib.blake2b(known.encode(), digest_size=12).hexdigest()}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -199,15 +199,16 @@ def machine(device: str) -> dict[str, Any]:
     """Processor, cores and accelerator in words; no host or user names."""
     import os
 
+    import torch
+
     described: dict[str, Any] = {
         "system": platform.system(),
         "architecture": platform.machine(),
         "processor": _processor(),
         "cores": os.cpu_count(),
+        "kernels": torch.backends.cpu.get_cpu_capability(),
     }
     if device.startswith("cuda"):
-        import torch
-
         described["accelerator"] = torch.cuda.get_device_name(device)
     return described
 

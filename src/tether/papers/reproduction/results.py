@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tether.core.card import Card
 from tether.papers.cards import CARDS
 from tether.papers.reproduction import real_photos, source_index
-from tether.papers.reproduction.reproduce import changed
+from tether.papers.reproduction.reproduce import changed, machine, versions
 from tether.papers.reproduction.stored_result import stored
 
 CHANGED = "changed since measured"
@@ -90,19 +90,36 @@ Between AVX-512 with one thread and AVX2 with two, nearly all figures of smoke t
 themselves, ill-conditioned ones (ratios of eigenvalues, agreements after two steps) by 3e-3, and a share of a few
 hundred images by one or two images, which was 0.026 at most.
 """
+ELSEWHERE, ELSEWHERE_BESIDE = 0.5, 0.05
+"""The same on another kind of machine, where a training may end elsewhere: a figure keeps its size and, unless it is
+small beside the others, its sign. With kernels without vectors (``ATEN_CPU_CAPABILITY=default``) figures of ten of 119
+trials left the narrow bounds on the machine that had stored them, and none these."""
 
 
-def moved(before: dict[str, Any], today: dict[str, Any]) -> list[str]:
+def made_here(result: Mapping[str, Any]) -> bool:
+    """Whether a stored result is of this kind of machine: maker of the processor, torch's kernels, torch's release."""
+    here, there = machine("cpu"), result["machine"]
+    # Results that do not name their kernels were all measured with AVX512.
+    kinds = [(one["processor"].split()[:1], one.get("kernels", "AVX512")) for one in (here, there)]
+    releases = [one["torch"].split(".")[:2] for one in (versions(), result["versions"])]
+    return kinds[0] == kinds[1] and releases[0] == releases[1]
+
+
+def moved(
+    before: dict[str, Any], today: dict[str, Any], *, relative: float = RELATIVE, beside: float = BESIDE
+) -> list[str]:
     """The figures of two smoke trials of one paper that differ by more than the tolerance, in words.
 
     Args:
         before: ``baseline``, ``ours`` and ``notes`` as a result holds them.
         today: the same, measured now.
+        relative: share of a figure by which it may differ.
+        beside: share of the largest figure of the trial by which each may differ besides.
     """
     old, new = ({"baseline": one["baseline"], "ours": one["ours"], **one["notes"]} for one in (before, today))
     found = [f"{name}: only measured {'before' if name in old else 'now'}" for name in sorted(old.keys() ^ new.keys())]
-    near = max(ABSOLUTE, BESIDE * max((abs(value) for value in old.values() if math.isfinite(value)), default=0))
+    near = max(ABSOLUTE, beside * max((abs(value) for value in old.values() if math.isfinite(value)), default=0))
     for name in old.keys() & new.keys():
-        if abs(new[name] - old[name]) > RELATIVE * max(abs(old[name]), abs(new[name])) + near:
+        if abs(new[name] - old[name]) > relative * max(abs(old[name]), abs(new[name])) + near:
             found.append(f"{name}: was {old[name]:.6g}, is {new[name]:.6g}")
     return sorted(found)
