@@ -1,8 +1,9 @@
 # make demo   install, train on emoji, open the report and a search gallery    make check  style, types, imports, docs
-# make test   install for development, run the tests                           make docs   the site
-# make bench  side by side with the peers                                      make dist   wheel and sdist, looked at
-# make other  another Python with PyPI's own torch: demo, wrappers, golden     make nightly  what takes minutes more
-# make clean  forget what was built
+# make quick  install for development, run the tests that take no time         make docs   the site
+# make test   all tests but those of nightly                                   make dist   wheel and sdist, looked at
+# make nightly  what takes minutes more                                        make bench  side by side with the peers
+# make other  another Python with PyPI's own torch: demo, wrappers, golden     make clean  forget what was built
+# make kernels  the golden tests as on other processors
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -11,12 +12,16 @@ RUN := runs/demo
 OTHER ?= $(shell command -v python3.13 || command -v python3.12)
 # Packages whose shapes and types are checked at every call while the golden tests run.
 SHAPES := tether.losses,tether.models,tether.evaluate,tether.optim,tether.generate
+# Tests start hundreds of processes, and each would compile every file again.
+export PYTHONDONTWRITEBYTECODE :=
 
 # An older Python is refused before it makes an environment that would stay in the way.
 MAKE_VENV = test -x $(BIN)/python || { $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Tether needs \
 	Python 3.11 or newer, and $(PYTHON) is %d.%d: make PYTHON=python3.11" % sys.version_info[:2])' && $(PYTHON) -m venv $(VENV); }
+TIER_quick := not slow and not nightly and not installs
+TIER_test := not nightly and not installs
 
-.PHONY: demo test nightly other portable check docs dist bench clean
+.PHONY: demo quick test nightly other portable kernels check docs dist bench clean
 
 $(VENV)/.stamp-use: pyproject.toml
 	@$(MAKE_VENV)
@@ -38,12 +43,20 @@ demo: $(VENV)/.stamp-use
 	@echo "report:         $(CURDIR)/$(RUN)/report.html"
 	@echo "search gallery: $(CURDIR)/$(RUN)/gallery.html"
 
-test: $(VENV)/.stamp-dev
-	$(BIN)/python -m pytest -q -n 2 --jaxtyping-packages=$(SHAPES),beartype.beartype tests/golden
-	$(BIN)/python -m pytest -n 2 --ignore tests/golden -m "not nightly"
+quick test: $(VENV)/.stamp-dev
+	rm -f .pytest_cache/v/cache/lastfailed
+	$(BIN)/python -m pytest -q -n 2 --jaxtyping-packages=$(SHAPES),beartype.beartype tests/golden; golden=$$?; \
+	$(BIN)/python -m pytest -n 2 --earlier-failures --ignore tests/golden -m "$(TIER_$@)" && exit $$golden
 
+# With COMMIT, a tenth of it that the commit draws.
 nightly: $(VENV)/.stamp-dev
-	$(BIN)/python -m pytest -n 2 -m nightly
+	$(BIN)/python -m pytest -n 2 $(if $(COMMIT),--tenth $(COMMIT),-m "nightly or installs")
+
+kernels: $(VENV)/.stamp-dev
+	ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests/golden
+	ATEN_CPU_CAPABILITY=avx2 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests/golden
+	ONEDNN_MAX_CPU_ISA=AVX2 MKLDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q tests/golden
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --last-bits=$${SEED:-1} tests/golden
 
 other:
 	@test -n "$(OTHER)" || echo "no second Python: needs python3.13 or python3.12"

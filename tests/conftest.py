@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,11 +21,72 @@ with locked(Path(sys.argv[1]), purpose=sys.argv[2]):
     print("held", flush=True)
     time.sleep(60)
 """
+_LISTED = 20  # failures that one command names
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of our own."""
+    parser.addoption(
+        "--last-bits",
+        type=int,
+        metavar="SEED",
+        help="move results of torch by units in the last place, as another processor would",
+    )
+    parser.addoption("--earlier-failures", action="store_true", help="name in the summary what failed before, too")
+    parser.addoption("--tenth", metavar="COMMIT", help="run the tenth of the nightly tests that a commit draws")
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """What was drawn, so that it can be run again."""
+    commit = config.getoption("--tenth")
+    return f"a tenth of nightly: python -m pytest --tenth {commit}" if commit else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the tenth that ``--tenth`` asks for."""
+    commit = config.getoption("--tenth")
+    if commit:
+        drawn: dict[bool, list[pytest.Item]] = {True: [], False: []}
+        for item in items:
+            known = hashlib.blake2b(f"{commit} {item.nodeid}".encode()).digest()[0] % 10 == 0
+            drawn[known and item.get_closest_marker("nightly") is not None].append(item)
+        config.hook.pytest_deselected(items=drawn[False])
+        items[:] = drawn[True]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """One command that runs again what failed."""
+    reports = [report for kind in ("failed", "error") for report in terminalreporter.stats.get(kind, [])]
+    failed = {report.nodeid for report in reports}
+    if config.getoption("--earlier-failures") and config.cache:
+        failed |= config.cache.get("cache/lastfailed", {}).keys()
+    if failed:
+        given = [word for word in config.invocation_params.args if word.startswith(("--jaxtyping", "--last-bits="))]
+        terminalreporter.section("to run again what failed")
+        chosen = sorted(failed) if len(failed) <= _LISTED else ["--last-failed"]
+        terminalreporter.write_line(shlex.join([_python(), "-m", "pytest", *given, *chosen]))
+
+
+def _python() -> str:
+    path = Path(sys.executable)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Run a test and its fixtures under what ``--last-bits`` asks for."""
+    seed = item.config.getoption("--last-bits")
+    if seed is None:
+        return (yield)
+    from other_kernels import OtherKernels
+
+    with OtherKernels(seed):
+        return (yield)
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from tether.core.component import build
 from tether.core.errors import InputError, StoppedError, UnsupportedModelError
 from tether.core.model_digest import model_digest
 from tether.evaluate.adaptation import MEASURES
+from tiers import covering
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning"),
@@ -115,7 +116,6 @@ DATA = {
 PLAYED = [name for name, kind in RECIPES.items() if issubclass(kind, TuneRecipe)]
 KEEP = squares(12, seed=5)
 
-on_every_kind = pytest.mark.parametrize("kind", KINDS)
 every_recipe = pytest.mark.parametrize("name", RECIPES)
 
 
@@ -152,8 +152,7 @@ def test_says_what_it_takes_and_gives(name: str) -> None:
     assert set(recipe.aims) <= set(MEASURES)
 
 
-@every_recipe
-@on_every_kind
+@pytest.mark.parametrize(("name", "kind"), covering(RECIPES, KINDS, cheap=lambda *pair: pair in REFUSALS))
 def test_gives_what_it_says_and_leaves_the_base(
     name: str, kind: str, base: Callable[[str], Any], tmp_path: Path
 ) -> None:
@@ -196,8 +195,7 @@ def test_is_the_same_every_time(name: str, base: Callable[[str], Any]) -> None:
             assert (one == other).all()
 
 
-@pytest.mark.parametrize("name", PLAYED)
-@on_every_kind
+@pytest.mark.parametrize(("name", "kind"), covering(PLAYED, KINDS, turn=3, cheap=lambda *pair: pair in REFUSALS))
 def test_interrupted_and_resumed_is_the_same(name: str, kind: str, base: Callable[[str], Any], tmp_path: Path) -> None:
     if (name, kind) in REFUSALS:
         return

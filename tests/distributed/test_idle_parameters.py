@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 from test_training import assert_same_path, run
 
+from tiers import covering
+
 IDLE = {"bias": ["model={logit_bias: -10}"], "vector": ["edits=[masked_patches]"]}
 
 pytestmark = pytest.mark.distributed
 
 
-@pytest.mark.parametrize("sharding", ["ddp", "fsdp2"])
-@pytest.mark.parametrize("kind", IDLE)
+@pytest.mark.parametrize(("kind", "sharding"), covering(IDLE, ["ddp", "fsdp2"]))
 def test_two_processes_go_through(tmp_path, kind, sharding):
     settings = ["clipper=global_norm", "steps=3", *IDLE[kind]]
     alone = run(1, tmp_path / "one", *settings)

@@ -34,7 +34,15 @@ def alone(tmp_path_factory, staged):
     return run(1, tmp_path_factory.mktemp("alone") / "run", *staged)
 
 
-@pytest.mark.parametrize(("sharding", "stop_after"), [("ddp", 0), ("fsdp2", 0), ("ddp", 2), ("fsdp2", 3)])
+@pytest.mark.parametrize(
+    ("sharding", "stop_after"),
+    [
+        ("ddp", 2),
+        ("fsdp2", 0),
+        pytest.param("ddp", 0, marks=pytest.mark.nightly),
+        pytest.param("fsdp2", 3, marks=pytest.mark.nightly),
+    ],
+)
 def test_two_processes_equal_one(tmp_path, staged, alone, sharding, stop_after):
     folder = run(2, tmp_path / "run", f"sharding={sharding}", *staged, stop_after=stop_after)
     if stop_after:

@@ -55,6 +55,7 @@ def assert_same_path(left: Path, right: Path) -> None:
         assert torch.allclose(value, theirs[name], atol=1e-5), name
 
 
+@pytest.mark.nightly
 def test_two_processes_of_torchrun_equal_one(tmp_path, alone):
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone"]
     command = [sys.executable, *torchrun, "-m", "tether", "train", *SETTINGS, "--out", str(tmp_path / "run")]

@@ -67,7 +67,7 @@ def test_experts_are_refused_by_name(side, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_starter_runs_without_torch(tmp_path):
     try:
         model = tether.load("starter")

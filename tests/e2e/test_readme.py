@@ -45,7 +45,7 @@ def test_the_blocks_are_commands_and_python(repository):
     ]
 
 
-@pytest.mark.nightly
+@pytest.mark.installs
 def test_the_blocks_run_in_an_empty_environment(repository, tmp_path):
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", str(repository), str(clone)], check=True)

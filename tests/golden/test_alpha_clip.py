@@ -86,7 +86,7 @@ def test_loss_and_gradient(model: Clip) -> None:
     text = F.normalize(array("text_feat"), dim=1)
     scale = math.exp(HYPER["log_scale"])
     loss = clip_loss(image, text, scale, label_smoothing=HYPER["label_smoothing"])
-    np.testing.assert_allclose(loss.item(), V["loss"], **LOSS)
+    np.testing.assert_allclose(loss.item(), V["loss"], rtol=2e-6, atol=LOSS["atol"])  # of float32, and about 31
     kernel = AlphaVisionTower(model).stem.alpha
     (gradient,) = torch.autograd.grad(loss, kernel)
     np.testing.assert_allclose(gradient.view(V["grad_conv1_alpha"].shape).numpy(), V["grad_conv1_alpha"], **CLOSE)

@@ -101,8 +101,9 @@ class TestCard:
         assert stored(slug) == read_json(path)
 
 
-def test_every_seed_was_measured_from_source_of_its_results_fingerprint():
-    """So no result was carried over to other code than the commits of its seeds have."""
+@pytest.mark.parametrize("latest", [1, pytest.param(None, marks=pytest.mark.nightly)], ids=["latest", "all"])
+def test_every_seed_was_measured_from_source_of_its_results_fingerprint(latest):
+    """So no result was carried over to other code than the commits of its seeds have: of the latest commit, of all."""
     root = source_index.need_checkout("this test")
     asked = ["git", "-C", str(root), "rev-parse", "--is-shallow-repository"]
     answer = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
@@ -110,7 +111,15 @@ def test_every_seed_was_measured_from_source_of_its_results_fingerprint():
         pytest.skip("no whole history here")  # a shallow clone, or source without git: the commits cannot be read
     results = [result for slug in SLUGS if (result := stored(slug))]
     runs = [(run["commit"], result) for result in results for run in _runs(result)]
-    for name in sorted({name for name, _ in runs}):
+    names = sorted({name for name, _ in runs})
+    if latest:
+        newest = subprocess.run(
+            ["git", "-C", str(root), "log", "--no-walk=sorted", "--abbrev=12", "--format=%h", f"-{latest}", *names],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        names = newest.stdout.split()
+        assert len(names) == latest
+    for name in names:
         with history.sources_at(name) as sources:
             for slug, expected in {(result["slug"], result["fingerprint"]) for at, result in runs if at == name}:
                 assert history.fingerprint_at(slug, sources=sources) == expected, f"{slug} at {name}"

@@ -57,12 +57,16 @@ SCRIPTS = Path(__file__).parents[3] / "scripts" / "robustness"
 @pytest.mark.parametrize(
     "words",
     [
-        ["mutations.py", "--inputs", "500", "--seed", "1"],
-        ["kills.py", "--kills", "3", "--verb", "curate"],
+        ["mutations.py", "--inputs", "20", "--seed", "1"],
+        ["kills.py", "--kills", "1", "--verb", "curate"],
         ["two_writers.py", "--rounds", "1", "--verb", "index new"],
-        ["bombs.py", "--only", "YAML", "EPS", "pipe", "JATS with"],
+        ["bombs.py", "--only", "YAML", "EPS", "pipe"],
+        pytest.param(["mutations.py", "--inputs", "1000", "--seed", "2"], marks=pytest.mark.nightly),
+        pytest.param(["kills.py", "--kills", "3", "--verb", "curate", "index new"], marks=pytest.mark.nightly),
+        pytest.param(["two_writers.py", "--rounds", "3"], marks=pytest.mark.nightly),
+        pytest.param(["bombs.py"], marks=pytest.mark.nightly),
     ],
-    ids=lambda words: words[0],
+    ids=" ".join,
 )
 def test_driver_finds_nothing(words: list[str]) -> None:
     command = [sys.executable, str(SCRIPTS / words[0]), *words[1:]]

@@ -242,6 +242,7 @@ def test_check_finds_changed_missing_and_left_over_files(tmp_path):
     assert docs.stale(tmp_path, wanted) == []
 
 
+@pytest.mark.nightly
 def test_generating_twice_gives_the_same(tmp_path):
     first = docs.generate(tmp_path, more={"cli.md": "x\n"})
     assert docs.generate(tmp_path, more={"cli.md": "x\n"}) == first

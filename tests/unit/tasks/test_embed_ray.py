@@ -124,6 +124,7 @@ def descendants(pid: int) -> set[int]:
 
 @pytest.mark.distributed
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+@pytest.mark.nightly
 def test_a_killed_driver_leaves_no_process_and_is_resumed_from(tmp_path):
     pytest.importorskip("ray")
     photos = tmp_path / "photos"

@@ -228,6 +228,7 @@ def test_errors_of_workers_arrive(pool, tmp_path):
 
 
 @pytest.mark.distributed
+@pytest.mark.nightly
 def test_a_killed_ray_worker_loses_and_repeats_nothing(pool, tmp_path, ray):
     marks, log = tmp_path / "marks", tmp_path / "log"
     marks.mkdir()
@@ -342,6 +343,7 @@ def test_a_shard_that_disappears_is_named_and_its_return_is_enough(tmp_path, mon
 
 @pytest.mark.distributed
 @pytest.mark.usefixtures("ray")
+@pytest.mark.nightly
 def test_ray_gives_the_same_files(pool, tmp_path):
     for engine in ("local", "ray"):
         curate(pool, steps=steps(), out=tmp_path / engine, engine=engine)
