@@ -18,8 +18,9 @@ export PYTHONDONTWRITEBYTECODE :=
 # An older Python is refused before it makes an environment that would stay in the way.
 MAKE_VENV = test -x $(BIN)/python || { $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Tether needs \
 	Python 3.11 or newer, and $(PYTHON) is %d.%d: make PYTHON=python3.11" % sys.version_info[:2])' && $(PYTHON) -m venv $(VENV); }
-TIER_quick := not slow and not nightly and not installs
-TIER_test := not nightly and not installs
+
+quick: TIER := tests/unit tests/contracts tests/property -m "not slow and not distributed and not nightly"
+test: TIER := --ignore tests/golden -m "not nightly and not installs"
 
 .PHONY: demo quick test nightly other portable kernels check docs dist bench clean
 
@@ -46,7 +47,7 @@ demo: $(VENV)/.stamp-use
 quick test: $(VENV)/.stamp-dev
 	rm -f .pytest_cache/v/cache/lastfailed
 	$(BIN)/python -m pytest -q -n 2 --jaxtyping-packages=$(SHAPES),beartype.beartype tests/golden; golden=$$?; \
-	$(BIN)/python -m pytest -n 2 --earlier-failures --ignore tests/golden -m "$(TIER_$@)" && exit $$golden
+	$(BIN)/python -m pytest -n 2 --earlier-failures $(TIER) && exit $$golden
 
 # With COMMIT, a tenth of it that the commit draws.
 nightly: $(VENV)/.stamp-dev
@@ -67,7 +68,7 @@ portable: $(VENV)/.stamp-dev
 	$(BIN)/tether train --recipe demo steps=6 --out runs/portable
 	$(BIN)/tether report runs/portable
 	$(BIN)/tether search emoji:split=test "red heart" "cat face" --model runs/portable
-	$(BIN)/python -m pytest -q -n 2 tests/golden tests/contracts/test_runtime_protocols.py tests/unit/core \
+	$(BIN)/python -m pytest -q -n 2 -m "not nightly" tests/golden tests/contracts/test_runtime_protocols.py tests/unit/core \
 		tests/unit/models/test_cached.py tests/unit/models/test_geometry_models.py tests/unit/serve/test_serve_routes.py
 
 check: $(VENV)/.stamp-dev

@@ -22,6 +22,7 @@ from tether.evaluate.adaptation import MEASURES
 from tiers import covering
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning"),
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
 ]

@@ -26,7 +26,7 @@ from tether.models.dense import DensePath, dense_image, dense_text
 from tether.models.exchange import linears
 from tether.models.text_state import text_state
 
-pytestmark = pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")]
 TEXTS = ["a small red cat", "sun", "the dog in the sun"]
 SIDES = ("image", "text")
 

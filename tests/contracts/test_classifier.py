@@ -14,6 +14,8 @@ from tether.core.errors import InputError, UnsupportedModelError
 from tether.models.anatomy.exceptions import EXCEPTIONS
 from tether.models.anatomy.find import anatomy_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
 def named(request, tmp_path_factory):

@@ -23,6 +23,8 @@ from tether.models import create
 from tether.models.save import save
 from tether.tasks.curate import CURATE_STEPS
 
+pytestmark = pytest.mark.slow
+
 MODEL = "MODEL"
 """Stands for the folder of a tiny model with random weights."""
 

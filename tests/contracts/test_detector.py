@@ -26,6 +26,8 @@ from tether.tasks.anomaly import (
     WinclipDetector,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model() -> Clip:

@@ -25,7 +25,7 @@ from tether.models.latent.codec import ConvCodec
 from tether.models.sides import SIDES, side_parts
 from tether.train.locked_towers import resting_sides
 
-pytestmark = pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")]
 
 FAMILIES_HERE = (
     "open_clip ViT", "PE-Core", "EVA02", "SigLIP 2", "MobileCLIP2", "RN50", "CoCa", "transformers' CLIP",

@@ -26,7 +26,7 @@ from tether.models.exchange import (
     take_back_,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")]
 TEXTS = ["a small red cat", "sun", "the dog in the sun"]
 SIDES = ("image", "text")
 LOADED = ("Tether", "open_clip ViT", "transformers' CLIP", "composed ViT")

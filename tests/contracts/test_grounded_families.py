@@ -15,6 +15,8 @@ from tether.models.dense import dense_image
 from tether.models.grounding_decoder import GroundingDecoder
 from tether.models.tower_state import image_map, image_tokens
 
+pytestmark = pytest.mark.slow
+
 REFUSED = {"ALIGN": "map"}
 """Families whose image tower gives no tokens."""
 

@@ -29,6 +29,8 @@ from tether.optim.optimizer_base import Stepper
 from tether.train import load_config, train
 from tether.train.parallel import load_optimizer_tensors, optimizer_tensors
 
+pytestmark = pytest.mark.slow
+
 ADAMS, ADAGRADS = {"adamw", "clip_adam", "clip_adam_d", "lamb"}, {"clip_adagrad", "clip_adagrad_d"}
 ENTRIES_ALIKE = {name: group for group in (ADAMS, ADAGRADS) for name in group}
 """Optimisers that remember entries of the same names; only their settings tell their states apart."""

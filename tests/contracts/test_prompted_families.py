@@ -16,6 +16,8 @@ from tether.models.grounding_decoder import GroundingDecoder
 from tether.models.prompter import Prompter
 from tether.models.tower_state import image_tokens
 
+pytestmark = pytest.mark.slow
+
 REFUSED = {"ALIGN"}
 """Families whose image tower gives no tokens."""
 BOXES = torch.tensor([[[0.1, 0.2, 0.6, 0.9], [0.0, 0.0, 1.0, 1.0]], [[0.5, 0.5, 0.9, 1.0], [0.0, 0.0, 0.0, 0.0]]])

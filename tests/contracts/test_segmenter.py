@@ -22,6 +22,8 @@ from tether.models.narrow import NarrowEncoder
 from tether.models.windows import Windows
 from tether.tasks.segment import SEGMENTERS, DenseSegmenter, Segmenter, TokenSegmenter
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ["road", "car", "sky"]
 
 

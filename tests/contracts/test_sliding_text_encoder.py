@@ -8,7 +8,7 @@ from tether.core.errors import InputError, UnsupportedModelError
 from tether.models.text_windows import SlidingTextEncoder
 from tether.models.tokenizer import lengths
 
-pytestmark = pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")]
 LONG = " ".join(["a red cat in a dog sun"] * 30)
 TEXTS = ["a red cat", LONG, "", LONG[: len(LONG) // 2]]
 

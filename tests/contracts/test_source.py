@@ -18,7 +18,10 @@ from tether.data.images import decode
 from tether.data.sources.decided import DecidedSource
 from tether.data.sources.split import SplitSource
 
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # of datasets' own files
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # of datasets' own files
+]
 
 EXCEPTIONS: dict[str, str] = {}
 """Sources that cannot be tried here, each with its reason."""

@@ -10,7 +10,7 @@ from tether.evaluate.robustness import typo_robustness
 from tether.models.typo_attack import encode_read, leaf_attack
 from tether.models.whole_texts import FitsContext
 
-pytestmark = pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")]
 TEXTS = ["a red cat sits", "the dog in the sun", "sun"]
 
 

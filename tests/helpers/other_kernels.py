@@ -8,6 +8,7 @@ such unit. By how much hangs on the value alone, so that the same calculation gi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,17 +19,17 @@ from torch.utils._pytree import tree_map
 
 _INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
 _EXACT = {torch.float32: 8, torch.float64: 24}  # zeros at the end of a number that no rounding made
-_ALWAYS = frozenset({
+_ROUNDED = frozenset({
     "_adaptive_avg_pool2d", "_cdist_forward", "_linalg_eigh", "_linalg_solve_ex", "_linalg_svd", "_log_softmax",
     "_log_softmax_backward_data", "_scaled_dot_product_flash_attention_for_cpu", "_softmax", "_softmax_backward_data",
     "_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa", "acosh", "addbmm", "addcdiv", "addcmul", "addmm", "addmv",
     "atanh", "avg_pool2d", "baddbmm", "bmm", "convolution", "convolution_backward", "cos", "cosh", "cumsum", "dot",
     "erf", "exp", "expm1", "gelu", "gelu_backward", "lerp", "linalg_inv_ex", "linalg_qr", "linalg_solve_triangular",
     "linalg_vector_norm", "log", "log1p", "logaddexp", "logsumexp", "mean", "mm", "mv", "native_batch_norm",
-    "native_group_norm", "native_layer_norm", "native_layer_norm_backward", "norm", "prod", "rsqrt", "sigmoid", "silu",
-    "sin", "sinh", "softplus", "sqrt", "std", "sum", "tanh", "upsample_bicubic2d", "upsample_bilinear2d", "var",
+    "native_group_norm", "native_layer_norm", "native_layer_norm_backward", "norm", "pow", "prod", "rsqrt", "sigmoid",
+    "silu", "sin", "sinh", "softplus", "std", "sum", "tanh", "upsample_bicubic2d", "upsample_bilinear2d", "var",
 })  # fmt: skip
-_OF_TENSORS = frozenset({"div", "mul", "pow"})  # with a number they are exact, or rounded alike everywhere
+"""Sums, and functions that no standard rounds; a product, a quotient or a root is the same everywhere."""
 
 
 class OtherKernels(TorchDispatchMode):
@@ -46,8 +47,8 @@ class OtherKernels(TorchDispatchMode):
         """Calculate, then move the result."""
         found = func(*args, **(kwargs or {}))
         name = func._schema.name.removeprefix("aten::")
-        tensors = all(isinstance(one, Tensor) and one.ndim for one in args[:2])
-        if "out" in (kwargs or {}) or not (name in _ALWAYS or (name in _OF_TENSORS and tensors)):
+        largest = name in ("norm", "linalg_vector_norm") and args[1:2] == (math.inf,)  # a choice, not a sum
+        if "out" in (kwargs or {}) or name not in _ROUNDED or largest:
             return found
         move: Callable[[Any], Any] = self._moved
         return tree_map(move, found)

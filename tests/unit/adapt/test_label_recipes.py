@@ -23,7 +23,7 @@ from tether.models.mean_patches import MeanPatches
 from tether.train.loop import StepReport
 from tether.workflows.adaptation.data import Asked, parts_of
 
-pytestmark = pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")]
 KEEP = squares(12, seed=5)
 
 

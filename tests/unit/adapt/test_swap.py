@@ -26,6 +26,8 @@ from tether.models.embed import encode_texts
 from tether.models.text.embedder import EmbedderAdapter
 from tether.train.steps.module import StepModule
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["a small red cat", "the red dog", "a dog in the sun", "the cat sits", "red sun", "a cat"]
 
 

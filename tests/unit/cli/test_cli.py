@@ -20,6 +20,8 @@ from tether.cli.stopping import Terminated
 from tether.core.errors import InputError, MissingExtraError
 from tether.papers.cards import CARDS
 
+pytestmark = pytest.mark.slow
+
 
 def call(*arguments: str) -> tuple[int, str, str]:
     result = CliRunner().invoke(_app(), list(arguments), prog_name="tether")

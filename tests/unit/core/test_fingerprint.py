@@ -15,6 +15,8 @@ import tether.papers.testbeds.biased_scenes
 from tether.core.fingerprint import SourceTrees, fingerprint
 from tether.papers.reproduction import model_cache
 
+pytestmark = pytest.mark.slow
+
 FILES = {
     "__init__.py": "",
     "card.py": "from pkg.parts import Part\n\n\ndef check():\n    from pkg import deep\n    return deep, Part\n",

@@ -12,6 +12,8 @@ from tether.core import guarded as module
 from tether.core.errors import InputError
 from tether.core.guarded import guarded
 
+pytestmark = pytest.mark.slow
+
 
 def pdf(depth, times):
     """A page whose form draws a form so many times, which draws another so many times, and so on."""

@@ -13,6 +13,8 @@ import pytest
 from tether.core.errors import InputError, WriteError
 from tether.data.features.cache import ABOUT, KEYS, ROWS, FeatureCache, feature_key
 
+pytestmark = pytest.mark.slow
+
 WIDTH = 5
 
 

@@ -13,6 +13,8 @@ from tether.data.recorded import open_recorded
 from tether.evaluate import report
 from tether.workflows.learnt import learnt_from, remark
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def asked():

@@ -29,6 +29,8 @@ from tether.evaluate.inspect.runner import inspect_model
 from encoders import ENCODERS  # isort: skip - a neighbour
 from families import FAMILIES
 
+pytestmark = pytest.mark.slow
+
 WIDTH = 16
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 60, 220), "black": (10, 10, 10)}
 NOUNS = ("star", "ring", "cross")

@@ -12,6 +12,8 @@ from tether.models.dual import Clip
 
 import planted  # isort: skip - a neighbour
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):

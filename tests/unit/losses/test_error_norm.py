@@ -13,6 +13,8 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.losses import CausalENT, ENTLoss, error_norm
 
+pytestmark = pytest.mark.slow
+
 PAD = -100
 
 

@@ -21,7 +21,7 @@ from tether.models.dense import dense_image, dense_text
 from tether.models.embed import encode_images
 from tether.models.wrapped_encoders import TransformersEncoder
 
-pytestmark = pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")]
 
 
 @pytest.fixture(scope="module", params=list(MAKERS))

@@ -26,6 +26,8 @@ from tether.models.exchange import (
 )
 from tether.train import load_config, train
 
+pytestmark = pytest.mark.slow
+
 
 def images(count=3, size=32):
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0))

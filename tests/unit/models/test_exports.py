@@ -15,6 +15,8 @@ from tether.models import create
 from tether.models.composed.compose import compose
 from tether.models.dual import Clip
 
+pytestmark = pytest.mark.slow
+
 LABELS = ["a cat", "A RED cat", "the dog"]
 WORDS = ["a photo of a cat", "A RED cat's toy, 25 of them!", "the dog — café ÜBER   don't", "北京 🙂\tx\ny"]
 

@@ -12,6 +12,8 @@ from tether.models.convert import open_clip as names
 from tether.models.convert.rules import take
 from tether.models.dual import Clip
 
+pytestmark = pytest.mark.slow
+
 BASE = {"embed_dim": 512, "vision": {"image_size": 224, "layers": 12, "width": 768, "patch_size": 32}}
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12}
 SMALL_VISION = {"image_size": 32, "layers": 3, "width": 64, "head_width": 32, "patch_size": 8}

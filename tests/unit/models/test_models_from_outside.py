@@ -20,6 +20,8 @@ from tether.models import create
 from tether.models.convert.tokenizers import transformers_tokenizer
 from tether.models.named import near
 
+pytestmark = pytest.mark.slow
+
 EVIL = "from pathlib import Path\nPath(__file__).with_name('ran').touch()\nclass Evil: pass\n"
 OPEN, CONFIG, OWN = "open_clip_config.json", "config.json", "model.json"
 CODE = {"AutoTokenizer": ["evil.Evil", None], "AutoConfig": "evil.Evil", "AutoModel": "evil.Evil"}
@@ -302,6 +304,13 @@ def test_a_tokenizer_that_panics(copy, monkeypatch):
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", panic)
     with pytest.raises(InputError, match="its tokenizer could not be loaded: PanicException: index out of bounds"):
         tether.load(copy("siglip"))
+
+
+def test_a_tokenizer_whose_longest_text_is_no_number(copy):
+    path = copy("siglip") / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": "../../etc/passwd"}))
+    with pytest.raises(InputError, match="its tokenizer could not be loaded: ValueError"):
+        tether.load(path.parent)
 
 
 def test_a_tokenizer_that_multiplies_its_text(tmp_path):

@@ -16,6 +16,8 @@ from tether.models.embed import encode_images, encode_texts
 from tether.models.text.token_embedding import TokenTable
 from tether.models.tokenizer import ClipTokenizer, TextCutWarning, _bpe, bounded, lengths
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["a photo of a cat", "", "Café  au\tlait!! 🙂 &amp; more", "日本語 and 123.45", "it's <b>BOLD</b>", "a" * 60]
 
 

@@ -20,6 +20,8 @@ from tether.models.wrapped_encoders import OpenClipEncoder
 from tether.train import load_config, train
 from tether.train.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["a cat", "a small red cat sits", "the dog in the sun"]
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
 

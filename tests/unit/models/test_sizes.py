@@ -20,6 +20,8 @@ from tether.models.composed.compose import compose
 from tether.models.sizes import MAX_CONTEXT
 from tether.models.tokenizer import ClipTokenizer, TextCutWarning
 
+pytestmark = pytest.mark.slow
+
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
 VIT = {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8}
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}

@@ -13,6 +13,8 @@ from tether.core.errors import InputError
 from tether.core.types import ImageSpec
 from tether.models.windows import Windows, label_map, window_maps
 
+pytestmark = pytest.mark.slow
+
 SPEC = ImageSpec(size=(32, 32), interpolation="bilinear")
 
 

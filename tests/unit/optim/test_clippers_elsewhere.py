@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from tether.core.errors import InputError, MissingExtraError
 from tether.optim.clip import AdaGC, AutoClip, GlobalNorm, NonFiniteGradientError, ZClip
 
+pytestmark = pytest.mark.slow
+
 GUIDE = Path(__file__).parents[3] / "docs/guides/stability.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), flags=re.DOTALL)
 BLOCKS = {

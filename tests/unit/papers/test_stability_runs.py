@@ -14,6 +14,8 @@ from tether.papers.stability.guards import guards
 from tether.papers.stability.models import MODELS, subject
 from tether.papers.stability.runs import run
 
+pytestmark = pytest.mark.slow
+
 STEPS = 20
 PLANTED = FAULTS["scaled_loss"].planted(STEPS)
 

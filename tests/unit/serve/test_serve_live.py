@@ -22,6 +22,8 @@ from tether import cli
 from tether.core.errors import InputError
 from tether.serve.run import bound, listen
 
+pytestmark = pytest.mark.slow
+
 openai = pytest.importorskip("openai")
 
 MANY = 200

@@ -19,6 +19,8 @@ from tether.tasks.anomaly.contrast import contrast_attention, quantile_mask
 from tether.tasks.anomaly.repair import learn_repair, mosaic
 from tether.workflows.detect import detect
 
+pytestmark = pytest.mark.slow
+
 WORDS = {"positive": ["a {} with a scratch"], "negative": ["a flawless {}"]}
 
 

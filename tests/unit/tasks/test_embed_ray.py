@@ -28,6 +28,8 @@ from tether.tasks.retrieve.embed import EmbeddedFile, embed
 from tether.tasks.retrieve.ray_workers import RayWorkers
 from tether.tasks.retrieve.vectors import VectorsThere
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Any]:

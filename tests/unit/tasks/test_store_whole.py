@@ -19,6 +19,8 @@ from tether.tasks.retrieve.store import Store
 
 from test_store import SCHEMA, column, filled, table, vectors  # isort: skip - a neighbour
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(("names", "there"), [(["a", "embeddings"], True), (["a", "b"], False), ([], False)])
 def test_a_table_of_a_cluster_is_missing_only_where_its_list_says_so(names, there, monkeypatch):

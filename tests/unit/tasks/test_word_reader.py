@@ -13,6 +13,8 @@ from tether.models import create
 from tether.tasks.read import Charset, DualReader, SceneReader
 from tether.tasks.read.reader import READER_FILE
 
+pytestmark = pytest.mark.slow
+
 LETTERS = Charset("abcdefghijklmnopqrstuvwxyz")
 
 

@@ -20,6 +20,8 @@ from tether.train.metrics_log import read_metrics
 from tether.train.steps import ComposedStep
 from tether.train.steps.module import StepModule
 
+pytestmark = pytest.mark.slow
+
 UNTOLD = {"name": "untold", "hide": 0.5}
 VIEWS = {"image": {"want": "tokens"}, "text": {"want": "tokens"}}
 HEADS = {

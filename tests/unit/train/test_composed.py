@@ -23,6 +23,8 @@ from tether.train.steps import STEPS, ComposedStep, StepModule
 from tether.train.view_costs import view_costs
 from tether.workflows.edits import EDITS
 
+pytestmark = pytest.mark.slow
+
 GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "steps.md"
 RECIPES = re.findall(r"^```yaml\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
 TEXTS = [f"a {name} on sand. It has a {name} above it, with a hat" for name in ("heart", "cat", "dog", "sun")]

@@ -21,6 +21,8 @@ from tether.train.dry_run import dry_run
 from tether.train.locked_towers import KeptTowers, kept_where_resting, resting_sides
 from tether.train.metrics_log import read_metrics
 
+pytestmark = pytest.mark.slow
+
 ROWS_OF_DATA = 12
 
 

@@ -25,6 +25,8 @@ from tether.train.steps import ComposedStep
 from tether.train.steps.module import StepModule
 from tether.workflows.label import label
 
+pytestmark = pytest.mark.slow
+
 HEADS = {"seg": {"name": "dense", "task": "seg", "classes": 4, "width": 8}, "far": {"name": "dense", "task": "depth"}}
 HEADS["facing"] = {"name": "dense", "task": "normal", "width": 8, "norm": "none"}
 TERM = {"name": "pseudo_labels", "seg": "seg", "depth": "far", "normal": "facing"}

@@ -26,6 +26,8 @@ from tether.train.ema import MovingEncoder, WeightAverage
 from tether.train.metrics_log import read_metrics
 from tether.train.steps import ComposedStep, StepModule
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["a heart. It is red", "a cat", "a dog on sand", "the sun"]
 VIEWS = {"image": {}, "text": {}, "image_t": {"of": "image", "encoder": "teacher"}}
 BOTH = {**VIEWS, "text_t": {"of": "text", "encoder": "teacher"}}

@@ -15,6 +15,8 @@ from tether.losses.sparse_policy import SparseDist
 from tether.losses.troll import TROLLLoss
 from tether.papers.testbeds import verifiable
 
+pytestmark = pytest.mark.slow
+
 trl = pytest.importorskip("trl", reason="needs tether-clip[llm]")
 
 

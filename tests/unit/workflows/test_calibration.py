@@ -20,6 +20,8 @@ from tether.tasks.retrieve.embed import embed
 from tether.tasks.retrieve.index import build_index
 from tether.workflows.calibration import unseen_words
 
+pytestmark = pytest.mark.slow
+
 STORE = "scenes:rows=12,size=64"
 
 

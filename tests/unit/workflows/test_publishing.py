@@ -31,6 +31,8 @@ from tether.workflows.publishing.licences import LICENCES, licence
 from tether.workflows.publishing.parity import OPENERS, PeerRows
 from tether.workflows.publishing.redacted import HIDDEN, place, settings
 
+pytestmark = pytest.mark.slow
+
 hub = pytest.importorskip("huggingface_hub")
 TEXTS = ["a cat", "two dogs"]
 TOLERANCE = 1e-6

@@ -198,8 +198,9 @@ def transformers_tokenizer(
             inner = theirs.backend_tokenizer
             kept = [] if inner.normalizer is None else [inner.normalizer]
             inner.normalizer = normalizers.Sequence([normalizers.Lowercase(), *kept])
+        longest = int(theirs.model_max_length)
 
-    context = max(1, min(context, int(theirs.model_max_length)))
+    context = max(1, min(context, longest))
     return _around(theirs, context=context, vocabulary=vocabulary, where=str(folder))
 
 

@@ -25,6 +25,8 @@ from tether.data.curate.engine.shard_writer import STATE
 from tether.data.curate.pools.opening import open_pool
 from tether.data.curate.pools.pool import group
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def small(tmp_path):
