@@ -42,9 +42,10 @@ class TestLoss:
         same = draw(4, 1, 8, seed=1).expand(4, 3, 8)
         found = saner_loss(z, h=z.detach(), attributes=same)
         found.total.backward()
-        assert float(found.debias) == 0
-        assert float(found.total.detach()) == 0
-        assert torch.equal(z.grad, torch.zeros_like(z))
+        assert float(found.debias) == pytest.approx(0, abs=1e-12)
+        assert float(found.total.detach()) == pytest.approx(0, abs=1e-12)
+        assert z.grad.isfinite().all()
+        assert z.grad.abs().max() < 1e-6
 
     def test_gradients(self):
         h, versions, image = draw(3, 4), draw(3, 2, 4, seed=1), draw(3, 4, seed=2)
