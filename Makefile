@@ -1,5 +1,5 @@
 # make demo   install, train on emoji, open the report and a search gallery    make check  style, types, imports, docs
-# make quick  install for development, run the tests that take no time         make docs   the site
+# make quick  the golden tests, and units and contracts but the slow files     make docs   the site
 # make test   all tests but those of nightly                                   make dist   wheel and sdist, looked at
 # make nightly  what takes minutes more                                        make bench  side by side with the peers
 # make other  another Python with PyPI's own torch: demo, wrappers, golden     make clean  forget what was built
@@ -45,11 +45,11 @@ demo: $(VENV)/.stamp-use
 	@echo "search gallery: $(CURDIR)/$(RUN)/gallery.html"
 
 quick test: $(VENV)/.stamp-dev
-	rm -f .pytest_cache/v/cache/lastfailed
+	rm -f .pytest_cache/v/tether/again
 	$(BIN)/python -m pytest -q -n 2 --jaxtyping-packages=$(SHAPES),beartype.beartype tests/golden; golden=$$?; \
 	$(BIN)/python -m pytest -n 2 --earlier-failures $(TIER) && exit $$golden
 
-# With COMMIT, a tenth of it that the commit draws.
+# With COMMIT, a tenth of it that the commit draws, without what makes an environment.
 nightly: $(VENV)/.stamp-dev
 	$(BIN)/python -m pytest -n 2 $(if $(COMMIT),--tenth $(COMMIT),-m "nightly or installs")
 

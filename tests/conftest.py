@@ -22,6 +22,8 @@ with locked(Path(sys.argv[1]), purpose=sys.argv[2]):
     time.sleep(60)
 """
 _LISTED = 20  # failures that one command names
+_AGAIN = "tether/again"  # key of the command in pytest's cache
+_KERNELS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKLDNN_MAX_CPU_ISA", "OMP_NUM_THREADS")
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -37,7 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="SEED",
         help="move results of torch by units in the last place, as another processor would",
     )
-    parser.addoption("--earlier-failures", action="store_true", help="name in the summary what failed before, too")
+    parser.addoption("--earlier-failures", action="store_true", help="name what failed in the run before, too")
     parser.addoption("--tenth", metavar="COMMIT", help="run the tenth of the nightly tests that a commit draws")
 
 
@@ -53,23 +55,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if commit:
         drawn: dict[bool, list[pytest.Item]] = {True: [], False: []}
         for item in items:
-            known = hashlib.blake2b(f"{commit} {item.nodeid}".encode()).digest()[0] % 10 == 0
-            drawn[known and item.get_closest_marker("nightly") is not None].append(item)
+            lot = hashlib.blake2b(f"{commit} {item.nodeid}".encode()).digest()[0] % 10
+            drawn[lot == 0 and item.get_closest_marker("nightly") is not None].append(item)
         config.hook.pytest_deselected(items=drawn[False])
         items[:] = drawn[True]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """One command that runs again what failed."""
+    """The command that runs again what failed, and with ``--earlier-failures`` that of the run before."""
+    assert config.cache is not None
+    earlier = config.cache.get(_AGAIN, []) if config.getoption("--earlier-failures") else []
     reports = [report for kind in ("failed", "error") for report in terminalreporter.stats.get(kind, [])]
-    failed = {report.nodeid for report in reports}
-    if config.getoption("--earlier-failures") and config.cache:
-        failed |= config.cache.get("cache/lastfailed", {}).keys()
-    if failed:
-        given = [word for word in config.invocation_params.args if word.startswith(("--jaxtyping", "--last-bits="))]
+    failed = sorted({report.nodeid for report in reports})
+    given = [word for word in config.invocation_params.args if word.startswith(("--jaxtyping", "--last-bits="))]
+    chosen = failed if len(failed) <= _LISTED else ["--last-failed"]
+    kernels = [f"{name}={os.environ[name]}" for name in _KERNELS if name in os.environ]
+    own = [shlex.join([*kernels, _python(), "-m", "pytest", *given, *chosen])] if failed else []
+    config.cache.set(_AGAIN, own)
+    if earlier or own:
         terminalreporter.section("to run again what failed")
-        chosen = sorted(failed) if len(failed) <= _LISTED else ["--last-failed"]
-        terminalreporter.write_line(shlex.join([_python(), "-m", "pytest", *given, *chosen]))
+        for command in earlier + own:
+            terminalreporter.write_line(command)
 
 
 def _python() -> str:

@@ -2,8 +2,9 @@
 
 Every processor sums in an order of its own, so results of torch differ from one kind to the next by units in the last
 place. A mask at a threshold, an index of the largest of two equal values, a sum compared bit for bit: such tests are
-green where they were written and red elsewhere. Within this mode each value that arithmetic gives moves by -1, 0 or 1
-such unit. By how much hangs on the value alone, so that the same calculation gives the same result again.
+green where they were written and red elsewhere. Within this mode each float32 or float64 that a sum or one of the
+functions below gives moves by -1, 0 or 1 such unit. By how much hangs on the value alone, so that the same calculation
+gives the same result again.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ _EXACT = {torch.float32: 8, torch.float64: 24}  # zeros at the end of a number t
 _ROUNDED = frozenset({
     "_adaptive_avg_pool2d", "_cdist_forward", "_linalg_eigh", "_linalg_solve_ex", "_linalg_svd", "_log_softmax",
     "_log_softmax_backward_data", "_scaled_dot_product_flash_attention_for_cpu", "_softmax", "_softmax_backward_data",
-    "_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa", "acosh", "addbmm", "addcdiv", "addcmul", "addmm", "addmv",
-    "atanh", "avg_pool2d", "baddbmm", "bmm", "convolution", "convolution_backward", "cos", "cosh", "cumsum", "dot",
-    "erf", "exp", "expm1", "gelu", "gelu_backward", "lerp", "linalg_inv_ex", "linalg_qr", "linalg_solve_triangular",
-    "linalg_vector_norm", "log", "log1p", "logaddexp", "logsumexp", "mean", "mm", "mv", "native_batch_norm",
-    "native_group_norm", "native_layer_norm", "native_layer_norm_backward", "norm", "pow", "prod", "rsqrt", "sigmoid",
-    "silu", "sin", "sinh", "softplus", "std", "sum", "tanh", "upsample_bicubic2d", "upsample_bilinear2d", "var",
+    "_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa", "acos", "acosh", "addbmm", "addcdiv", "addcmul", "addmm",
+    "addmv", "asin", "atan2", "atanh", "avg_pool2d", "baddbmm", "bmm", "convolution", "convolution_backward", "cos",
+    "cosh", "cumprod", "cumsum", "dot", "erf", "erfinv", "exp", "exp2", "exp_", "expm1", "gelu", "gelu_backward",
+    "lerp", "linalg_inv_ex", "linalg_qr", "linalg_solve_triangular", "linalg_vector_norm", "log", "log10", "log1p",
+    "log2", "logaddexp", "logsumexp", "mean", "mm", "mv", "native_batch_norm", "native_group_norm",
+    "native_layer_norm", "native_layer_norm_backward", "norm", "prod", "rsqrt", "sigmoid", "silu", "sin", "sinh",
+    "softplus", "std", "sum", "tan", "tanh", "upsample_bicubic2d", "upsample_bilinear2d", "var",
 })  # fmt: skip
 """Sums, and functions that no standard rounds; a product, a quotient or a root is the same everywhere."""
 

@@ -14,9 +14,10 @@ from tether.papers.reproduction.stored_result import stored
 IMAGES_APART = {("nfnet-agc", "accuracy_batch_norm"): 2 / 342}
 """Shares that differ between AMD and Intel, and by how much: after one epoch two digits of 342 lie on a border."""
 
-SHARES_NEAR_A_TIE = {("maft-plus", "novel_no_compensation"): (0, 100)}
-"""Figures that another kind of machine gives anywhere in a range: after so few steps the novel classes without
-compensation stand level with the others, and hardly a pixel or many go to them (14.3 % here, 0 with torch 2.15)."""
+NEAR_A_TIE = {("maft-plus", "novel_no_compensation"): (0, 100), ("cliptex", "depth_less"): (-0.1, 0.1)}
+"""Figures that another kind of machine gives anywhere in a range. After so few steps MAFT+'s novel classes without
+compensation stand level with the others, and hardly a pixel or many go to them (14.3 % here, 0 with torch 2.15);
+CLIPTeX's errors of depth lie 0.3 % apart here, and -0.6 to -2.4 % with other kernels and torch 2.15."""
 
 
 @pytest.mark.parametrize("slug", list(CARDS))
@@ -34,8 +35,8 @@ def test_a_trial_ends_and_gives_what_was_measured(slug):
     if made_here(result):
         assert moved(result["smoke"], run) == []
     else:
-        for name in [name for paper, name in SHARES_NEAR_A_TIE if paper == slug]:
-            low, high = SHARES_NEAR_A_TIE[slug, name]
+        for name in [name for paper, name in NEAR_A_TIE if paper == slug]:
+            low, high = NEAR_A_TIE[slug, name]
             assert low <= run["notes"][name] <= high
             run["notes"][name] = result["smoke"]["notes"][name]
         found = moved(result["smoke"], run, relative=ELSEWHERE, beside=ELSEWHERE_BESIDE)

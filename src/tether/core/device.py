@@ -8,7 +8,7 @@ from tether.core.errors import InputError, reason_of
 
 
 def chosen_device(device: str | torch.device) -> torch.device:
-    """The device that is meant, after a look whether it is here.
+    """Resolve a device name.
 
     Args:
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ...; ``auto`` is the accelerator if there is one, else the CPU.
@@ -27,6 +27,6 @@ def chosen_device(device: str | torch.device) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(
-            f"device {str(device)!r}: not here; expected cpu, cuda, cuda:N or auto ({reason_of(error)})"
+            f"device {str(device)!r}: not here; expected cpu, cuda, cuda:N, mps or auto ({reason_of(error)})"
         ) from None
     return torch.device(device)

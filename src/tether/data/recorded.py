@@ -14,10 +14,10 @@ from tether.data.manifests import is_manifest, read_shards
 from tether.data.opening import open_source
 from tether.data.paths import is_url
 
-_ELSEWHERE = re.compile(r"://|\bhf\b:|^hf$|=hf\b|remote_images")
+_ELSEWHERE = re.compile(r"://|\bhf\b:|^hf$|=hf\b")
 
 
-def open_recorded(spec: str | Mapping[str, Any], *, where: str, instead: str = "its own data") -> Source:
+def open_recorded(spec: str | Mapping[str, Any], *, where: str, instead: str = "name the source yourself") -> Source:
     """The source that a run's record names, which may be anyone's.
 
     Args:

@@ -34,7 +34,7 @@ def test_without_a_gpu_auto_is_the_processor(tmp_path):
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "nosuch"])
 def test_a_device_that_is_not_here_is_one_sentence(device):
     with pytest.raises(
-        InputError, match=rf"^device '{device}': not here; expected cpu, cuda, cuda:N or auto"
+        InputError, match=rf"^device '{device}': not here; expected cpu, cuda, cuda:N, mps or auto"
     ) as caught:
         chosen_device(device)
     assert "\n" not in str(caught.value)

@@ -16,7 +16,7 @@ from tether.core.card import Card, Claim, Condition, Trial
 from tether.core.errors import InputError
 from tether.papers.reproduction import reproduce, results, source_index, stored_result
 from tether.papers.reproduction.lab import Lab
-from tether.papers.reproduction.results import ABSOLUTE, BESIDE, RELATIVE, moved
+from tether.papers.reproduction.results import ABSOLUTE, BESIDE, ELSEWHERE, ELSEWHERE_BESIDE, RELATIVE, moved
 from tether.papers.testbeds.pairs import emoji
 from tether.papers.testbeds.small_clip import small_clip
 
@@ -241,6 +241,12 @@ def test_figures_that_moved_are_named(today, found):
     said = moved({"baseline": 1.0, "ours": 2.0, "notes": {"n": 0.0}}, today)
     assert len(said) == len(found)
     assert all(line.startswith(start) for line, start in zip(said, found, strict=True))
+
+
+@pytest.mark.parametrize("bounds", [{}, {"relative": ELSEWHERE, "beside": ELSEWHERE_BESIDE}], ids=["here", "elsewhere"])
+def test_no_figure_may_turn_its_sign(bounds):
+    before = {"baseline": 100.0, "ours": 100.0, "notes": {"small": 0.01}}
+    assert moved(before, before | {"notes": {"small": -0.01}}, **bounds) == ["small: was 0.01, is -0.01"]
 
 
 def test_small_figures_alone_may_differ_by_little():

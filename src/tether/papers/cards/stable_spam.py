@@ -85,7 +85,8 @@ CARD = Card(
     tried=(
         Tried(
             bed="the worse of SPAM and Stable-SPAM against Adam without a clipper, which was the claim at first",
-            outcome="2.15 nats against 2.92, seeds 0 to 2; Adam behind a limit of 1 ended at 1.93, Stable-SPAM at 2.04",
+            outcome="2.15 nats against 2.92, seeds 0 to 2; Adam behind a limit of 1 ended at 1.93, Stable-SPAM at 2.04"
+            " (on the text until 2026-12)",
         ),
     ),
     minutes=9.0,

@@ -84,16 +84,16 @@ def rows(slugs: Iterable[str] = CARDS) -> list[PaperStatus]:
 
 RELATIVE, ABSOLUTE, BESIDE = 0.05, 1e-4, 5e-4
 """How far a figure may lie from the stored one, as a share of it, and for one near 0: so much, or this share of the
-largest of the trial, as it may be a difference of large ones.
+largest of the trial, as it may be a difference of large ones, but no more than half of itself.
 
 Between AVX-512 with one thread and AVX2 with two, nearly all figures of smoke trials differ by less than 1e-5 of
 themselves, ill-conditioned ones (ratios of eigenvalues, agreements after two steps) by 3e-3, and a share of a few
 hundred images by one or two images, which was 0.026 at most.
 """
 ELSEWHERE, ELSEWHERE_BESIDE = 0.5, 0.05
-"""The same on another kind of machine, where a training may end elsewhere: a figure keeps its size and, unless it is
-small beside the others, its sign. With kernels without vectors (``ATEN_CPU_CAPABILITY=default``) figures of ten of 119
-trials left the narrow bounds on the machine that had stored them, and none these."""
+"""The same on another kind of machine, where a training may end elsewhere: a figure keeps its sign and, unless it is
+small beside the others, its size. With kernels without vectors (``ATEN_CPU_CAPABILITY=default``) figures of ten of 119
+trials left the narrow bounds on the machine that had stored them, and one of them these: cliptex's ``depth_less``."""
 
 
 def made_here(result: Mapping[str, Any]) -> bool:
@@ -118,8 +118,10 @@ def moved(
     """
     old, new = ({"baseline": one["baseline"], "ours": one["ours"], **one["notes"]} for one in (before, today))
     found = [f"{name}: only measured {'before' if name in old else 'now'}" for name in sorted(old.keys() ^ new.keys())]
-    near = max(ABSOLUTE, beside * max((abs(value) for value in old.values() if math.isfinite(value)), default=0))
+    largest = max((abs(value) for value in old.values() if math.isfinite(value)), default=0)
     for name in old.keys() & new.keys():
+        half = abs(old[name]) / 2 or math.inf  # so that no figure turns its sign; 0 has none
+        near = max(ABSOLUTE, min(beside * largest, half))
         if abs(new[name] - old[name]) > relative * max(abs(old[name]), abs(new[name])) + near:
             found.append(f"{name}: was {old[name]:.6g}, is {new[name]:.6g}")
     return sorted(found)

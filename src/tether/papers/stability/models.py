@@ -67,7 +67,7 @@ class BenchModel(ABC):
 
 
 class NextCharacters(BenchModel):
-    """Next characters of Python's own reference, by a causal transformer."""
+    """Next characters of WordNet's definitions, by a causal transformer."""
 
     size, rate, betas, weight_decay = 16, 3e-3, (0.9, 0.95), 0.01
     spoiled, rise = "blocks.0.up.weight", 0.3

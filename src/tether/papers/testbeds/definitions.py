@@ -15,7 +15,9 @@ SHA256 = "191e227d48fc8c7b7e2d2a3cac41fc8b2eb517d9d2819d0edbc91c5767250eed"
 
 @functools.cache
 def definitions() -> tuple[str, ...]:
-    """WordNet's definitions of 21,842 kinds of things, which timm ships, in an order that mixes their subjects.
+    """WordNet's 21,844 definitions of kinds of things, which timm ships, in an order that mixes their subjects.
+
+    WordNet 3.0 is Princeton University's, under a licence of its own; the file is read where timm installed it.
 
     Raises:
         InputError: a timm whose file is another one.
@@ -31,6 +33,6 @@ def definitions() -> tuple[str, ...]:
             f"{path}: SHA-256 {digest}; expected {SHA256}, as in timm 1.0.21 to 1.0.31: pip install 'timm<=1.0.31'"
         )
     rows = [line.split("\t", 1) for line in data.decode().splitlines()]
-    # The file goes from animals to plants: unmixed, the last tenth would be of other subjects than the rest.
+    # In the order of WordNet's ids alike things lie side by side: the last tenth would be of other subjects.
     rows.sort(key=lambda row: hashlib.blake2b(row[0].encode()).digest())
     return tuple(definition for _, definition in rows)
