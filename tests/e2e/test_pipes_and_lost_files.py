@@ -121,8 +121,11 @@ def test_a_path_that_is_too_long_does_not_stop_its_folder(photos):
     shutil.rmtree(photos, ignore_errors=True)
 
 
-def test_a_column_with_a_dot_is_stored_with_an_underscore(photos, tmp_path):
-    table = f"csv:path={tmp_path / 'table.csv'},root={photos}"
+@pytest.mark.parametrize("name", ["exif.iso", "exif`iso"])
+def test_a_column_with_a_dot_or_backtick_is_stored_with_an_underscore(photos, tmp_path, name):
+    listed = tmp_path / "table.csv"
+    listed.write_text(listed.read_text().replace("exif.iso", name))
+    table = f"csv:path={listed},root={photos}"
     done = embed(table, model=create("tiny").eval(), out=tmp_path / "e.parquet")
     build_index(done.path, out=tmp_path / "store")
     assert "exif_iso" in Store.open(tmp_path / "store").schema.names

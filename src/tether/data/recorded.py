@@ -11,9 +11,10 @@ from tether.core.atomic_io import local
 from tether.core.errors import InputError
 from tether.core.protocols import Source
 from tether.data.manifests import is_manifest, read_shards
-from tether.data.opening import open_source
+from tether.data.opening import open_source, plain
 from tether.data.paths import is_url
 
+_PIECES = re.compile(r"[:=,\[\]]")
 _ELSEWHERE = re.compile(r"://|\bhf\b:|^hf$|=hf\b")
 
 
@@ -47,9 +48,13 @@ def elsewhere(keys: tuple[str, ...], value: object) -> str | None:
         return None
     if _ELSEWHERE.search(value):
         return value
-    if is_manifest(value) and local(value).is_file():
-        with contextlib.suppress(InputError):  # a text that lists no shards leads nowhere
-            return next((shard.path for shard in read_shards(value) if is_url(shard.path)), None)
+    # ``csv:path=m.json`` names the manifest, too, and so does ``m.json/``.
+    for path in {plain(piece.strip()) for piece in (value, *_PIECES.split(value)) if piece.strip()}:
+        if is_manifest(path) and local(path).is_file():
+            with contextlib.suppress(InputError):  # a text that lists no shards leads nowhere
+                for shard in read_shards(path):
+                    if is_url(shard.path):
+                        return shard.path
     return None
 
 

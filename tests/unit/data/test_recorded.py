@@ -56,13 +56,15 @@ def _elsewhere(host, folder):
         "in a word": "split:source=hf:owner/name,part=test",
         "remote images": {"name": "csv", "path": "table.csv", "remote_images": True},
         "manifest": str(folder / "list.json"),
+        "manifest by slash": {"name": "csv", "path": f"{folder / 'list.json'}/"},
+        "manifest in a word": f"csv:path={folder / 'list.json'},image=file",
         "bucket": "s3://bucket/pairs-{000..100}.tar",
     }
 
 
 KINDS = [
     "url", "chained", "mapping", "root", "hub", "hub by keyword", "nested hub", "in a word", "remote images",
-    "manifest", "bucket",
+    "manifest", "manifest by slash", "manifest in a word", "bucket",
 ]  # fmt: skip
 
 

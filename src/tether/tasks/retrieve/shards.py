@@ -90,8 +90,8 @@ def to_table(
 
 
 def _stored_name(name: str) -> str:
-    """A store takes no dots in names: they would lead into a nested column."""
-    return f"meta_{name}" if name in FIXED else name.replace(".", "_")
+    """A store takes no dots and no backticks in names: they would lead into a nested column."""
+    return f"meta_{name}" if name in FIXED else name.replace(".", "_").replace("`", "_")
 
 
 def _inside(folder: Path, image: object) -> str | None:
