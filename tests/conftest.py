@@ -74,7 +74,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     config.cache.set(_AGAIN, own)
     if earlier or own:
         terminalreporter.section("to run again what failed")
-        for command in earlier + own:
+        for command in dict.fromkeys(earlier + own):
             terminalreporter.write_line(command)
 
 

@@ -15,7 +15,7 @@ from tether.data.opening import open_source, plain
 from tether.data.paths import is_url
 
 _PIECES = re.compile(r"[:=,\[\]]")
-_ELSEWHERE = re.compile(r"://|\bhf\b:|^hf$|=hf\b")
+_ELSEWHERE = re.compile(r"://|\bhf\b:|^hf$|=hf\b|\bremote_images\s*=")
 
 
 def open_recorded(spec: str | Mapping[str, Any], *, where: str, instead: str = "name the source yourself") -> Source:
