@@ -186,7 +186,8 @@ def _folders(path: str, data_files: tuple[str, ...] | str) -> tuple[str, ...]:
 
 
 def _is_saved(folder: Path) -> bool:
-    return (folder / "state.json").exists() or (folder / "dataset_dict.json").exists()
+    # A link to nothing counts: as a data set of the hub, the folder's README would say what to download.
+    return any((folder / name).is_symlink() or (folder / name).exists() for name in ("state.json", "dataset_dict.json"))
 
 
 def _state(data: Any) -> str:
