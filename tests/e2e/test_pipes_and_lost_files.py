@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -129,3 +130,11 @@ def test_a_column_with_a_dot_or_backtick_is_stored_with_an_underscore(photos, tm
     done = embed(table, model=create("tiny").eval(), out=tmp_path / "e.parquet")
     build_index(done.path, out=tmp_path / "store")
     assert "exif_iso" in Store.open(tmp_path / "store").schema.names
+
+
+def test_a_table_with_such_a_column_is_refused_before_a_store_is_made(store, tmp_path):
+    rows = pq.read_table(tmp_path / "e.parquet")
+    pq.write_table(rows.append_column("exif`iso", rows["key"]), tmp_path / "other.parquet")
+    with pytest.raises(InputError, match="column 'exif`iso': a store takes no dots or backticks; rename it"):
+        build_index(tmp_path / "other.parquet", out=tmp_path / "other")
+    assert not (tmp_path / "other").exists()

@@ -38,7 +38,7 @@ class OtherKernels(TorchDispatchMode):
     """Moves the last bits of what torch calculates while it is entered.
 
     Args:
-        seed: which values move, and which way.
+        seed: choice of the values that move, and of the way that each moves.
     """
 
     def __init__(self, seed: int) -> None:

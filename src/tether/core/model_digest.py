@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from tether.core.atomic_io import regular
 from tether.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def file_digest(path: Path | str) -> str:
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file, or not a regular one")
-    with regular(path).open("rb") as file:
+    with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

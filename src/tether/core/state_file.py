@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tether.core.atomic_io import atomic_path, parse_json, regular
+from tether.core.atomic_io import atomic_path, parse_json
 from tether.core.errors import InputError, WriteError
 from tether.core.model_digest import model_digest
 from tether.core.printable import quoted
@@ -94,7 +94,7 @@ def read_state(
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
     try:
-        with safe_open(str(regular(path)), framework="numpy") as file:
+        with safe_open(str(path), framework="numpy") as file:
             metadata = file.metadata() or {}
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except Exception as error:  # SafetensorError, or a type of number that NumPy has not

@@ -96,6 +96,16 @@ def test_no_reader_of_a_record_follows_it(kind, asked, tmp_path):
     assert requests == []
 
 
+def test_a_folder_of_this_machine_is_not_downloaded_as_its_readme_says(asked, tmp_path):
+    host, requests = asked
+    (tmp_path / "state.json").symlink_to(tmp_path / "nothing")
+    files = {"config_name": "default", "data_files": f"{host}/x.parquet"}
+    (tmp_path / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': [files]})}---\n")
+    with pytest.raises(InputError, match="cannot open it"):
+        open_recorded(str(tmp_path), where="here")
+    assert requests == []
+
+
 def test_files_of_this_machine_are_opened(tmp_path):
     (tmp_path / "words.txt").write_text("a word\nhttp is one\n")
     assert open_recorded("digits", where="here").name.startswith("digits")

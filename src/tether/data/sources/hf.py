@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -187,7 +188,7 @@ def _folders(path: str, data_files: tuple[str, ...] | str) -> tuple[str, ...]:
 
 def _is_saved(folder: Path) -> bool:
     # A link to nothing counts: as a data set of the hub, the folder's README would say what to download.
-    return any((folder / name).is_symlink() or (folder / name).exists() for name in ("state.json", "dataset_dict.json"))
+    return any(os.path.lexists(folder / name) for name in ("state.json", "dataset_dict.json"))
 
 
 def _state(data: Any) -> str:

@@ -141,8 +141,6 @@ def _counted(parts: list[Path], *, schema: pa.Schema, total: int, tell: Progress
 def _storable(schema: pa.Schema, *, parts: list[Path]) -> pa.Schema:
     """The schema with vectors as fixed-size lists of float32, whatever kind of list of floats they came as."""
     require(schema, where=str(parts[0]))
-    if dotted := [name for name in schema.names if "." in name]:
-        raise InputError(f"{parts[0]}: column {dotted[0]!r}: names in a store hold no dots; rename it")
     kind = schema.field("embedding").type
     if pa.types.is_fixed_size_list(kind):
         size = kind.list_size

@@ -21,11 +21,19 @@ def said(schema: pa.Schema, name: bytes) -> str:
     return (schema.metadata or {}).get(name, b"").decode(errors="replace")
 
 
+def stored_name(name: str) -> str:
+    """A column's name with underscores for dots and backticks, which the store would read as a nested column."""
+    return name.replace(".", "_").replace("`", "_")
+
+
 def require(schema: pa.Schema, *, where: str) -> None:
-    """Raise an InputError when a schema lacks keys or vectors."""
+    """Raise an InputError when a schema lacks keys or vectors, or has a column that no store takes."""
     for name in (KEY, EMBEDDING):
         if name not in schema.names:
             raise InputError(f"{where}: column {name!r} is missing; it has: {', '.join(schema.names)}")
+    for name in schema.names:
+        if name != stored_name(name):
+            raise InputError(f"{where}: column {name!r}: a store takes no dots or backticks; rename it")
 
 
 def check_schema(schema: pa.Schema, *, where: str) -> None:

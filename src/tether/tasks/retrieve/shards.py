@@ -16,11 +16,10 @@ from tether.core.errors import InputError
 from tether.core.printable import encodable
 from tether.core.types import Row
 from tether.data.features import parquet
-from tether.tasks.retrieve.rows import DIGEST, MODEL, conform
+from tether.tasks.retrieve.rows import DIGEST, MODEL, conform, stored_name
 
 FIXED = ("key", "embedding", "texts", "path", "thumbnail")
-"""Columns with a meaning of their own; a source's column of the same name is stored as ``meta_<name>``, one with
-dots with underscores in their place."""
+"""Columns with a meaning of their own; a source's column of the same name is stored as ``meta_<name>``."""
 STATE, BAD_ROWS = "embed.json", "bad_rows.jsonl"
 """Files beside the parts: what they are of, and the log of rows without vectors."""
 FORMAT = b"tether.format"
@@ -82,16 +81,11 @@ def to_table(
         columns["thumbnail"] = pa.array(thumbnails, pa.binary())
     for name in dict.fromkeys(name for row in rows for name in row.meta):
         values = [row.meta.get(name) for row in rows]
-        stored = _stored_name(name)
+        stored = f"meta_{name}" if name in FIXED else stored_name(name)
         if stored in columns:
             raise InputError(f"column {name!r}: would be stored as {stored!r}, which is there already; rename it")
         columns[stored] = _column(values, number=origin.numbers.get(name))
     return pa.table(columns).replace_schema_metadata(origin.metadata())
-
-
-def _stored_name(name: str) -> str:
-    """A store takes no dots and no backticks in names: they would lead into a nested column."""
-    return f"meta_{name}" if name in FIXED else name.replace(".", "_").replace("`", "_")
 
 
 def _inside(folder: Path, image: object) -> str | None:
