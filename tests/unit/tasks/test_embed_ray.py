@@ -79,6 +79,7 @@ def test_a_killed_worker_loses_and_repeats_nothing(tmp_path, model, ray):
 
 
 @pytest.mark.distributed
+@pytest.mark.nightly
 def test_what_one_engine_began_the_other_finishes(tmp_path, model, ray):
     source = Stream(Shots(40, lost=[5], twice=[1]))
     run(source, tmp_path / "whole", model)

@@ -55,7 +55,7 @@ def registries() -> list[Registry]:
     """Every public mapping that is annotated ``Mapping[str, type[...]]``, or made by a class of that base."""
     found = []
     for path in sorted(source_index.PACKAGE.rglob("*.py")):
-        if _ANNOTATION not in path.read_text(encoding="utf-8"):  # parsing all takes seconds
+        if "type[" not in path.read_text(encoding="utf-8"):  # parsing all takes seconds
             continue
         makers = {
             node.name: ast.unparse(base)

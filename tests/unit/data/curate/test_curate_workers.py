@@ -245,7 +245,7 @@ def test_a_killed_ray_worker_loses_and_repeats_nothing(pool, tmp_path, ray):
     assert len(keys) == len(set(keys))
 
 
-@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.distributed)])
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=[pytest.mark.distributed, pytest.mark.nightly])])
 def test_hugging_face_and_parquet_give_the_same_rows(tmp_path, engine, request):
     if engine == "ray":
         request.getfixturevalue("ray")
