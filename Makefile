@@ -19,7 +19,6 @@ export PYTHONDONTWRITEBYTECODE :=
 MAKE_VENV = test -x $(BIN)/python || { $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Tether needs \
 	Python 3.11 or newer, and $(PYTHON) is %d.%d: make PYTHON=python3.11" % sys.version_info[:2])' && $(PYTHON) -m venv $(VENV); }
 
-# Three workers for two cores: a test often waits for a process that it started.
 quick: TIER := tests/unit tests/contracts tests/property -m "not slow and not distributed and not nightly"
 test: TIER := --ignore tests/golden -m "not nightly and not installs"
 
@@ -48,11 +47,11 @@ demo: $(VENV)/.stamp-use
 quick test: $(VENV)/.stamp-dev
 	rm -f .pytest_cache/v/tether/again
 	$(BIN)/python -m pytest -q -n 2 --jaxtyping-packages=$(SHAPES),beartype.beartype tests/golden; golden=$$?; \
-	$(BIN)/python -m pytest -n 3 --earlier-failures $(TIER) && exit $$golden
+	$(BIN)/python -m pytest -n 2 --earlier-failures $(TIER) && exit $$golden
 
 # With COMMIT, a tenth of it that the commit draws, without what makes an environment.
 nightly: $(VENV)/.stamp-dev
-	$(BIN)/python -m pytest -n 3 $(if $(COMMIT),--tenth $(COMMIT),-m "nightly or installs")
+	$(BIN)/python -m pytest -n 2 $(if $(COMMIT),--tenth $(COMMIT),-m "nightly or installs")
 
 kernels: $(VENV)/.stamp-dev
 	ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests/golden
