@@ -185,7 +185,10 @@ def test_gives_what_it_says_and_leaves_the_base(
     assert not (tmp_path / "out" / "unfinished").exists()
 
 
-@every_recipe
+# Resumed runs of recipes that train are compared with a second run below.
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.nightly] if name in PLAYED else []) for name in RECIPES]
+)
 def test_is_the_same_every_time(name: str, base: Callable[[str], Any]) -> None:
     kind = next(kind for kind in KINDS if (name, kind) not in REFUSALS)
     first, second = (bend(base(kind), name) for _ in range(2))

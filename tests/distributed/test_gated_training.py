@@ -21,7 +21,7 @@ def alone(tmp_path_factory):
     return run(1, tmp_path_factory.mktemp("alone") / "run", *GATED)
 
 
-@pytest.mark.parametrize("sharding", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("sharding", ["ddp", pytest.param("fsdp2", marks=pytest.mark.nightly)])
 def test_two_processes_equal_one(tmp_path, alone, sharding):
     folder = run(2, tmp_path / "run", f"sharding={sharding}", *GATED)
     assert_same_path(folder, alone)

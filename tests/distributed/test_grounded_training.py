@@ -27,7 +27,7 @@ def alone(tmp_path_factory):
     return run(1, tmp_path_factory.mktemp("grounded") / "run", *SETTINGS)
 
 
-@pytest.mark.parametrize(("sharding", "stop_after"), [("ddp", 2), ("fsdp2", 0)])
+@pytest.mark.parametrize(("sharding", "stop_after"), [("ddp", 2), pytest.param("fsdp2", 0, marks=pytest.mark.nightly)])
 def test_two_processes_equal_one(tmp_path, alone, sharding, stop_after):
     folder = run(2, tmp_path / "run", f"sharding={sharding}", *SETTINGS, stop_after=stop_after)
     if stop_after:

@@ -72,7 +72,8 @@ def test_two_processes_take_the_path_of_one(whole, tmp_path):
     assert_same_path_but_for_the_record(tmp_path / "run", whole("ddp"))
 
 
-@pytest.mark.parametrize(("sharding", "after"), [("fsdp2", 8), pytest.param("ddp", 9, marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize(("sharding", "after"), [("fsdp2", 8), ("ddp", 9)])
 def test_stopped_in_the_middle_of_it_both_go_on(tmp_path, whole, sharding, after):
     settings = [*FAULTY, f"sharding={sharding}"]
     run_ranks(launch_faulty, tmp_path / "run", settings, after, FAULTS[sharding])

@@ -24,7 +24,7 @@ def alone(tmp_path_factory, edited):
     return run(1, tmp_path_factory.mktemp("alone") / "run", *edited)
 
 
-@pytest.mark.parametrize(("sharding", "stop_after"), [("ddp", 2), ("fsdp2", 0)])
+@pytest.mark.parametrize(("sharding", "stop_after"), [("ddp", 2), pytest.param("fsdp2", 0, marks=pytest.mark.nightly)])
 def test_two_processes_equal_one(tmp_path, edited, alone, sharding, stop_after):
     folder = run(2, tmp_path / "run", f"sharding={sharding}", *edited, stop_after=stop_after)
     if stop_after:

@@ -70,7 +70,7 @@ def test_two_sharded_processes_equal_one(tmp_path, alone):
     assert_same_path(folder, alone)
 
 
-@pytest.mark.parametrize("sharding", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("sharding", ["ddp", pytest.param("fsdp2", marks=pytest.mark.nightly)])
 def test_all_stop_together_when_one_is_asked_and_go_on_as_if_nothing_had_been(tmp_path, alone, sharding):
     folder = run(2, tmp_path / "run", f"sharding={sharding}", stop_after=2)
     assert not (folder / "summary.json").exists()

@@ -169,7 +169,13 @@ def test_strict_stops_at_a_bad_row(tmp_path, call):
     assert "pool.parquet:1" in (tmp_path / "out" / "bad_rows.jsonl").read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGKILL, id="kill"),
+        pytest.param(signal.SIGINT, id="ctrl-c", marks=pytest.mark.nightly),
+    ],
+)
 def test_stopped_it_goes_on_to_the_same_rows(tmp_path, number):
     texts = [f"a red {'fox' if index % 3 else 'owl'} {index}" for index in range(30_000)]
     pq.write_table(pa.table({"caption": texts}), tmp_path / "pool.parquet", row_group_size=1_000)

@@ -126,6 +126,7 @@ def test_classify(place: Path, call: Callable[..., Any]) -> None:
     assert "got none" in call(*common, "--classes", "", code=2).err
 
 
+@pytest.mark.nightly
 def test_a_few_kills_lose_nothing() -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / "kill_store.py", "--kills", "2", "--seed", "7"],

@@ -20,7 +20,7 @@ from tether.models.windows import Windows
 from tether.tasks.segment import MaftSegmenter, MtaSegmenter
 
 SMALL = {"dim": 16, "queries": 4, "layers": 1, "doublings": 1, "batch_size": 8}
-pytestmark = pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")]
 
 
 def halves(count: int = 16) -> MemoryRows:

@@ -17,7 +17,7 @@ from tether.models.linear_maps import linear_maps
 from tether.train import load_config, train
 from tether.workflows.edits import EDITS
 
-pytestmark = pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")]
 TEXTS = ["a small red cat", "sun", "the dog in the sun"]
 
 

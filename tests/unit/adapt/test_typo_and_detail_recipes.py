@@ -20,6 +20,8 @@ from tether.models.denoiser import ConditionalDenoiser
 from tether.train.loop import StepReport
 from tether.workflows.adaptation.interpolation import SHARES
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"steps": 2, "batch_size": 6, "size": 8, "width": 8}
 
 

@@ -10,6 +10,8 @@ import pytest
 from processes import Child
 from tether.cli.stopping import Stopping, Terminated
 
+pytestmark = pytest.mark.slow
+
 
 def told(function: Callable[[], None]) -> str:
     """What a process that runs the function writes on standard error; it must end well."""

@@ -29,6 +29,8 @@ from tether.core.types import Batch
 from tether.models import create
 from tether.models.save import write_weights
 
+pytestmark = pytest.mark.slow
+
 
 def small_net() -> nn.Sequential:
     torch.manual_seed(0)

@@ -59,10 +59,8 @@ SCRIPTS = Path(__file__).parents[3] / "scripts" / "robustness"
 @pytest.mark.parametrize(
     "words",
     [
-        ["mutations.py", "--inputs", "20", "--seed", "1"],
-        ["kills.py", "--kills", "1", "--verb", "curate"],
-        ["two_writers.py", "--rounds", "1", "--verb", "index new"],
-        ["bombs.py", "--only", "YAML", "EPS", "pipe"],
+        ["mutations.py", "--inputs", "8", "--seed", "1"],
+        ["bombs.py", "--only", "YAML", "pipe"],
         pytest.param(["mutations.py", "--inputs", "1000", "--seed", "2"], marks=pytest.mark.nightly),
         pytest.param(["kills.py", "--kills", "3", "--verb", "curate", "index new"], marks=pytest.mark.nightly),
         pytest.param(["two_writers.py", "--rounds", "3"], marks=pytest.mark.nightly),

@@ -12,6 +12,8 @@ from tether.data.sets import emoji, emoji_sequences
 from tether.data.sets.emoji import EmojiSet, render, split_of
 from tether.data.sets.emoji_table import LANGUAGES, Emoji, drawings, table
 
+pytestmark = pytest.mark.slow
+
 SPLITS = ("train", "validation", "test", "variants")
 
 

@@ -32,6 +32,8 @@ from tether.data.sets.scenes import (
 from tether.data.sets.scenes.many import MultiObjectWorld
 from tether.data.sets.scenes.world import BACKGROUNDS, COLOURS, SHAPES, SIZES, TEXTURES
 
+pytestmark = pytest.mark.slow
+
 SPLITS = ("train", "validation", "test", "compositions")
 RED_STAR = Thing("star", "red", "large", "striped", "whole", 0.3, 0.3, 27)
 BLUE_RING = Thing("ring", "blue", "small", "plain", "broken", 0.75, 0.8, 12)

@@ -19,6 +19,8 @@ from tether.optim import parameter_groups
 from tether.train import train
 from tether.train.config import load_config
 
+pytestmark = pytest.mark.slow
+
 CAPTIONS = ["a cat", "a small red cat sits on the long green mat", "sun", "a dog", "the old man and the sea"]
 FOR_TEXT = [name for name in BLOCK_PRESETS if not any(b.needs_grid for b in block_stack(BlockPreset(name), layers=4))]
 CLIP_LIKE = {"prenorm"}

@@ -21,6 +21,8 @@ from tether.models.named import near
 from tether.train.config import RunConfig
 from tether.train.parts import new_encoder
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["a dog", "two dogs in the sun"]
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
 

@@ -12,6 +12,8 @@ from tether.models import Trace, create
 from tether.models.decompose import decompose, mean_parts
 from tether.models.dense import dense_image
 
+pytestmark = pytest.mark.slow
+
 
 def own(**vision):
     return filled(create("tiny", seed=3, vision=vision)).eval()

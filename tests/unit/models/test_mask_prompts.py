@@ -21,7 +21,7 @@ from tether.models.save import save
 from tether.models.vision.mask_prompt_stem import MaskPromptStem, prompts_of
 
 REFUSED = {"MobileCLIP2", "ConvNeXt", "RN50", "ALIGN", "composed EfficientNet"}
-pytestmark = pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")]
 
 
 def the_stem(model: Any) -> MaskPromptStem:

@@ -31,7 +31,7 @@ from tether.models.vision.region_tower import (
 
 REFUSED = {"MobileCLIP2"}
 INSIDE = 0.5 / 0.26
-pytestmark = pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")]
 
 
 def the_stem(model: Any) -> AlphaStem:

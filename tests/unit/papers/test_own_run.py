@@ -19,6 +19,8 @@ from tether.train import RunConfig, train
 from tether.train.metrics_log import read_metrics
 from tether.train.run_files import CHECKPOINTS, COMPARE, COMPARE_JSON, COMPARE_PAGE, METRICS
 
+pytestmark = pytest.mark.slow
+
 STEPS = 20
 
 

@@ -110,6 +110,7 @@ def two_runs() -> bench.BenchPlan:
     return bench.BenchPlan(("language",), ("scaled_loss",), {"global_norm": guards()["global_norm"]}, (0, 1), STEPS)
 
 
+@pytest.mark.nightly
 def test_finished_runs_are_cached_and_two_processes_give_what_one_gives(monkeypatch, tmp_path):
     monkeypatch.setenv("TETHER_CACHE", str(tmp_path / "two"))
     seen = []

@@ -22,6 +22,8 @@ from tether.space import (
     probe_binding,
 )
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["a cat", "a small red cat", "the dog in the sun"]
 
 

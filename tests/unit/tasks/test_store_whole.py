@@ -118,7 +118,12 @@ class TestTwoWriters:
 
 @pytest.mark.parametrize(
     ("existing", "moment"),
-    [("refuse", "rows"), ("refuse", "commit"), ("replace", "rows"), ("merge", "rows")],
+    [
+        ("refuse", "commit"),
+        ("merge", "rows"),
+        pytest.param("refuse", "rows", marks=pytest.mark.nightly),
+        pytest.param("replace", "rows", marks=pytest.mark.nightly),
+    ],
 )
 def test_killed_while_indexing(tmp_path, embeddings, existing, moment):
     out = tmp_path / "db"

@@ -27,6 +27,8 @@ from tether.tasks.caption import (
 )
 from tether.tasks.caption.captioner import FILE
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["a red ball", "a blue cube on a table", "two green stars"]
 
 

@@ -22,6 +22,8 @@ from tether.train.metrics_log import Logbook, read_metrics
 from tether.train.result import read_result
 from tether.train.seal import KEY, sealed
 
+pytestmark = pytest.mark.slow
+
 
 def full(*_: object, **__: object) -> None:
     raise SafetensorError("I/O error: No space left on device (os error 28)")
