@@ -69,7 +69,7 @@ def faulty(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("then", ["sharded", "whole"])
+@pytest.mark.parametrize("then", ["sharded", pytest.param("whole", marks=pytest.mark.nightly)])
 def test_what_two_processes_hold_one_goes_back_to(faulty, tmp_path, then):
     shutil.copytree(faulty, tmp_path, ignore=shutil.ignore_patterns(".lock"), dirs_exist_ok=True)
     left = load_checkpoint(list_checkpoints(tmp_path / "two" / "checkpoints")[-1])

@@ -129,6 +129,7 @@ def test_bad_words_for_a_clipper(call, tmp_path, arguments, message):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.nightly
 def test_compare_stops_on_ctrl_c_and_goes_on(tmp_path):
     run = tmp_path / "run"
     command = ["train", *TINY, "--out", run, "--clipper", "compare"]

@@ -105,7 +105,10 @@ def test_it_goes_back_once_and_ends_as_a_run_that_never_saw_the_batches(whole, f
     assert [record for record in log(folder) if "loss" in record] == log(clean)
 
 
-@pytest.mark.parametrize(("factor", "after"), [("50", 6), ("nan", 7), ("nan", 10)])
+@pytest.mark.parametrize(
+    ("factor", "after"),
+    [pytest.param("50", 6, marks=pytest.mark.nightly), ("nan", 7), pytest.param("nan", 10, marks=pytest.mark.nightly)],
+)
 def test_stopped_before_in_the_middle_or_after_it_is_the_same_run(tmp_path, whole, factor, after):
     faulty_run(tmp_path / "run", WHOLE, factor=float(factor), loader=FAULTY, stop_after=after)
     assert not (tmp_path / "run" / "summary.json").exists()

@@ -64,7 +64,7 @@ def whole(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("after", [3, 4, 5, 6])
+@pytest.mark.parametrize("after", [3, 4, *[pytest.param(after, marks=pytest.mark.nightly) for after in (5, 6)]])
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, whole, stopped, after):
     shutil.copytree(stopped(after)[0], tmp_path / "run")
     train(load_config(overrides=SETTINGS), folder=tmp_path / "run", resume=True)

@@ -110,6 +110,7 @@ print(before, most())
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux")
+@pytest.mark.nightly
 def test_memory_is_bounded_for_an_image_of_48_million_pixels():
     done = subprocess.run([sys.executable, "-c", HUGE], capture_output=True, text=True, check=True)
     before, after = map(int, done.stdout.split())
