@@ -49,9 +49,10 @@ def runs(tmp_path_factory):
     ("kind", "sharding", "stop_after"),
     [
         ("heads", "ddp", 2),
+        ("experts", "fsdp2", 0),
         pytest.param("experts", "fsdp2", 2, marks=pytest.mark.nightly),
         pytest.param("heads", "fsdp2", 0, marks=pytest.mark.nightly),
-        ("experts", "ddp", 0),
+        pytest.param("experts", "ddp", 0, marks=pytest.mark.nightly),
     ],
 )
 def test_two_processes_equal_one(tmp_path, runs, kind, sharding, stop_after):

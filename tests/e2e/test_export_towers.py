@@ -33,7 +33,9 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", [pytest.param("linear attention, gates", marks=pytest.mark.nightly), *list(KINDS)[1:]])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("linear attention, gates", marks=pytest.mark.nightly), "gates, blocks without attention"]
+)
 @torch.no_grad()
 def test_every_make_of_our_towers_gives_the_same(kind, tmp_path):
     sides = {name: {"layers": 2, **side} for name, side in KINDS[kind].items()}

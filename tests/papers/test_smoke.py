@@ -23,7 +23,7 @@ OVER_FOUR_SECONDS = {
     *("adaptclip", "cut-and-paste", "dpfl-moo-clip", "egonormia", "norm-conflicts", "normbank", "stream-norms"),
     *("troll", "var-clip"),
 }
-"""Trials that `make nightly` runs alone: nine of 119 took a third of the time of all."""
+"""Trials that only `make nightly` runs: nine of 119 took a third of the time of all."""
 
 
 @pytest.mark.parametrize(
