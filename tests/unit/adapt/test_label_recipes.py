@@ -72,7 +72,7 @@ def test_the_result_names_images_from_its_folder(tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"mixup": 0.8, "cutmix": 1.0},
+        pytest.param({"mixup": 0.8, "cutmix": 1.0}, marks=pytest.mark.nightly),
         {"pool": "class_token", "patches": "frozen", "ema": 0.0},
         {"below": 0.1, "label_smoothing": 0.0, "warmup": 0.0, "epochs": 1},
     ],
@@ -101,7 +101,12 @@ def test_without_an_average_the_last_weights_are_given() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"method": "2sft"}, {"method": "mcip", "pairs": "scenes:rows=8,size=64"}, {"realign_steps": 0}]
+    "settings",
+    [
+        pytest.param({"method": "2sft"}, marks=pytest.mark.nightly),
+        {"method": "mcip", "pairs": "scenes:rows=8,size=64"},
+        {"realign_steps": 0},
+    ],
 )
 def test_every_way_of_image_search_resumes(settings: dict[str, Any], tmp_path: Any) -> None:
     given = {"steps": 2, "realign_steps": 2, "learning_rate": 1e-3, "realign_rate": 1e-3, **settings}

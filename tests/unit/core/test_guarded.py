@@ -53,14 +53,16 @@ def test_a_process_that_dies_is_replaced():
     assert module._WORKERS[0].owner == os.getpid()
 
 
+READERS = ["model, own", "PNG RGB", "JPEG RGB", "folder of images", "Parquet", "tar", "recipe", "checkpoint", "store"]
 SCRIPTS = Path(__file__).parents[3] / "scripts" / "robustness"
 
 
 @pytest.mark.parametrize(
     "words",
     [
-        ["mutations.py", "--inputs", "8", "--seed", "1"],
-        ["bombs.py", "--only", "YAML", "pipe"],
+        ["mutations.py", "--inputs", "8", "--seed", "1", "--reader", *READERS],
+        ["bombs.py", "--only", "pipe"],
+        pytest.param(["mutations.py", "--inputs", "8", "--seed", "1"], marks=pytest.mark.nightly),
         pytest.param(["mutations.py", "--inputs", "1000", "--seed", "2"], marks=pytest.mark.nightly),
         pytest.param(["kills.py", "--kills", "3", "--verb", "curate", "index new"], marks=pytest.mark.nightly),
         pytest.param(["two_writers.py", "--rounds", "3"], marks=pytest.mark.nightly),
