@@ -62,7 +62,6 @@ SCRIPTS = Path(__file__).parents[3] / "scripts" / "robustness"
     [
         ["mutations.py", "--inputs", "8", "--seed", "1", "--reader", *READERS],
         ["bombs.py", "--only", "pipe"],
-        pytest.param(["mutations.py", "--inputs", "8", "--seed", "1"], marks=pytest.mark.nightly),
         pytest.param(["mutations.py", "--inputs", "1000", "--seed", "2"], marks=pytest.mark.nightly),
         pytest.param(["kills.py", "--kills", "3", "--verb", "curate", "index new"], marks=pytest.mark.nightly),
         pytest.param(["two_writers.py", "--rounds", "3"], marks=pytest.mark.nightly),

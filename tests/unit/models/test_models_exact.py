@@ -63,7 +63,7 @@ def test_same_loss_and_every_gradient_as_open_clip(dtype, tolerance, quick_gelu)
         assert (value - have[name]).abs().max() <= tolerance, name
 
 
-@pytest.mark.nightly  # what stands above and below does the same with small ones
+@pytest.mark.nightly  # the tests above and below it do the same with small models
 @pytest.mark.parametrize("quick_gelu", [False, True], ids=["gelu", "quick_gelu"])
 def test_vit_b_32_of_open_clip_and_transformers(tmp_path, quick_gelu):
     """Full-sized random models: from open_clip into ours, and from ours into both libraries."""
