@@ -15,7 +15,7 @@ import pytest
 from tether.core.atomic_io import read_json
 from tether.core.card import Card, Package
 from tether.papers.cards import CARDS, card, module
-from tether.papers.reproduction import history, real_photos, source_index
+from tether.papers.reproduction import history, real_photos, smoke_record, source_index
 from tether.papers.reproduction.stored_result import stored
 from tether.papers.stability.guide import RESULT
 
@@ -131,5 +131,5 @@ def _runs(result):
 
 def test_every_result_belongs_to_a_card_or_a_bench():
     root = source_index.need_checkout("this test")
-    benches = {Path(RESULT).stem, Path(real_photos.FILE).stem, "curated-training"}
+    benches = {Path(RESULT).stem, Path(real_photos.FILE).stem, "curated-training", Path(smoke_record.FILE).stem}
     assert {path.stem for path in (root / "results").glob("*.json")} <= set(SLUGS) | benches

@@ -29,12 +29,20 @@ def command(
         bool, typer.Option("--fresh-seeds", help="Measure seeds 5 to 7 besides; they do not enter the verdict.")
     ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what was already measured.")] = False,
+    record: Annotated[
+        bool,
+        typer.Option("--record", help="With --all --smoke: store the figures that later smoke runs are compared with."),
+    ] = False,
 ) -> None:
     """Check papers' claims over the paired seeds 0 to 4 and store the measured verdicts.
+
+    A smoke run is compared with the figures on record, to the last bit where this machine and its libraries made them,
+    and ends with exit code 1 where one differs.
 
     Examples:
       tether reproduce zclip
       tether reproduce zclip w-clip --smoke
+      tether reproduce --all --smoke --record
       tether reproduce zclip --fresh-seeds
       tether reproduce --all --out measured
     """
@@ -46,27 +54,35 @@ def command(
     from tether.papers.reproduction import source_index
     from tether.papers.reproduction.history import CHANGED_SOURCE, commit
     from tether.papers.reproduction.reproduce import reproduce
+    from tether.papers.reproduction.smoke_record import FILE, differences, is_this_machine, store, stored_record
+    from tether.papers.reproduction.stored_result import Figures, smoke_figures
 
     if every == bool(slugs):
         raise typer.BadParameter("name at least one paper, or --all, not both")
     if smoke and fresh_seeds:
         raise typer.BadParameter("--smoke looks at seed 0 alone; leave out --fresh-seeds", param_hint="--smoke")
+    if record and not (smoke and every):
+        raise typer.BadParameter("stores the figures of all smoke runs: give --all --smoke", param_hint="--record")
     chosen = list(CARDS) if every else list(dict.fromkeys(slugs or ()))
     for slug in chosen:
         card(slug)
     folder, device = out, str(chosen_device(device))
-    if folder is None and not smoke:
-        if (device, threads) != ("cpu", 1):
+    as_stored = (device, threads) == ("cpu", 1)
+    if record or (folder is None and not smoke):
+        if not as_stored:
             raise InputError(
                 f"results: holds what one thread of the CPU measured, got {device} and {threads} threads; "
                 "give --device cpu --threads 1, or --out"
             )
-        folder = source_index.need_checkout("storing a result (or give --out)") / "results"
+        results = source_index.need_checkout("storing a result (or give --out)") / "results"
+        folder = folder if record else results
         if commit().endswith(CHANGED_SOURCE):
             raise InputError(
                 "src: has uncommitted changes, which no stored result may rest on; commit them or give --out"
             )
 
+    before = stored_record() if smoke and as_stored and not record else None
+    figures, differing = dict[str, Figures](), list[str]()
     with bars() as progress:
         for slug in chosen:
             task, measured = progress.add_task(slug, total=None), list[int]()
@@ -84,6 +100,19 @@ def command(
                 write_json(folder / f"{slug}{'.smoke' * smoke}.json", result)
             for line in result_lines(result, measured=len(measured)):
                 say(line)
+            if smoke:
+                figures[slug] = smoke_figures(result["seeds"][0])
+                found = differences(before, slug, figures[slug]) if before else []
+                differing += [slug] if found else []
+                for line in found:
+                    say(f"  {line}")
+    if record:
+        store(figures, path=source_index.results_folder() / FILE)
+    elif before:
+        exact = "to the last bit" if is_this_machine(before) else "within the tolerance for another machine"
+        say(f"{len(chosen) - len(differing)} of {len(chosen)} gave the figures of {before['commit']}, {exact}")
+        if differing:
+            raise typer.Exit(1)
 
 
 def result_lines(result: dict, *, measured: int) -> list[str]:

@@ -222,7 +222,8 @@ def test_a_change_of_the_source_is_marked_and_leaves_the_verdict(paper, tmp_path
 
 def test_a_result_holds_the_smoke_trial_of_seed_0(paper):
     result = reproduce.reproduce("made-up")
-    assert result["smoke"] == {"baseline": 9.0, "ours": 8.0, "notes": {}}
+    nothing = {"optimizers": 0, "steps": 0, "weights": 0, "scores": 0.0}
+    assert result["smoke"] == {"baseline": 9.0, "ours": 8.0, "notes": {}, "trace": nothing}
     assert paper.smokes == 1
 
 

@@ -96,12 +96,14 @@ CARD = Card(
 def reproduce(lab: Lab) -> Trial:
     """Fit with the shortcut guessed by the model itself, as the paper does, and look at the worst group."""
     import numpy as np
+    import torch
     import torch.nn.functional as F
     from sklearn.linear_model import LogisticRegression
 
     from tether.adapt.debias import FairerClip
     from tether.data.sets.scenes.captions import PLACES, with_article
     from tether.evaluate.groups import worst_group_accuracy
+    from tether.papers.reproduction.trace import saw
     from tether.papers.testbeds import biased_scenes
 
     model = biased_scenes.taught(lab)
@@ -139,6 +141,7 @@ def reproduce(lab: Lab) -> Trial:
     worst = {}
     said = {name: one.predict(X_test) for name, one in (("logistic", linear), ("logistic_weighted", weighted))}
     said |= {"fairer": ours.predict(X_test), "zero_shot": zero_shot.numpy()}
+    saw(torch.from_numpy(ours.decision_function(X_test)))
     said["fairer_centred"] = ours.set_params(centre="images").predict(X_test)
     for name, predicted in said.items():
         found = worst_group_accuracy(np.asarray(predicted), labels=y_test, attribute=test.ground)

@@ -111,7 +111,7 @@ def reproduce(lab: Lab) -> Trial:
     from tether.data.curate.metaclip.multilingual_balance import WorldBalancer
 
     lists = _lists()
-    texts, languages = _captions(lists, count=lab.steps(CAPTIONS, 400), rng=np.random.default_rng([lab.seed, 0]))
+    texts, languages = _captions(lists, count=lab.steps(CAPTIONS, 10_000), rng=np.random.default_rng([lab.seed, 0]))
     matches = WorldMatcher(lists).match_many(texts, languages=languages)
     counts = matches.counts()
     balancer = WorldBalancer(t=threshold_for_share(counts[REFERENCE], share=TAIL_SHARE), reference=REFERENCE)

@@ -8,8 +8,13 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from tether.core.atomic_io import read_json, write_json
 from tether.core.cache_folder import cache_dir
 from tether.core.fingerprint import fingerprint
+from tether.papers.reproduction.trace import Trace, was_trained
+
+TRAINED = "trained.json"
+"""Beside the model: what ``Trace`` saw while it was trained."""
 
 
 def cached_model(name: str, *, made_by: Path, facts: object, make: Callable[[Path], object]) -> Path:
@@ -26,16 +31,20 @@ def cached_model(name: str, *, made_by: Path, facts: object, make: Callable[[Pat
     from tether import __version__
 
     kernels = torch.backends.cpu.get_cpu_capability()  # others end a training elsewhere
-    known = json.dumps([__version__, torch.__version__, kernels, fingerprint([made_by]), facts], sort_keys=True)
+    code = [TRAINED, __version__, torch.__version__, kernels, fingerprint([made_by])]
+    known = json.dumps([*code, facts], sort_keys=True)
     folder = cache_dir() / "lab" / f"{name}-{hashlib.blake2b(known.encode(), digest_size=12).hexdigest()}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=folder.parent) as place:
             made = Path(place) / "model"
-            make(made)
+            with Trace().open() as trace:
+                make(made)
+            write_json(made / TRAINED, trace.figures())
             try:
                 made.rename(folder)
             except OSError:  # another process finished the same model first
                 if not folder.is_dir():
                     raise
+    was_trained(read_json(folder / TRAINED))
     return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import platform
@@ -31,7 +32,9 @@ from tether.papers.reproduction.stored_result import (
     asked,
     is_finite,
     judged,
+    smoke_figures,
 )
+from tether.papers.reproduction.trace import Trace
 
 LIBRARIES = ("tether-clip", "torch", "numpy", "scikit-learn", "open_clip_torch", "pyarrow")
 Progress = Callable[[int, int | None], None]
@@ -139,8 +142,7 @@ def _is_good(run: Mapping[str, Any]) -> bool:
 
 def smoke_trial(slug: str) -> Figures:
     """The figures of a paper's smoke run of seed 0 on the CPU, as a result holds them."""
-    run = _measure(slug, Lab(0, smoke=True))
-    return Figures(baseline=run["baseline"], ours=run["ours"], notes=run["notes"])
+    return smoke_figures(_measure(slug, Lab(0, smoke=True)))
 
 
 def changed(card: Card, result: dict[str, Any], *, sources: SourceTrees) -> bool:
@@ -153,12 +155,13 @@ def changed(card: Card, result: dict[str, Any], *, sources: SourceTrees) -> bool
 
 
 def _measure(slug: str, lab: Lab) -> SeedRow:
-    with lab:
+    trace = Trace()
+    with lab, trace.open() if lab.smoke else contextlib.nullcontext():
         wall, cpu = time.perf_counter(), time.process_time()
         trial = module(slug).reproduce(lab)
     if not isinstance(trial, Trial):
         raise InputError(f"{slug}: reproduce must return a Trial, got {type(trial).__name__}")
-    return SeedRow(
+    row = SeedRow(
         seed=lab.seed,
         baseline=float(trial.baseline),
         ours=float(trial.ours),
@@ -168,6 +171,7 @@ def _measure(slug: str, lab: Lab) -> SeedRow:
         commit=commit(),
         measured=datetime.now(UTC).strftime("%Y-%m-%d"),
     )
+    return SeedRow(**row, trace=trace.figures()) if lab.smoke else row
 
 
 def _result(

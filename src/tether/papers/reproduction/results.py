@@ -108,22 +108,30 @@ def made_here(result: Mapping[str, Any]) -> bool:
 
 
 def moved(
-    before: dict[str, Any], today: dict[str, Any], *, relative: float = RELATIVE, beside: float = BESIDE
+    before: Mapping[str, Any], today: Mapping[str, Any], *, relative: float = RELATIVE, beside: float = BESIDE
 ) -> list[str]:
     """The figures of two smoke trials of one paper that differ by more than the tolerance, in words.
 
     Args:
-        before: ``baseline``, ``ours`` and ``notes`` as a result holds them.
+        before: ``baseline``, ``ours`` and ``notes`` as a result holds them, and perhaps ``trace``.
         today: the same, measured now.
         relative: share of a figure by which it may differ.
         beside: share of the largest figure of the trial by which each may differ besides.
     """
+
+    def outside(old: Mapping[str, float], new: Mapping[str, float]) -> list[str]:
+        largest = max((abs(value) for value in old.values() if math.isfinite(value)), default=0)
+        found = []
+        for name in old.keys() & new.keys():
+            half = abs(old[name]) / 2 or math.inf  # so that no figure turns its sign; 0 has none
+            near = max(ABSOLUTE, min(beside * largest, half))
+            if abs(new[name] - old[name]) > relative * max(abs(old[name]), abs(new[name])) + near:
+                found.append(f"{name}: was {old[name]:.6g}, is {new[name]:.6g}")
+        once = old.keys() ^ new.keys()
+        return found + [f"{name}: only measured {'before' if name in old else 'now'}" for name in once]
+
     old, new = ({"baseline": one["baseline"], "ours": one["ours"], **one["notes"]} for one in (before, today))
-    found = [f"{name}: only measured {'before' if name in old else 'now'}" for name in sorted(old.keys() ^ new.keys())]
-    largest = max((abs(value) for value in old.values() if math.isfinite(value)), default=0)
-    for name in old.keys() & new.keys():
-        half = abs(old[name]) / 2 or math.inf  # so that no figure turns its sign; 0 has none
-        near = max(ABSOLUTE, min(beside * largest, half))
-        if abs(new[name] - old[name]) > relative * max(abs(old[name]), abs(new[name])) + near:
-            found.append(f"{name}: was {old[name]:.6g}, is {new[name]:.6g}")
+    found = outside(old, new)
+    if "trace" in before and "trace" in today:
+        found += [f"trace: {words}" for words in outside(before["trace"], today["trace"])]
     return sorted(found)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, TypedDict, get_args
+from typing import Any, NotRequired, TypedDict, get_args
 
 from tether.core.atomic_io import read_json
 from tether.core.card import Better, Card, Claim, Condition, Kind
@@ -23,11 +23,15 @@ SEEDS, FRESH_SEEDS = (0, 1, 2, 3, 4), (5, 6, 7)
 
 
 class Figures(TypedDict):
-    """One seed in numbers: the metric without the method and with it, and side figures by name."""
+    """One seed in numbers: the metric without the method and with it, and side figures by name.
+
+    Of a smoke run ``trace`` besides, as ``Trace.figures`` gives it.
+    """
 
     baseline: float
     ours: float
     notes: dict[str, float]
+    trace: NotRequired[dict[str, float]]
 
 
 class SeedRow(Figures):
@@ -64,6 +68,7 @@ class Judgement(TypedDict):
 
 
 FIGURES = {"baseline": NUMBER, "ours": NUMBER, "notes": {"*": NUMBER}}
+SMOKE_FIGURES = FIGURES | {"trace?": {"*": NUMBER}}
 SEED_ROW = {"seed": int, **FIGURES, "wall_seconds": NUMBER, "cpu_seconds": NUMBER, "commit": str, "measured": str}
 _CONDITION = {
     **dict.fromkeys(("says", "ours", "better"), str),
@@ -84,11 +89,16 @@ RESULT = {
     "threads": int,
     "machine": {"processor": str, "cores": (int, None), "*": (str, int, None)},
     "versions": {"*": str},
-    "smoke": (None, FIGURES),
+    "smoke": (None, SMOKE_FIGURES),
     "fresh": (None, SUMMARY | {"seeds": [SEED_ROW]}),
     **SUMMARY,
     "seeds": [SEED_ROW],
 }
+
+
+def smoke_figures(run: Mapping[str, Any]) -> Figures:
+    """The figures of a smoke run alone."""
+    return Figures(**{name: run[name] for name in ("baseline", "ours", "notes", "trace")})
 
 
 def stored(slug: str, *, folder: Path | None = None) -> dict[str, Any] | None:

@@ -19,6 +19,7 @@ from tether.core.protocols import DualEncoder
 from tether.generate import CFG, NAG, TextDiffusion, train_generator
 from tether.models.image_digest import image_digest
 from tether.papers.reproduction.model_cache import cached_model
+from tether.papers.reproduction.trace import saw
 from tether.papers.testbeds.pairs import load_pairs
 from tether.papers.testbeds.small_clip import small_clip
 
@@ -94,6 +95,7 @@ def asked(bed: NegativeBed, guidance: NAG | CFG | None, *, both: bool = True) ->
     seconds = time.process_time() - start
     with torch.no_grad():
         chance = bed.judge(made.mean(1).flatten(1)).softmax(1)
+    saw(chance)
     named = chance.argmax(1)
     wanted, other = (torch.tensor(one) for one in zip(*bed.pairs, strict=True))
     shares = {"left_out": named == other, "wanted": named == wanted, "unsure": chance.max(1).values < UNSURE}

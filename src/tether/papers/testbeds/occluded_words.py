@@ -15,6 +15,7 @@ from torch import Tensor
 from tether.core.edit_distance import KnownWords
 from tether.data.lettering.signs import lexicon
 from tether.models import Clip
+from tether.papers.reproduction.trace import saw
 from tether.papers.testbeds import drawn_words
 from tether.papers.testbeds.drawn_words import HIDDEN, LONGEST, right
 from tether.tasks.read import DualReader
@@ -103,6 +104,7 @@ def shares(bed: OccludedBench, asked: AskedWords) -> dict[str, float]:
     known = KnownWords(bed.known)
     for refine in (0, 1):
         logits = reader.decoder.read(memory, text_memory=reader.text_memory, refine=refine)
+        saw(logits.cross)
         visual, dual = (reader.charset.decode(one).words for one in (logits.visual, logits.cross))
         more = "" if refine else "_once"
         found |= {f"visual{more}": right(visual, asked.words), f"dual{more}": right(dual, asked.words)}

@@ -19,6 +19,7 @@ from tether.generate.training import train_generator
 from tether.models.dual import Clip
 from tether.papers.reproduction.lab import Lab
 from tether.papers.reproduction.model_cache import cached_model
+from tether.papers.reproduction.trace import saw
 from tether.papers.testbeds import in_memory
 from tether.papers.testbeds.made_scenes import (
     SIDE,
@@ -87,6 +88,7 @@ class JudgedImages:
 
 def judged(lab: Lab, made: Float[Tensor, "n 3 h w"]) -> JudgedImages:
     """Images of all texts, ``IMAGES`` of each in turn."""
+    saw(made)
     texts, labels = prompts()
     colour, shape = classifier(lab).right(made, labels.repeat_interleave(IMAGES, dim=0))
     pixels = ((made + 1) * 127.5).round_().to(torch.uint8)

@@ -20,6 +20,7 @@ from tether.models import Clip, create
 from tether.models.load import load
 from tether.models.save import save
 from tether.papers.reproduction.model_cache import cached_model
+from tether.papers.reproduction.trace import saw
 from tether.papers.testbeds import in_memory
 from tether.tasks.classify.views import encode_windows, view_spec, whole
 from tether.tasks.classify.zero_shot import ZeroShotClassifier
@@ -72,6 +73,7 @@ class LoneThings:
 
     def right(self, cosine: Float[Tensor, "n c"]) -> float:
         """Per cent named right."""
+        saw(cosine)
         return 100 * float((cosine.argmax(1) == self.labels).double().mean())
 
 
