@@ -78,6 +78,9 @@ def main(given: list[str] | None = None, *, root: Path = HERE.parents[1]) -> Non
     for path in files.keys() - {part}:
         if path.exists():
             parser.error(f"{path} exists already; choose another slug or edit that file")
+    listed = code / "papers" / "slugs.txt"
+    slugs = {*listed.read_text(encoding="utf-8").split(), args.slug}
+    files[listed] = "".join(f"{slug}\n" for slug in sorted(slugs))
     files |= {table.path: _registered(table, stem, part, words["module"], names[-1]) for table in tables}
     for path, content in files.items():
         path.write_text(content, encoding="utf-8")

@@ -14,7 +14,8 @@ import pytest
 
 from tether.core.atomic_io import read_json
 from tether.core.card import Card, Package
-from tether.papers.cards import CARDS, card, module
+from tether.core.errors import InputError
+from tether.papers.cards import CARDS, LISTED, Cards, card, module
 from tether.papers.reproduction import history, real_photos, smoke_record, source_index
 from tether.papers.reproduction.stored_result import stored
 from tether.papers.stability.guide import RESULT
@@ -31,7 +32,23 @@ def every_text(one: Card) -> list[str]:
 
 def test_there_are_cards_and_each_file_is_one_of_them():
     assert SLUGS
-    assert sorted(SLUGS) == SLUGS
+    assert sorted(SLUGS) == SLUGS == LISTED.read_text().split()
+
+
+@pytest.mark.parametrize(
+    ("listed", "said"),
+    [
+        ([*SLUGS, "zzz-lost"], r"slugs\.txt names zzz-lost, of which .*cards has no card"),
+        (SLUGS[1:], rf"cards has cards of {SLUGS[0]}, which .*slugs\.txt does not name"),
+    ],
+)
+def test_no_listing_passes_over_a_paper_that_vanished_or_is_on_no_list(listed, said, tmp_path):
+    (tmp_path / "slugs.txt").write_text("\n".join(listed))
+    cards = Cards(listed=tmp_path / "slugs.txt")
+    assert SLUGS[1] in cards
+    for ask in (list, len):
+        with pytest.raises(InputError, match=said):
+            ask(cards)
 
 
 def test_finding_and_reading_every_card_imports_nothing_heavy():

@@ -11,7 +11,8 @@ import pytest
 from tether.papers.reproduction import source_index
 
 GIVEN = {"--slug": "gate-norm", "--part": "optim.clip.gate_norm.GateNorm", "--guide": "stability.md"}
-SHARED = {"src/tether/papers/cards/gate_norm.py", "tests/golden/test_gate_norm.py"}
+LISTED = "src/tether/papers/slugs.txt"
+SHARED = {"src/tether/papers/cards/gate_norm.py", "tests/golden/test_gate_norm.py", LISTED}
 """Written for every paper."""
 
 
@@ -23,6 +24,7 @@ def root(tmp_path):
         shutil.copytree(here / folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.pyc"))
     for folder in ("src/tether/papers/cards", "tests/golden", "docs/guides"):
         (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / LISTED).write_text("adagc\nzclip\n")
     shutil.copy(here / "docs/guides/stability.md", tmp_path / "docs/guides")
     return tmp_path
 
@@ -41,8 +43,8 @@ def written(main, root):
         given = GIVEN | {f"--{key}": value for key, value in change.items()}
         main([word for pair in given.items() for word in pair], root=root)
         after = {name: text for name, text in texts(root).items() if text != before.get(name)}
-        for text in after.values():
-            ast.parse(text)
+        for name, text in after.items():
+            assert name == LISTED or ast.parse(text)
         more = {name: set(text.splitlines()) - set(before.get(name, "").splitlines()) for name, text in after.items()}
         return after, more
 
@@ -63,7 +65,8 @@ def test_it_writes_four_files_and_says_what_is_to_come(written, capsys):
     assert "docs/guides/stability.md" in said
     assert "tether bench stability --publish" in said
     assert more[registry] == {"from tether.optim.clip.gate_norm import GateNorm", '    "gate_norm": GateNorm,'}
-    assert all("TO FILL IN" in text for name, text in after.items() if name != registry)
+    assert all("TO FILL IN" in text for name, text in after.items() if name not in (registry, LISTED))
+    assert after[LISTED] == "adagc\ngate-norm\nzclip\n"
     assert "promise of GradClipper" in after[part]
     assert 'guide="stability.md"' in after["src/tether/papers/cards/gate_norm.py"]
     assert "from tether.optim.clip.gate_norm import GateNorm" in after["tests/golden/test_gate_norm.py"]

@@ -11,23 +11,42 @@ from tether.core.card import Card
 from tether.core.errors import InputError
 
 FOLDER = Path(__file__).parent
+LISTED = FOLDER.parent / "slugs.txt"
+"""Every paper's slug, sorted, one a line: without it a card that is lost would leave no trace."""
 
 
 class Cards(Mapping[str, Card]):
-    """Slug to card, sorted by slug; a card's module is imported when its card is asked for."""
+    """Slug to card, sorted by slug; a card's module is imported when its card is asked for.
 
-    def __init__(self, folder: Path = FOLDER) -> None:
-        """Every module of a folder is one card; its slug is the module's name with hyphens."""
+    Args:
+        folder: every module of it is one card; its slug is the module's name with hyphens.
+        listed: file with the slugs that must be there; iteration and length raise InputError where it differs.
+    """
+
+    def __init__(self, folder: Path = FOLDER, listed: Path = LISTED) -> None:
+        """List the files; the slugs are compared when they are asked for."""
         self._modules = {path.stem.replace("_", "-"): path.stem for path in folder.glob("[!_]*.py")}
+        self._folder, self._listed = folder, listed
 
     def __getitem__(self, slug: str) -> Card:
         return module(self._modules[slug]).CARD
 
+    def __contains__(self, slug: object) -> bool:
+        return slug in self._modules
+
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._modules))
+        return iter(self._slugs())
 
     def __len__(self) -> int:
-        return len(self._modules)
+        return len(self._slugs())
+
+    def _slugs(self) -> list[str]:
+        listed = self._listed.read_text(encoding="utf-8").split()
+        if lost := sorted(set(listed) - self._modules.keys()):
+            raise InputError(f"{self._listed} names {', '.join(lost)}, of which {self._folder} has no card")
+        if new := sorted(self._modules.keys() - set(listed)):
+            raise InputError(f"{self._folder} has cards of {', '.join(new)}, which {self._listed} does not name")
+        return listed
 
 
 CARDS: Mapping[str, Card] = Cards()
