@@ -33,7 +33,7 @@ def read_yaml(path: Path) -> Any:
     """The values in a YAML file.
 
     Raises:
-        InputError: as for ``core.files.read_text`` and ``parse_yaml``.
+        InputError: as for ``core.atomic_io.read_text`` and ``parse_yaml``.
     """
     return parse_yaml(read_text(path, limit=MAX_BYTES), where=str(path))
 

@@ -109,7 +109,7 @@ class RankingAdapter(nn.Module):
         """Score n images of one group and all their ordered pairs.
 
         Args:
-            image_tokens: of the frozen encoder, such as ``models.dense_image``'s.
+            image_tokens: of the frozen encoder, such as ``models.dense.dense_image``'s.
             text_tokens: of each image's text, or (1, l, d) of one for all.
             text_mask: True for what is attended to; None attends to all. The learnt prompts always are.
 

@@ -68,7 +68,7 @@ def cluster_overlap(
         restarts: of k-means; the best is taken.
         seed: of k-means.
         fuzzy: as ``caption_overlap``.
-        digest: of the model that made the features (``core.digest.model_digest``), kept in the result.
+        digest: of the model that made the features (``core.model_digest.model_digest``), kept in the result.
     """
     from sklearn.cluster import KMeans
 

@@ -93,7 +93,7 @@ class AGC(Clipper):
             eps: a weight's norm is never taken for less than this.
             exclude: shell patterns of parameter names that are left alone, such as ``*head.weight``. The paper leaves
                 out the weight (not the bias) of the final classifier and nothing else.
-            rule: whose units, see ``core.unit_norms.unit_axes``; they differ for three axes and for single rows.
+            rule: whose units, see ``optim.clip.unit_norms.unit_axes``; they differ for three axes and for single rows.
             nonfinite: ``skip`` or ``raise``, see ``Clipper``.
         """
         super().__init__(nonfinite=nonfinite)

@@ -107,7 +107,8 @@ class ClipInStep(PresetStep):
     """``objective(quadruples) + weight * CLIP(long captions)`` (arXiv 2508.02329, our reading of it).
 
     The batch is one of quadruples, as for the step ``hard_negatives``, whose extra also holds ``long_image``
-    (n, 3, h, w) and ``long_text`` (n, l): any number of pairs of another data set; ``data.side_by_side`` brings them.
+    (n, 3, h, w) and ``long_text`` (n, l): any number of pairs of another data set, which ``data.loader.SideBySide``
+    brings.
     """
 
     @staticmethod
