@@ -12,7 +12,7 @@ from tether.core.errors import InputError
 from tether.papers.reproduction import smoke_record
 from tether.papers.reproduction.model_cache import cached_model
 from tether.papers.reproduction.stored_result import Figures
-from tether.papers.reproduction.trace import Trace, saw
+from tether.papers.reproduction.trace import SmokeTrace, saw
 
 
 def train(*, rate: float = 1e-5, steps: int = 2) -> None:
@@ -25,7 +25,7 @@ def train(*, rate: float = 1e-5, steps: int = 2) -> None:
 
 
 def traced(*trainings: dict[str, float]) -> dict[str, float]:
-    with Trace().open() as trace:
+    with SmokeTrace().open() as trace:
         for settings in trainings:
             train(**settings)
     return trace.figures()
@@ -43,7 +43,7 @@ def test_trainings_that_change_places_are_told_apart():
 
 
 def test_nothing_is_seen_outside_and_scores_are():
-    with Trace().open() as trace:
+    with SmokeTrace().open() as trace:
         saw(torch.tensor([-1.0, 2.0]))
     train()
     saw(torch.ones(3))
@@ -59,7 +59,7 @@ def test_a_model_from_the_cache_counts_as_if_it_were_trained_again(tmp_path, mon
 
     figures = []
     for _ in range(2):
-        with Trace().open() as trace:
+        with SmokeTrace().open() as trace:
             cached_model("small", made_by=Path(__file__), facts=[1], make=make)
         figures.append(trace.figures())
     assert figures[0] == figures[1]

@@ -11,10 +11,10 @@ from pathlib import Path
 from tether.core.atomic_io import read_json, write_json
 from tether.core.cache_folder import cache_dir
 from tether.core.fingerprint import fingerprint
-from tether.papers.reproduction.trace import Trace, was_trained
+from tether.papers.reproduction.trace import SmokeTrace, was_trained
 
 TRAINED = "trained.json"
-"""Beside the model: what ``Trace`` saw while it was trained."""
+"""Beside the model: what ``SmokeTrace`` saw while it was trained."""
 
 
 def cached_model(name: str, *, made_by: Path, facts: object, make: Callable[[Path], object]) -> Path:
@@ -38,7 +38,7 @@ def cached_model(name: str, *, made_by: Path, facts: object, make: Callable[[Pat
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=folder.parent) as place:
             made = Path(place) / "model"
-            with Trace().open() as trace:
+            with SmokeTrace().open() as trace:
                 make(made)
             write_json(made / TRAINED, trace.figures())
             try:

@@ -34,7 +34,7 @@ from tether.papers.reproduction.stored_result import (
     judged,
     smoke_figures,
 )
-from tether.papers.reproduction.trace import Trace
+from tether.papers.reproduction.trace import SmokeTrace
 
 LIBRARIES = ("tether-clip", "torch", "numpy", "scikit-learn", "open_clip_torch", "pyarrow")
 Progress = Callable[[int, int | None], None]
@@ -155,7 +155,7 @@ def changed(card: Card, result: dict[str, Any], *, sources: SourceTrees) -> bool
 
 
 def _measure(slug: str, lab: Lab) -> SeedRow:
-    trace = Trace()
+    trace = SmokeTrace()
     with lab, trace.open() if lab.smoke else contextlib.nullcontext():
         wall, cpu = time.perf_counter(), time.process_time()
         trial = module(slug).reproduce(lab)

@@ -25,7 +25,7 @@ SEEDS, FRESH_SEEDS = (0, 1, 2, 3, 4), (5, 6, 7)
 class Figures(TypedDict):
     """One seed in numbers: the metric without the method and with it, and side figures by name.
 
-    Of a smoke run ``trace`` besides, as ``Trace.figures`` gives it.
+    Of a smoke run ``trace`` besides, as ``SmokeTrace.figures`` gives it.
     """
 
     baseline: float

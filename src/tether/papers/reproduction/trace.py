@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     import torch
 
-_OPEN: list[Trace] = []
+_OPEN: list[SmokeTrace] = []
 
 
-class Trace:
+class SmokeTrace:
     """What the optimizers of torch in this process trained, and ``saw`` was given, while it is the innermost open one.
 
     Attributes:
