@@ -23,12 +23,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from tether.core.edit_distance import KnownWords
+from tether.core.words_read import Texts
 from tether.data.lettering.signs import lexicon
 from tether.data.sets.lettering import LetteringSet
 from tether.evaluate.groups import Share
 from tether.evaluate.reading import reading_scores
 from tether.models import create
-from tether.tasks.read import Charset, DualReader, ImageReader, RapidWords, Texts
+from tether.tasks.read import Charset, DualReader, ImageReader, RapidWords
 
 SIZE, TURN = (32, 64), 50
 Crops = tuple[list[np.ndarray], list[str]]

@@ -1,6 +1,6 @@
 """Write the skeleton of a paper: ``python scripts/new_paper --slug gate-norm --part optim.clip.gate_norm.GateNorm``.
 
-It makes the part where there is none yet, its entry in the mapping of ``--mapping`` if a configuration is to name it,
+It makes the part where there is none yet, its entry in the registry of ``--mapping`` if a configuration is to name it,
 the card, and the test that reads the official figures; each says TO FILL IN where a person must write, and the tests
 fail until it is done.
 """
@@ -17,17 +17,16 @@ from string import Template
 
 HERE = Path(__file__).parent
 MEASURED = {"CLIPPERS", "OPTIMIZERS"}
-"""Mappings whose every member stands in the stability bench."""
+"""Registries whose every member stands in the stability bench."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A mapping of names to classes: its file, its literal there, the protocol of its members, who imports them."""
+    """A registry: its file, its members there, the protocol that they keep."""
 
     path: Path
     literal: ast.Dict
     promise: str
-    lazy: bool
 
 
 def main(given: list[str] | None = None, *, root: Path = HERE.parents[1]) -> None:
@@ -38,7 +37,7 @@ def main(given: list[str] | None = None, *, root: Path = HERE.parents[1]) -> Non
         "--part", required=True, help="module.Class below tether, such as optim.clip.gate_norm.GateNorm"
     )
     parser.add_argument("--guide", required=True, help="file of docs/guides that shows how to use it: stability.md")
-    parser.add_argument("--mapping", help="mapping of the part's package that it joins, such as CLIPPERS")
+    parser.add_argument("--mapping", help="registry of the part's package that it joins, such as CLIPPERS")
     args = parser.parse_args(given)
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", args.slug):
         parser.error(f"--slug: expected lower-case words joined by hyphens, such as gate-norm, got {args.slug!r}")
@@ -56,9 +55,7 @@ def main(given: list[str] | None = None, *, root: Path = HERE.parents[1]) -> Non
         parser.error(f"--part: no folder {part.parent}")
     tables = list(_tables(code / names[0], args.mapping))
     if args.mapping and len(tables) != 1:
-        parser.error(
-            f"--mapping: expected one {args.mapping} of names to classes below {code / names[0]}, got {len(tables)}"
-        )
+        parser.error(f"--mapping: expected one registry {args.mapping} below {code / names[0]}, got {len(tables)}")
     words = {
         "slug": args.slug,
         "package": names[0],
@@ -81,7 +78,8 @@ def main(given: list[str] | None = None, *, root: Path = HERE.parents[1]) -> Non
     listed = code / "papers" / "slugs.txt"
     slugs = {*listed.read_text(encoding="utf-8").split(), args.slug}
     files[listed] = "".join(f"{slug}\n" for slug in sorted(slugs))
-    files |= {table.path: _registered(table, stem, part, words["module"], names[-1]) for table in tables}
+    target = f"{words['module']}:{names[-1]}"
+    files |= {table.path: _registered(table, stem, target) for table in tables}
     for path, content in files.items():
         path.write_text(content, encoding="utf-8")
         print(f"wrote {path.relative_to(root).as_posix()}")
@@ -96,57 +94,28 @@ def _filled(template: str, words: dict[str, str]) -> str:
 
 
 def _tables(package: Path, name: str | None) -> Iterator[Table]:
-    """Mappings of this name: ``Mapping[str, type[P]]``, or an object of a class of that base made from a table."""
+    """Registries of this name."""
     for path in sorted(package.rglob("*.py")) if name else ():
-        body = ast.parse(path.read_text(encoding="utf-8")).body
-        bases = {node.name: ast.unparse(base) for node in body if isinstance(node, ast.ClassDef) for base in node.bases}
-        dicts = {
-            ast.unparse(node.targets[0]): node.value
-            for node in body
-            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)
-        }
-        for node in body:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
             match node:
-                case ast.AnnAssign(target=ast.Name(id=found), annotation=kind, value=ast.Dict() as literal):
-                    promise, lazy = ast.unparse(kind), False
-                case ast.Assign(
-                    targets=[ast.Name(id=found)], value=ast.Call(func=ast.Name(id=maker), args=[ast.Name(id=table)])
-                ) if table in dicts:
-                    promise, literal, lazy = bases.get(maker, ""), dicts[table], True
-                case _:
-                    continue
-            if found == name and (kept := re.match(r"Mapping\[str, type\[(\w+)", promise)):
-                yield Table(path, literal, kept[1], lazy)
+                case ast.AnnAssign(
+                    target=ast.Name(id=found),
+                    annotation=ast.Subscript(value=ast.Name(id="Registry"), slice=promise),
+                    value=ast.Call(args=[_, ast.Dict() as literal]),
+                ) if found == name:
+                    yield Table(path, literal, ast.unparse(promise))
 
 
-def _registered(table: Table, key: str, part: Path, module: str, name: str) -> str:
-    """The mapping's file with the part as its last entry, imported in front of the first module that sorts later.
-
-    A lazy table names its classes as ``"module:Class"`` and needs no import.
-    """
-    text, literal = table.path.read_text(encoding="utf-8"), table.literal
-    lines, body = text.splitlines(keepends=True), ast.parse(text).body
-    entry = f'    "{key}": ' + (f'"{module}:{name}",\n' if table.lazy else f"{name},\n")
-    first, last = literal.lineno - 1, literal.end_lineno or literal.lineno
-    if first == last - 1:
-        pairs = [ast.get_source_segment(text, value) or "" for value in literal.values]
-        named = [
-            f"{ast.get_source_segment(text, key)}: {pair}" if key else f"**{pair}"
-            for key, pair in zip(literal.keys, pairs, strict=True)
-        ]
-        lines[first:last] = [
-            lines[first][: literal.col_offset] + "{\n",
-            *(f"    {one},\n" for one in named),
-            entry,
-            "}\n",
-        ]
+def _registered(table: Table, key: str, target: str) -> str:
+    """The registry's file with the part as its last entry."""
+    lines, last = table.path.read_text(encoding="utf-8").splitlines(keepends=True), table.literal.end_lineno or 0
+    if not table.literal.keys:
+        start = table.literal.col_offset
+        before, after = lines[last - 1][:start], lines[last - 1][start:].removeprefix("{}")
+        lines[last - 1] = f'{before}{{"{key}": "{target}"}}{after}'
     else:
-        lines.insert(last - 1, entry)
-    imports = [node for node in body if isinstance(node, ast.ImportFrom) and node.module]
-    there = any(node.module == module and name in [alias.name for alias in node.names] for node in imports)
-    if not table.lazy and not there and part != table.path:
-        later = (node.lineno - 1 for node in imports if node.module.startswith("tether.") and node.module > module)
-        lines.insert(next(later, imports[-1].end_lineno), f"from {module} import {name}\n")
+        indent = " " * ((table.literal.end_col_offset or 1) + 3)
+        lines.insert(last - 1, f'{indent}"{key}": "{target}",\n')
     return "".join(lines)
 
 

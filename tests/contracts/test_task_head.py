@@ -12,10 +12,10 @@ from tether.core.protocols import TaskHead
 from tether.core.types import Batch
 from tether.models import create
 from tether.models.dual import Clip
-from tether.tasks.classify import HEADS as CLASSIFIERS
-from tether.tasks.segment import HEADS as SEGMENTERS
+from tether.tasks.classify import CLASSIFIER_HEADS
+from tether.tasks.segment import SEGMENTER_HEADS
 
-HEADS = {**CLASSIFIERS, **SEGMENTERS}
+HEADS = {**CLASSIFIER_HEADS, **SEGMENTER_HEADS}
 
 EXCEPTIONS: dict[tuple[str, str], str] = {
     ("parts", "test_preparing_again_forgets"): "it refuses support pictures, as it learns nothing from them",

@@ -46,5 +46,5 @@ class Ranked(ContrastiveStep):
 
 
 def launch_ranked(folder: Path, settings: list[str], stop_after: int) -> None:
-    STEPS["ranked"] = Ranked  # pyrefly: ignore
+    STEPS._members["ranked"] = f"{Ranked.__module__}:Ranked"
     launch(folder, settings, stop_after)

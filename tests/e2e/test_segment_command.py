@@ -288,7 +288,7 @@ def test_a_segmenter_of_ones_own(place: Path) -> None:
     own = TokenSegmenter(background=["wall"], templates=["{}"])
     found = tether.segment(place / "photos", "car", model=model, using=own)
     assert found.classes == ("car", "background")
-    assert found.method == "TokenSegmenter"
+    assert found.method == "tokens"
     with pytest.raises(InputError, match="background: the segmenter that is given has its own; leave it out"):
         tether.segment(place / "photos", "car", model=model, using=own, background="wall")
     with pytest.raises(InputError, match="--boxes: they are written to the folder of masks"):

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from loading import load
 from torch import Tensor
 
-from tether.evaluate.medical import multilabel_report, pair_scores
+from tether.evaluate.medical import multilabel_report
 from tether.losses import local_alignment_loss, local_similarity, multi_positive_loss, soft_target_loss, soft_targets
+from tether.tasks.classify.prompt_pairs import pair_scores
 from tether.tasks.classify.zero_shot import weights_of_prompts
 
 VECTORS = load("medical-survey")

@@ -7,7 +7,8 @@ import torch
 from loading import load
 from torch import Tensor
 
-from tether.generate.edit import directional_loss, thresholded_patch_loss, tv4
+from tether.generate.edit import thresholded_patch_loss, tv4
+from tether.losses import directional_loss
 
 V = load("sem-cs")
 HYPER = V.meta["hyper"]

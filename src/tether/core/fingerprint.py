@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import dataclasses
 import functools
 import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,12 +24,12 @@ FACTS = "CARD"
 DATA = (".csv", ".json", ".npz", ".tsv", ".txt", ".yaml")
 """Files of a package that count where a module asks ``resources.files("package")`` for them."""
 
+_STUB = "__init__.pyi"
+_MAKES = "Registry("
+_WORD = re.compile(r"[a-z][a-z0-9_]{1,40}")
+_ALIKE = 5  # letters that an argument shares with the registry it names a part of: augment and augmentations
+
 Stamp = tuple[int, int, int]
-
-
-def fingerprint(files: Iterable[Path], *, package: Path = PACKAGE) -> str:
-    """Digest of the files and of all modules of the package that they import, directly or not; see ``SourceTrees``."""
-    return SourceTrees(package).fingerprint(files)
 
 
 def code_of(path: Path) -> str:
@@ -43,6 +45,9 @@ class _Code:
     imports: list[str]
     passed: dict[str, str]  # name at the top level to the dotted name that it is imported from
     reads: list[str]  # packages whose data files it asks for
+    words: list[str]  # texts in it that may name a part
+    defaults: list[tuple[str, str]]  # arguments, fields and registries, and the part that each may name
+    registers: dict[str, dict[str, str]]  # registry to name to module:Class
 
 
 class SourceTrees:
@@ -51,14 +56,21 @@ class SourceTrees:
     What was read is kept in the user's cache by path, time and size, so that the next process parses only what was
     edited since; a cache that is damaged or cannot be written costs time and nothing else.
 
+    A registry (``core.registry.Registry``) ties its members to nothing. Which of them count is said by those who name
+    them: any text in a file of a study, and elsewhere an argument's default or the key of a registry.
+
     Args:
         package: the folder whose modules are followed; others, such as torch's, are not.
         leave_out: files of it that do not count, nor what they import.
+        studies: folders of it in whose files every text may name a part.
     """
 
-    def __init__(self, package: Path = PACKAGE, *, leave_out: Collection[Path] = ()) -> None:
+    def __init__(
+        self, package: Path = PACKAGE, *, leave_out: Collection[Path] = (), studies: Collection[Path] = ()
+    ) -> None:
         """List the files; nothing is parsed yet."""
         self.package = package
+        self._studies = tuple(f"{folder}{os.sep}" for folder in studies)
         self._leave_out = set(map(str, leave_out))
         self._stamps: dict[str, Stamp] = {}
         self._modules: dict[str, str] = {}
@@ -69,20 +81,23 @@ class SourceTrees:
         self._whole: dict[str, str] = {}
         self._homes: dict[str, str | None] = {}
 
-    def fingerprint(self, files: Iterable[Path]) -> str:
+    def fingerprint(self, files: Iterable[Path], *, words: Iterable[str] = ()) -> str:
         """Digest of the files and of all modules of the package that they import, directly or not.
 
         An import inside a function counts, and so does text such as ``"package.module:Name"``; an import under ``if
         TYPE_CHECKING`` does not. What a package's ``__init__`` only passes on, lazily or not, counts where it is
-        defined, so that a registry does not tie all its members together. Comments, docstrings, layout and the order
+        defined. Comments, docstrings, layout and the order
         of imports do not change it, for syntax trees are compared; nor does the move or the new name of a file, for an
         import counts by the name and the code of what it brings. Data files count for a module that asks
         ``resources.files("package.of.theirs")``.
 
         Args:
             files: where to begin, such as the file of a class.
+            words: texts that may name parts, such as settings hold; those that they name count too.
         """
-        return _hash(*sorted(self._with_imports(path) for path in self._closure(files)))
+        named = (target for word in words for _, target in self._registered.get(word, ()))
+        homes = map(Path, filter(None, map(self._home, named)))
+        return _hash(*sorted(self._with_imports(path) for path in self._closure([*files, *homes])))
 
     def closure(self, files: Iterable[Path]) -> frozenset[Path]:
         """The files, and all files of the package that importing them (or calling what they hold) may read."""
@@ -97,11 +112,7 @@ class SourceTrees:
         """Keep what was read for the next process, when there is anything new."""
         if self._codes.keys() - self._old.keys() or any(self._fresh(path) is None for path in self._codes):
             found = {path: self._codes.get(path) or self._fresh(path) for path in self._stamps}
-            rows = {
-                path: [*self._stamps[path], code.digest, code.imports, code.passed, code.reads]
-                for path, code in found.items()
-                if code
-            }
+            rows = {path: [*self._stamps[path], *dataclasses.astuple(code)] for path, code in found.items() if code}
             body = json.dumps([_stamp(Path(__file__)), rows])
             try:
                 write_text(self._cache, f"{_hash(body)}\n{body}")
@@ -114,6 +125,8 @@ class SourceTrees:
                 if entry.is_dir():
                     if entry.name.isidentifier():
                         self._list(entry.path, f"{dotted}.{entry.name}")
+                elif entry.name == _STUB:
+                    self._stamps[entry.path] = _stamped(entry.stat())
                 elif entry.name.endswith(".py"):
                     self._stamps[entry.path] = _stamped(entry.stat())
                     self._modules[dotted if entry.name == "__init__.py" else f"{dotted}.{entry.name[:-3]}"] = entry.path
@@ -125,7 +138,30 @@ class SourceTrees:
             path = waiting.pop()
             if path not in found and path not in self._leave_out:
                 found.add(path)
-                waiting += filter(None, map(self._home, self._code(path).imports))
+                code = self._code(path)
+                waiting += filter(None, map(self._home, [*code.imports, *self._named(path)]))
+        return found
+
+    def _named(self, path: str) -> Iterator[str]:
+        """The registered parts that a file names, dotted."""
+        code, every = self._code(path), path.startswith(self._studies)
+        known = {name.rpartition(".")[2].lower() for name in code.imports}
+        for word in code.words if every else ():
+            yield from (target for _, target in self._registered.get(word, ()))
+        for argument, word in code.defaults:
+            for kind, target in self._registered.get(word, ()):
+                if kind in known or kind.startswith(argument.lower()[:_ALIKE]):
+                    yield target
+
+    @functools.cached_property
+    def _registered(self) -> dict[str, list[tuple[str, str]]]:
+        """Name of a part to its registries and what it is, dotted."""
+        found: dict[str, list[tuple[str, str]]] = {}
+        for path in sorted(set(self._modules.values())):
+            if self._fresh(path) or _MAKES in Path(path).read_text(encoding="utf-8"):
+                for kind, parts in self._code(path).registers.items():
+                    for name, target in parts.items():
+                        found.setdefault(name, []).append((kind, target.replace(":", ".")))
         return found
 
     def _with_imports(self, path: str) -> str:
@@ -167,8 +203,10 @@ class SourceTrees:
         for end in range(len(parts), 0, -1):
             path = self._modules.get(".".join(parts[:end]))
             if path is not None:
-                passed = self._code(path).passed.get(parts[end]) if end < len(parts) else None
                 is_package = path.endswith("__init__.py")
+                stub = f"{path}i"
+                lazily = self._code(stub).passed if is_package and stub in self._stamps else {}
+                passed = (lazily | self._code(path).passed).get(parts[end]) if end < len(parts) else None
                 return self._home(passed) if passed and is_package and passed != name else path
         return None
 
@@ -211,7 +249,8 @@ def _parsed(text: str, package: str, inside: str) -> _Code:
     for at in reader.uses:
         reader.out[at] = number.get(reader.out[at], reader.out[at])
     imports = [dotted for name in names for dotted in reader.bound[name]]
-    return _Code(_hash(*reader.out), imports, reader.passed, reader.reads)
+    words = sorted(reader.words)
+    return _Code(_hash(*reader.out), imports, reader.passed, reader.reads, words, reader.defaults, reader.registers)
 
 
 class _Reader:
@@ -224,6 +263,9 @@ class _Reader:
         self.bound: dict[str, dict[str, None]] = {}  # variable to what it is imported from
         self.passed: dict[str, str] = {}
         self.reads: list[str] = []
+        self.words: set[str] = set()
+        self.defaults: list[tuple[str, str]] = []
+        self.registers: dict[str, dict[str, str]] = {}
         self._depth = 0
         self._own_name = re.compile(rf"{package}(\.\w+)*[.:](\w+)") if package else None
         self._put: Callable[[str], None] = self.out.append
@@ -235,9 +277,10 @@ class _Reader:
             put(node.id)  # pyrefly: ignore[missing-attribute]
             return
         put(kind.__name__)
-        if isinstance(node, ast.Call):
-            self._resources(node)
+        left_out = self._notes(node)
         for name in node._fields:
+            if name == left_out:
+                continue
             value = getattr(node, name, None)
             if value.__class__ is list:
                 if value:
@@ -252,6 +295,32 @@ class _Reader:
                 put(name)
                 self._constant(value)
 
+    def _notes(self, node: ast.AST) -> str:
+        """Keep what a node says of parts and data; the field of it that is no code, or the empty string."""
+        match node:
+            case ast.Call(func=ast.Name(id="Registry"), args=[ast.Constant(value=str(kind)), ast.Dict() as members]):
+                with contextlib.suppress(ValueError):  # not written out
+                    self.registers[kind] = ast.literal_eval(members)
+                    return "args"
+            case ast.Call():
+                self._resources(node)
+            case ast.arguments():
+                last = [*node.posonlyargs, *node.args][-len(node.defaults) :] if node.defaults else []
+                arguments, values = [*last, *node.kwonlyargs], [*node.defaults, *node.kw_defaults]
+                self._defaults((one.arg, value) for one, value in zip(arguments, values, strict=True))
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.Call(keywords=keywords)):
+                self._defaults((name, one.value) for one in keywords if one.arg == "default")
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                self._defaults([(name, node.value)])
+            case ast.Subscript(value=ast.Name(id=name)):
+                self._defaults([(name, node.slice)])
+        return ""
+
+    def _defaults(self, pairs: Iterable[tuple[str, ast.expr | None]]) -> None:
+        for name, value in pairs:
+            if isinstance(value, ast.Constant) and isinstance(value.value, str) and _WORD.fullmatch(value.value):
+                self.defaults.append((name, value.value))
+
     def _resources(self, call: ast.Call) -> None:
         """Keep the package of ``resources.files("package")`` or ``files("package")``."""
         asked = getattr(call.func, "attr", getattr(call.func, "id", None)) == "files" and len(call.args) == 1
@@ -261,6 +330,8 @@ class _Reader:
 
     def _constant(self, value: object) -> None:
         """A value as it is written; text that names something of the package by its name, ``module:Name`` as import."""
+        if isinstance(value, str) and _WORD.fullmatch(value):
+            self.words.add(value)
         found = self._own_name.fullmatch(value) if isinstance(value, str) and self._own_name else None
         if found and ":" in found[0]:
             self.bound[found[0]] = {found[0].replace(":", "."): None}

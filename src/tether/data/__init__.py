@@ -1,5 +1,5 @@
 """Which pairs do I learn from: sets, sources, images, loading and curation."""
 
-from tether.data.opening import SOURCES, open_source
+import lazy_loader
 
-__all__ = ["SOURCES", "open_source"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -17,6 +17,7 @@ from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.hash_rng import GOLDEN, hash_int, mixed
 from tether.core.ranges import Positive, Share, checked
+from tether.core.registry import Registry
 from tether.data.intensity_window import LUMA
 from tether.data.placement import Placement
 
@@ -305,17 +306,20 @@ class Chain:
         return found
 
 
-AUGMENTATIONS: Mapping[str, type[Augment]] = {
-    "shift_scale": ShiftScale,
-    "flip": Flip,
-    "colour": Colour,
-    "hue": Hue,
-    "grey": Grey,
-    "blur": Blur,
-    "solarise": Solarise,
-    "sometimes": Sometimes,
-    "chain": Chain,
-}
+AUGMENTATIONS: Registry[Augment] = Registry(
+    "augmentations",
+    {
+        "shift_scale": "tether.data.augment:ShiftScale",
+        "flip": "tether.data.augment:Flip",
+        "colour": "tether.data.augment:Colour",
+        "hue": "tether.data.augment:Hue",
+        "grey": "tether.data.augment:Grey",
+        "blur": "tether.data.augment:Blur",
+        "solarise": "tether.data.augment:Solarise",
+        "sometimes": "tether.data.augment:Sometimes",
+        "chain": "tether.data.augment:Chain",
+    },
+)
 """Every change of images by name."""
 
 

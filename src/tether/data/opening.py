@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from glob import has_magic
 from pathlib import Path, PurePath
 from typing import Any
@@ -12,28 +11,7 @@ from tether.core.atomic_io import local
 from tether.core.component import build, closest
 from tether.core.errors import InputError
 from tether.core.protocols import Source
-
-_WHERE = {
-    "csv": "tether.data.sources.csv:CsvSource",
-    "decided": "tether.data.sources.decided:DecidedSource",
-    "digits": "tether.data.sets.digits:DigitsSet",
-    "emoji": "tether.data.sets.emoji:EmojiSet",
-    "figures": "tether.data.sources.figures:FiguresSource",
-    "hf": "tether.data.sources.hf:HuggingFaceSource",
-    "images": "tether.data.sources.images:ImageFolderSource",
-    "lettering": "tether.data.sets.lettering:LetteringSet",
-    "mixture": "tether.data.sources.mixture:MixtureSource",
-    "parquet": "tether.data.sources.parquet:ParquetSource",
-    "people": "tether.data.sets.people:PeopleSet",
-    "scene_twins": "tether.data.sets.scenes.twins:SceneTwins",
-    "scenes": "tether.data.sets.scenes.set:ScenesSet",
-    "solids": "tether.data.sets.solids:SolidsSet",
-    "split": "tether.data.sources.split:SplitSource",
-    "text_pairs": "tether.data.sources.text_pairs:TextPairsSource",
-    "textile": "tether.data.sets.textile:TextileSet",
-    "webdataset": "tether.data.sources.webdataset:WebDatasetSource",
-    "windowed": "tether.data.sources.windowed:WindowedSource",
-}
+from tether.core.registry import Registry
 
 _DEFAULT = "--data"
 
@@ -48,32 +26,30 @@ _BY_ENDING = {
 }
 
 
-class Sources(Mapping[str, type[Source]]):
-    """Registry of sources; a class is imported when it is asked for, so that listing is cheap."""
-
-    def __init__(self, where: Mapping[str, str]) -> None:
-        """Take ``name: "module:Class"``."""
-        self._where = dict(where)
-
-    def __getitem__(self, name: str) -> type[Source]:
-        """Import the module that holds the class."""
-        module, _, attribute = self._where[name].partition(":")
-        return getattr(importlib.import_module(module), attribute)
-
-    def __iter__(self) -> Iterator[str]:
-        """The names, sorted as they are written down."""
-        return iter(self._where)
-
-    def __len__(self) -> int:
-        """How many kinds of source there are."""
-        return len(self._where)
-
-    def __contains__(self, name: object) -> bool:
-        """Whether a name is known, without importing anything."""
-        return name in self._where
-
-
-SOURCES = Sources(_WHERE)
+SOURCES: Registry[Source] = Registry(
+    "sources",
+    {
+        "csv": "tether.data.sources.csv:CsvSource",
+        "decided": "tether.data.sources.decided:DecidedSource",
+        "digits": "tether.data.sets.digits:DigitsSet",
+        "emoji": "tether.data.sets.emoji:EmojiSet",
+        "figures": "tether.data.sources.figures:FiguresSource",
+        "hf": "tether.data.sources.hf:HuggingFaceSource",
+        "images": "tether.data.sources.images:ImageFolderSource",
+        "lettering": "tether.data.sets.lettering:LetteringSet",
+        "mixture": "tether.data.sources.mixture:MixtureSource",
+        "parquet": "tether.data.sources.parquet:ParquetSource",
+        "people": "tether.data.sets.people:PeopleSet",
+        "scene_twins": "tether.data.sets.scenes.twins:SceneTwins",
+        "scenes": "tether.data.sets.scenes.set:ScenesSet",
+        "solids": "tether.data.sets.solids:SolidsSet",
+        "split": "tether.data.sources.split:SplitSource",
+        "text_pairs": "tether.data.sources.text_pairs:TextPairsSource",
+        "textile": "tether.data.sets.textile:TextileSet",
+        "webdataset": "tether.data.sources.webdataset:WebDatasetSource",
+        "windowed": "tether.data.sources.windowed:WindowedSource",
+    },
+)
 """Every kind of source by name."""
 
 

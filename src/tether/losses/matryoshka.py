@@ -22,19 +22,14 @@ from tether.core.gather import Gather
 from tether.core.protocols import Drawing, Objective, Scheduled
 from tether.core.ranges import Count, NonNegative, checked
 from tether.core.types import Batch, Encoded, Features, Loss
+from tether.losses.registry import OBJECTIVES
 
-_inner: dict[str, type[Objective]] = {}
 HALVINGS = 3
 """Of the width, where a configuration names no widths: the whole one, its half, quarter and eighth."""
 
 Dims = Annotated[Sequence[Count], MinLen(1)]
 Weights = Annotated[Sequence[NonNegative], MinLen(1)]
 Reduce = Literal["sum", "mean"]
-
-
-def let_wrap(parts: Mapping[str, type[Objective]]) -> None:
-    """Let ``of`` name these objectives: ``tether.losses`` gives all its others."""
-    _inner.update(parts)
 
 
 class PartialWidthWarning(UserWarning):
@@ -182,7 +177,7 @@ class MatryoshkaLoss:
         Raises:
             InputError: widths that do not rise, weights that are not theirs, or more widths a step than there are.
         """
-        part = build(of, _inner, where="matryoshka: of") if isinstance(of, (str, Mapping)) else of
+        part = build(of, OBJECTIVES, where="matryoshka: of") if isinstance(of, (str, Mapping)) else of
         if isinstance(part, MatryoshkaLoss):
             raise InputError("matryoshka: of: expected another objective, got matryoshka itself")
         if dims is None and weights is not None:

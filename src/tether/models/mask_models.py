@@ -19,6 +19,7 @@ from tether.core.masks import check_names
 from tether.core.printable import is_line, quoted
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import PositiveSingle, checked
+from tether.core.registry import Registry
 from tether.core.state_file import check_encoder, read_state
 from tether.core.types import MaskPrediction
 from tether.models.anatomy.find import tower_of
@@ -209,7 +210,13 @@ class TrainedMasks:
     classes: tuple[str, ...]
 
 
-MASK_MODELS: Mapping[str, type[MaskModel]] = {one.kind: one for one in (PromptMasks, NamedMasks)}
+MASK_MODELS: Registry[MaskModel] = Registry(
+    "mask_models",
+    {
+        "prompts": "tether.models.mask_models:PromptMasks",
+        "named": "tether.models.mask_models:NamedMasks",
+    },
+)
 """By the name in a file."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Positive, Whole, checked
+from tether.core.registry import Registry
 from tether.core.runtime_protocol import ByAttributes
 
 Pair = tuple[int, int]
@@ -328,13 +328,23 @@ class RotaryPositions:
     base: Positive = 10_000.0
 
 
-GRIDS: Mapping[str, type[Any]] = {"bicubic": Bicubic, "bilinear": Bilinear, "sincos": SinCosPositions}
+GRIDS: Registry[Any] = Registry(
+    "grids",
+    {
+        "bicubic": "tether.models.positions:Bicubic",
+        "bilinear": "tether.models.positions:Bilinear",
+        "sincos": "tether.models.positions:SinCosPositions",
+    },
+)
 """Ways to change an image tower's positions and patches, by name."""
 
-LINES: Mapping[str, type[Any]] = {
-    "linear": LinearPositions,
-    "stretch": StretchedPositions,
-    "cut": CutPositions,
-    "rotary": RotaryPositions,
-}
+LINES: Registry[Any] = Registry(
+    "lines",
+    {
+        "linear": "tether.models.positions:LinearPositions",
+        "stretch": "tether.models.positions:StretchedPositions",
+        "cut": "tether.models.positions:CutPositions",
+        "rotary": "tether.models.positions:RotaryPositions",
+    },
+)
 """Ways to change a text tower's positions, by name."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from torch import nn
 
-from tether.models.composed.encoder import ComposedEncoder
-from tether.models.dual import Clip
-from tether.models.wrapped_encoders import OpenClipEncoder, TransformersEncoder
+from tether.core.registry import Registry
 
-MODELS: Mapping[str, type[nn.Module]] = {
-    "clip": Clip,
-    "open_clip": OpenClipEncoder,
-    "transformers": TransformersEncoder,
-    "composed": ComposedEncoder,
-}
+MODELS: Registry[nn.Module] = Registry(
+    "models",
+    {
+        "clip": "tether.models.dual:Clip",
+        "open_clip": "tether.models.wrapped_encoders:OpenClipEncoder",
+        "transformers": "tether.models.wrapped_encoders:TransformersEncoder",
+        "composed": "tether.models.composed.encoder:ComposedEncoder",
+    },
+)
 """Each is a ``core.protocols.DualEncoder``: our own towers, and what wraps the others."""

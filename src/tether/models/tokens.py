@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Decay, Part, Share, Whole, checked
+from tether.core.registry import Registry
 from tether.models.positions import Pair
 
 CountRule = Literal["round", "truncate", "truncate_plus_one"]
@@ -343,13 +343,16 @@ class UntoldTokens(TokenChoice):
         return order[:, tokens - self.count(grid) :].sort(dim=1).values
 
 
-TOKEN_CHOICES: Mapping[str, type[TokenChoice]] = {
-    "random": RandomTokens,
-    "grid": GridTokens,
-    "block": BlockTokens,
-    "attentive": AttentiveTokens,
-    "untold": UntoldTokens,
-}
+TOKEN_CHOICES: Registry[TokenChoice] = Registry(
+    "token_choices",
+    {
+        "random": "tether.models.tokens:RandomTokens",
+        "grid": "tether.models.tokens:GridTokens",
+        "block": "tether.models.tokens:BlockTokens",
+        "attentive": "tether.models.tokens:AttentiveTokens",
+        "untold": "tether.models.tokens:UntoldTokens",
+    },
+)
 """Ways to choose the patches that a tower sees, by name."""
 
 

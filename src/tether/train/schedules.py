@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Mapping
 from typing import Annotated
 
 from annotated_types import Gt, Le
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Positive, Share, Whole, checked
+from tether.core.registry import Registry
 
 
 @checked
@@ -116,4 +116,11 @@ class StageSchedule(Schedule):
         return self.inner.shape(progress)
 
 
-SCHEDULES: Mapping[str, type[Schedule]] = {"cosine": Cosine, "constant": Constant, "trapezoid": Trapezoid}
+SCHEDULES: Registry[Schedule] = Registry(
+    "schedules",
+    {
+        "cosine": "tether.train.schedules:Cosine",
+        "constant": "tether.train.schedules:Constant",
+        "trapezoid": "tether.train.schedules:Trapezoid",
+    },
+)

@@ -13,7 +13,7 @@ from tether.core.protocols import DualEncoder
 from tether.tasks.anomaly import DETECTORS, Detector
 from tether.workflows.methods import by_tower, named
 
-HEADS: Mapping[type[Head], tuple[str, str]] = {
+METHOD_OF_HEAD: Mapping[type[Head], tuple[str, str]] = {
     DefectTextsHead: ("anomalyclip", "anomaly-prompts"),
     AnomalyAdaptersHead: ("adaptclip", "anomaly-adapters"),
 }
@@ -35,19 +35,19 @@ def detector_of(
     if isinstance(using, Detector):
         if head is not None:
             raise InputError("head: the detector that is given has its own; leave it out")
-        return lambda model: (using, type(using).__name__)
+        return lambda model: (using, DETECTORS.name_of(type(using)))
     given = None if using is None else named(using)
     if given is not None and "head" in given:
         raise InputError("--with: head: is given as --head FOLDER; leave it out")
     brought, found = dict[str, Any](), None
     if head is not None:
         found = load_head(head) if isinstance(head, (str, Path)) else head
-        if type(found) not in HEADS:
-            made = " or ".join(recipe for _, recipe in HEADS.values())
+        if type(found) not in METHOD_OF_HEAD:
+            made = " or ".join(recipe for _, recipe in METHOD_OF_HEAD.values())
             raise InputError(
                 f"--head: {found.where}: expected one that tether adapt made by {made}, got one of kind {found.kind}"
             )
-        method = HEADS[type(found)][0]
+        method = METHOD_OF_HEAD[type(found)][0]
         given = {"name": method} if given is None else given
         if given.get("name") != method:
             raise InputError(f"--head: {found.where} is for --with {method}, got {given.get('name')}")

@@ -64,7 +64,7 @@ class DrawnPrompt(PaintedImage):
         return " · ".join(self.prompt)
 
     def _kind(self) -> str:
-        return _name(type(self.painting.canvas)).capitalize()
+        return CANVASES.name_of(type(self.painting.canvas)).capitalize()
 
     def _told(self) -> list[tuple[str, str]]:
         told = [("similarity to the prompt, by the model that was drawn for", f"{self.similarity:.3f}")]
@@ -184,17 +184,13 @@ def check_canvas(
         InputError: an unknown canvas or setting, one without lines, or one that does not start so.
     """
     part = type(canvas) if isinstance(canvas, Canvas) else settings(named(canvas), CANVASES, where="--canvas")[0]
-    name = _name(part)
+    name = CANVASES.name_of(part)
     if svg and not part.lines:
         raise InputError(f"--svg: {name} is not made of lines; write --out, or take strokes or primitives")
     if start is not None and not issubclass(part, (StrokeCanvas, FinerField)):
         raise InputError(f"--start: expected strokes or implicit to go on with, got {name}")
     if bank and not issubclass(part, FinerField):
         raise InputError(f"--bank: expected the canvas implicit, got {name}")
-
-
-def _name(part: type) -> str:
-    return next((name for name, kind in CANVASES.items() if kind is part), part.__name__)
 
 
 def _canvas(
@@ -205,13 +201,13 @@ def _canvas(
         if start is not None and not isinstance(canvas, FinerField):
             raise InputError("--start: expected the name of a canvas with it, got one that is made already")
         plain = {name: value for name, value in vars(canvas).items() if isinstance(value, (bool, int, float, str))}
-        return canvas, {"name": type(canvas).__name__, **plain}
+        return canvas, {"name": CANVASES.name_of(type(canvas)), **plain}
     part, given = settings(named(canvas), CANVASES, where="--canvas")
     size = given.setdefault("size", min(max(*model.image_spec.size, _LEAST_SIDE), _MOST_SIDE))
     if part is PrimitiveCanvas and "patch" not in given:
         sides = (side for side in range(1, size + 1) if not size % side)
         given["patch"] = min(sides, key=lambda side: abs(side - size / _PATCHES))
-    spec = {"name": _name(part), **given}
+    spec = {"name": CANVASES.name_of(part), **given}
     if start is None or part is FinerField:
         made = build(spec, CANVASES, where="--canvas", generator=torch.Generator().manual_seed(seed))
         return made, spec

@@ -16,6 +16,7 @@ from tether.adapt.finetune.map_fit import MapFit
 from tether.core.atomic_io import write_json
 from tether.core.component import build
 from tether.core.errors import InputError
+from tether.core.registry import Registry
 from tether.data import open_source
 from tether.models.composed.compose import compose
 from tether.models.composed.encoder import ComposedEncoder
@@ -31,7 +32,12 @@ from tether.train.tower_features import TowerFeatures, tower_features
 from tether.workflows.models import with_total
 
 RECALL = re.compile(r"text_to_image_r\d+")
-FITS: Mapping[str, type[Any]] = {"maps": MapFit}
+FITS: Registry[Any] = Registry(
+    "fits",
+    {
+        "maps": "tether.adapt.finetune.map_fit:MapFit",
+    },
+)
 """What ``RunConfig.fit`` may name."""
 _USED = ("data", "model", "fit", "evaluate", "seed", "size", "workers", "strict")
 

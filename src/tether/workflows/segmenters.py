@@ -43,7 +43,7 @@ def segmenter_of(
     if isinstance(using, Segmenter):
         if own := [*(["head"] if head is not None else []), *extra]:
             raise InputError(f"{own[0]}: the segmenter that is given has its own; leave it out")
-        return using, type(using).__name__
+        return using, SEGMENTERS.name_of(type(using))
     trained = None if head is None else _trained(head, model)
     if sharpen is not None:
         trained = _sharpener(sharpen, model)

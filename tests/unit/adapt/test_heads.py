@@ -9,8 +9,8 @@ from sklearn.linear_model import LogisticRegression
 
 from families import FAMILIES
 from tether.adapt.heads import (
+    ADAPTED_HEADS,
     HEAD_FILE,
-    HEADS,
     AnomalyAdaptersHead,
     CacheHead,
     DefectTextsHead,
@@ -18,7 +18,6 @@ from tether.adapt.heads import (
     KernelHead,
     LinearHead,
     WordHead,
-    image_digest,
     load_head,
 )
 from tether.core.errors import InputError
@@ -27,6 +26,7 @@ from tether.models import create
 from tether.models.adaptclip import AdaptClip, TrainedAdapters
 from tether.models.cached import CachedEncoder
 from tether.models.defect_texts import DefectTexts
+from tether.models.image_digest import image_digest
 from tether.models.load import load
 from tether.models.patch_grouping import DinoiserHead
 from tether.models.save import save
@@ -253,4 +253,4 @@ def test_what_is_no_folder_of_a_head_is_named(head, tmp_path):
 
 
 def test_kinds_have_the_names_of_their_files():
-    assert {name: kind.kind for name, kind in HEADS.items()} == {name: name for name in HEADS}
+    assert {name: kind.kind for name, kind in ADAPTED_HEADS.items()} == {name: name for name in ADAPTED_HEADS}

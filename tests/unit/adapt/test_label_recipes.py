@@ -12,7 +12,7 @@ import tether
 from memory_rows import squares
 from tether.adapt.finetune import ClipClassifier
 from tether.adapt.heads import LinearHead, load_head
-from tether.adapt.recipes import RECIPES, ImageSearch, TensorBatches, play
+from tether.adapt.recipes import RECIPES, ImageSearch, play
 from tether.adapt.recipes.image_search import SENTENCES, _Resting
 from tether.core.component import build
 from tether.core.errors import InputError, StoppedError, UnsupportedModelError
@@ -21,6 +21,7 @@ from tether.core.types import ClipReport
 from tether.models import create
 from tether.models.mean_patches import MeanPatches
 from tether.train.loop import StepReport
+from tether.train.tensor_batches import TensorBatches
 from tether.workflows.adaptation.data import Asked, parts_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")]

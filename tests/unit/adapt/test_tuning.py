@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from memory_rows import squares
-from tether.adapt.recipes import CoOp, Given, Outcome, ReplayedBatches, TensorBatches, Tuning, play
+from tether.adapt.recipes import CoOp, Given, Outcome, Tuning, play
 from tether.adapt.recipes.moving import move_, prefixes, rest_
 from tether.adapt.recipes.norms import norm_parameters
 from tether.adapt.weights import BetaMovingAverage, interpolate
@@ -19,6 +19,7 @@ from tether.core.types import Batch, Loss
 from tether.data.labelled import read_labels
 from tether.models import create
 from tether.train.steps.module import StepModule
+from tether.train.tensor_batches import ReplayedBatches, TensorBatches
 
 STEPS = 5
 

@@ -12,8 +12,8 @@ import tether
 import tether.core.fingerprint as fingerprint_module
 import tether.losses.infonce
 import tether.papers.testbeds.biased_scenes
-from tether.core.fingerprint import SourceTrees, fingerprint
-from tether.papers.reproduction import model_cache
+from tether.core.fingerprint import SourceTrees
+from tether.papers.reproduction import model_cache, source_index
 
 pytestmark = pytest.mark.slow
 
@@ -60,9 +60,9 @@ def test_the_closure_follows_calls_and_names_that_are_passed_on(package):
     ],
 )
 def test_what_changes_the_fingerprint(package, name, text, changes):
-    before = fingerprint([package / "card.py"], package=package)
+    before = SourceTrees(package).fingerprint([package / "card.py"])
     (package / name).write_text(text)
-    assert (fingerprint([package / "card.py"], package=package) != before) == changes
+    assert (SourceTrees(package).fingerprint([package / "card.py"]) != before) == changes
 
 
 @pytest.mark.parametrize(
@@ -72,9 +72,78 @@ def test_data_files_count_where_they_are_asked_for(package, name, changes):
     (package / "parts/part.py").write_text('from importlib import resources\nWORDS = resources.files("pkg.parts")\n')
     (package / "parts/more").mkdir()
     (package / "parts" / name).write_text("one\n")
-    before = fingerprint([package / "card.py"], package=package)
+    before = SourceTrees(package).fingerprint([package / "card.py"])
     (package / "parts" / name).write_text("two\n")
-    assert (fingerprint([package / "card.py"], package=package) != before) == changes
+    assert (SourceTrees(package).fingerprint([package / "card.py"]) != before) == changes
+
+
+REGISTRY = """
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    from pkg.parts import Part
+PARTS: Registry[Part] = Registry("parts", {"part": "pkg.parts.part:Part", "other_part": "pkg.parts.other:Other"})
+"""
+NAMES = {
+    "text in a study": ("study/bed.py", "from pkg.registry import PARTS\nSETTINGS = {'name': 'other_part'}\n"),
+    "text in a study's card": ("study/card.py", "from pkg.run import run\nrun('other_part')\n"),
+    "text elsewhere": ("study/bed.py", "from pkg.run import TEXT\n"),
+    "default": ("study/bed.py", "from pkg.run import run\nrun()\n"),
+    "field": ("study/bed.py", "from pkg.run import Config\nConfig()\n"),
+    "pydantic's field": ("study/bed.py", "from pkg.run import Config\nConfig()\n"),
+    "key": ("study/bed.py", "from pkg.run import chosen\nchosen()\n"),
+}
+RUN = {
+    "text in a study's card": "from pkg.registry import PARTS\ndef run(part): PARTS[part]\n",
+    "text elsewhere": "from pkg.registry import PARTS\nTEXT = 'other_part'\n",
+    "default": "from pkg.registry import PARTS\ndef run(given, *, of='other_part'): PARTS[of]\n",
+    "field": "class Config:\n    part: str = 'other_part'\n",
+    "pydantic's field": "class Config:\n    part: str = Field(default='other_part', description='x')\n",
+    "key": "from pkg.registry import PARTS\ndef chosen(): return PARTS['other_part']\n",
+}
+
+
+@pytest.mark.parametrize("how", NAMES)
+def test_of_a_registry_the_members_count_that_are_named(package, how):
+    (package / "registry.py").write_text(REGISTRY)
+    (package / "run.py").write_text(RUN.get(how, ""))
+    name, text = NAMES[how]
+    (package / "study").mkdir()
+    (package / name).write_text(text)
+
+    def get() -> tuple[str, set[str]]:
+        sources = SourceTrees(package, studies=[package / "study"])
+        closure = {path.relative_to(package).as_posix() for path in sources.closure([package / name])}
+        return sources.fingerprint([package / name]), closure
+
+    before, closure = get()
+    assert ("parts/other.py" in closure) == (how != "text elsewhere")
+    assert "parts/part.py" not in closure
+    (package / "registry.py").write_text(REGISTRY.replace('{"part"', '{"new": "pkg.base:ONE", "part"'))
+    assert get()[0] == before
+    (package / "parts/other.py").write_text("class Other:\n    x = 1\n")
+    assert (get()[0] == before) == (how == "text elsewhere")
+
+
+def test_settings_name_members_too(package):
+    (package / "registry.py").write_text(REGISTRY)
+    (package / "run.py").write_text("from pkg.registry import PARTS\ndef run(part): PARTS[part]\n")
+
+    def get(*words: str) -> str:
+        return SourceTrees(package).fingerprint([package / "run.py"], words=words)
+
+    before = get("name", "other_part"), get("name")
+    (package / "parts/other.py").write_text("class Other:\n    x = 1\n")
+    assert get("name", "other_part") != before[0]
+    assert get("name") == before[1]
+
+
+def test_what_a_stub_passes_on_counts_where_it_is_defined(package):
+    before = SourceTrees(package).fingerprint([package / "card.py"])
+    (package / "parts/__init__.py").write_text("import lazy\nlazy.attach_stub(__name__, __file__)\n")
+    (package / "parts/__init__.pyi").write_text("from .other import Other as Other\nfrom .part import Part as Part\n")
+    assert SourceTrees(package).fingerprint([package / "card.py"]) == before
+    (package / "parts/__init__.pyi").write_text("from .other import Other as Other, Other as Part\n")
+    assert SourceTrees(package).fingerprint([package / "card.py"]) != before
 
 
 def test_an_edit_that_keeps_size_and_time_is_seen(package):
@@ -88,17 +157,17 @@ def test_an_edit_that_keeps_size_and_time_is_seen(package):
 
 
 def test_a_moved_file_changes_nothing(package):
-    before = fingerprint([package / "card.py"], package=package)
+    before = SourceTrees(package).fingerprint([package / "card.py"])
     (package / "new").mkdir()
     (package / "new" / "__init__.py").write_text("")
     (package / "parts/part.py").rename(package / "new/other_name.py")
     (package / "card.py").write_text(FILES["card.py"].replace("pkg.parts import", "pkg.new.other_name import"))
-    assert fingerprint([package / "card.py"], package=package) == before
+    assert SourceTrees(package).fingerprint([package / "card.py"]) == before
     (package / "base.py").rename(package / "new/ground.py")
     (package / "new/other_name.py").write_text(
         FILES["parts/part.py"].replace("from .. import base", "from . import ground").replace("base.ONE", "ground.ONE")
     )
-    assert fingerprint([package / "card.py"], package=package) == before
+    assert SourceTrees(package).fingerprint([package / "card.py"]) == before
 
 
 def test_two_names_that_change_places_are_seen(package):
@@ -106,9 +175,9 @@ def test_two_names_that_change_places_are_seen(package):
     (package / "base.py").write_text("def f(): return 2\n")
     card = "from pkg.base import f as a\nfrom pkg.other import f as b\nresult = a() - b()\n"
     (package / "card.py").write_text(card)
-    before = fingerprint([package / "card.py"], package=package)
+    before = SourceTrees(package).fingerprint([package / "card.py"])
     (package / "card.py").write_text(card.replace("a() - b()", "b() - a()"))
-    assert fingerprint([package / "card.py"], package=package) != before
+    assert SourceTrees(package).fingerprint([package / "card.py"]) != before
 
 
 def test_what_was_read_is_kept_and_a_damaged_cache_does_no_harm(package, tmp_path, monkeypatch):
@@ -143,17 +212,23 @@ def test_what_was_read_is_kept_and_a_damaged_cache_does_no_harm(package, tmp_pat
 
 def test_a_cached_model_is_not_found_after_an_edit_of_what_trains_it(tmp_path, monkeypatch):
     bed = Path(tether.papers.testbeds.biased_scenes.__file__)
-    assert Path(tether.losses.infonce.__file__) in SourceTrees().closure([bed])
+    assert Path(tether.losses.infonce.__file__) in source_index.sources().closure([bed])
     monkeypatch.setenv("TETHER_CACHE", str(tmp_path))
 
-    def get(facts: list[int]) -> Path:
+    def get(facts: list[int | str]) -> Path:
         return model_cache.cached_model("x", made_by=bed, facts=facts, make=lambda folder: folder.mkdir())
 
     first = get([1])
     assert get([1]) == first
     assert get([2]) != first
-    monkeypatch.setattr(model_cache, "fingerprint", lambda files: "another")
+    seen = []
+    monkeypatch.setattr(
+        SourceTrees, "fingerprint", lambda self, files, *, words: seen.append((files, words)) or "other"
+    )
     assert get([1]) != first
+    assert seen == [([bed], [])]
+    get(["align_clip", 2])
+    assert seen[1] == ([bed], ["align_clip"])
 
 
 PACKAGE = Path(tether.__file__).parent
@@ -175,9 +250,16 @@ def trees() -> dict[str, ast.Module]:
 
 
 def _imported(tree: ast.Module) -> set[str]:
-    """Modules of the package that a module imports anywhere: at its top, in functions, for type checking."""
+    """Modules of the package that a module imports anywhere: at its top, in functions; not for type checking."""
     found = set()
-    for node in ast.walk(tree):
+    for_types = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for one in node.body
+        for inner in ast.walk(one)
+    }
+    for node in set(ast.walk(tree)) - for_types:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

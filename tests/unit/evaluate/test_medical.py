@@ -10,18 +10,17 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from encoders import ENCODERS
 from tether.core.errors import InputError
 from tether.evaluate.medical import (
-    PromptPairZeroShot,
     best_threshold,
     check_apart,
     choose_thresholds,
     group_split,
     localisation,
     multilabel_report,
-    pair_scores,
-    similarity_map,
 )
 from tether.evaluate.medical.report import curves, ranked
 from tether.models import create
+from tether.tasks.classify.prompt_pairs import PromptPairZeroShot, pair_scores
+from tether.tasks.segment.similarity_map import similarity_map
 
 RNG = np.random.default_rng(0)
 

@@ -16,17 +16,12 @@ from tether.data.augment import Colour, Flip
 from tether.data.captions import CAPTION_PICKS
 from tether.data.images import decode, resize_and_crop
 from tether.data.intensity_window import WindowLevel
-from tether.evaluate.medical import (
-    PromptPairZeroShot,
-    check_apart,
-    group_split,
-    multilabel_report,
-    shared_precision,
-)
+from tether.evaluate.medical import check_apart, group_split, multilabel_report, shared_precision
 from tether.losses import LocalAlignmentLoss, MultiPositive, SoftTargetContrastive
 from tether.models import create
 from tether.models.embed import encode_images
 from tether.models.volume_encoder import SliceStackEncoder
+from tether.tasks.classify import PromptPairZeroShot
 from tether.train import RunConfig
 from tether.train.steps.module import StepModule
 from tether.train.steps.presets import ContrastiveStep

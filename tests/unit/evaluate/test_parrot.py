@@ -17,14 +17,8 @@ from tether.data.curate import mask_numbers
 from tether.data.curate.steps.ocr_overlap import caption_overlap, overlap_report, words_of
 from tether.data.images import decode, load
 from tether.data.inpaint import mask_of
-from tether.evaluate.parrot import (
-    STYLES,
-    cluster_overlap,
-    control_boxes,
-    render_text,
-    spotting_score,
-    text_removal_effect,
-)
+from tether.data.lettering.square import STYLES, render_text
+from tether.evaluate.parrot import cluster_overlap, control_boxes, spotting_score, text_removal_effect
 from tether.models import create
 from tether.tasks.curate import text_reader
 from tether.tasks.curate.text_reader import FillText, RapidReader, Reading, TextReader

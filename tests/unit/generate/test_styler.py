@@ -14,12 +14,12 @@ from tether.generate.edit import (
     SemanticStyler,
     StyleNetCanvas,
     StyleWeights,
-    directional_loss,
     thresholded_patch_loss,
     tv4,
 )
 from tether.generate.edit.style_goals import PatchGoal, RegionGoal
 from tether.generate.seen import unit_images
+from tether.losses import directional_loss
 from tether.models import create
 from tether.models.dual import Clip
 

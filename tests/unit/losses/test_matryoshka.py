@@ -156,7 +156,7 @@ def test_warns_where_the_widest_is_not_the_whole() -> None:
         ({"dims": [2, 4], "weights": [1.0, -1.0]}, "weights"),
         ({"weights": [1.0]}, "expected dims beside them"),
         ({"dims": [2, 4], "dims_per_step": 3}, "expected at most 2, got 3"),
-        ({"of": "matryoshka"}, "unknown part 'matryoshka'"),
+        ({"of": "matryoshka"}, "expected another objective, got matryoshka itself"),
         ({"of": {"name": "clip", "smoothing": 1}}, "unknown key 'smoothing'"),
         ({"reduce": "max"}, "reduce"),
     ],

@@ -57,14 +57,14 @@ def texts(root):
 
 def test_it_writes_four_files_and_says_what_is_to_come(written, capsys):
     after, more = written(mapping="CLIPPERS")
-    registry, part = "src/tether/optim/clip/__init__.py", "src/tether/optim/clip/gate_norm.py"
+    registry, part = "src/tether/optim/clip/registry.py", "src/tether/optim/clip/gate_norm.py"
     assert after.keys() == SHARED | {registry, part}
     said = capsys.readouterr().out
     assert all(f"wrote {name}\n" in said for name in after)
     assert "tests/golden/vectors/gate-norm.npz" in said
     assert "docs/guides/stability.md" in said
     assert "tether bench stability --publish" in said
-    assert more[registry] == {"from tether.optim.clip.gate_norm import GateNorm", '    "gate_norm": GateNorm,'}
+    assert more[registry] == {'        "gate_norm": "tether.optim.clip.gate_norm:GateNorm",'}
     assert all("TO FILL IN" in text for name, text in after.items() if name not in (registry, LISTED))
     assert after[LISTED] == "adagc\ngate-norm\nzclip\n"
     assert "promise of GradClipper" in after[part]
@@ -75,27 +75,25 @@ def test_it_writes_four_files_and_says_what_is_to_come(written, capsys):
 @pytest.mark.parametrize(
     ("mapping", "module", "registry", "names"),
     [
-        ("DEBIASERS", "adapt.debias.new", "adapt/debias/__init__.py", ["fairer_clip"]),
-        ("QUANTISERS", "compress.quantise.new", "compress/quantise/__init__.py", ["fake_quant", "octav"]),
+        ("DEBIASERS", "adapt.debias.new", "adapt/debias/registry.py", ["fairer_clip"]),
+        ("COMPRESSORS", "compress.new", "compress/registry.py", []),
         ("SCHEDULES", "train.new", "train/schedules.py", ["cosine", "constant", "trapezoid"]),
+        ("SOURCES", "data.sources.new", "data/opening.py", None),
     ],
 )
-def test_a_mapping_in_one_line_is_opened(written, mapping, module, registry, names):
+def test_a_registry_gets_one_line(written, mapping, module, registry, names):
     after, more = written(mapping=mapping, part=f"{module}.New")
     registry = f"src/tether/{registry}"
-    assert {'    "gate_norm": New,', f"from tether.{module} import New"} <= more[registry]
+    (line,) = more[registry]
+    assert f'"gate_norm": "tether.{module}:New"' in line
     literal = next(
-        node.value
+        node.value.args[1]
         for node in ast.parse(after[registry]).body
         if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == mapping
     )
-    assert isinstance(literal, ast.Dict)
-    assert [ast.literal_eval(key) for key in literal.keys if key] == [*names, "gate_norm"]
-
-
-def test_a_table_of_dotted_names_gets_one_and_no_import(written):
-    _, more = written(mapping="SOURCES", part="data.sources.new.New")
-    assert more["src/tether/data/opening.py"] == {'    "gate_norm": "tether.data.sources.new:New",'}
+    keys = list(ast.literal_eval(literal))
+    assert keys[-1] == "gate_norm"
+    assert names is None or keys[:-1] == names
 
 
 def test_a_part_needs_no_mapping(written, capsys):
@@ -118,7 +116,7 @@ def test_a_part_that_is_there_is_left_as_it_is(written):
         ({"part": "GateNorm"}, "--part: expected module.Class below tether"),
         ({"part": "nowhere.gate_norm.GateNorm"}, "--part: no folder"),
         ({"part": "optim.clip.zclip.GateNorm"}, "zclip.py exists already and defines no GateNorm"),
-        ({"mapping": "NOTHING"}, "expected one NOTHING of names to classes"),
+        ({"mapping": "NOTHING"}, "expected one registry NOTHING below"),
         ({"guide": "gate-norm.md"}, "no 'gate-norm.md' in"),
     ],
 )

@@ -33,7 +33,7 @@ def test_a_class_is_found_where_python_finds_it(name):
 
 def test_reexports_methods_constants_and_modules_are_found():
     assert source_index.part_place("tether.space.Whitener").path.name == "whiten.py"
-    assert source_index.part_place("tether.space.ESTIMATORS").path.name == "__init__.py"
+    assert source_index.part_place("tether.space.ESTIMATORS").path.name == "registry.py"
     assert source_index.part_place("tether.core.card").line == 1
     method = source_index.part_place("tether.core.types.Batch.to")
     assert method.path.read_text().splitlines()[method.line - 1].strip().startswith("def to(")
@@ -130,10 +130,10 @@ def edited(path: Path, old: str, new: str) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("name", "old", "new", "marked"),
     [
-        ("losses/infonce.py", "return ", "return 0 + ", {"w-clip", "clip-in", "laclip", "fairpivara", "nalaformer"}),
+        ("losses/infonce.py", "return ", "return 0 + ", set(CARDS_TO_EDIT)),
         ("papers/testbeds/char_lm_spikes.py", "LAYERS = 2", "LAYERS = 3", {"zclip", "adagc"}),
         ("papers/testbeds/small_clip.py", "size=32", "size=64", {"w-clip"}),
-        ("models/blocks/rope.py", "return ", "return 0 + ", set(CARDS_TO_EDIT) - {"troll"}),
+        ("models/blocks/rope.py", "return ", "return 0 + ", set(CARDS_TO_EDIT)),
         ("papers/cards/zclip.py", "limit_trial(ZClip, lab)", "limit_trial(ZClip, lab) or 0", {"zclip"}),
         ("papers/reproduction/lab.py", "hash_int(name", 'hash_int(name + "_"', set(CARDS_TO_EDIT)),
         ("losses/infonce.py", '"""', '"""Edited. ', set()),

@@ -20,7 +20,7 @@ from tether.data.curate.engine.run import curate
 from tether.data.curate.engine.step import PAIR_SCHEMA
 from tether.data.curate.pools.opening import open_pool
 from tether.data.curate.steps.image_duplicates import kept_greedily
-from tether.evaluate.parrot import render_text
+from tether.data.lettering.square import render_text
 from tether.models import create
 from tether.models.save import save
 from tether.tasks.curate import CURATE_STEPS, text_reader

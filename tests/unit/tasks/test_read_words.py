@@ -9,15 +9,8 @@ import pytest
 import torch
 
 from tether.core.errors import InputError
-from tether.tasks.read import (
-    Charset,
-    DualDecoder,
-    PermutedDecoder,
-    Texts,
-    cloze_mask,
-    permutation_masks,
-    permutations,
-)
+from tether.core.words_read import Texts
+from tether.tasks.read import Charset, DualDecoder, PermutedDecoder, cloze_mask, permutation_masks, permutations
 from tether.tasks.read.orders import _HALF_OF_FOUR
 
 LETTERS = Charset("abcdef")

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -70,7 +71,8 @@ def model():
 
 
 def use(monkeypatch, recipe):
-    monkeypatch.setitem(RECIPES, "mine", recipe)  # pyrefly: ignore - it is a dict
+    monkeypatch.setitem(RECIPES._members, "mine", f"{__name__}:Mine")
+    monkeypatch.setattr(sys.modules[__name__], "Mine", recipe, raising=False)
 
 
 def test_texts_alone_are_learnt_from_and_measured_by_aims_or_what_is_brought(model, monkeypatch):

@@ -38,7 +38,7 @@ class Head(abc.ABC):
     A kind of head has arrays and plain settings, both of which its file holds; ``restore`` makes it of them again.
 
     Attributes:
-        kind: its name in ``HEADS``.
+        kind: its name in ``ADAPTED_HEADS``.
         classes: the c names, in the order of the logits.
         encoder: digest of the image side that it was fitted on, see ``image_digest``; None until ``bind_``.
         where: its file, or ``head`` until it has one; errors begin with it.

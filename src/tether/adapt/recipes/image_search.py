@@ -60,7 +60,8 @@ class ImageSearch(TuneRecipe):
 
     Example:
         >>> import torch
-        >>> from tether.adapt.recipes import ImageSearch, TensorBatches
+        >>> from tether.adapt.recipes import ImageSearch
+        >>> from tether.train.tensor_batches import TensorBatches
         >>> from tether.models import create
         >>> model, images = create("tiny"), torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
         >>> rows = {"image": images, "label": torch.tensor([0, 0, 1, 1]), "captions": torch.randn(4, 2, model.dim)}

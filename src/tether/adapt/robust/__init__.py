@@ -1,7 +1,5 @@
 """Models that keep their judgement when their input is disturbed."""
 
-from __future__ import annotations
+import lazy_loader
 
-from tether.adapt.robust.typos import LeafLoss, LeafStep, LeafTrainer, text_fare_loss
-
-__all__ = ["LeafLoss", "LeafStep", "LeafTrainer", "text_fare_loss"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

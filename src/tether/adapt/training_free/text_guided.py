@@ -114,7 +114,7 @@ class TextGuidedClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         Args:
             path: the file.
             encoder: the model whose embeddings it will see; or else
-            digest: of its image side, see ``adapt.heads.image_digest``.
+            digest: of its image side, see ``models.image_digest.image_digest``.
 
         Raises:
             InputError: no such file, not one of this class, or another encoder than it was fitted on.

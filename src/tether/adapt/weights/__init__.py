@@ -1,8 +1,5 @@
 """Models made of the weights of several: averages over a run, and mixtures."""
 
-from __future__ import annotations
+import lazy_loader
 
-from tether.adapt.weights.beta_moving_average import BetaMovingAverage, beta_weights
-from tether.adapt.weights.interpolate import interpolate
-
-__all__ = ["BetaMovingAverage", "beta_weights", "interpolate"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

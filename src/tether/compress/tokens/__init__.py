@@ -1,7 +1,5 @@
 """Fewer tokens for what reads an encoder's patches."""
 
-from __future__ import annotations
+import lazy_loader
 
-from tether.compress.tokens.trim import Trimmed, trim_tokens
-
-__all__ = ["Trimmed", "trim_tokens"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

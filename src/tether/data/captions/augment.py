@@ -9,28 +9,27 @@ from typing import Any, Literal, final
 
 from tether.core.errors import InputError
 from tether.core.ranges import NonNegative, Share, checked
+from tether.core.registry import Registry
 from tether.core.types import Row
 from tether.data.captions.lexicon import ENGLISH, lexicon
 from tether.data.captions.multi_caption import bounds, place_of
 from tether.data.captions.rng import Chance, below, of_key, one_of
 from tether.data.captions.sampling import (
     CaptionPick,
-    FirstCaption,
-    FirstOften,
-    MixedCaption,
-    RandomCaption,
-    Rewritten,
 )
 
 Operation = Literal["identity", "synonym", "swap", "delete"]
 OPERATIONS: tuple[Operation, ...] = ("identity", "synonym", "swap", "delete")
-PLAIN_PICKS: Mapping[str, type[CaptionPick]] = {
-    "first": FirstCaption,
-    "first_often": FirstOften,
-    "random": RandomCaption,
-    "rewritten": Rewritten,
-    "mixed": MixedCaption,
-}
+PLAIN_PICKS: Registry[CaptionPick] = Registry(
+    "plain_picks",
+    {
+        "first": "tether.data.captions.sampling:FirstCaption",
+        "first_often": "tether.data.captions.sampling:FirstOften",
+        "random": "tether.data.captions.sampling:RandomCaption",
+        "rewritten": "tether.data.captions.sampling:Rewritten",
+        "mixed": "tether.data.captions.sampling:MixedCaption",
+    },
+)
 """Picks that take a text as it is, which others may change."""
 _MARKS = ".,;:!?\"'()[]"
 

@@ -12,6 +12,7 @@ from tether.core.errors import InputError
 from tether.core.locks import locked
 from tether.core.model_digest import texts_digest
 from tether.core.ranges import Count, checked
+from tether.data.captions.registry import REWRITERS
 from tether.data.captions.rewriter import Rewriter
 from tether.data.captions.rng import of_key
 
@@ -69,7 +70,7 @@ def rewrite_dataset(
         "sha256": texts_digest(texts),
         "count": count,
         "seed": seed,
-        "rewriter": type(rewriter).__name__,
+        "rewriter": REWRITERS.name_of(type(rewriter)),
         "settings": rewriter.settings,
     }
     files = [path / f"rewrites-{number}.txt" for number in range(1, count + 1)]
@@ -78,6 +79,8 @@ def rewrite_dataset(
         if (path / MANIFEST).exists() and any([*path.glob(".piece-*.txt"), *path.glob("rewrites-*.txt")]):
             found = read_json(path / MANIFEST)
             facts = json.loads(json.dumps(facts))  # as they are read back: a tuple is a list
+            if isinstance(found, dict) and found.get("rewriter") == type(rewriter).__name__:  # before names were kept
+                found["rewriter"] = facts["rewriter"]
             if found != facts:
                 other = [key for key in facts if not isinstance(found, dict) or found.get(key) != facts[key]]
                 raise InputError(f"{path}: holds rewrites with other {', '.join(other)}; choose another folder")

@@ -1,5 +1,5 @@
 """Images made worse in known steps, to learn and to measure by."""
 
-from tether.data.degrade.degrade import DEGRADATIONS, LADDERS, LEVELS, Degradation, degrade
+import lazy_loader
 
-__all__ = ["DEGRADATIONS", "LADDERS", "LEVELS", "Degradation", "degrade"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,7 +1,5 @@
 """Folders of test sets as others publish them: clip_benchmark's tars, SugarCrepe, Winoground, ARO."""
 
-from tether.data.suites.choices import CaptionChoice, ChoiceSet
-from tether.data.suites.find import SuiteSet, find_sets
-from tether.data.suites.shards import ShardSet
+import lazy_loader
 
-__all__ = ["CaptionChoice", "ChoiceSet", "ShardSet", "SuiteSet", "find_sets"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

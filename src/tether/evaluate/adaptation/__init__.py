@@ -1,18 +1,5 @@
 """What an adaptation changed: own data before and after, what was forgotten, what it cost; a page and JSON."""
 
-from __future__ import annotations
+import lazy_loader
 
-from tether.evaluate.adaptation.figures import Compared, Interval, class_figures, recall_figure
-from tether.evaluate.adaptation.measures import MEASURES, Measure, Pictured
-from tether.evaluate.adaptation.report import AdaptReport
-
-__all__ = [
-    "MEASURES",
-    "AdaptReport",
-    "Compared",
-    "Interval",
-    "Measure",
-    "Pictured",
-    "class_figures",
-    "recall_figure",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,7 +1,5 @@
 """The datasheet of a curated set: what went in, what was dropped and why, what is left; one page and its Markdown."""
 
-from __future__ import annotations
+import lazy_loader
 
-from tether.evaluate.datasheet.write import write_datasheet
-
-__all__ = ["write_datasheet"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -170,7 +170,7 @@ def _asked(
     found = []
     for spec in PROBES if probes is None else probes:
         if isinstance(spec, Probe):
-            found.append((type(spec).__name__.lower(), spec, {"settings": repr(spec.__getstate__())}))
+            found.append((PROBES.name_of(type(spec)).lower(), spec, {"settings": repr(spec.__getstate__())}))
             continue
         part, chosen = settings(spec, PROBES, where="probes")
         name = spec if isinstance(spec, str) else str(spec["name"])

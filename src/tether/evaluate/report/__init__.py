@@ -1,7 +1,5 @@
 """The report of a run: one HTML file without any outside reference, made to be enjoyed and passed on."""
 
-from __future__ import annotations
+import lazy_loader
 
-from tether.evaluate.report.page import write
-
-__all__ = ["write"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,20 +1,5 @@
 """What a model does when the world is no longer that of its training."""
 
-from __future__ import annotations
+import lazy_loader
 
-from tether.evaluate.robustness.spurious import (
-    SpuriousAccuracy,
-    SpuriousPairs,
-    SpuriousWorld,
-    theory_accuracy,
-)
-from tether.evaluate.robustness.typos import TypoRobustness, typo_robustness
-
-__all__ = [
-    "SpuriousAccuracy",
-    "SpuriousPairs",
-    "SpuriousWorld",
-    "TypoRobustness",
-    "theory_accuracy",
-    "typo_robustness",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,22 +1,5 @@
 """Suites of test sets: clip_benchmark's numbers, of several models on the same images, and which differences hold."""
 
-from tether.evaluate.suites.caption_choice import choose
-from tether.evaluate.suites.compare import PairedDifference, compare
-from tether.evaluate.suites.linear_probe import probe
-from tether.evaluate.suites.number import SuiteNumber
-from tether.evaluate.suites.retrieval import retrieval
-from tether.evaluate.suites.seen import SeenSet, see
-from tether.evaluate.suites.zero_shot import classify, multilabel
+import lazy_loader
 
-__all__ = [
-    "PairedDifference",
-    "SeenSet",
-    "SuiteNumber",
-    "choose",
-    "classify",
-    "compare",
-    "multilabel",
-    "probe",
-    "retrieval",
-    "see",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -8,12 +8,19 @@ from typing import Any
 
 from tether.core.component import build
 from tether.core.errors import InputError
+from tether.core.registry import Registry
 from tether.core.state_file import read_state, wide_array, write_state
 from tether.models.convert.weights import filled
-from tether.models.latent.codec import ConvCodec, ScaledCodec
+from tether.models.latent.codec import ScaledCodec
 from tether.models.latent.diffusers import DiffusersCodec
 
-CODECS: Mapping[str, type[ScaledCodec]] = {"conv": ConvCodec, "diffusers": DiffusersCodec}
+CODECS: Registry[ScaledCodec] = Registry(
+    "codecs",
+    {
+        "conv": "tether.models.latent.codec:ConvCodec",
+        "diffusers": "tether.models.latent.diffusers:DiffusersCodec",
+    },
+)
 """By the name in a model's description; each is a ``models.latent.codec.Codec``."""
 
 FORMAT = "tether-codec-1"

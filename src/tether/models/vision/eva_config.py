@@ -11,6 +11,7 @@ from tether.core.errors import InputError
 from tether.core.printable import quoted
 from tether.core.ranges import Count, checked
 from tether.core.ranges import Whole as Whole  # like the names below, in the options that VisionConfig has
+from tether.core.registry import Registry
 from tether.core.types import ImageSpec as ImageSpec
 from tether.models.blocks.block import BlockConfig, Place
 from tether.models.blocks.moe import MoeConfig as MoeConfig
@@ -93,7 +94,13 @@ class EvaConfig(VisionConfig):
             )
 
 
-TOWERS: Mapping[str, type[VisionConfig]] = {"eva": EvaConfig, "latent": LatentConfig}
+TOWERS: Registry[VisionConfig] = Registry(
+    "towers",
+    {
+        "eva": "tether.models.vision.eva_config:EvaConfig",
+        "latent": "tether.models.latent.config:LatentConfig",
+    },
+)
 """Kinds of image tower beside CLIP's own, by what a file or a recipe calls them."""
 
 

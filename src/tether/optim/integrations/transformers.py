@@ -105,9 +105,9 @@ class ClippingCallback(TrainerCallback, ExportableState):
 
     def state(self) -> dict[str, Any]:
         """What the Trainer writes: how to make this callback, and the clipper's state."""
-        names = [name for name, part in CLIPPERS.items() if type(self.clipper) is part]
+        name = CLIPPERS.name_of(type(self.clipper))
         settings = self.clipper.state_dict().get("settings", {})
-        args = {"clipper": {"name": names[0], **settings}} if names else {}
+        args = {"clipper": {"name": name, **settings}} if name in CLIPPERS else {}
         return {"args": args, "attributes": {"clipper_state": self.clipper_state}}
 
     def _check(self, args: TrainingArguments) -> None:
@@ -123,7 +123,7 @@ class ClippingCallback(TrainerCallback, ExportableState):
             )
         if args.deepspeed:
             raise InputError("clipping: DeepSpeed steps inside backward, where no clipper is asked; use FSDP2 or DDP")
-        if args.restore_callback_states_from_checkpoint and type(self.clipper) not in CLIPPERS.values():
+        if args.restore_callback_states_from_checkpoint and CLIPPERS.name_of(type(self.clipper)) not in CLIPPERS:
             raise InputError(
                 "clipping: restore_callback_states_from_checkpoint makes callbacks anew, but only from clippers by "
                 f"name, not from {type(self.clipper).__name__}; leave it off, the state is taken up without it"

@@ -133,8 +133,9 @@ def reproduce(lab: Lab) -> Trial:
 
 def _findings(model: Clip, data: Studies, *, negative: str, name: str) -> dict[str, float]:
     """Macro AUROC of prompt pairs, with its interval; ``negative`` may name the finding or not."""
-    from tether.evaluate.medical import PromptPairZeroShot, multilabel_report
+    from tether.evaluate.medical import multilabel_report
     from tether.papers.testbeds.studies import FINDINGS, PRESENT
+    from tether.tasks.classify import PromptPairZeroShot
 
     own: dict[str, Pair] = {kind: ((PRESENT.format(kind),), (negative.format(kind),)) for kind in FINDINGS}
     head = PromptPairZeroShot(own=own).prepare(model, FINDINGS)
@@ -155,8 +156,9 @@ def _figures(report: MultilabelReport, name: str) -> dict[str, float]:
 
 def _pointing(model: Clip, data: Studies, *, name: str) -> dict[str, float]:
     """Share of named findings that the warmest pixel of their map lies on, by both kinds of map, and chance."""
-    from tether.evaluate.medical import localisation, similarity_map
+    from tether.evaluate.medical import localisation
     from tether.papers.testbeds.studies import FINDINGS, PRESENT
+    from tether.tasks.segment.similarity_map import similarity_map
 
     found: dict[str, float] = {}
     for method in ("tokens", "parts"):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from tether.core.atomic_io import read_json, write_json
 from tether.core.cache_folder import cache_dir
-from tether.core.fingerprint import fingerprint
+from tether.papers.reproduction import source_index
 from tether.papers.reproduction.trace import SmokeTrace, was_trained
 
 TRAINED = "trained.json"
@@ -22,8 +23,8 @@ def cached_model(name: str, *, made_by: Path, facts: object, make: Callable[[Pat
 
     Args:
         name: what the folder's name begins with, for people.
-        made_by: the file whose code trains it: an edit of it, or of anything that it imports, finds no old model.
-        facts: what else decides the model, as JSON values: seeds, settings.
+        made_by: the file whose code trains it: an edit of it, or of anything that it uses, finds no old model.
+        facts: what else decides the model, as JSON values: seeds, settings, whose texts may name parts.
         make: writes the model into the folder that it is given.
     """
     import torch
@@ -31,8 +32,9 @@ def cached_model(name: str, *, made_by: Path, facts: object, make: Callable[[Pat
     from tether import __version__
 
     kernels = torch.backends.cpu.get_cpu_capability()  # others end a training elsewhere
-    code = [TRAINED, __version__, torch.__version__, kernels, fingerprint([made_by])]
-    known = json.dumps([*code, facts], sort_keys=True)
+    said = json.dumps(facts, sort_keys=True)
+    code = source_index.sources().fingerprint([made_by], words=re.findall(r"[a-z]\w+", said))
+    known = json.dumps([TRAINED, __version__, torch.__version__, kernels, code, said])
     folder = cache_dir() / "lab" / f"{name}-{hashlib.blake2b(known.encode(), digest_size=12).hexdigest()}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)

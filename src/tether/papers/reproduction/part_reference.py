@@ -1,4 +1,4 @@
-"""The reference of parts: every package's mapping of names to classes, found by its annotation."""
+"""The reference of parts: every registry, found by its annotation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tether.core.ranges import rules
 from tether.papers.reproduction import source_index
 from tether.papers.reproduction.markdown import bullets, page
 
-_ANNOTATION = "Mapping[str, type["
+_ANNOTATION = ": Registry["
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
@@ -29,8 +29,8 @@ class _Words(str):
 
 
 @dataclass(frozen=True, slots=True)
-class Registry:
-    """One mapping of part names to classes.
+class ListedRegistry:
+    """One ``core.registry.Registry``.
 
     Attributes:
         dotted: where it stands, such as ``tether.space.ESTIMATORS``.
@@ -51,30 +51,18 @@ class Registry:
         return getattr(importlib.import_module(module), name)
 
 
-def registries() -> list[Registry]:
-    """Every public mapping that is annotated ``Mapping[str, type[...]]``, or made by a class of that base."""
+def registries() -> list[ListedRegistry]:
+    """Every public mapping that is annotated ``Registry[...]``, by the name under which its package has it."""
     found = []
     for path in sorted(source_index.PACKAGE.rglob("*.py")):
-        if "type[" not in path.read_text(encoding="utf-8"):  # parsing all takes seconds
+        if _ANNOTATION not in path.read_text(encoding="utf-8"):  # parsing all takes seconds
             continue
-        makers = {
-            node.name: ast.unparse(base)
-            for node in source_index.tree(path).body
-            if isinstance(node, ast.ClassDef)
-            for base in node.bases
-            if ast.unparse(base).startswith(_ANNOTATION)
-        }
+        module = source_index.dotted(path).removesuffix(".registry")
         for node in source_index.tree(path).body:
             match node:
-                case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation):
-                    kind = ast.unparse(annotation)
-                case ast.Assign(targets=[ast.Name(id=name)], value=ast.Call(func=ast.Name(id=maker))):
-                    kind = makers.get(maker, "")
-                case _:
-                    continue
-            if name.isupper() and not name.startswith("_") and kind.startswith(_ANNOTATION):
-                protocol = kind.removeprefix(_ANNOTATION).rstrip("]").partition("[")[0]
-                found.append(Registry(f"{source_index.dotted(path)}.{name}", protocol))
+                case ast.AnnAssign(target=ast.Name(id=name), annotation=ast.Subscript(value=ast.Name(id="Registry"))):
+                    protocol = ast.unparse(node.annotation.slice).partition("[")[0]
+                    found.append(ListedRegistry(f"{module}.{name}", protocol))
     return sorted(found, key=lambda registry: registry.dotted)
 
 

@@ -143,7 +143,8 @@ def result_path(slug: str) -> Path:
 def sources(package: Path | None = None) -> SourceTrees:
     """The package as it is now, or as it is in another folder, for fingerprints of cards."""
     package = package or PACKAGE
-    return SourceTrees(package, leave_out=[package / name for name in _DECIDE_NOTHING])
+    leave_out = [package / name for name in _DECIDE_NOTHING]
+    return SourceTrees(package, leave_out=leave_out, studies=[package / "papers"])
 
 
 def fingerprint(card: Card, *, sources: SourceTrees) -> str:
@@ -217,11 +218,15 @@ def _defined(node: ast.stmt) -> set[str]:
 
 
 def _imported_from(path: Path, name: str) -> str | None:
-    """The dotted origin of a name that a file imports with ``from ... import``."""
-    for node in ast.walk(tree(path)):
-        if not isinstance(node, ast.ImportFrom) or node.module is None or node.level:
-            continue
-        for alias in node.names:
-            if (alias.asname or alias.name) == name:
-                return f"{node.module}.{alias.name}"
+    """The dotted origin of a name that a file imports, or a package when it is asked for it, with ``from``."""
+    stub = path.with_suffix(".pyi")
+    for file in (path, *([stub] if stub.is_file() else [])):
+        for node in ast.walk(tree(file)):
+            if (
+                isinstance(node, ast.ImportFrom)
+                and node.module
+                and any((alias.asname or alias.name) == name for alias in node.names)
+            ):
+                original = next(alias.name for alias in node.names if (alias.asname or alias.name) == name)
+                return ".".join([*([dotted(path)] if node.level else []), node.module, original])
     return None

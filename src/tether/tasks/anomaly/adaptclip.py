@@ -22,6 +22,7 @@ from tether.models.value_attention import ValueFeatures, ValueRows
 from tether.tasks.anomaly.detector import Detector, ImageFeatures, unprepared
 from tether.tasks.anomaly.harmonic import harmonic_mean
 from tether.tasks.anomaly.memory import memory_of
+from tether.tasks.anomaly.registry import DETECTORS
 from tether.tasks.anomaly.value_looks import BLUR, blurred, check_cosine, value_looks
 
 EPS = 1e-12
@@ -175,7 +176,7 @@ class AdaptclipDetector(Detector):
         trained = self.trained
         assert trained is not None  # prepare asked
         return {
-            "method": type(self).__name__,
+            "method": DETECTORS.name_of(type(self)),
             "name": self.name,
             "memory": self.memory,
             "blur": self.blur,

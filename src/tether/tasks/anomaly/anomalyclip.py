@@ -19,6 +19,7 @@ from tether.models.defect_texts import DefectTexts
 from tether.models.embed import encode_texts
 from tether.models.value_attention import LAST, TEMPERATURE, ValueRows, text_maps, text_probabilities
 from tether.tasks.anomaly.detector import Detector, ImageFeatures, unprepared
+from tether.tasks.anomaly.registry import DETECTORS
 from tether.tasks.anomaly.states import prompt_ensemble
 from tether.tasks.anomaly.value_looks import BLUR, blurred, check_cosine, value_looks
 
@@ -152,7 +153,7 @@ class AnomalyclipDetector(Detector):
     def settings(self) -> dict[str, Any]:
         """See ``Detector``."""
         names = ("name", "templates", "temperature", "blocks", "layers", "post_norm", "size", "blur")
-        said = {"method": type(self).__name__, **{name: getattr(self, name) for name in names}}
+        said = {"method": DETECTORS.name_of(type(self)), **{name: getattr(self, name) for name in names}}
         if self.head is not None:
             read = {name: getattr(self.head, name) for name in ("blocks", "layers", "post_norm", "image_size")}
             said["head"] = read | {

@@ -33,6 +33,7 @@ from tether.models.value_attention import value_path
 from tether.models.windows import MOST_PIXELS, Windows, window_maps
 from tether.tasks.anomaly.contrast import contrast, quantile_mask, unit_range
 from tether.tasks.anomaly.detector import Detector, ImageFeatures, pixels_of, unprepared
+from tether.tasks.anomaly.registry import DETECTORS
 from tether.tasks.anomaly.repair import learn_repair, mosaic
 from tether.tasks.anomaly.states import DEFECTIVE, NORMAL, checked_name
 from tether.tasks.classify.prompts import SLOT
@@ -247,7 +248,12 @@ class ClapDetector(Detector):
         """See ``Detector``."""
         names = ("name", "positive", "negative", "dense", "blocks", "repair", "side", "quantile", "block", "weighted")
         said = {name: getattr(self, name) for name in (*names, "steps", "crop", "seed")}
-        return {"method": type(self).__name__, **said, "size": self.windows.size, "stride": self.windows.stride}
+        return {
+            "method": DETECTORS.name_of(type(self)),
+            **said,
+            "size": self.windows.size,
+            "stride": self.windows.stride,
+        }
 
     def _path(self, model: DualEncoder) -> DensePath | None:
         if self.dense == "value-attention":

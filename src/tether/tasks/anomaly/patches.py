@@ -21,6 +21,7 @@ from tether.models.tower_state import patch_grid
 from tether.models.windows import Windows, window_maps
 from tether.tasks.anomaly.detector import Detector, ImageFeatures, pixels_of, unprepared
 from tether.tasks.anomaly.memory import association, memory_of
+from tether.tasks.anomaly.registry import DETECTORS
 
 
 class PatchesDetector(Detector):
@@ -127,7 +128,12 @@ class PatchesDetector(Detector):
     def settings(self) -> dict[str, Any]:
         """See ``Detector``."""
         said = {name: getattr(self, name) for name in ("name", "block", "around", "memory")}
-        return {"method": type(self).__name__, **said, "size": self.windows.size, "stride": self.windows.stride}
+        return {
+            "method": DETECTORS.name_of(type(self)),
+            **said,
+            "size": self.windows.size,
+            "stride": self.windows.stride,
+        }
 
     def _read(self, pixels: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b d r c"]:
         assert self._model is not None  # look asked

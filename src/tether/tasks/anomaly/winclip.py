@@ -21,6 +21,7 @@ from tether.models.tower_state import grid_of, read_each
 from tether.tasks.anomaly.detector import Detector, ImageFeatures, looks_of, unprepared
 from tether.tasks.anomaly.harmonic import harmonic_map, harmonic_mean
 from tether.tasks.anomaly.memory import association
+from tether.tasks.anomaly.registry import DETECTORS
 from tether.tasks.anomaly.states import prompt_ensemble
 
 
@@ -134,7 +135,7 @@ class WinclipDetector(Detector):
     def settings(self) -> dict[str, Any]:
         """See ``Detector``."""
         names = ("name", "scales", "templates", "temperature")
-        return {"method": type(self).__name__, **{name: getattr(self, name) for name in names}}
+        return {"method": DETECTORS.name_of(type(self)), **{name: getattr(self, name) for name in names}}
 
     def defect_scores(self, rows: Float[Tensor, "... d"]) -> Float[Tensor, ...]:
         """Probability of the defective text against the normal one."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from annotated_types import Ge
 
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, PositiveRate, Rate, checked
+from tether.core.registry import Registry
 from tether.models.causal_lm import load_causal_lm, small_causal_lm
 from tether.tasks.caption.memory import Variance
 from tether.tasks.caption.reward_recipe import CaptionByReward
@@ -90,8 +91,11 @@ class CaptionFromTexts:
         return self.steps or max(LEAST_STEPS, PASSES * -(-count // self.batch_size))
 
 
-CAPTION_RECIPES: Mapping[str, type[CaptionFromTexts | CaptionByReward]] = {
-    "caption_from_texts": CaptionFromTexts,
-    "caption_reward": CaptionByReward,
-}
+CAPTION_RECIPES: Registry[CaptionFromTexts | CaptionByReward] = Registry(
+    "caption_recipes",
+    {
+        "caption_from_texts": "tether.tasks.caption.recipe:CaptionFromTexts",
+        "caption_reward": "tether.tasks.caption.reward_recipe:CaptionByReward",
+    },
+)
 """Recipes of ``tether adapt`` that give a captioner."""

@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from tether.core.errors import InputError
 from tether.core.ranges import Number, checked
+from tether.core.registry import Registry
 from tether.data.curate.engine.hashing import hashed
 from tether.data.curate.engine.step import IMAGE, Counts, State, column_of, images_of, texts_of
 from tether.data.curate.steps.numbers import mask_numbers
@@ -40,7 +41,12 @@ def mask_number_words(text: str) -> str:
 
 TEXT_TRANSFORMS: Mapping[str, TextTransform] = {"mask_numbers": mask_numbers, "mask_number_words": mask_number_words}
 """What a recipe may have done to captions before they are scored."""
-IMAGE_TRANSFORMS: Mapping[str, type[FillText]] = {"fill_text": FillText}
+IMAGE_TRANSFORMS: Registry[FillText] = Registry(
+    "image_transforms",
+    {
+        "fill_text": "tether.tasks.curate.text_reader:FillText",
+    },
+)
 """What a recipe may have done to images before they are scored."""
 
 

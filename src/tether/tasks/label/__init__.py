@@ -1,6 +1,5 @@
 """Labels of every pixel, which experts give to the images of a source once."""
 
-from tether.tasks.label.experts import ColumnLabels, FileLabels, TransformersExpert
-from tether.tasks.label.labeler import LabelledFolder, PseudoLabeler
+import lazy_loader
 
-__all__ = ["ColumnLabels", "FileLabels", "LabelledFolder", "PseudoLabeler", "TransformersExpert"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

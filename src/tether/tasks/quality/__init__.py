@@ -1,7 +1,5 @@
 """How good photos are, by opposite prompts of a model, and how sharp, by their pixels alone."""
 
-from tether.tasks.quality.scorer import QualityScorer
-from tether.tasks.quality.sharpness import sharpness
-from tether.tasks.quality.windows import native_windows
+import lazy_loader
 
-__all__ = ["QualityScorer", "native_windows", "sharpness"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

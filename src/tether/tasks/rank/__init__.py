@@ -1,6 +1,5 @@
 """Images ordered by words, without examples or with a few."""
 
-from tether.tasks.rank.by_text import scores_by_text
-from tether.tasks.rank.ridge import fit_ridge
+import lazy_loader
 
-__all__ = ["fit_ridge", "scores_by_text"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

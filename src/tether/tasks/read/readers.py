@@ -9,13 +9,12 @@ from typing import Any, ClassVar, Protocol, cast, runtime_checkable
 from tether.core.atomic_io import local
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
+from tether.core.registry import Registry
 from tether.core.runtime_protocol import ByAttributes
 from tether.core.types import ImageLike
 from tether.core.words_read import Texts
-from tether.tasks.read.rapid import RapidPages, RapidWords
-from tether.tasks.read.reader import DualReader
+from tether.tasks.read.rapid import RapidPages
 from tether.tasks.read.scene_reader import SceneReader
-from tether.tasks.read.vision_lm import VisionLM
 
 MADE_READER = "tether adapt MODEL WORDS --recipe read --out FOLDER"
 """The command that makes a reader."""
@@ -50,12 +49,15 @@ class ImageReader(Protocol, metaclass=ByAttributes):
         ...
 
 
-READERS: Mapping[str, type[ImageReader]] = {
-    "scene": SceneReader,
-    "dual": DualReader,
-    "page": VisionLM,
-    "rapidocr": RapidWords,
-}
+READERS: Registry[ImageReader] = Registry(
+    "readers",
+    {
+        "scene": "tether.tasks.read.scene_reader:SceneReader",
+        "dual": "tether.tasks.read.reader:DualReader",
+        "page": "tether.tasks.read.vision_lm:VisionLM",
+        "rapidocr": "tether.tasks.read.rapid:RapidWords",
+    },
+)
 """Every reader by name; of those in folders the first whose file is there opens it."""
 
 

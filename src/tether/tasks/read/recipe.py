@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +12,7 @@ from tether.core.atomic_io import local
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Decay, Positive, PositiveRate, Rate, Whole, checked
+from tether.core.registry import Registry
 from tether.data.boxes import Unit
 from tether.data.regions import RegionColumns
 from tether.models.config import Layers
@@ -172,9 +173,12 @@ class ReadScenes(ReadRecipe):
         return SceneReader(reader, model, seed=seed, **self.fusion)  # pyrefly: ignore  # of these types
 
 
-READ_RECIPES: Mapping[str, type[ReadWords | ReadScenes | ReadPages]] = {
-    "read": ReadWords,
-    "read_scene": ReadScenes,
-    "read_page": ReadPages,
-}
+READ_RECIPES: Registry[ReadWords | ReadScenes | ReadPages] = Registry(
+    "read_recipes",
+    {
+        "read": "tether.tasks.read.recipe:ReadWords",
+        "read_scene": "tether.tasks.read.recipe:ReadScenes",
+        "read_page": "tether.tasks.read.page_recipe:ReadPages",
+    },
+)
 """Recipes of ``tether adapt`` that give a reader."""

@@ -24,6 +24,7 @@ from tether.models.tower_state import patch_grid
 from tether.models.windows import Windows, label_map, window_maps
 from tether.tasks.classify.prompts import checked_templates, classes_of
 from tether.tasks.classify.zero_shot import class_weights
+from tether.tasks.segment.registry import SEGMENTERS
 
 
 @runtime_checkable
@@ -174,7 +175,7 @@ class DenseSegmenter(abc.ABC):
         """See ``Segmenter``; a method with settings of its own adds them."""
         names = ("classes", "templates", "temperature", "background", "least")
         said = {name: getattr(self, name) for name in names}
-        return {"method": type(self).__name__, **said, "windows": dataclasses.asdict(self.windows)}
+        return {"method": SEGMENTERS.name_of(type(self)), **said, "windows": dataclasses.asdict(self.windows)}
 
     @abc.abstractmethod
     def patches(self, model: DualEncoder, image: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:

@@ -1,17 +1,5 @@
 """Learning across sites whose data stay there: rounds on one machine, and the same between machines by Flower."""
 
-from __future__ import annotations
+import lazy_loader
 
-from tether.train.federated.checks import check_loss, check_private_module
-from tether.train.federated.client import PrivateClient, Update
-from tether.train.federated.rounds import Federated, RoundRecord, federate
-
-__all__ = [
-    "Federated",
-    "PrivateClient",
-    "RoundRecord",
-    "Update",
-    "check_loss",
-    "check_private_module",
-    "federate",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -18,21 +18,18 @@ from tether.core.geometry import geometry_of
 from tether.core.hash_rng import hash_int
 from tether.core.printable import quoted
 from tether.core.protocols import DualEncoder, Objective, Stateful
+from tether.core.registry import Registry
 from tether.core.types import Batch, Features, Loss
 from tether.models.anatomy.find import anatomy_of, tower_of
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.composed.grounded import check_groundable, grounded
 from tether.models.composed.prompted import prompted
-from tether.models.cross_decoder import TextGuidedDecoder
-from tether.models.decoder import CausalDecoder
 from tether.models.dense_heads import DenseHead
 from tether.models.frozen_copy import buffer_copy
 from tether.models.grounding_decoder import GroundingDecoder
 from tether.models.load import fill
 from tether.models.patch_attention import Attended
 from tether.models.positions import Pair
-from tether.models.projection_head import ProjectionHead
-from tether.models.projectors import PairedProjectors
 from tether.models.prompter import Prompter
 from tether.train.ema import TRAILING, trail_
 from tether.train.steps.module import Encoder, StepModule, ViewRows, loss_inside
@@ -43,15 +40,18 @@ from tether.train.terms.objective import ROLES
 
 OWN = "objective"
 """Name of the term that is the run's objective."""
-HEADS: Mapping[str, type[nn.Module]] = {
-    "causal_decoder": CausalDecoder,
-    "grounding": GroundingDecoder,
-    "dense": DenseHead,
-    "projection": ProjectionHead,
-    "projectors": PairedProjectors,
-    "prompter": Prompter,
-    "text_guided": TextGuidedDecoder,
-}
+TRAINED_HEADS: Registry[nn.Module] = Registry(
+    "trained_heads",
+    {
+        "causal_decoder": "tether.models.decoder:CausalDecoder",
+        "grounding": "tether.models.grounding_decoder:GroundingDecoder",
+        "dense": "tether.models.dense_heads:DenseHead",
+        "projection": "tether.models.projection_head:ProjectionHead",
+        "projectors": "tether.models.projectors:PairedProjectors",
+        "prompter": "tether.models.prompter:Prompter",
+        "text_guided": "tether.models.cross_decoder:TextGuidedDecoder",
+    },
+)
 """Trainable modules that terms may call, by name."""
 
 _OF_PATCHES = ("keep_patches", "patches", "attended", "full_last")
@@ -93,7 +93,7 @@ class ComposedStep:
             terms: parts of ``TERMS`` or ``OBJECTIVES``, or ``objective``; each may have a ``weight`` and, under ``as``,
                 a name in the log. An objective is told its views: ``image``, ``text``, ``negative_image``,
                 ``negative_text``, and ``extra``. None has the objective alone.
-            heads: parts of ``HEADS`` by name.
+            heads: parts of ``TRAINED_HEADS`` by name.
             teacher: who reads the views with ``encoder: teacher``: ``start``, the model before the run;
                 ``{load: NAME}``, a frozen one; ``{ema: {...}}``, one that trails the model, see ``MovingTeacher``.
 
@@ -242,10 +242,10 @@ class ComposedStep:
         }
         spec = self._heads[name]
         generator = torch.Generator().manual_seed(hash_int(name, seed=self._seed, salt="head") >> 1)
-        part = HEADS.get(spec if isinstance(spec, str) else str(spec.get("name")))
+        part = TRAINED_HEADS.get(spec if isinstance(spec, str) else str(spec.get("name")))
         taken = {} if part is None else inspect.signature(part.__init__).parameters
         given = {key: size() for key, size in about.items() if key in taken}
-        return build(spec, HEADS, where=f"step: heads: {name}", **given, generator=generator)
+        return build(spec, TRAINED_HEADS, where=f"step: heads: {name}", **given, generator=generator)
 
     def finished(self, model: DualEncoder, heads: Mapping[str, Tensor]) -> DualEncoder:
         """See core.protocols.Finishing: with a decoder of regions or a prompter that is ``kept``, if there is one."""

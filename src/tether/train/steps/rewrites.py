@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import Tokenizer
 from tether.core.ranges import Count, Share, checked
+from tether.core.registry import Registry
 from tether.data.captions.first_sentence import first_sentence
 from tether.data.captions.sampling import sentences
 from tether.data.segments import Words, draw_triplet, split_caption
@@ -112,9 +113,12 @@ class GrowingDetails:
         return cut, {"valid": differ & torch.tensor([triplet is not None for triplet in found])}
 
 
-REWRITES: Mapping[str, type[Rewrite]] = {
-    "sentences": FirstSentences,
-    "first_sentence": FirstSentence,
-    "growing": GrowingDetails,
-}
+REWRITES: Registry[Rewrite] = Registry(
+    "rewrites",
+    {
+        "sentences": "tether.train.steps.rewrites:FirstSentences",
+        "first_sentence": "tether.train.steps.rewrites:FirstSentence",
+        "growing": "tether.train.steps.rewrites:GrowingDetails",
+    },
+)
 """Texts made of captions, by name."""

@@ -14,6 +14,7 @@ from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
 from tether.core.ranges import Share, checked
+from tether.core.registry import Registry
 from tether.core.types import Batch, Features, Side
 from tether.models.anatomy.find import anatomy_of
 from tether.models.frozen_copy import frozen_copy
@@ -159,7 +160,14 @@ class MovingTeacher:
             self.moving.load(dict(tensors))
 
 
-TEACHERS: Mapping[str, type[Teacher]] = {"load": LoadedTeacher, "start": StartTeacher, "ema": MovingTeacher}
+TEACHERS: Registry[Teacher] = Registry(
+    "teachers",
+    {
+        "load": "tether.train.steps.teachers:LoadedTeacher",
+        "start": "tether.train.steps.teachers:StartTeacher",
+        "ema": "tether.train.steps.teachers:MovingTeacher",
+    },
+)
 """Teachers by the key that a step's ``teacher`` has."""
 
 

@@ -19,6 +19,7 @@ from tether.core.gather import Gather
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import Tokenizer
 from tether.core.ranges import Count, Part, Share, checked
+from tether.core.registry import Registry
 from tether.core.types import Batch, Features
 from tether.losses.masked_patches import patch_scores
 from tether.models.anatomy.find import anatomy_of
@@ -377,7 +378,13 @@ def _fixed_texts(texts: list[str] | str) -> list[str]:
     return found
 
 
-VIEWS: Mapping[str, type[View]] = {"image": ImageView, "text": TextView}
+VIEWS: Registry[View] = Registry(
+    "views",
+    {
+        "image": "tether.train.steps.views:ImageView",
+        "text": "tether.train.steps.views:TextView",
+    },
+)
 """Kinds of views, by the side they are of."""
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tether.adapt.heads import Head, MasksHead, OrderHead, image_digest
+from tether.adapt.heads import Head, MasksHead, OrderHead
 from tether.adapt.recipes import Given, Kind
 from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder, Source
@@ -22,6 +22,7 @@ from tether.evaluate.adaptation.report import Frozen
 from tether.evaluate.embeddings import Embedded, embed_source
 from tether.models.cached import CachedEncoder, side_digest
 from tether.models.embed import encode_images, encode_texts
+from tether.models.image_digest import image_digest
 from tether.models.sides import SIDES
 from tether.tasks.classify.zero_shot import class_weights
 from tether.workflows.adaptation.data import words_of

@@ -1,0 +1,17 @@
+from .anomaly_adapters import AnomalyAdaptersHead as AnomalyAdaptersHead
+from .cache import CacheHead as CacheHead
+from .defect_texts import DefectTextsHead as DefectTextsHead
+from .grouping import GroupingHead as GroupingHead
+from .head import HEAD_FILE as HEAD_FILE
+from .head import Head as Head
+from .head import read_head as read_head
+from .kernel import KernelHead as KernelHead
+from .linear import LinearHead as LinearHead
+from .load import load_head as load_head
+from .masks import MasksHead as MasksHead
+from .order import OrderHead as OrderHead
+from .quality import QualityHead as QualityHead
+from .registry import ADAPTED_HEADS as ADAPTED_HEADS
+from .relation import RelationHead as RelationHead
+from .sharpener import SharpenerHead as SharpenerHead
+from .word import WordHead as WordHead

@@ -1,0 +1,32 @@
+"""A head from its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tether.adapt.heads.head import Head, read_head
+from tether.adapt.heads.registry import ADAPTED_HEADS
+from tether.core.protocols import DualEncoder
+
+
+def load_head(folder: Path | str, *, model: DualEncoder | None = None) -> Head:
+    """Open what ``Head.save`` wrote.
+
+    Args:
+        folder: that holds it.
+        model: the encoder it shall be used with; None opens it without looking at one.
+
+    Raises:
+        InputError: no head there, an unknown kind, a damaged file, or an encoder whose image side is not the one that
+            it was fitted on; both digests are named.
+
+    Example:
+        >>> import tempfile, torch, tether
+        >>> from tether.adapt.heads import LinearHead, load_head
+        >>> model = tether.load("tiny", random_weights=True)
+        >>> head = LinearHead(torch.eye(2, model.dim), classes=("cat", "dog")).bind_(model)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     load_head(head.save(folder), model=model).classes
+        ('cat', 'dog')
+    """
+    return read_head(folder, ADAPTED_HEADS, model=model)

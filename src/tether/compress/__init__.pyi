@@ -1,0 +1,5 @@
+from .prune import PRUNERS as PRUNERS
+from .quantise import QUANTISERS as QUANTISERS
+from .quantise import NormTweak as NormTweak
+from .registry import COMPRESSORS as COMPRESSORS
+from .registry import REPAIRS as REPAIRS

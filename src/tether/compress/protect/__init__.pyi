@@ -1,0 +1,10 @@
+from .attack import fine_tune_attack as fine_tune_attack
+from .attack import random_change as random_change
+from .controller import FilterController as FilterController
+from .descent import accuracy as accuracy
+from .descent import read_batch as read_batch
+from .obfuscator import Obfuscation as Obfuscation
+from .obfuscator import Obfuscator as Obfuscator
+from .secret import Secret as Secret
+from .weights import layer_weights as layer_weights
+from .weights import near_masks as near_masks

@@ -1,0 +1,11 @@
+from .archive import CaptionedFigure as CaptionedFigure
+from .archive import FigureArchive as FigureArchive
+from .archive import Problem as Problem
+from .contamination import Decontaminated as Decontaminated
+from .contamination import decontaminate as decontaminate
+from .images import as_jpeg as as_jpeg
+from .images import resize_for_clip as resize_for_clip
+from .jats import extract_jats_figures as extract_jats_figures
+from .members import Limits as Limits
+from .tex import extract_tex_figures as extract_tex_figures
+from .tex import latex_to_text as latex_to_text

@@ -1,0 +1,12 @@
+from .harm import ClassDesign as ClassDesign
+from .harm import HarmRate as HarmRate
+from .harm import HarmRates as HarmRates
+from .harm import class_design_effect as class_design_effect
+from .harm import harm_rates as harm_rates
+from .labels import LabelAssociation as LabelAssociation
+from .labels import LabelAssociations as LabelAssociations
+from .labels import label_association as label_association
+from .report import report as report
+from .report import write_report as write_report
+from .stress import StressTest as StressTest
+from .stress import stress_test as stress_test

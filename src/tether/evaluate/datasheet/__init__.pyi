@@ -1,0 +1,1 @@
+from .write import write_datasheet as write_datasheet

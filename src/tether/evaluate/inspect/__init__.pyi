@@ -1,0 +1,17 @@
+from .about import About as About
+from .binding import Binding as Binding
+from .caption_robustness import Wording as Wording
+from .conformity import Common as Common
+from .context import Subject as Subject
+from .dimensions import Dimensions as Dimensions
+from .duplicates import Duplicates as Duplicates
+from .heads import Heads as Heads
+from .likelihood import Likelihood as Likelihood
+from .modality_gap import Gap as Gap
+from .noisy_pairs import Mismatched as Mismatched
+from .order_bias import Order as Order
+from .registry import PROBES as PROBES
+from .retrieval import Retrieval as Retrieval
+from .shortcuts import Shortcuts as Shortcuts
+from .towers import Towers as Towers
+from .typographic import Lettering as Lettering

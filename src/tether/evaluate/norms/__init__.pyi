@@ -1,0 +1,13 @@
+from .choices import ChoiceScores as ChoiceScores
+from .choices import choice_scores as choice_scores
+from .choices import evaluate_egonormia as evaluate_egonormia
+from .choices import kind_table as kind_table
+from .report import NormReport as NormReport
+from .scores import ClassFigures as ClassFigures
+from .scores import NormFigure as NormFigure
+from .scores import NormScores as NormScores
+from .scores import category_figures as category_figures
+from .scores import evaluate_groups as evaluate_groups
+from .scores import evaluate_pairs as evaluate_pairs
+from .scores import evaluate_turns as evaluate_turns
+from .scores import flip_accuracy as flip_accuracy

@@ -1,0 +1,10 @@
+from .caption_choice import choose as choose
+from .compare import PairedDifference as PairedDifference
+from .compare import compare as compare
+from .linear_probe import probe as probe
+from .number import SuiteNumber as SuiteNumber
+from .retrieval import retrieval as retrieval
+from .seen import SeenSet as SeenSet
+from .seen import see as see
+from .zero_shot import classify as classify
+from .zero_shot import multilabel as multilabel

@@ -1,0 +1,14 @@
+from .blob_raster import Camera as Camera
+from .blob_raster import render_blobs as render_blobs
+from .blobs import BlobCanvas3D as BlobCanvas3D
+from .canvas import FRONT as FRONT
+from .canvas import Canvas as Canvas
+from .canvas import Viewpoint as Viewpoint
+from .canvas import drop_mask as drop_mask
+from .implicit import FinerField as FinerField
+from .implicit import layer_schedule as layer_schedule
+from .pixels import PixelCanvas as PixelCanvas
+from .primitives import PrimitiveCanvas as PrimitiveCanvas
+from .registry import CANVASES as CANVASES
+from .stroke_raster import render_strokes as render_strokes
+from .strokes import StrokeCanvas as StrokeCanvas

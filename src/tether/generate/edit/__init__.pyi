@@ -1,0 +1,10 @@
+from .morph import DirectionalLoss as DirectionalLoss
+from .morph import Morpher as Morpher
+from .morph import StabilityLoss as StabilityLoss
+from .style import SemanticStyler as SemanticStyler
+from .style import StyleResult as StyleResult
+from .style import StyleWeights as StyleWeights
+from .style_goals import FeatureContent as FeatureContent
+from .style_goals import thresholded_patch_loss as thresholded_patch_loss
+from .style_goals import tv4 as tv4
+from .style_net import StyleNetCanvas as StyleNetCanvas

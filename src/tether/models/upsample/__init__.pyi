@@ -1,0 +1,11 @@
+from .downsample import AttentionDownsampler as AttentionDownsampler
+from .downsample import SimpleDownsampler as SimpleDownsampler
+from .fuse import FusionBlock as FusionBlock
+from .fuse import head_slopes as head_slopes
+from .fuse import local_attention as local_attention
+from .sharpener import Patches as Patches
+from .sharpener import Sharpener as Sharpener
+from .sharpener import patch_maps as patch_maps
+from .tiles import BiasBuffer as BiasBuffer
+from .tiles import NotSquareWarning as NotSquareWarning
+from .tiles import create_tiles as create_tiles

@@ -1,0 +1,12 @@
+from .incongruity import GroupProfile as GroupProfile
+from .incongruity import GroupScores as GroupScores
+from .incongruity import GroupTest as GroupTest
+from .incongruity import group_profile as group_profile
+from .incongruity import incongruity as incongruity
+from .incongruity import pair_incongruity as pair_incongruity
+from .mismatch import MismatchedPairs as MismatchedPairs
+from .mismatch import make_mismatched_pairs as make_mismatched_pairs
+from .pair_classifier import PairClassifier as PairClassifier
+from .pair_classifier import PairReport as PairReport
+from .pair_network import LowRankBilinear as LowRankBilinear
+from .pair_network import PairNetwork as PairNetwork

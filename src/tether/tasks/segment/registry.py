@@ -1,0 +1,33 @@
+"""The parts that a configuration names; each is imported when it is asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tether.core.registry import Registry
+
+if TYPE_CHECKING:
+    from tether.core.protocols import TaskHead
+    from tether.tasks.segment.segmenter import Segmenter
+
+SEGMENTER_HEADS: Registry[TaskHead] = Registry(
+    "segmenter_heads",
+    {
+        "parts": "tether.tasks.segment.parts:PartsSegmenter",
+    },
+)
+"""Foreground of each image's own class."""
+
+SEGMENTERS: Registry[Segmenter] = Registry(
+    "segmenters",
+    {
+        "tokens": "tether.tasks.segment.maskclip:TokenSegmenter",
+        "values": "tether.tasks.segment.maskclip:ValueSegmenter",
+        "dinoiser": "tether.tasks.segment.dinoiser:DinoiserSegmenter",
+        "excel": "tether.tasks.segment.excel:ExcelSegmenter",
+        "ovseg": "tether.tasks.segment.ovseg:OvsegSegmenter",
+        "mta": "tether.tasks.segment.mask_heads:MtaSegmenter",
+        "maft": "tether.tasks.segment.mask_heads:MaftSegmenter",
+    },
+)
+"""Every segmenter by name. ``SharpSegmenter``, which needs a file, is ``tether segment --sharpen``."""

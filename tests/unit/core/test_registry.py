@@ -1,0 +1,249 @@
+"""Registries: names without imports, members of methods and of other people's packages, and what of them is broken."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from tether.core import method_files as files_module
+from tether.core import registry as registry_module
+from tether.core.component import build
+from tether.core.errors import InputError
+from tether.core.method_files import FILE, GROUP, KINDS, MethodWarning
+from tether.core.registry import Registry
+from tether.papers.reproduction import part_reference
+
+OWN = {"zclip": "tether.optim.clip.zclip:ZClip", "none": "tether.optim.clip.global_norm:NoClip"}
+CODE = """
+import torch
+from tether.adapt.heads import LinearHead
+from tether.optim.clip import GlobalNorm
+
+
+class MyHead(LinearHead):
+    kind = "my_head"
+
+
+class MyClipper(GlobalNorm):
+    \"\"\"Half of the bound.\"\"\"
+
+    def __init__(self, *, bound: float = 1.0) -> None:
+        super().__init__(max_norm=bound / 2)
+"""
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """Write packages of other people, each with a ``method.toml``; they are found by an entry point of their name."""
+    points = []
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(files_module, "entry_points", lambda group: points if group == GROUP else [])
+
+    def write(name: str, toml: str | None, code: str = CODE) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "__init__.py").write_text("")
+        (folder / "parts.py").write_text(code)
+        if toml is not None:
+            (folder / FILE).write_text(toml)
+        points.append(EntryPoint(name, name, GROUP))
+        clear()
+        return folder / FILE
+
+    def clear() -> None:
+        importlib.invalidate_caches()
+        for name in [name for name in sys.modules if name.partition(".")[0] in ("my_clip", "your_clip")]:
+            del sys.modules[name]
+        files_module.method_files.cache_clear()
+        registry_module._lines.cache_clear()
+
+    clear()
+    yield write
+    clear()
+
+
+def clippers() -> Registry:
+    return Registry("clippers", OWN)
+
+
+def run(code: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_names_cost_no_import():
+    said = run(
+        "import json, sys, tether.losses\n"
+        "from tether.losses import OBJECTIVES\n"
+        "known = 'align_clip' in OBJECTIVES and 'nothing' not in OBJECTIVES, list(OBJECTIVES)\n"
+        "before = sorted(name for name in sys.modules if name.startswith('tether.losses.'))\n"
+        "tether.losses.AlignClipLoss, OBJECTIVES['align_clip']\n"
+        "after = sorted(name for name in sys.modules if name.startswith('tether.losses.'))\n"
+        "print(json.dumps([known, before, 'torch' in sys.modules, after]))\n"
+    )
+    (known, names), before, _, after = json.loads(said)
+    assert known
+    assert len(names) >= 17
+    assert before == ["tether.losses.registry"]
+    assert "tether.losses.align_clip" in after
+    assert "tether.losses.triplet_clip" not in after
+
+
+def test_a_mapping_of_names_to_classes():
+    from tether.optim.clip.zclip import ZClip
+
+    parts = clippers()
+    assert (list(parts), len(parts)) == (["zclip", "none"], 2)
+    assert parts["zclip"] is ZClip
+    assert parts.get("agc") is None
+    with pytest.raises(KeyError):
+        parts["agc"]
+    assert (parts.name_of(ZClip), parts.name_of(int)) == ("zclip", "int")
+    more = Registry("edits", {"int": "builtins:int"}, including=(parts,))
+    assert list(more) == ["zclip", "none", "int"]
+    assert (more["none"].__name__, more["int"], more.name_of(ZClip), more.name_of(int)) == (
+        "NoClip",
+        int,
+        "zclip",
+        "int",
+    )
+
+
+def test_a_key_error_inside_a_member_is_no_unknown_name(package, tmp_path):
+    (tmp_path / "broken.py").write_text("{}['x']\n")
+    parts = Registry("clippers", {"broken": "broken:Part"})
+    assert "broken" in parts
+    with pytest.raises(ImportError, match="broken: KeyError: 'x'"):
+        parts.get("broken")
+
+
+def test_every_registry_has_a_kind_of_its_own():
+    kinds = {one.dotted: one.parts().kind for one in part_reference.registries()}
+    assert sorted(kinds.values()) == sorted(KINDS)
+    assert all(dotted.rpartition(".")[2].lower() == kind for dotted, kind in kinds.items())
+
+
+def test_a_package_of_somebody_else_adds_parts(package):
+    package(
+        "my_clip",
+        '[register.clippers]\nmy_clipper = ".parts:MyClipper"\n'
+        '[register.adapted_heads]\nmy_head = ".parts:MyHead"\n'
+        '[register.objectives]\nplain = "tether.losses.clip:ClipLoss"\n',
+    )
+    parts = clippers()
+    assert list(parts) == ["zclip", "none", "my_clipper"]
+    assert "my_clip.parts" not in sys.modules
+    made = build({"name": "my_clipper", "bound": 3.0}, parts, where="recipe: clipper")
+    assert (made.max_norm, parts.name_of(type(made))) == (1.5, "my_clipper")
+    with pytest.raises(InputError, match="unknown key 'bond'; did you mean 'bound'"):
+        build({"name": "my_clipper", "bond": 3.0}, parts, where="recipe: clipper")
+    assert Registry("adapted_heads", {})["my_head"].__name__ == "MyHead"
+    assert list(Registry("objectives", {})) == ["plain"]
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        (
+            'new = ".parts:Missing"',
+            CODE,
+            r"register.clippers.new: 'my_clip.parts:Missing': .* has no 'Missing'; correct",
+        ),
+        ('new = ".nowhere:Part"', CODE, "cannot be imported: ModuleNotFoundError: No module named 'my_clip.nowhere'"),
+        ('new = ".parts:Part"', "import nothing_of_that_name", "No module named 'nothing_of_that_name'; install"),
+        ('new = ".parts:Part"', "{}['x']", "cannot be imported: ImportError: my_clip.parts: KeyError: 'x'"),
+        ('new = ".parts:Part"', "1 / 0", "cannot be imported: ZeroDivisionError: division by zero; install"),
+    ],
+)
+def test_a_part_that_cannot_be_imported_breaks_nothing_else(package, line, code, said):
+    path = package("my_clip", f"[register.clippers]\n{line}\n", code)
+    parts = clippers()
+    assert list(parts) == ["zclip", "none", "new"]
+    assert parts["zclip"].__name__ == "ZClip"
+    with pytest.raises(InputError, match=said) as caught:
+        build("new", parts, where="recipe: clipper")
+    assert str(path) in str(caught.value)
+
+
+def test_a_name_that_two_methods_register_is_neither_s(package):
+    first = package("my_clip", '[register.clippers]\nnew = ".parts:MyClipper"\nother = ".parts:MyClipper"\n')
+    second = package("your_clip", '[register.clippers]\nnew = ".parts:MyClipper"\n')
+    parts = clippers()
+    assert parts["other"].__module__ == "my_clip.parts"
+    with pytest.raises(InputError, match="'new' is registered 2 times: ") as caught:
+        parts["new"]
+    assert all(f"{path}: register.clippers.new" in str(caught.value) for path in (first, second))
+    assert str(caught.value).endswith("; rename all but one")
+
+
+def test_a_name_that_is_taken_stays_what_it_is(package):
+    path = package("my_clip", '[register.clippers]\nzclip = ".parts:MyClipper"\nnew = ".parts:MyClipper"\n')
+    parts = clippers()
+    with pytest.warns(MethodWarning, match=r"register.clippers.zclip: left out: the name is taken; rename it") as said:
+        assert list(parts) == ["zclip", "none", "new"]
+    assert str(path) in str(said[0].message)
+    assert parts["zclip"].__module__ == "tether.optim.clip.zclip"
+
+
+@pytest.mark.parametrize(
+    ("toml", "said"),
+    [
+        ("[register.clipper]\n", "no registry 'clipper'; did you mean 'clippers'"),
+        ("[register.clippers]\nnew = 1\n", "register: clippers: new: expected str, got 1"),
+        ('[register.clippers]\nnew = "parts"\n', "register.clippers.new: expected 'module:Class', got 'parts'"),
+        ("[register\n", "not TOML"),
+        (None, "method.toml: no such file"),
+    ],
+)
+def test_a_file_that_is_wrong_is_left_out(package, toml, said):
+    package("my_clip", toml)
+    package("your_clip", '[register.clippers]\nnew = ".parts:MyClipper"\n')
+    with pytest.warns(MethodWarning, match="entry point my_clip of tether.methods: left out: ") as found:
+        assert list(clippers()) == ["zclip", "none", "new"]
+    assert said in str(found[0].message)
+
+
+@pytest.mark.parametrize("value", ["not_there", "not_there.below", "tomllib"])
+def test_an_entry_point_that_leads_nowhere_is_left_out(package, monkeypatch, value):
+    monkeypatch.setattr(files_module, "entry_points", lambda group: [EntryPoint("x", value, GROUP)])
+    with pytest.warns(MethodWarning, match=f"entry point x of tether.methods: left out: .*{value.partition('.')[0]}"):
+        assert list(clippers()) == ["zclip", "none"]
+
+
+def test_an_installed_package_trains_and_is_listed(tmp_path):
+    folder = tmp_path / "site" / "my_clip"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("")
+    (folder / "parts.py").write_text(
+        CODE + "\n\nclass MyLoss:\n"
+        "    def __init__(self, *, power: float = 2.0) -> None:\n        self.power = power\n\n"
+        "    def __call__(self, features, batch, *, gather):\n"
+        "        from tether.losses import ClipLoss\n\n"
+        "        return ClipLoss()(features, batch, gather=gather)\n"
+    )
+    (folder / FILE).write_text(
+        '[register.objectives]\nmy_loss = ".parts:MyLoss"\n[register.clippers]\nmy_clipper = ".parts:MyClipper"\n'
+    )
+    info = folder.parent / "my_clip-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-clip\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{GROUP}]\nmy_clip = my_clip\n")
+    said = run(
+        "import sys, tether\nfrom pathlib import Path\n"
+        "from tether.losses import OBJECTIVES\n"
+        "assert list(OBJECTIVES)[-1] == 'my_loss' and 'my_clip.parts' not in sys.modules\n"
+        "settings = dict(steps=2, batch_size=8, objective={'name': 'my_loss', 'power': 3.0}, clipper='my_clipper',\n"
+        "    size='tiny', data='digits')\n"
+        f"found = tether.train.train(tether.train.RunConfig(**settings), folder=Path({str(tmp_path / 'run')!r}))\n"
+        "print(type(found).__name__, 'my_clip.parts' in sys.modules)\n",
+        PYTHONPATH=os.pathsep.join([str(folder.parent), *filter(None, [os.environ.get("PYTHONPATH")])]),
+    )
+    assert said.split()[-1] == "True"
