@@ -24,8 +24,7 @@ from typing import Any
 from tether.core.atomic_io import write_json
 from tether.papers.cards import CARDS
 from tether.papers.reproduction import part_reference
-from tether.papers.reproduction.history import fixed_before
-from tether.papers.reproduction.stored_result import asked, stored
+from tether.papers.reproduction.stored_result import asked, fixed_before, stored
 
 ROOT = Path(__file__).parents[1]
 RECORD = Path(__file__).with_suffix(".json")
@@ -75,7 +74,7 @@ def claims() -> dict[str, dict[str, Any]]:
         claim = hashlib.sha256(json.dumps(asked(card.claim), sort_keys=True).encode()).hexdigest()[:16]
         facts = ("verdict", "mean", "lower", "upper", "commit", "measured")
         found[slug] = {"claim": claim} | (
-            {name: result[name] for name in facts} | {"fixed_before": fixed_before(slug, result)} if result else {}
+            {name: result[name] for name in facts} | {"fixed_before": fixed_before(result)} if result else {}
         )
     return found
 

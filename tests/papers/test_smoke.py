@@ -8,7 +8,7 @@ import pytest
 
 from tether.papers.cards import CARDS
 from tether.papers.reproduction.reproduce import reproduce, smoke_trial
-from tether.papers.reproduction.results import ELSEWHERE, ELSEWHERE_BESIDE, made_here, moved
+from tether.papers.reproduction.smoke_record import ELSEWHERE, ELSEWHERE_BESIDE, made_here, moved
 from tether.papers.reproduction.stored_result import stored
 
 IMAGES_APART = {("nfnet-agc", "accuracy_batch_norm"): 2 / 342}

@@ -29,7 +29,7 @@ def command(
       tether papers --package optim --verdict reproduced
       tether papers --json
     """
-    from tether.papers.reproduction.results import CHANGED, rows
+    from tether.papers.reproduction.results import MOVED, rows
 
     check_outputs({"--json": json}, existing=existing)
     every = rows()
@@ -62,12 +62,12 @@ def command(
     for row in sorted(chosen, key=lambda row: (row.card.package, row.card.slug)):
         card, colour = row.card, colours.get(row.verdict, "dim")
         shown = (Text(text, no_wrap=True, overflow="ellipsis") for text in (card.title, ", ".join(card.needs)))
-        said = Text.assemble((row.verdict, colour), ("*" * row.changed, "yellow"))
+        said = Text.assemble((row.verdict, colour), ("*" * row.moved, "yellow"))
         table.add_row(card.slug, card.package, said, *shown)  # one line a paper, for grep
     screen = Screen()
     (screen if screen.is_terminal else Screen(width=PIPED)).print(table)
-    if any(row.changed for row in chosen):
-        say(f"* {CHANGED}")
+    if any(row.moved for row in chosen):
+        say(f"* {MOVED}")
     say(f"{len(chosen)} of {len(every)} papers; tether where SLUG shows the files of one")
 
 

@@ -34,7 +34,7 @@ Stamp = tuple[int, int, int]
 
 def code_of(path: Path) -> str:
     """Digest of the code of one file, whatever it imports."""
-    return _read(path, package="").digest
+    return _read(path, packages=()).digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +60,21 @@ class SourceTrees:
     them: any text in a file of a study, and elsewhere an argument's default or the key of a registry.
 
     Args:
-        package: the folder whose modules are followed; others, such as torch's, are not.
-        leave_out: files of it that do not count, nor what they import.
-        studies: folders of it in whose files every text may name a part.
+        packages: folders whose modules are followed; others, such as torch's, are not.
+        leave_out: files of them that do not count, nor what they import.
+        studies: folders of them in whose files every text may name a part.
     """
 
-    def __init__(
-        self, package: Path = PACKAGE, *, leave_out: Collection[Path] = (), studies: Collection[Path] = ()
-    ) -> None:
+    def __init__(self, *packages: Path, leave_out: Collection[Path] = (), studies: Collection[Path] = ()) -> None:
         """List the files; nothing is parsed yet."""
-        self.package = package
+        self.packages = {package.name: package for package in packages or (PACKAGE,)}
         self._studies = tuple(f"{folder}{os.sep}" for folder in studies)
         self._leave_out = set(map(str, leave_out))
         self._stamps: dict[str, Stamp] = {}
         self._modules: dict[str, str] = {}
-        self._list(str(package), package.name)
-        self._cache = cache_dir() / "sources" / f"{_hash(str(package))}.json"
+        for name, package in self.packages.items():
+            self._list(str(package), name)
+        self._cache = cache_dir() / "sources" / f"{_hash(*map(str, self.packages.values()))}.json"
         self._old = _kept(self._cache)
         self._codes: dict[str, _Code] = {}
         self._whole: dict[str, str] = {}
@@ -177,14 +176,15 @@ class SourceTrees:
 
     def _data(self, package: str) -> str:
         """Digest of the names and bytes of a package's data files."""
-        folder = self.package.parent.joinpath(*package.split("."))
+        folder = self.packages[package.partition(".")[0]].parent.joinpath(*package.split("."))
         files = sorted(path for path in folder.rglob("*") if path.suffix in DATA)
         return _hash(*(f"{path.relative_to(folder).as_posix()} {_hash(path.read_bytes().hex())}" for path in files))
 
     def _code(self, path: str) -> _Code:
         if path not in self._codes:
-            folders = Path(path).relative_to(self.package.parent).parts[:-1] if path in self._stamps else ()
-            found = self._fresh(path) or _read(Path(path), package=self.package.name, inside=".".join(folders))
+            above = [package.parent for package in self.packages.values() if path.startswith(f"{package}{os.sep}")]
+            folders = Path(path).relative_to(above[0]).parts[:-1] if above else ()
+            found = self._fresh(path) or _read(Path(path), packages=tuple(self.packages), inside=".".join(folders))
             self._codes[path] = found
         return self._codes[path]
 
@@ -234,14 +234,14 @@ def _hash(*texts: str) -> str:
     return hashlib.blake2b("\0".join(texts).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
-def _read(path: Path, *, package: str, inside: str = "") -> _Code:
-    """Parse a file of a package, whose modules begin with its name; ``inside`` is what its relative imports add to."""
-    return _parsed(path.read_text(encoding="utf-8"), package, inside)
+def _read(path: Path, *, packages: tuple[str, ...], inside: str = "") -> _Code:
+    """Parse a file of packages, whose modules begin with their names; ``inside`` is what relative imports add to."""
+    return _parsed(path.read_text(encoding="utf-8"), packages, inside)
 
 
 @functools.lru_cache(maxsize=4096)  # the trees of several commits differ in a few files
-def _parsed(text: str, package: str, inside: str) -> _Code:
-    reader = _Reader(package, inside)
+def _parsed(text: str, packages: tuple[str, ...], inside: str) -> _Code:
+    reader = _Reader(packages, inside)
     reader.node(ast.parse(text))
     order: dict[str, None] = dict.fromkeys(reader.out[at] for at in reader.uses if reader.out[at] in reader.bound)
     names = [*order, *sorted(reader.bound.keys() - order.keys())]
@@ -256,8 +256,8 @@ def _parsed(text: str, package: str, inside: str) -> _Code:
 class _Reader:
     """Writes a syntax tree down as words, alike in every version of Python, and keeps what it imports apart."""
 
-    def __init__(self, package: str, inside: str) -> None:
-        self.package, self.inside = package, inside
+    def __init__(self, packages: tuple[str, ...], inside: str) -> None:
+        self.packages, self.inside = packages, inside
         self.out: list[str] = []
         self.uses: list[int] = []  # places in out that hold a variable's name
         self.bound: dict[str, dict[str, None]] = {}  # variable to what it is imported from
@@ -267,7 +267,7 @@ class _Reader:
         self.defaults: list[tuple[str, str]] = []
         self.registers: dict[str, dict[str, str]] = {}
         self._depth = 0
-        self._own_name = re.compile(rf"{package}(\.\w+)*[.:](\w+)") if package else None
+        self._own_name = re.compile(rf"(?:{'|'.join(packages)})(\.\w+)*[.:](\w+)") if packages else None
         self._put: Callable[[str], None] = self.out.append
 
     def node(self, node: ast.AST) -> None:
@@ -325,7 +325,7 @@ class _Reader:
         """Keep the package of ``resources.files("package")`` or ``files("package")``."""
         asked = getattr(call.func, "attr", getattr(call.func, "id", None)) == "files" and len(call.args) == 1
         package = call.args[0].value if asked and isinstance(call.args[0], ast.Constant) else None
-        if isinstance(package, str) and package.partition(".")[0] == self.package and package not in self.reads:
+        if isinstance(package, str) and package.partition(".")[0] in self.packages and package not in self.reads:
             self.reads.append(package)
 
     def _constant(self, value: object) -> None:
@@ -362,9 +362,9 @@ class _Reader:
     def _import(self, node: ast.Import | ast.ImportFrom) -> bool:
         """Keep an import of the package; False for one of something else."""
         if isinstance(node, ast.Import):
-            own = [alias for alias in node.names if alias.name.partition(".")[0] == self.package]
+            own = [alias for alias in node.names if alias.name.partition(".")[0] in self.packages]
             for alias in own:
-                self.bound.setdefault(alias.asname or self.package, {})[alias.name] = None
+                self.bound.setdefault(alias.asname or alias.name.partition(".")[0], {})[alias.name] = None
             return own == node.names
         found = self._named(node)
         for name, origin in found.items():
@@ -383,7 +383,7 @@ class _Reader:
         """Variables and what of the package they are imported from."""
         above = self.inside.split(".")[: self.inside.count(".") + 2 - node.level] if node.level else []
         base = ".".join([*above, *filter(None, [node.module])])
-        own = base.partition(".")[0] == self.package
+        own = base.partition(".")[0] in self.packages
         return {alias.asname or alias.name: f"{base}.{alias.name}" for alias in node.names} if own else {}
 
 

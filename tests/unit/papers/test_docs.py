@@ -70,9 +70,10 @@ RESULT = {
     "commit": "0123456789ab",
     "measured": "2026-01-02",
     "fingerprint": "f",
+    "fixed_before": {"holds": False, "claim": ""},
 }
 FRESH = PaperStatus(CARD, RESULT)
-CHANGED = PaperStatus(CARD, RESULT, changed=True)
+MOVED = PaperStatus(CARD, RESULT, moved=True)
 NEVER = PaperStatus(CARD, None)
 PHOTOS = (
     asdict(CARD.claim)
@@ -82,7 +83,7 @@ PHOTOS = (
 
 
 def test_the_readme_counts_verdicts():
-    assert pages.verdicts([FRESH, CHANGED, NEVER]) == "3 papers: 2 reproduced, 1 not run."
+    assert pages.verdicts([FRESH, MOVED, NEVER]) == "3 papers: 2 reproduced, 1 not run."
     shown = pages.verdicts([PaperStatus(CARD, RESULT, photos=PHOTOS)])
     assert shown == "1 papers: 1 reproduced. 1 are checked on real photographs too: 1 not shown."
     assert pages.verdicts([]) == "0 papers: none is measured yet."
@@ -139,8 +140,8 @@ def test_a_page_shows_the_check_on_photographs_as_it_came_out():
     )
 
 
-def test_a_page_says_what_is_changed_or_not_run():
-    assert "1 of 1 condition holds; changed since measured ([what" in pages.paper(CHANGED)
+def test_a_page_says_what_has_moved_or_is_not_run():
+    assert "1 of 1 condition holds; figures moved since measured ([what" in pages.paper(MOVED)
     assert "- The norm is kept." in pages.paper(NEVER)
     assert "takes about 2 minutes" in pages.paper(NEVER)
 

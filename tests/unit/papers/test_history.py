@@ -52,22 +52,22 @@ def test_a_claim_that_was_committed_first_stood_before(repository):
     first = repository(margin=0.5)
     second = repository(margin=0.5, body="2")
     assert first != second
-    assert history.fixed_before("made-up", measured_at(first, second))
+    assert history.was_fixed_before("made-up", measured_at(first, second))
 
 
 def test_a_margin_that_was_changed_after_a_seed_did_not(repository):
     first = repository(margin=0.5)
     second = repository(margin=0.4)
-    assert not history.fixed_before("made-up", measured_at(first, second))
-    assert history.fixed_before("made-up", measured_at(second))
-    assert history.fixed_before("made-up", measured_at(second, fresh=second))
-    assert not history.fixed_before("made-up", measured_at(second, fresh=first))
+    assert not history.was_fixed_before("made-up", measured_at(first, second))
+    assert history.was_fixed_before("made-up", measured_at(second))
+    assert history.was_fixed_before("made-up", measured_at(second, fresh=second))
+    assert not history.was_fixed_before("made-up", measured_at(second, fresh=first))
 
 
 def test_an_annotated_constant_is_part_of_the_claim(repository, monkeypatch):
     monkeypatch.setattr(f"{__name__}.CARD", CARD.replace("MARGIN =", "MARGIN: float ="))
     first, _ = repository(margin=0.5), repository(margin=0.4)
-    assert not history.fixed_before("made-up", measured_at(first))
+    assert not history.was_fixed_before("made-up", measured_at(first))
 
 
 def test_a_new_file_is_a_change(repository, tmp_path):
@@ -85,7 +85,7 @@ def test_changed_source_unknown_commits_and_no_checkout_prove_nothing(repository
     dirty = repository(margin=0.5, body="3", commit=False)
     assert dirty == clean + history.CHANGED_SOURCE
     for commit in (dirty, "unknown", "0123456789ab", "HEAD", clean[:7]):
-        assert not history.fixed_before("made-up", measured_at(commit))
+        assert not history.was_fixed_before("made-up", measured_at(commit))
     monkeypatch.setattr(source_index, "checkout", lambda: None)
-    assert not history.fixed_before("made-up", measured_at(clean))
+    assert not history.was_fixed_before("made-up", measured_at(clean))
     assert history.commit() == "unknown"

@@ -14,9 +14,10 @@ import torch
 from tether.core.atomic_io import read_json, write_json
 from tether.core.card import Card, Claim, Condition, Trial
 from tether.core.errors import InputError
-from tether.papers.reproduction import reproduce, results, source_index, stored_result
+from tether.papers.reproduction import reproduce, results, smoke_record, source_index, stored_result
 from tether.papers.reproduction.lab import Lab
-from tether.papers.reproduction.results import ABSOLUTE, BESIDE, ELSEWHERE, ELSEWHERE_BESIDE, RELATIVE, moved
+from tether.papers.reproduction.smoke_record import ABSOLUTE, BESIDE, ELSEWHERE, ELSEWHERE_BESIDE, RELATIVE, moved
+from tether.papers.reproduction.stored_result import fixed_before
 from tether.papers.testbeds.pairs import emoji
 from tether.papers.testbeds.small_clip import small_clip
 
@@ -210,14 +211,32 @@ def test_a_change_of_the_source_measures_again(paper, tmp_path):
     assert paper.asked == [0, 1, 2, 3, 4] * 2
 
 
-def test_a_change_of_the_source_is_marked_and_leaves_the_verdict(paper, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "moved"), [({}, False), ({"ours": 9.0}, True), ({"trace": {"weights": 1.0}}, True), (None, True)]
+)
+def test_a_result_whose_smoke_trial_has_moved_is_marked_and_keeps_its_verdict(paper, monkeypatch, change, moved):
     result = reproduce.reproduce("made-up")
-    assert not reproduce.changed(CARD, result, sources=source_index.sources())
-    assert reproduce.changed(CARD, result | {"smoke": None}, sources=source_index.sources())
-    (tmp_path / "made_up.py").write_text("STEPS = 2\n")
-    assert reproduce.changed(CARD, result, sources=source_index.sources())
-    row = results.PaperStatus(CARD, result, True)
-    assert (row.verdict, row.mark, row.as_json()["changed"]) == ("reproduced", "changed since measured", True)
+    today = None if change is None else result["smoke"] | change
+    record = {"commit": "0123456789ab", "papers": {"made-up": today} if today else {}} | reproduced_on(result)
+    assert smoke_record.has_moved(record, result) == moved
+    assert smoke_record.has_moved(record, result | {"smoke": None})
+    assert not smoke_record.has_moved(None, result)
+    row = results.PaperStatus(CARD, result, moved)
+    assert (row.verdict, row.mark) == ("reproduced", "figures moved since measured" if moved else "")
+    assert row.as_json()["moved"] == moved
+
+
+def reproduced_on(result: dict) -> dict:
+    return {name: result[name] for name in ("machine", "versions")}
+
+
+def test_a_result_keeps_whether_its_claim_stood_before(paper, monkeypatch):
+    monkeypatch.setattr(reproduce, "was_fixed_before", lambda slug, result: len(result["seeds"]) == 5)
+    result = reproduce.reproduce("made-up")
+    assert fixed_before(result)
+    assert not fixed_before(result | {"margin": result["margin"] / 2})
+    kept = result["fixed_before"]
+    assert not fixed_before(result | {"fixed_before": kept | {"holds": False}})
 
 
 def test_a_result_holds_the_smoke_trial_of_seed_0(paper):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tether.core.card import Card, Claim, Condition, Trial, Tried
+from tether.papers.reproduction.trace import saw
 
 if TYPE_CHECKING:
     from tether.evaluate.bias import HarmRates
@@ -148,6 +149,7 @@ def interval_gap(rates: HarmRates) -> float:
 
 def probe(lab: Lab, *, faulty: tuple[float, float]) -> dict[str, float]:
     """All probes on one model; the groups are the two grounds."""
+    import torch
     import torch.nn.functional as F
 
     from tether.data.sets.scenes.captions import PLACES, TEMPLATES, with_article
@@ -191,6 +193,8 @@ def probe(lab: Lab, *, faulty: tuple[float, float]) -> dict[str, float]:
         )
         for limit in THRESHOLDS
     ]
+    saw(torch.tensor([row.p_adjusted for table in tables for row in table.rows]))
+    saw(torch.tensor(float(effect.after.classes)))
     place = [row.label for row in tables[1].strongest(len(labels))].index(biased_scenes.FAULTY)
     gap, gap_in_template = interval_gap(effect.before), interval_gap(in_template)
     return {

@@ -141,7 +141,7 @@ def reproduce(lab: Lab) -> Trial:
     worst = {}
     said = {name: one.predict(X_test) for name, one in (("logistic", linear), ("logistic_weighted", weighted))}
     said |= {"fairer": ours.predict(X_test), "zero_shot": zero_shot.numpy()}
-    saw(torch.from_numpy(ours.decision_function(X_test)))
+    saw(torch.as_tensor(ours.transform_image(X_test)))
     said["fairer_centred"] = ours.set_params(centre="images").predict(X_test)
     for name, predicted in said.items():
         found = worst_group_accuracy(np.asarray(predicted), labels=y_test, attribute=test.ground)

@@ -28,19 +28,21 @@ def is_commit(name: str) -> bool:
 
 
 def commit(*folders: str) -> str:
-    """The checkout's commit, with ``+`` if files of src or the folders are changed or new; ``unknown`` without git."""
+    """The checkout's commit, with ``+`` if files of the source or the folders are changed; ``unknown`` without git."""
     root = source_index.checkout()
     if root is None:
         return "unknown"
     try:
         name = _git(root, "rev-parse", "--short=12", "HEAD").strip()
-        changed = _git(root, "status", "--porcelain", "--untracked-files=normal", "--", "src", *folders).strip()
+        changed = _git(
+            root, "status", "--porcelain", "--untracked-files=normal", "--", *source_index.ROOTS, *folders
+        ).strip()
         return name + (CHANGED_SOURCE if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
 
-def fixed_before(slug: str, result: Mapping[str, Any]) -> bool:
+def was_fixed_before(slug: str, result: Mapping[str, Any]) -> bool:
     """Whether every seed, the fresh ones too, was measured from a commit whose card makes today's claim, word for word.
 
     False where the source had changed since that commit, where the commit is not in this repository, and outside a
@@ -51,7 +53,7 @@ def fixed_before(slug: str, result: Mapping[str, Any]) -> bool:
         result: as ``results/<slug>.json`` holds it.
     """
     root, card = source_index.checkout(), source_index.card_path(slug)
-    if root is None or not card.is_file():
+    if root is None or not card.is_file() or not card.is_relative_to(root):
         return False
     today = _claim_in(card.read_text(encoding="utf-8"))
     name = card.relative_to(root).as_posix()
@@ -68,7 +70,8 @@ def sources_at(name: str) -> Iterator[SourceTrees]:
     """
     root = source_index.need_checkout("reading a commit's source")
     try:
-        done = subprocess.run(["git", "-C", str(root), "archive", name, "src"], capture_output=True, check=True)
+        there = _git(root, "ls-tree", "--name-only", name, "--", *source_index.ROOTS).split()
+        done = subprocess.run(["git", "-C", str(root), "archive", name, *there], capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         raise InputError(f"{name}: no such commit in {root}") from None
     with tempfile.TemporaryDirectory() as folder:
@@ -79,7 +82,7 @@ def sources_at(name: str) -> Iterator[SourceTrees]:
 
 def fingerprint_at(slug: str, *, sources: SourceTrees) -> str:
     """The fingerprint of a card, with the parts it names there, in the source that ``sources_at`` gives."""
-    card = sources.package / source_index.card_path(slug).relative_to(PACKAGE)
+    card = sources.packages["tether"] / source_index.card_path(slug).relative_to(PACKAGE)
     nodes = ast.walk(ast.parse(card.read_text(encoding="utf-8")))
     parts = next(node.value for node in nodes if isinstance(node, ast.keyword) and node.arg == "parts")
     return source_index.fingerprint_of(card, ast.literal_eval(parts), sources=sources)

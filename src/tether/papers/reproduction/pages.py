@@ -9,10 +9,10 @@ from typing import Any
 
 from tether.core.card import Card, Claim
 from tether.papers.reproduction import figures, source_index
-from tether.papers.reproduction.history import fixed_before
 from tether.papers.reproduction.markdown import bullets, escaped, number, page, sentence, table
 from tether.papers.reproduction.part_reference import described
-from tether.papers.reproduction.results import CHANGED, PaperStatus
+from tether.papers.reproduction.results import MOVED, PaperStatus
+from tether.papers.reproduction.stored_result import fixed_before
 
 VERDICTS = {
     "reproduced": "the 95 % lower bound of the mean improvement is above 0, the mean is at least the margin, and every "
@@ -24,9 +24,10 @@ VERDICTS = {
     "contrary": "the 95 % upper bound is below 0: here the method made it worse",
     "not run": "there is no stored result",
 }
-_CHANGED = (
-    f"A verdict that is {CHANGED} was measured with other code than there is now. That its figures have not moved is "
-    "what the tests look after: they run a short trial of each paper and compare it with the one in its result."
+_MOVED = (
+    "A result holds the figures of a short trial of seed 0, and the trials of all are run again when code moves: "
+    "a page names the last commit whose trial gave the same. Where it gives others, the verdict is marked: "
+    f"{MOVED}."
 )
 _SOURCE = "https://arxiv.org/abs/"
 
@@ -45,7 +46,7 @@ def _counted(verdicts: Iterable[str]) -> str:
 
 
 def outcome(row: PaperStatus) -> str:
-    """The verdict with the improvement, and whether the code has changed since."""
+    """The verdict with the improvement, and whether its figures have moved since."""
     if row.result is None:
         return row.verdict
     return f"**{row.verdict}**: {_came_out(row)}"
@@ -67,7 +68,7 @@ def index(rows: Sequence[PaperStatus]) -> str:
         "`tether where SLUG` shows the files of one, `tether reproduce SLUG` measures it again.",
         "## What the verdicts mean",
         bullets(f"**{name}**: {meaning}." for name, meaning in VERDICTS.items()),
-        _CHANGED,
+        _MOVED,
         "## By package",
         *_sections(packages, rows, lambda row, package: row.card.package == package),
         "## By what you have",
@@ -171,7 +172,7 @@ def _before(row: PaperStatus) -> str:
     """What the history says of when the claim was made."""
     if row.result is None:
         return ""
-    if fixed_before(row.card.slug, row.result):
+    if fixed_before(row.result):
         return "Claim, margin and metric stood in the repository before the stored run."
     return "The repository's history does not prove that claim, margin and metric stood before the stored run."
 
@@ -186,7 +187,7 @@ def _measured(row: PaperStatus) -> str:
         figures.seeds(result["seeds"]),
         _fresh(result),
         figures.seeds(result["fresh"]["seeds"]) if result["fresh"] else "",
-        _circumstances(result),
+        _circumstances(result, same_at=row.same_at),
     )
 
 
@@ -236,7 +237,7 @@ def _fresh(result: dict[str, Any]) -> str:
     return sentence(f"Seeds {named}, which do not enter the verdict, say {said}")
 
 
-def _circumstances(result: dict[str, Any]) -> str:
+def _circumstances(result: dict[str, Any], *, same_at: str) -> str:
     machine = result["machine"]
     libraries = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     where = machine.get("accelerator", f"{machine['processor']}, {machine['cores']} cores")
@@ -244,6 +245,7 @@ def _circumstances(result: dict[str, Any]) -> str:
         f"Measured {result['measured']} on {where} with {result['threads']} thread(s) in "
         f"{number(result['wall_seconds'])} s ({number(result['cpu_seconds'])} s of processor time); {libraries}; "
         f"commit `{result['commit']}`."
+        + (f" Same figures of the short trial at commit `{same_at}`." if same_at else "")
     )
 
 

@@ -16,12 +16,11 @@ from tether.core.atomic_io import read_json, write_json
 from tether.core.cache_folder import cache_dir
 from tether.core.card import Card, Trial
 from tether.core.errors import InputError
-from tether.core.fingerprint import SourceTrees
 from tether.core.shape import check as fits
 from tether.papers.cards import card as find_card
 from tether.papers.cards import module
 from tether.papers.reproduction import source_index
-from tether.papers.reproduction.history import commit, is_commit
+from tether.papers.reproduction.history import commit, is_commit, was_fixed_before
 from tether.papers.reproduction.lab import Lab
 from tether.papers.reproduction.stored_result import (
     FRESH_SEEDS,
@@ -30,6 +29,7 @@ from tether.papers.reproduction.stored_result import (
     Figures,
     SeedRow,
     asked,
+    claim_digest,
     is_finite,
     judged,
     smoke_figures,
@@ -145,15 +145,6 @@ def smoke_trial(slug: str) -> Figures:
     return smoke_figures(_measure(slug, Lab(0, smoke=True)))
 
 
-def changed(card: Card, result: dict[str, Any], *, sources: SourceTrees) -> bool:
-    """Whether the code that decides a card's figures is another than when they were measured.
-
-    Whether the figures have moved with it is another question, which the smoke trial in the result answers; a result
-    without one counts as changed.
-    """
-    return result["smoke"] is None or result["fingerprint"] != source_index.fingerprint(card, sources=sources)
-
-
 def _measure(slug: str, lab: Lab) -> SeedRow:
     trace = SmokeTrace()
     with lab, trace.open() if lab.smoke else contextlib.nullcontext():
@@ -184,7 +175,7 @@ def _result(
 ) -> dict[str, Any]:
     claim = asked(card.claim)
     empty = {"verdict": None, "mean": None, "lower": None, "upper": None}
-    return {
+    found = {
         "slug": card.slug,
         **claim,
         "smoke": True if trial is None else trial,
@@ -197,6 +188,7 @@ def _result(
         "commit": commit(),
         "measured": max(run["measured"] for run in runs),
     }
+    return found | {"fixed_before": {"holds": was_fixed_before(card.slug, found), "claim": claim_digest(found)}}
 
 
 def machine(device: str) -> dict[str, Any]:

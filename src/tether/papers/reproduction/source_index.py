@@ -18,6 +18,8 @@ _DECIDE_NOTHING = (
     *(f"core/{name}.py" for name in ("errors", "printable", "shape", "atomic_io", "guarded", "locks")),
 )
 """Files that only say, check or keep something."""
+ROOTS = ("src", "reproduction")
+"""Folders of a checkout that hold code whose figures are stored."""
 _MOST_HOPS = 8  # re-exports followed before giving up
 
 
@@ -162,7 +164,7 @@ def fingerprint(card: Card, *, sources: SourceTrees) -> str:
 
 def fingerprint_of(card: Path, parts: Iterable[str], *, sources: SourceTrees) -> str:
     """``fingerprint`` of a card's file that is not imported, such as one of another commit."""
-    lab = sources.package / "papers" / "reproduction" / "lab.py"
+    lab = sources.packages["tether"] / "papers" / "reproduction" / "lab.py"
     homes = filter(None, map(sources.home, parts))
     return sources.fingerprint([card, lab, *homes])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
@@ -90,6 +92,7 @@ RESULT = {
     "machine": {"processor": str, "cores": (int, None), "*": (str, int, None)},
     "versions": {"*": str},
     "smoke": (None, SMOKE_FIGURES),
+    "fixed_before": {"holds": bool, "claim": str},
     "fresh": (None, SUMMARY | {"seeds": [SEED_ROW]}),
     **SUMMARY,
     "seeds": [SEED_ROW],
@@ -147,6 +150,23 @@ def check(result: Any, *, where: str, card: Card | None = None) -> None:
 def asked(claim: Claim) -> dict[str, Any]:
     """A claim as a result holds it."""
     return asdict(claim) | {"conditions": [asdict(one) for one in claim.conditions]}
+
+
+def claim_digest(result: Mapping[str, Any]) -> str:
+    """Of the claim that a result is of."""
+    claim = {one.name: result[one.name] for one in fields(Claim)}
+    claim |= {"conditions": [_plain_condition(one) for one in claim["conditions"]]}
+    return hashlib.sha256(json.dumps(claim, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def fixed_before(result: Mapping[str, Any]) -> bool:
+    """Whether the claim stood in the repository before every seed was measured.
+
+    ``history`` read it from git when the result was stored, and it is kept, for git knows a claim by its file's path;
+    the answer about another claim does not count.
+    """
+    kept = result["fixed_before"]
+    return kept["holds"] and kept["claim"] == claim_digest(result)
 
 
 def _plain_condition(kept: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from tether.models.load import load
 from tether.models.presets import create
 from tether.models.save import save
 from tether.papers.reproduction.model_cache import cached_model
+from tether.papers.reproduction.trace import saw
 from tether.papers.testbeds.in_memory import dice_of, drawn, draws, fit_pairs
 
 if TYPE_CHECKING:
@@ -144,7 +145,9 @@ def images(model: Clip, images: Leaning) -> Tensor:
 
 def sentences(model: DualEncoder, given: Sequence[str]) -> Tensor:
     """(n, d) unit embeddings of sentences."""
-    return F.normalize(encode_texts(model, given), dim=1)
+    rows = F.normalize(encode_texts(model, given), dim=1)
+    saw(rows)
+    return rows
 
 
 def in_frames(things: Sequence[str]) -> list[list[str]]:

@@ -16,6 +16,7 @@ from tether.data.sets.scenes import HELD_OUT_PAIRS, Dice, World
 from tether.data.sets.scenes.world import COLOURS, SHAPES
 from tether.models import Clip, create
 from tether.models.embed import encode_images
+from tether.papers.reproduction.trace import saw
 from tether.papers.testbeds.in_memory import drawn, draws, fit_pairs
 
 IMAGE_SIZE = 32
@@ -92,4 +93,6 @@ def start(*, seed: int, steps: int, pairs: int = PAIRS) -> Clip:
 def accuracy(model: Clip, things: Labelled, *, class_text: Tensor) -> float:
     """Share whose most similar class text is the right one."""
     images = F.normalize(encode_images(model, things.pixels.split(500)), dim=1)
-    return float(((images @ class_text.T).argmax(dim=1) == things.labels).float().mean())
+    cosines = images @ class_text.T
+    saw(cosines)
+    return float((cosines.argmax(dim=1) == things.labels).float().mean())

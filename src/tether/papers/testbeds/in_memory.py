@@ -24,6 +24,7 @@ from tether.models.embed import encode_images, encode_texts
 from tether.models.presets import create
 from tether.optim import AdamW, parameter_groups
 from tether.optim.clip import GlobalNorm
+from tether.papers.reproduction.trace import saw
 from tether.train.loop import Player, Precision, fit
 from tether.train.schedules import Cosine
 from tether.train.steps.module import StepModule
@@ -70,7 +71,10 @@ def unit_pairs(
     model: DualEncoder, pixels: UInt8[Tensor, "n 3 h w"], texts: Sequence[str]
 ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "m d"]]:
     """Unit embeddings of images and texts."""
-    return F.normalize(encode_images(model, pixels.split(256)), dim=1), F.normalize(encode_texts(model, texts), dim=1)
+    image = F.normalize(encode_images(model, pixels.split(256)), dim=1)
+    text = F.normalize(encode_texts(model, texts), dim=1)
+    saw(torch.cat([image, text]))
+    return image, text
 
 
 def mean_recall(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], *, k: int = 1) -> float:

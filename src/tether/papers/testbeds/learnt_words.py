@@ -21,6 +21,7 @@ from tether.generate.invert.directional import DirectionalToken, learn_word_, to
 from tether.models.dual import Clip
 from tether.models.embed import encode_images
 from tether.models.new_tokens import NewTokens
+from tether.papers.reproduction.trace import saw
 from tether.papers.testbeds import in_memory
 from tether.papers.testbeds.plain_scenes import COLOURS, GROUNDS, SHAPES, SIDE, SIZES, pixel_clip
 
@@ -205,6 +206,7 @@ def asked(bed: WordBench, concept: int, read: Reader, *, word: str | None = WORD
             said = [own_words, bed.said[at][place]]
             texts.append(" and ".join(reversed(said) if reverse else said))
         scores = read(texts).unit @ bed.double.T
+        saw(scores)
         for at, row in zip(mine.tolist(), scores, strict=True):
             other = int(bed.double_pair[at].sum()) - own
             with_other = (bed.double_pair == other).any(dim=1).nonzero()[:, 0]

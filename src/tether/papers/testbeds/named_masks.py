@@ -32,6 +32,7 @@ from tether.models.embed import encode_texts
 from tether.models.mask_decoder import MaskHead, PixelDecoder
 from tether.models.mask_models import NamedMasks, PromptMasks, SeenImage, see_image
 from tether.models.region_pooling import pool_masks
+from tether.papers.reproduction.trace import saw
 from tether.papers.testbeds import drawn_shapes
 from tether.papers.testbeds.drawn_shapes import DRAWN, PHRASES, SHAPES, ShapeScenes
 from tether.train.steps.module import InsideStep, StepModule
@@ -206,6 +207,7 @@ def segmented(lab: Lab, bed: NamedBench, kind: Kind, *, rate: float, steps: int,
                 found = _by_class(made, seen, alone=kind == "masks_alone")
             else:
                 found = made(seen.features, rows, temperature=recipe.temperature)
+        saw(found)
         labels = F.interpolate(found, (DRAWN, DRAWN), mode="bilinear").argmax(dim=1).to(torch.uint8).numpy()
         for one in labels:
             scores.add(one, truth=next(truth))
@@ -273,6 +275,7 @@ def named(model: Clip, namer: NamedMasks | Literal["tokens", "values"], asked: A
                 there = torch.ones(masks.shape[:2], dtype=torch.bool)
                 rows = pool_masks(tokens, masks, valid=there, resize="bilinear", above=0.0)
                 logits = region_text_logits(rows, texts.expand(len(rows), -1, -1), scale=scale)
+        saw(logits)
         found.append(logits.argmax(dim=2))
     right = torch.cat(found) == asked.owner
     groups: Mapping[str, Sequence[str]] = {"base": BASE, "novel": NOVEL}

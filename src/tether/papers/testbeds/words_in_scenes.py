@@ -16,6 +16,7 @@ from torch import Tensor
 from tether.data.lettering.signs import lexicon
 from tether.data.sets.scenes import Scene
 from tether.models.dual import Clip
+from tether.papers.reproduction.trace import saw
 from tether.papers.testbeds import drawn_shapes, drawn_words, in_memory
 from tether.papers.testbeds.drawn_shapes import COLOURS, DRAWN, SHAPES
 from tether.papers.testbeds.drawn_words import right
@@ -218,6 +219,7 @@ def share_right(
     """Words read right, in percent."""
     crops = test.crops[grade]
     found = reader.read(crops) if isinstance(reader, DualReader) else reader.read(crops, scenes=scenes)
+    saw(torch.as_tensor(found.confidence))
     return right(found.words, test.words)
 
 
