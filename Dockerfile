@@ -6,7 +6,6 @@ WORKDIR /source
 RUN pip install --no-cache-dir "build>=1.2,<2"
 COPY pyproject.toml README.md CHANGELOG.md LICENSE ./
 COPY src src
-COPY results results
 RUN python -m build --wheel --outdir /dist
 
 FROM python:3.12-slim

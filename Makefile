@@ -31,7 +31,7 @@ $(VENV)/.stamp-use: pyproject.toml
 
 $(VENV)/.stamp-dev: pyproject.toml
 	@$(MAKE_VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --editable ./reproduction
 	touch $@ $(VENV)/.stamp-use
 
 demo: $(VENV)/.stamp-use
@@ -77,11 +77,11 @@ check: $(VENV)/.stamp-dev
 	$(BIN)/pyrefly check
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
-	$(BIN)/tether docs --check
+	$(BIN)/tether-lab docs --check
 
 docs: $(VENV)/.stamp-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
-	$(BIN)/tether docs --write
+	$(BIN)/tether-lab docs --write
 	$(BIN)/python docs/gallery.py
 	$(BIN)/sphinx-build -W -b html docs docs/_build/html
 

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 
 from tether.optim.clip import AGC, NoClip
-from tether.papers.reproduction.lab import Lab
-from tether.papers.testbeds.digits import EPOCHS, digits, network, train, with_batch_norm
+from tether_lab.lab.lab import Lab
+from tether_lab.worlds.digits import EPOCHS, digits, network, train, with_batch_norm
 
 RATES = (0.1, 0.4, 1.6)
 LIMITS = (0.0025, 0.01, 0.04, 0.16)

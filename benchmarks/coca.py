@@ -39,12 +39,12 @@ from tether.models.dense import dense_image
 from tether.models.dual import Clip
 from tether.models.embed import encode_images, encode_texts
 from tether.optim.clip import GlobalNorm
-from tether.papers.reproduction.lab import Lab
-from tether.papers.testbeds.in_memory import draws
-from tether.papers.testbeds.plain_scenes import CONTEXT, SIDE, WORDS, PlainScenes, new_clip, told_scenes
 from tether.train.schedules import Cosine
 from tether.train.steps import ComposedStep
 from tether.train.tensor_batches import ReplayedBatches
+from tether_lab.lab.lab import Lab
+from tether_lab.worlds.in_memory import draws
+from tether_lab.worlds.plain_scenes import CONTEXT, SIDE, WORDS, PlainScenes, new_clip, told_scenes
 
 BATCH, WIDTH, DEPTH, HEADS, PATCH, DECAY = 32, 64, 2, 2, 8, 0.1
 TRAIN, HELD_OUT = 8_000, 400

@@ -18,8 +18,9 @@ so nothing knows more than the pool. Fixed before the run: the last arm beats th
 mean difference over the seeds (one-sided, Student's t) is above zero.
 
 Measured last, seeds 0, 1 and 2: all steps against raw +8.9 points (bound +4.7; 11.3, 9.3 and 6.2); every figure is in
-results/curated-training.json, the table in docs/guides/curation.md. A pilot on seed 100 set the pool's size (with 6,000
-pairs balancing left too few) and the language step's ``minimum`` (without one a fifth of the English captions went).
+reproduction/results/curated-training.json, the table in docs/guides/curation.md. A pilot on seed 100 set the pool's
+size (with 6,000 pairs balancing left too few) and the language step's ``minimum`` (without one a fifth of the English
+captions went).
 """
 
 from __future__ import annotations

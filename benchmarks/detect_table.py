@@ -54,10 +54,10 @@ from tether.data.images import decode
 from tether.data.sets.textile import TextileSet
 from tether.evaluate.anomaly import AnomalyScores
 from tether.evaluate.medical.report import curves, ranked
-from tether.papers.reproduction.lab import Lab
-from tether.papers.testbeds import flawed_things
 from tether.tasks.anomaly import DETECTORS, AnomalyclipDetector, Detector, ImageFeatures, Learning
 from tether.workflows.methods import named
+from tether_lab.lab.lab import Lab
+from tether_lab.worlds import flawed_things
 
 RESAMPLES = 1000
 EVERY = 3

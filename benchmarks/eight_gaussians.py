@@ -21,7 +21,7 @@ from torch import nn
 
 from tether.losses.wgan import wgan_critic_loss
 from tether.models import create
-from tether.papers.testbeds import eight_gaussians as toy
+from tether_lab.worlds import eight_gaussians as toy
 
 ARMS = {"clipping 0.01": ("clipping", 0.01), "clipping 0.1": ("clipping", 0.1), "penalty": ("penalty", 0.0)}
 SAMPLE = 1000

@@ -31,8 +31,8 @@ import tether
 from tether.models import create
 from tether.models.onnx import folder as folders
 from tether.models.onnx.graphs import Graph, Side
-from tether.papers.reproduction.lab import Lab
-from tether.papers.testbeds.small_clip import small_clip
+from tether_lab.lab.lab import Lab
+from tether_lab.worlds.small_clip import small_clip
 from training_step import race
 
 ROWS, TEXTS = 8, 32

@@ -40,8 +40,8 @@ from tether.models.anatomy.find import anatomy_of
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.embed import encode_images, encode_texts
 from tether.models.exchange import WeightPlace, replace
-from tether.papers.reproduction.lab import Lab
-from tether.papers.testbeds import deep_char_lm
+from tether_lab.lab.lab import Lab
+from tether_lab.worlds import deep_char_lm
 
 GROUP, BITS = 32, (2, 3, 4)
 LM_RATE, RATE = 5e-3, 1e-3

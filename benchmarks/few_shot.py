@@ -48,12 +48,12 @@ from tether.evaluate.few_shot import (
 )
 from tether.models.cached import CachedEncoder, side_digest
 from tether.models.embed import encode_images
-from tether.papers.testbeds import few_shot_heads as heads
-from tether.papers.testbeds.few_shot_heads import EmbeddedSets
 from tether.tasks.classify.prompts import own_templates
 from tether.tasks.classify.zero_shot import class_weights
 from tether.workflows.adaptation.interpolation import SHARES
 from tether.workflows.adaptation.run import run
+from tether_lab.worlds import few_shot_heads as heads
+from tether_lab.worlds.few_shot_heads import EmbeddedSets
 
 HELD_OUT = 0.4
 BATCH = 64

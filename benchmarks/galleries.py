@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from tether.core.atomic_io import atomic_path
-from tether.papers.reproduction.lab import Lab
+from tether_lab.lab.lab import Lab
 
 CELL, LEFT, TOP, GAP, LETTERS = 112, 190, 26, 6, 14
 SHOWN = 5
@@ -55,8 +55,8 @@ def _wrapped(said: str, *, width: float, font: ImageFont.FreeTypeFont | ImageFon
 def drawing(lab: Lab) -> Image.Image:
     """Strokes, primitives, pixels and strokes without views, of the same prompts."""
     from tether.generate import PlainView
-    from tether.papers.testbeds import drawn_prompts as bed
-    from tether.papers.testbeds.drawn_shapes import PHRASES
+    from tether_lab.worlds import drawn_prompts as bed
+    from tether_lab.worlds.drawn_shapes import PHRASES
 
     found = bed.bed(lab, prompts=SHOWN)
     arms = {
@@ -70,8 +70,8 @@ def drawing(lab: Lab) -> Image.Image:
 
 def inversion(lab: Lab) -> Image.Image:
     """The image of the bank that all begin from, the field, and free pixels."""
-    from tether.papers.testbeds import inverted_scenes as bed
-    from tether.papers.testbeds.drawn_shapes import PHRASES
+    from tether_lab.worlds import inverted_scenes as bed
+    from tether_lab.worlds.drawn_shapes import PHRASES
 
     found = bed.bed(lab, many=SHOWN)
     begun = bed.starts(lab, found)
@@ -90,7 +90,7 @@ def editing(lab: Lab) -> Image.Image:
     """The thing of a scene in another colour: by a style with its mask, by one text, and as morphs of pixels."""
     from dataclasses import replace
 
-    from tether.papers.testbeds import morphed_scenes, restyled_scenes
+    from tether_lab.worlds import morphed_scenes, restyled_scenes
 
     whole = restyled_scenes.prepare(lab)
     bed = replace(
@@ -111,7 +111,7 @@ def editing(lab: Lab) -> Image.Image:
 
 def people(lab: Lab) -> Image.Image:
     """Clothes changed, as they were generated, before anything is pasted back."""
-    from tether.papers.testbeds import dressed_edits, dressed_people
+    from tether_lab.worlds import dressed_edits, dressed_people
 
     wanted = dressed_people.wanted_looks(lab, count=SHOWN)
     arms = {"before": wanted.shown.images, "made again": dressed_edits.rebuilt(lab, wanted)}
@@ -123,7 +123,7 @@ def people(lab: Lab) -> Image.Image:
 def digits(lab: Lab) -> Image.Image:
     """Digits of which one is to be left out, in the four steps that the check takes."""
     from tether.generate import CFG
-    from tether.papers.testbeds import negative_digits as bed
+    from tether_lab.worlds import negative_digits as bed
 
     found = bed.prepare(lab)
     names, rows = ("nothing said", "NAG", "CFG"), []
@@ -143,8 +143,8 @@ def digits(lab: Lab) -> Image.Image:
 
 def scenes(lab: Lab) -> Image.Image:
     """Four images of each of five texts by VAR-CLIP's maker, and the first without guidance."""
-    from tether.papers.testbeds import made_scenes
-    from tether.papers.testbeds import scene_makers as bed
+    from tether_lab.worlds import made_scenes
+    from tether_lab.worlds import scene_makers as bed
 
     told = made_scenes.things(lab, "train", count=lab.steps(bed.SCENES, 64))
     maker = bed.taught_maker(lab, bed.new_maker(lab, made_scenes.scene_clip(lab), told), told)
@@ -159,7 +159,7 @@ def scenes(lab: Lab) -> Image.Image:
 
 def clips(lab: Lab) -> Image.Image:
     """First, middle and last frame of two clips, as they were and replaced in three ways."""
-    from tether.papers.testbeds import edited_clips as bed
+    from tether_lab.worlds import edited_clips as bed
 
     found = bed.prepare(lab)
     ways: dict[str, dict[str, Any]] = {
@@ -180,7 +180,7 @@ def clips(lab: Lab) -> Image.Image:
 
 def solids(lab: Lab) -> Image.Image:
     """Combinations that no view showed, asked for by their shape and by their colour, and drawn."""
-    from tether.papers.testbeds import carved_solids as bed
+    from tether_lab.worlds import carved_solids as bed
 
     found = bed.prepare(lab)
     fields, editor = bed.learnt(lab, found, "own")

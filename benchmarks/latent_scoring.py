@@ -35,10 +35,10 @@ from tether.models.dual import Clip
 from tether.models.embed import encode_texts
 from tether.models.latent.clip import hold_codec_
 from tether.models.latent.codec import ConvCodec, ScaledCodec
-from tether.papers.reproduction.lab import Lab
-from tether.papers.testbeds import in_memory, steered_latents
-from tether.papers.testbeds.plain_scenes import SIDE, things_called
 from tether.train.codec_training import train_codec
+from tether_lab.lab.lab import Lab
+from tether_lab.worlds import in_memory, steered_latents
+from tether_lab.worlds.plain_scenes import SIDE, things_called
 
 ROUNDS, AT_ONCE = 10, 64
 Trained = tuple[ScaledCodec, Clip, Clip]

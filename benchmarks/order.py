@@ -3,8 +3,8 @@
     python benchmarks/order.py [--seeds 10,11,12] [--examples 25,50,100,200] [--photos PHOTOS.parquet]
         [--photo-examples 25,100,400] [--photo-steps 150] [--model starter] [--quick] [--json OUT]
 
-Scenes first: the CLIP, the scenes and the adapter of the paper's check (``tether reproduce ranking-adapter``), on seeds
-of its own; examples are those of each of four texts. With ``--photos``, a Parquet file with a column image, each
+Scenes first: the CLIP, the scenes and the adapter of the paper's check (``tether-lab reproduce ranking-adapter``), on
+seeds of its own; examples are those of each of four texts. With ``--photos``, a Parquet file with a column image, each
 photograph is blurred by an amount that is drawn for it, and the amount is what they are ordered by: a derived number,
 no rating. Spearman's correlation with held-out images, chance 0; one thread, CPU seconds to learn.
 """
@@ -31,10 +31,10 @@ from tether.data.blocks import IndexedSource
 from tether.data.images import decode, resize_and_crop
 from tether.evaluate.order import order_correlation
 from tether.models.embed import encode_images
-from tether.papers.cards import ranking_adapter as card
-from tether.papers.reproduction.lab import Lab
-from tether.papers.testbeds import counted_things
 from tether.tasks.rank import fit_ridge, scores_by_text
+from tether_lab.lab.lab import Lab
+from tether_lab.papers import ranking_adapter as card
+from tether_lab.worlds import counted_things
 
 HELD_OUT = 200
 WIDEST = 1 / 16

@@ -45,7 +45,7 @@ def weights() -> Path:
 
 
 def sentences(count: int) -> list[str]:
-    from tether.papers.testbeds.definitions import definitions
+    from tether_lab.worlds.definitions import definitions
 
     return [text for text in definitions() if 60 < len(text) < 300][:count]
 

@@ -30,13 +30,13 @@ import tether
 from tether.core.errors import UnsupportedModelError
 from tether.core.protocols import DualEncoder
 from tether.data.images import decode
-from tether.papers.reproduction.lab import Lab
-from tether.papers.testbeds import small_things
 from tether.tasks.classify.attention_views import AttentionViews
 from tether.tasks.classify.guided_crops import GuidedCrops, candidate_classes
 from tether.tasks.classify.prompts import own_templates
 from tether.tasks.classify.views import encode_windows, view_spec, whole
 from tether.tasks.classify.zero_shot import ZeroShotClassifier
+from tether_lab.lab.lab import Lab
+from tether_lab.worlds import small_things
 
 NOUNS = ("dog", "rock", "beach", "pool", "snow", "hat", "car", "ball", "swing", "camera", "bike", "bench", "guitar")
 NOUNS += ("fountain", "boat", "skateboard")

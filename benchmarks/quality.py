@@ -46,10 +46,10 @@ from tether.evaluate.bootstrap import interval
 from tether.evaluate.quality_ladder import ladder_correlations, level_order
 from tether.losses import ClipLoss
 from tether.models import create
-from tether.papers.testbeds import in_memory
 from tether.tasks.quality import QualityScorer, sharpness
 from tether.train.steps.presets import ContrastiveStep
 from tether.workflows.adaptation.run import run
+from tether_lab.worlds import in_memory
 
 LEARNT = ("gaublur", "whitenoise", "jpeg", "darken", "nonlincontrchange")
 OTHERS = ("lensblur", "motionblur", "impulsenoise", "brighten")

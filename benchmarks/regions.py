@@ -3,9 +3,9 @@
     python benchmarks/regions.py [--seeds 10,11,12] [--photos CAMVID.parquet] [--images 40] [--model starter]
         [--quick] [--json OUT]
 
-Scenes first: the CLIP and the recipe of the paper's check (``tether reproduce alpha-clip``), on seeds of its own. Every
-way names the same things among 24 phrases. *follows* asks about two regions of an image: each must be nearer to the
-plain CLIP's crop of its own box than to that of the other's; it needs no words, so it is also asked of photographs,
+Scenes first: the CLIP and the recipe of the paper's check (``tether-lab reproduce alpha-clip``), on seeds of its own.
+Every way names the same things among 24 phrases. *follows* asks about two regions of an image: each must be nearer to
+the plain CLIP's crop of its own box than to that of the other's; it needs no words, so it is also asked of photographs,
 which no model here has learnt from. Then ``--model`` names the classes of their masks. One thread; CPU seconds of a
 region. ``--photos`` is a Parquet file with the columns image and mask (a class number a pixel) and the names in the
 schema's metadata ``classes``.
@@ -32,12 +32,12 @@ from tether.data.images import decode, resize_and_crop
 from tether.data.region_files import NamedRegion
 from tether.models.dual import Clip
 from tether.models.embed import encode_texts
-from tether.papers.cards import alpha_clip as card
-from tether.papers.reproduction.lab import Lab
-from tether.papers.testbeds import masked_things
-from tether.papers.testbeds.drawn_shapes import PHRASES, tensor_of
-from tether.papers.testbeds.masked_things import MaskBench
 from tether.tasks.classify.regions import RegionAs, region_rows
+from tether_lab.lab.lab import Lab
+from tether_lab.papers import alpha_clip as card
+from tether_lab.worlds import masked_things
+from tether_lab.worlds.drawn_shapes import PHRASES, tensor_of
+from tether_lab.worlds.masked_things import MaskBench
 
 LEAST = 0.02
 """Share of an image that a class must cover to be a region."""

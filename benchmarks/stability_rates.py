@@ -3,7 +3,7 @@
     python benchmarks/stability_rates.py sgd clip_adagrad [--grid 0.01 0.03 0.1]      about 3 s for each rate and model
 
 Prints the held-out loss, in nats, after a run as long as the bench's with every rate; the lowest one belongs in
-``RATES`` of ``tether.papers.stability.guards``.
+``RATES`` of ``tether_lab.stability.guards``.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from unittest import mock
 
 import torch
 
-from tether.papers.stability import guards as bench_guards
-from tether.papers.stability.models import MODELS
-from tether.papers.stability.runs import run
+from tether_lab.stability import guards as bench_guards
+from tether_lab.stability.models import MODELS
+from tether_lab.stability.runs import run
 
 SEED = 100
 

@@ -35,13 +35,13 @@ CASES = {
     "python": ["-c", "pass"],
     "import tether": ["-c", "import tether"],
     "tether --help": ["-m", "tether", "--help"],
-    "tether where metaclip": ["-m", "tether", "where", "metaclip"],
-    "tether papers": ["-m", "tether", "papers"],
+    "tether-lab where metaclip": ["-m", "tether", "where", "metaclip"],
+    "tether methods": ["-m", "tether", "methods"],
     "tether train --help": ["-m", "tether", "train", "--help"],
     "torch": ["-c", "import torch"],
     "first use": ["-c", FIRST_USE],
 }
-LIMITS = {"import tether": 0.1, "tether --help": 0.15, "tether where metaclip": 0.4}
+LIMITS = {"import tether": 0.1, "tether --help": 0.15, "tether-lab where metaclip": 0.4}
 FIRST_USE_OVER_TORCH = 0.3
 
 

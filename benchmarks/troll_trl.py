@@ -22,7 +22,7 @@ STEPS, SEEDS = 480, 3
 
 
 def train(method: Literal["GRPO", "TROLL"], **settings: Any) -> dict[str, float]:
-    from tether.papers.testbeds import verifiable
+    from tether_lab.worlds import verifiable
 
     begun = time.process_time()
     rewards = verifiable.train(method, **settings)

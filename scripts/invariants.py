@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from tether.core.atomic_io import write_json
-from tether.papers.cards import CARDS
-from tether.papers.reproduction import part_reference
-from tether.papers.reproduction.stored_result import asked, fixed_before, stored
+from tether_lab.lab import part_reference
+from tether_lab.lab.stored_result import asked, fixed_before, stored
+from tether_lab.papers import CARDS
 
 ROOT = Path(__file__).parents[1]
 RECORD = Path(__file__).with_suffix(".json")
@@ -60,9 +60,11 @@ def tests() -> dict[str, int]:
 
 
 def data_files() -> list[str]:
-    """Files of the package and of its results that are no Python."""
+    """Files of the packages and of their results that are no Python."""
     return [
-        path.relative_to(ROOT).as_posix() for path in _tracked("src", "results") if path.suffix not in (".py", ".typed")
+        path.relative_to(ROOT).as_posix()
+        for path in _tracked("src", "reproduction")
+        if path.suffix not in (".py", ".typed")
     ]
 
 

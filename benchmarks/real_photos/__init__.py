@@ -11,7 +11,7 @@ papers act on the rows, mostly by training maps or a head on them. A seed draws 
 Each row has a claim of its own, with the metric, direction, margin and baseline of the paper's card where they make
 sense, and says what differs. The claims were committed before their seeds were measured; nothing was chosen by the
 results. Seeds 0 to 4 are measured, seed 100 was for trying whether a row runs. The verdicts are computed as for the
-cards and stand in results/real-photos.json, and from there on the papers' pages.
+cards and stand in reproduction/results/real-photos.json, and from there on the papers' pages.
 
 Cost: some 20 CPU minutes for all rows, one more for photographs and texts that are not in the feature cache.
 """

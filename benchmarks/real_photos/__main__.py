@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from tether.core.atomic_io import read_json, write_json
-from tether.papers.reproduction import real_photos
-from tether.papers.reproduction.stored_result import SEEDS
+from tether_lab.lab import real_photos
+from tether_lab.lab.stored_result import SEEDS
 
 from . import captions, clippers, gap, heads, long_captions, reading
 from .frozen import Photos

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tether.adapt.finetune import paraphrase_batches, tune_texts_
-from tether.core.card import Claim, Condition, Trial
 from tether.core.types import Batch
 from tether.data.captions import (
     CaptionPool,
@@ -33,6 +32,7 @@ from tether.losses import ClipLoss
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.embed import encode_images, encode_texts
 from tether.train.steps.presets import ContrastiveStep
+from tether_lab.lab.card import Claim, Condition, Trial
 
 from .frozen import HELD_OUT, Photos, as_images, caption_recall, encoder, learn
 from .row import Row

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from tether.compress.quantise import FourBits
-from tether.core.card import Claim, Condition, Trial
 from tether.core.gather import Gather
 from tether.core.protocols import GradClipper
 from tether.core.types import Batch, Loss
@@ -19,9 +18,10 @@ from tether.losses import ClipLoss, clip_loss
 from tether.models.embed import encode_images, encode_texts
 from tether.optim import SPAM, AdamW, StableSPAM
 from tether.optim.clip import AdaGC, AutoClip, GlobalNorm, NoClip, ZClip
-from tether.papers.testbeds.char_lm_spikes import LIMITS, PLANTED, SCALE, excess_loss
 from tether.train.schedules import Constant
 from tether.train.steps.presets import ContrastiveStep
+from tether_lab.lab.card import Claim, Condition, Trial
+from tether_lab.worlds.char_lm_spikes import LIMITS, PLANTED, SCALE, excess_loss
 
 from .frozen import CAPTIONS, HELD_OUT, Photos, as_images, encoder, learn
 from .row import Row

@@ -29,10 +29,10 @@ from tether.models.embed import encode_images, encode_texts
 from tether.models.sizes import Sizes
 from tether.optim import AdamW, parameter_groups
 from tether.optim.clip import GlobalNorm
-from tether.papers.testbeds.domain_shift import Labelled, other_light
 from tether.train.loop import Player, Precision, fit
 from tether.train.schedules import Cosine, Schedule
 from tether.train.steps.module import StepModule
+from tether_lab.worlds.domain_shift import Labelled, other_light
 
 HELD_OUT = 200
 """Photographs with captions that no row learns from; each seed draws others."""

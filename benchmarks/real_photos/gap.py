@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tether.adapt.finetune import ClipRefineLoss, refine_
-from tether.core.card import Claim, Condition, Trial
 from tether.core.types import Batch
 from tether.evaluate.geometry import alignment, linear_separability, modality_gap
 from tether.losses import ClipLoss, ContrastiveGapLoss, M2MixLoss
@@ -22,6 +21,7 @@ from tether.models.embed import encode_images, encode_texts
 from tether.space import ConformityEstimator, conformity, shell_stats
 from tether.space.conformity import pearson
 from tether.train.steps.presets import ContrastiveStep
+from tether_lab.lab.card import Claim, Condition, Trial
 
 from .frozen import Photos, as_images, encoder, learn
 from .row import Row
@@ -71,7 +71,7 @@ def raw(model: ComposedEncoder, photos: Photos, rows: Tensor, seed: int) -> tupl
 
 def look(model: ComposedEncoder, photos: Photos, seed: int, name: str) -> dict[str, float]:
     """Gap, recall at 1 and likeness of held-out pairs, under keys that end in a name."""
-    from tether.papers.testbeds.in_memory import mean_recall
+    from tether_lab.worlds.in_memory import mean_recall
 
     image, text = (F.normalize(rows, dim=1) for rows in raw(model, photos, photos.split(seed)[1], seed))
     return {

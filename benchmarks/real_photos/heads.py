@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tether.adapt.finetune import class_texts, tune_images_
-from tether.core.card import Claim, Condition, Trial
 from tether.core.hash_rng import hash_uniform
 from tether.core.types import Batch
 from tether.data.curate import MetaClipCurator
@@ -24,6 +23,7 @@ from tether.models import CosineHead
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.embed import encode_images, encode_texts
 from tether.train.steps.presets import ContrastiveStep
+from tether_lab.lab.card import Claim, Condition, Trial
 
 from .captions import taught
 from .frozen import CAPTIONS, CIFAR_TRAIN, DIM, Photos, as_images, encoder, learn

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import tether
-from tether.core.card import Claim, Condition, Trial
 from tether.core.protocols import DualEncoder, Step
 from tether.core.types import Batch
 from tether.evaluate.retrieval import recall_at_k
@@ -24,6 +23,7 @@ from tether.models.positions import resize_line, stretch
 from tether.models.text_windows import SlidingTextEncoder
 from tether.train.steps.composed import ComposedStep
 from tether.train.steps.presets import ContrastiveStep
+from tether_lab.lab.card import Claim, Condition, Trial
 
 from .captions import STEPS
 from .frozen import CAPTIONS, HELD_OUT, Photos, as_images, encoder, learn

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tether.core.card import Claim, Condition, Trial
 from tether.core.protocols import Objective, Step
 from tether.core.types import Batch
 from tether.evaluate.retrieval import recall_at_k
@@ -19,6 +18,7 @@ from tether.models.composed.encoder import ComposedEncoder
 from tether.models.embed import encode_images, encode_texts
 from tether.train.steps.composed import ComposedStep
 from tether.train.steps.presets import ContrastiveStep
+from tether_lab.lab.card import Claim, Condition, Trial
 
 from .captions import BED, STEPS
 from .frozen import CAPTIONS, Photos, as_images, caption_recall, encoder, learn

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tether.core.card import Claim, Trial
+from tether_lab.lab.card import Claim, Trial
 
 from .frozen import Photos
 

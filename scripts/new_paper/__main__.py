@@ -1,8 +1,8 @@
 """Write the skeleton of a paper: ``python scripts/new_paper --slug gate-norm --part optim.clip.gate_norm.GateNorm``.
 
 It makes the part where there is none yet, its entry in the registry of ``--mapping`` if a configuration is to name it,
-the card, and the test that reads the official figures; each says TO FILL IN where a person must write, and the tests
-fail until it is done.
+the ``method.toml``, the card with its study, and the test that reads the official figures; each says TO FILL IN where
+a person must write, and the tests fail until it is done.
 """
 
 from __future__ import annotations
@@ -64,8 +64,10 @@ def main(given: list[str] | None = None, *, root: Path = HERE.parents[1]) -> Non
         "module": ".".join(["tether", *names[:-1]]),
         "promise": "".join(f"It keeps the promise of {table.promise}, method by method. " for table in tables),
     }
+    lab = root / "reproduction" / "tether_lab" / "papers"
     files = {
-        code / "papers" / "cards" / f"{stem}.py": _filled("card.py.template", words),
+        code / "methods" / stem / "method.toml": _filled("method.toml.template", words),
+        lab / stem / "study.py": _filled("card.py.template", words),
         root / "tests" / "golden" / f"test_{stem}.py": _filled("golden.py.template", words),
     }
     if not part.is_file():
@@ -75,18 +77,19 @@ def main(given: list[str] | None = None, *, root: Path = HERE.parents[1]) -> Non
     for path in files.keys() - {part}:
         if path.exists():
             parser.error(f"{path} exists already; choose another slug or edit that file")
-    listed = code / "papers" / "slugs.txt"
+    listed = lab / "slugs.txt"
     slugs = {*listed.read_text(encoding="utf-8").split(), args.slug}
     files[listed] = "".join(f"{slug}\n" for slug in sorted(slugs))
     target = f"{words['module']}:{names[-1]}"
     files |= {table.path: _registered(table, stem, target) for table in tables}
     for path, content in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content, encoding="utf-8")
         print(f"wrote {path.relative_to(root).as_posix()}")
-    print(f"to come: tests/golden/vectors/{args.slug}.npz, results/{args.slug}.json")
+    print(f"to come: tests/golden/vectors/{args.slug}.npz, {lab.relative_to(root).as_posix()}/{stem}/result.json")
     print(f"and what docs/guides/{args.guide} says of it")
     if args.mapping in MEASURED:
-        print(f"when it works: tether bench stability --publish, which measures {stem} alone")
+        print(f"when it works: tether-lab bench stability --publish, which measures {stem} alone")
 
 
 def _filled(template: str, words: dict[str, str]) -> str:

@@ -15,7 +15,7 @@ from tether.evaluate.inspect.intervals import range_of, shown
 from tether.evaluate.inspect.runner import inspect_model
 from tether.models import create
 
-SLUGS = re.compile(r"tether reproduce ([\w-]+)")
+SLUGS = re.compile(r"tether-lab reproduce ([\w-]+)")
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_its_command_can_be_typed(report, name):
     for command in re.findall(r"tether ([a-z-]+)", "" if finding is None else finding.command):
         assert command in verbs.names(), f"tether {command}"
     for slug in SLUGS.findall("" if finding is None else finding.command):
-        from tether.papers.cards import CARDS
+        from tether_lab.papers import CARDS
 
         assert slug in CARDS, slug
 

@@ -18,8 +18,8 @@ from tether.core.component import schema, settings
 from tether.core.errors import InputError
 from tether.core.printable import quoted
 from tether.core.ranges import is_checked, rules
-from tether.papers.reproduction import source_index
-from tether.papers.reproduction.part_reference import registries
+from tether_lab.lab import source_index
+from tether_lab.lab.part_reference import registries
 
 UNIONS = (Union, types.UnionType)
 

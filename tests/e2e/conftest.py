@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tether.cli import main
+from tether import cli
 
 
 class Said(NamedTuple):
@@ -21,7 +21,18 @@ class Said(NamedTuple):
 @pytest.fixture
 def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., Said]:
     """``call(*arguments, code=0)``: run a verb that ends with this code and shows no traceback."""
+    return _caller(cli.main, capfd)
 
+
+@pytest.fixture
+def lab(capfd: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """The same for the verbs of ``tether-lab``."""
+    import tether_lab.cli
+
+    return _caller(tether_lab.cli.main, capfd)
+
+
+def _caller(main: Callable[[list[str]], None], capfd: pytest.CaptureFixture[str]) -> Callable[..., Said]:
     def run(*arguments: object, code: int = 0) -> Said:
         capfd.readouterr()
         with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:  # main replaces showwarning

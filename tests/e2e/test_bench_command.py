@@ -1,4 +1,4 @@
-"""``tether bench stability`` and ``tether train --clipper`` as a user types them."""
+"""``tether-lab bench stability`` and ``tether train --clipper`` as a user types them."""
 
 import json
 import signal
@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from processes import run_tether, tether, wait_for
-from tether.papers.stability import guide
+from tether_lab.stability import guide
 
 TINY = ["size=tiny", "data=emoji:size=32", "batch_size=8", "steps=24", "precision=fp32", "threads=1"]
 
@@ -14,14 +14,14 @@ TINY = ["size=tiny", "data=emoji:size=32", "batch_size=8", "steps=24", "precisio
 @pytest.fixture
 def cache(monkeypatch, tmp_path):
     """Finished runs of this test only; the emoji stay where they are."""
-    from tether.papers.stability import bench
+    from tether_lab.stability import bench
 
     monkeypatch.setattr(bench, "cache_dir", lambda: tmp_path / "cache")
 
 
-def test_a_small_bench_leaves_page_json_and_markdown(call, tmp_path, cache):
+def test_a_small_bench_leaves_page_json_and_markdown(lab, tmp_path, cache):
     some = ["--quick", "--only", "global_norm", "--only", "scaled_loss"]
-    out, err = call("bench", "stability", *some, "--out", tmp_path / "out")
+    out, err = lab("bench", "stability", *some, "--out", tmp_path / "out")
     assert "8 of 8 runs" in err
     assert f"page: {tmp_path / 'out' / 'stability.html'}" in out
     found = json.loads((tmp_path / "out" / "stability.json").read_text())
@@ -29,7 +29,7 @@ def test_a_small_bench_leaves_page_json_and_markdown(call, tmp_path, cache):
     assert out.startswith("- ")
     for ending in ("html", "md"):
         assert "scaled_loss" in (tmp_path / "out" / f"stability.{ending}").read_text()
-    again = call("bench", "stability", *some, "--out", tmp_path / "out").err
+    again = lab("bench", "stability", *some, "--out", tmp_path / "out").err
     assert "8 of 8 runs" in again
     assert "0 of 8 runs" not in again  # all of them were kept
 
@@ -44,24 +44,24 @@ def test_a_small_bench_leaves_page_json_and_markdown(call, tmp_path, cache):
         (["stability", "--publish", "--quick"], "only the whole bench is published"),
     ],
 )
-def test_bad_input(call, arguments, message):
-    assert message in call("bench", *arguments, code=2).err
+def test_bad_input(lab, arguments, message):
+    assert message in lab("bench", *arguments, code=2).err
 
 
-def test_the_guide_is_written_from_the_stored_result(call):
-    from tether.papers.reproduction.source_index import need_checkout
+def test_the_guide_is_written_from_the_stored_result(lab):
+    from tether_lab.lab.source_index import need_checkout
 
     path = need_checkout("this test") / guide.GUIDE
     before = path.read_text()
-    out = call("bench", "stability", "--guide").out
+    out = lab("bench", "stability", "--guide").out
     assert (out.strip(), path.read_text()) == (guide.GUIDE, before)
 
 
-def test_publishing_runs_only_what_the_stored_result_lacks(call, tmp_path, monkeypatch, cache):
-    from tether.papers.reproduction import source_index
-    from tether.papers.stability import bench, costs, result
-    from tether.papers.stability.runs import BenchRun
-    from tether.papers.stability.trace import RunTrace
+def test_publishing_runs_only_what_the_stored_result_lacks(lab, tmp_path, monkeypatch, cache):
+    from tether.workflows.clipper_comparison.trace import RunTrace
+    from tether_lab.lab import source_index
+    from tether_lab.stability import bench, guard_costs, result
+    from tether_lab.stability.runs import BenchRun
 
     here, root = source_index.need_checkout("this test"), tmp_path / "checkout"
     whole = result.read(here / guide.RESULT)
@@ -91,19 +91,21 @@ def test_publishing_runs_only_what_the_stored_result_lacks(call, tmp_path, monke
 
     monkeypatch.setattr(source_index, "need_checkout", lambda purpose: root)
     monkeypatch.setattr(bench, "outcomes", outcomes)
-    monkeypatch.setattr(costs, "guard_costs", lambda some, rounds: dict.fromkeys(some, costs.Cost(0.5, 0.5, 0.5)))
-    out, err = call("bench", "stability", "--publish", "--out", tmp_path / "out")
-    assert "kept from results/stability.json: none, global_norm, autoclip" in err
+    monkeypatch.setattr(
+        guard_costs, "guard_costs", lambda some, rounds: dict.fromkeys(some, guard_costs.Cost(0.5, 0.5, 0.5))
+    )
+    out, err = lab("bench", "stability", "--publish", "--out", tmp_path / "out")
+    assert "kept from reproduction/results/stability.json: none, global_norm, autoclip" in err
     assert "with the figures as they were" in out
     found = result.read(root / guide.RESULT)
     words = [[(row["guard"], row["against_none"]["word"]) for row in one["rows"]] for one in (found, whole)]
     assert words[0] == words[1]
     assert "fingerprint" in found["guards"]["zclip"]
     assert guide.filled((root / guide.GUIDE).read_text(), found) == (root / guide.GUIDE).read_text()
-    assert "every row of results/stability.json stands" in call("bench", "stability", "--publish").out
+    assert "every row of reproduction/results/stability.json stands" in lab("bench", "stability", "--publish").out
     assert asked == [["zclip"]]
     result.write(root / guide.RESULT, {**found, "guards": {**found["guards"], "gone": found["guards"]["zclip"]}})
-    call("bench", "stability", "--publish", "--out", tmp_path / "out")  # one that is no longer there leaves the table
+    lab("bench", "stability", "--publish", "--out", tmp_path / "out")  # one that is no longer there leaves the table
     assert asked == [["zclip"], []]
     assert "gone" not in result.read(root / guide.RESULT)["guards"]
 

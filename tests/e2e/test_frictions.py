@@ -86,7 +86,7 @@ def test_a_natural_mistake_is_answered_with_what_to_type(
         ["classify", "photos", "--model", "model", "--classes", "a,b", "--out", "c.csv", "--existing", "replace"],
         ["embed", "photos", "--model", "model", "--out", "e.parquet"],
         ["inspect", "model", "--pairs", "photos", "--probe", "gap", "--out", "health"],
-        ["papers", "--package", "optim"],
+        ["methods", "--needs", "pairs"],
     ],
     ids=lambda value: value[0],
 )

@@ -14,7 +14,6 @@ import pytest
 
 from tether import cli
 from tether.cli import verbs
-from tether.papers.cards import CARDS
 
 HEAVY = {"torch", "numpy", "pyarrow", "sklearn", "open_clip", "transformers", "timm", "rich", "yaml"}
 
@@ -43,9 +42,10 @@ def test_no_arguments_show_the_help():
     [
         "import tether",
         "import tether.cli",
-        "import tether.papers.cards",
+        "import tether_lab.papers",
         "from tether import cli; cli.main(['--help'])",
-        "from tether import cli; cli.main(['where', next(iter(__import__('tether.papers.cards').papers.cards.CARDS))])",
+        "from tether import cli; cli.main(['methods', 'zclip'])",
+        "from tether_lab import cli; cli.main(['where', 'zclip'])",
     ],
 )
 def test_nothing_heavy_is_imported(code):
@@ -65,9 +65,9 @@ def test_the_installed_script_is_the_same():
 
 
 def test_bad_input_is_one_message_and_code_2():
-    done = tether("where", "no-such-paper")
+    done = tether("methods", "no-such-method")
     assert done.returncode == 2
-    assert done.stderr.startswith("tether: no paper 'no-such-paper'")
+    assert done.stderr.startswith("tether: no method 'no-such-method'")
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
 
@@ -76,11 +76,13 @@ def test_bad_input_is_one_message_and_code_2():
     ("typed", "paper"), [("CLIP-rocket", "improved-baselines"), ("Lamb", "eva-clip-18b"), ("clip-refin", "clip-refine")]
 )
 def test_a_paper_is_found_by_a_method_or_a_part(typed, paper):
-    assert f"no paper {typed!r}; it is named by {paper}; known" in tether("where", typed).stderr
+    command = [sys.executable, "-m", "tether_lab", "where", typed]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert f"no paper {typed!r}; it is named by {paper}; known" in done.stderr
 
 
 def test_unknown_verbs_and_options_are_code_2():
-    for arguments in (["trian"], ["papers", "--rooom", "optim"]):
+    for arguments in (["trian"], ["methods", "--rooom", "optim"]):
         done = tether(*arguments)
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
@@ -94,13 +96,13 @@ def test_ctrl_c_is_one_message_and_code_130(tmp_path):
         "    import time\n"
         "    print('waiting', flush=True)\n"
         "    time.sleep(60)\n"
-        "module = types.ModuleType('tether.cli.where')\n"
+        "module = types.ModuleType('tether.cli.methods')\n"
         "module.command = command\n"
-        "sys.modules['tether.cli.where'] = module\n"
+        "sys.modules['tether.cli.methods'] = module\n"
     )
     path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
-        [sys.executable, "-m", "tether", "where"],
+        [sys.executable, "-m", "tether", "methods"],
         env=os.environ | {"PYTHONPATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -121,14 +123,13 @@ def test_ctrl_c_is_one_message_and_code_130(tmp_path):
 
 
 def test_a_closed_pipe_is_no_error():
-    slug = next(iter(CARDS))
-    command = f"{sys.executable} -m tether where {slug} | head -n 1"
+    command = f"{sys.executable} -m tether methods zclip | head -n 1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("card")
+    assert done.stdout.startswith("title")
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("where", "zclip")])
+@pytest.mark.parametrize("arguments", [("--help",), ("methods", "zclip")])
 def test_an_output_that_takes_no_more_is_one_line(arguments: tuple[str, ...]) -> None:
     read, write = os.pipe()  # the end that is read from takes nothing
     done = subprocess.run(
@@ -142,10 +143,14 @@ def test_an_output_that_takes_no_more_is_one_line(arguments: tuple[str, ...]) ->
 
 def test_letters_that_a_terminal_does_not_know_are_escaped() -> None:
     environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
-    done = tether("where", "a 😀 paper", env=environment)
+    done = tether("methods", "a 😀 method", env=environment)
     assert done.returncode == 2
-    assert "a \\U0001f600 paper" in done.stderr
-    code = "from tether.cli import main; import tether.cli.where as w; w.command = lambda: w.say('😀'); main(['where'])"
+    assert "a \\U0001f600 method" in done.stderr
+    code = (
+        "from tether.cli import main; import tether.cli.methods as m\n"
+        "m.command = lambda: m.say('😀')\n"
+        "main(['methods'])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout == "\\U0001f600\n"
 
@@ -164,3 +169,14 @@ def test_what_a_machine_lacks_is_one_line(error: Exception, message: str, capsys
         raise error
     assert ended.value.exit_code == 2
     assert capsys.readouterr().err.startswith(message)
+
+
+def test_no_verb_needs_the_laboratory() -> None:
+    script = (
+        "import sys; from tether import cli; from tether.cli import verbs\n"
+        "sys.modules['tether_lab'] = None\n"
+        "print(len([cli.as_command(name) for name in verbs.names()]))\n"
+        "import tether.workflows.train, tether.workflows.clipper_comparison.compare, tether.workflows.adapt\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == len(verbs.names())

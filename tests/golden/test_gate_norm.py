@@ -7,7 +7,7 @@ from loading import load
 
 from tether.compress.prune.gate_norm import gate_norm, gate_norm_scores
 from tether.models.blocks.options import BlockConfig
-from tether.papers.testbeds.char_lm import CharModel
+from tether_lab.worlds.char_lm import CharModel
 
 V = load("gate-norm")
 HYPER, CLOSE = V.meta["hyper"], {"rtol": V.meta["tolerance"]["rtol"], "atol": 0.0}

@@ -10,8 +10,9 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any, TextIO
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, TextIO
 
 import typer
 from typer.core import TyperGroup
@@ -36,24 +37,34 @@ _Usage: Any = typer.BadParameter.__base__  # of every mistake in what was typed;
 
 
 class Verbs(TyperGroup):
-    """The group of all verbs: lists them without importing, imports the one that is used."""
+    """The group of all verbs: lists them without importing, imports the one that is used.
+
+    Attributes:
+        package: dotted name of the package with a module for each verb.
+        folder: where it lies.
+        order: verbs by section of the help.
+    """
+
+    package: ClassVar[str] = "tether.cli"
+    folder: ClassVar[Path] = verbs.FOLDER
+    order: ClassVar[Mapping[str, Sequence[str]]] = verbs.SECTIONS
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Every verb, in the order of the help."""
-        return verbs.names()
+        return verbs.names(self.folder, self.order)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The verb's command, or None when there is no such verb."""
         name = verbs.module_name(cmd_name)
-        path = verbs.FOLDER / f"{name}.py"
+        path = self.folder / f"{name}.py"
         if not name.isidentifier() or not path.is_file() or verbs.summary(path) is None:
             return None
-        return as_command(cmd_name)
+        return as_command(cmd_name, package=self.package)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The verb that the first argument names; a mistake is answered with the nearest one."""
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            known = verbs.names()
+            known = self.list_commands(ctx)
             near = difflib.get_close_matches(args[0], known, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             ctx.fail(f"no verb {args[0]!r}; {hint}known: {', '.join(known)}")
@@ -61,7 +72,7 @@ class Verbs(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """One table for each section of the help."""
-        for title, rows in verbs.sections().items():
+        for title, rows in verbs.sections(self.folder, self.order).items():
             with formatter.section(title):
                 formatter.write_dl(list(rows.items()))
 
@@ -150,9 +161,9 @@ def _quote_log() -> None:
         logging.lastResort.setFormatter(Line())
 
 
-def as_command(verb: str) -> Any:
+def as_command(verb: str, *, package: str = Verbs.package) -> Any:
     """The verb's typer command; imports its module."""
-    module = importlib.import_module(f"tether.cli.{verbs.module_name(verb)}")
+    module = importlib.import_module(f"{package}.{verbs.module_name(verb)}")
     app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
     app.command(name=verb)(module.command)
     command = _plainly(get_command(app))
@@ -186,27 +197,37 @@ def _plainly(command: Any) -> Any:
     return command
 
 
-def root() -> Any:
-    """The whole command line as one command."""
+def root(group: type[Verbs] = Verbs, about: Callable[..., None] | None = None) -> Any:
+    """The whole command line as one command.
+
+    Args:
+        group: its verbs.
+        about: takes what stands in front of the verb, and says what the command line is for.
+    """
     app = typer.Typer(
-        cls=Verbs,
+        cls=group,
         rich_markup_mode=None,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback()(_root)
+    app.callback()(about or _root)
     return _plainly(get_command(app))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command line; ends with 0, 1 (a check failed), 2 (bad input), 130 (Ctrl-C, or work kept), 143 (SIGTERM)."""
+    run(root(), argv, name="tether")
+
+
+def run(command: Any, argv: Sequence[str] | None, *, name: str) -> None:
+    """Run what ``root`` gives; see ``main``."""
     warnings.showwarning = _show_warning
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal may not know every letter
             stream.reconfigure(errors="backslashreplace")
     try:
-        root()(args=None if argv is None else list(argv), prog_name="tether")
+        command(args=None if argv is None else list(argv), prog_name=name)
     except KeyboardInterrupt as error:
         sys.exit(_interrupted(error))
 

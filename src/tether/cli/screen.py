@@ -17,6 +17,9 @@ from tether.core.printable import printable
 EVERY = 30.0
 """Seconds between the lines that stand for a bar where the output is no terminal."""
 
+PIPED = 250
+"""Columns where no terminal says how wide it is."""
+
 
 class Screen(Console):
     """A console that takes every text for what it is: a square bracket is no style, a colon no emoji."""

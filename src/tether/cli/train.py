@@ -208,9 +208,9 @@ def _compare(config: RunConfig, *, out: Path, steps: int | None, resume: bool) -
 
     from tether.cli.progress import TrainingProgress
     from tether.core.atomic_io import write_text
-    from tether.papers.stability.own_report import grid, report
-    from tether.papers.stability.own_run import STEPS, compare
     from tether.train.run_files import COMPARE_PAGE
+    from tether.workflows.clipper_comparison.compare import STEPS, compare
+    from tether.workflows.clipper_comparison.report import grid, report
     from tether.workflows.edits import EDITS
 
     wanted = min(STEPS if steps is None else steps, config.steps)

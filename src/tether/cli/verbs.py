@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 SECTIONS: dict[str, tuple[str, ...]] = {
@@ -26,7 +27,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "serve",
     ),
     "Make": ("draw", "edit", "generate"),
-    "Papers": ("papers", "where", "reproduce", "bench", "docs"),
+    "Papers": ("methods",),
 }
 """The order of the help; a verb in none of them is listed under Others, so a new file is never hidden."""
 
@@ -46,18 +47,18 @@ def summary(path: Path) -> str | None:
     return found and found[1]
 
 
-def sections(folder: Path = FOLDER) -> dict[str, dict[str, str]]:
+def sections(folder: Path = FOLDER, order: Mapping[str, Sequence[str]] = SECTIONS) -> dict[str, dict[str, str]]:
     """Section to verb to summary, in the order of the help; only verbs whose file is there."""
     left = {}
     for path in sorted(folder.glob("*.py")):
         line = summary(path)
         if line is not None:
             left[path.stem.replace("_", "-")] = line
-    found = {title: {verb: left.pop(verb) for verb in verbs if verb in left} for title, verbs in SECTIONS.items()}
+    found = {title: {verb: left.pop(verb) for verb in verbs if verb in left} for title, verbs in order.items()}
     found[OTHERS] = left
     return {title: verbs for title, verbs in found.items() if verbs}
 
 
-def names(folder: Path = FOLDER) -> list[str]:
+def names(folder: Path = FOLDER, order: Mapping[str, Sequence[str]] = SECTIONS) -> list[str]:
     """Every verb, in the order of the help."""
-    return [verb for verbs in sections(folder).values() for verb in verbs]
+    return [verb for verbs in sections(folder, order).values() for verb in verbs]

@@ -357,7 +357,7 @@ class _Reader:
         if not isinstance(node, ast.Assign) or self._depth != 1 or not isinstance(node.value, ast.Call):
             return False
         named = [target.id for target in node.targets if isinstance(target, ast.Name)]
-        return named == [FACTS] and getattr(node.value.func, "id", None) == FACTS.capitalize()
+        return named == [FACTS] and ast.unparse(node.value.func) in (FACTS.capitalize(), f"{FACTS.capitalize()}.of")
 
     def _import(self, node: ast.Import | ast.ImportFrom) -> bool:
         """Keep an import of the package; False for one of something else."""

@@ -33,7 +33,14 @@ from tether.core.shape import check
 GROUP = "tether.methods"
 FILE = "method.toml"
 FOLDER = Path(__file__).parents[1] / "methods"
-SHAPE = {"register?": {"*": {"*": str}}}
+SHAPE = {
+    **dict.fromkeys(("title?", "venue?", "arxiv?", "code?", "gives?", "guide?", "verdict?"), str),
+    "year?": int,
+    "authors?": [str],
+    "needs?": [str],
+    "parts?": {"*": str},
+    "register?": {"*": {"*": str}},
+}
 KINDS = (
     "adapted_heads",
     "adapters",
@@ -97,6 +104,10 @@ class MethodWarning(UserWarning):
 class MethodFile:
     """What a ``method.toml`` holds.
 
+    ``title``, ``year``, ``authors``, ``venue``, ``arxiv`` and ``code`` (``owner/name``) name the paper; ``gives`` says
+    in one sentence what a user gets, ``needs`` what a user must have, ``guide`` the page of the guides that shows it,
+    ``verdict`` how its check came out; ``parts`` has the dotted name of each part and what it does. All may be missing.
+
     Attributes:
         path: the file.
         package: dotted name of the package that it lies in.
@@ -106,6 +117,11 @@ class MethodFile:
     path: Path
     package: str
     values: Mapping[str, Any]
+
+    @property
+    def slug(self) -> str:
+        """Name of the method: its folder's, with hyphens."""
+        return _slug(self.path)
 
     def registered(self) -> Iterator[tuple[str, str, str]]:
         """Registry, name and ``module:Class`` of each part."""
@@ -124,15 +140,19 @@ def method_files() -> tuple[MethodFile, ...]:
     found = []
     for where, package, path in [*_own(), *_foreign()]:
         try:
-            found.append(_read(path, package=package) if isinstance(path, Path) else _located(path))
+            found.append(read_method(path, package=package) if isinstance(path, Path) else _located(path))
         except InputError as error:
             warnings.warn(f"{where}: left out: {error}", MethodWarning, stacklevel=2)
     return tuple(found)
 
 
 def _own() -> Iterator[tuple[str, str, Path]]:
-    for path in sorted(FOLDER.glob(f"*/{FILE}")):
+    for path in sorted(FOLDER.glob(f"*/{FILE}"), key=_slug):
         yield str(path), f"tether.methods.{path.parent.name}", path
+
+
+def _slug(path: Path) -> str:
+    return path.parent.name.replace("_", "-")
 
 
 def _foreign() -> Iterator[tuple[str, str, EntryPoint]]:
@@ -148,10 +168,19 @@ def _located(point: EntryPoint) -> MethodFile:
         raise InputError(f"cannot import {point.value}: {type(error).__name__}: {reason_of(error)}") from error
     if spec is None or not spec.submodule_search_locations:
         raise InputError(f"expected a package with a {FILE}, found no package {point.value!r}")
-    return _read(Path(spec.submodule_search_locations[0], FILE), package=point.value)
+    return read_method(Path(spec.submodule_search_locations[0], FILE), package=point.value)
 
 
-def _read(path: Path, *, package: str) -> MethodFile:
+def read_method(path: Path, *, package: str) -> MethodFile:
+    """One file.
+
+    Args:
+        path: the file.
+        package: dotted name of the package that it lies in.
+
+    Raises:
+        InputError: no such file, or a malformed one.
+    """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -23,7 +23,8 @@ class Registry(Mapping[str, type[T_co]], Generic[T_co]):
     Iteration and ``in`` import none of them.
 
     Args:
-        kind: name of the registry in ``method.toml``, one of ``core.method_files.KINDS``.
+        kind: name of the registry in ``method.toml``, one of ``core.method_files.KINDS``; empty where methods register
+            nothing, as in one that only joins others.
         members: name to ``module:Class``.
         including: registries whose members are members of this one too, before its own.
 
@@ -72,6 +73,16 @@ class Registry(Mapping[str, type[T_co]], Generic[T_co]):
 
     def __repr__(self) -> str:
         return f"Registry({self.kind!r}, {list(self)})"
+
+    def working(self) -> dict[str, type[T_co]]:
+        """All members by name; one of a method that cannot be imported is left out, with a ``MethodWarning``."""
+        found = {}
+        for name in self:
+            try:
+                found[name] = self[name]
+            except InputError as error:
+                warnings.warn(f"left out: {error}", MethodWarning, stacklevel=2)
+        return found
 
     def name_of(self, part: type) -> str:
         """The name of a member, found without importing others; of another class its own name."""

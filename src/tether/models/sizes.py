@@ -268,8 +268,8 @@ def read_how(how: How | None) -> tuple[GridMethod | None, LineMethod | RotaryPos
     found: dict[str, Any] = {}
     for spec in specs:
         name = spec.get("name") if isinstance(spec, Mapping) else spec
-        if not isinstance(name, str) or name not in {**GRIDS, **LINES}:
-            raise InputError(f"how: unknown {name!r}; {closest(str(name), {**GRIDS, **LINES})}")
+        if not isinstance(name, str) or name not in (*GRIDS, *LINES):
+            raise InputError(f"how: unknown {name!r}; {closest(str(name), [*GRIDS, *LINES])}")
         side, parts = ("images", GRIDS) if name in GRIDS else ("texts", LINES)
         if side in found:
             raise InputError(f"how: expected one way for {side}, got {len(specs)}, the last {name!r}")

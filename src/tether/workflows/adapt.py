@@ -18,6 +18,7 @@ from tether.core.errors import InputError, MissingExtraError
 from tether.core.geometry import check_finite
 from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder
+from tether.core.registry import Registry
 from tether.data import open_source
 from tether.data.regions import RegionColumns
 from tether.evaluate.adaptation import AdaptReport
@@ -339,6 +340,10 @@ def count_of(model: DualEncoder) -> int:
     return sum(parameter.numel() for parameter in cast(nn.Module, model).parameters())
 
 
+_KNOWN: Registry[Any] = Registry("", {}, including=(RECIPES, CAPTION_RECIPES, READ_RECIPES))
+"""Every recipe of ``tether adapt``."""
+
+
 def _recipe(
     given: str | Mapping[str, Any] | None,
 ) -> tuple[dict[str, Any], Recipe | CaptionFromTexts | CaptionByReward | ReadWords | ReadScenes | ReadPages | None]:
@@ -347,14 +352,13 @@ def _recipe(
         return {}, None
     spec = {"name": given} if isinstance(given, str) else dict(given)
     name = spec["name"] = str(spec.get("name")).replace("-", "_")
-    known = {**RECIPES, **CAPTION_RECIPES, **READ_RECIPES}
-    if name not in known:
-        raise InputError(f"--recipe: no recipe {name!r}; {closest(name, known)}")
+    if name not in _KNOWN:
+        raise InputError(f"--recipe: no recipe {name!r}; {closest(name, _KNOWN)}")
     if name == REWARD_RECIPE and not spec.get("captioner"):
         raise InputError(f"--recipe {name}: expected captioner=FOLDER, a captioner that goes on; {MADE_BY} makes one")
     if name == SCENE_RECIPE and not spec.get("reader"):
         raise InputError(f"--recipe {name}: expected reader=FOLDER, a reader that goes on; {MADE_READER} makes one")
-    made = build(spec, known, where="--recipe", finite=True)
+    made = build(spec, _KNOWN, where="--recipe", finite=True)
     if isinstance(made, CaptionByReward):
         check_captioner(made.captioner, where=f"--recipe {name}: captioner")
     return spec, made

@@ -23,6 +23,7 @@ from tether.core.locks import locked
 from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import Count, Part, checked
+from tether.core.registry import Registry
 from tether.core.replaced_parts import replaced_parts
 from tether.core.types import Batch
 from tether.data import open_source
@@ -249,7 +250,7 @@ def compress(
 
 
 def _edits(edits: Sequence[str | Mapping[str, Any]], *, none: bool) -> tuple[list[dict[str, Any]], list[Any]]:
-    known = {**COMPRESSORS, **REPAIRS}
+    known: Registry[Any] = Registry("", {}, including=(COMPRESSORS, REPAIRS))
     if not edits and not none:
         raise InputError(f"--edit: expected at least one; {closest('', known)}")
     given = [named(one, where="--edit", after=",") for one in edits]

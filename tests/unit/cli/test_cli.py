@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import shlex
 import sys
 import types
@@ -15,10 +16,8 @@ from typer.testing import CliRunner
 
 from tether import cli
 from tether.cli import verbs
-from tether.cli.reproduce import result_lines
 from tether.cli.stopping import Terminated
 from tether.core.errors import InputError, MissingExtraError
-from tether.papers.cards import CARDS
 
 pytestmark = pytest.mark.slow
 
@@ -94,9 +93,9 @@ def test_traceback_on_request(verb, monkeypatch):
 
 
 def test_an_unknown_verb_is_answered_with_a_near_one():
-    code, _, stderr = call("paper")
+    code, _, stderr = call("method")
     assert code == 2
-    assert "no verb 'paper'; did you mean 'papers'? known: " in stderr
+    assert "no verb 'method'; did you mean 'methods'? known: " in stderr
 
 
 @pytest.mark.parametrize("name", ["../core", "verbs", "__init__", "reference", "progress"])
@@ -124,8 +123,8 @@ def test_sections_name_each_verb_once():
 def test_a_new_verb_shows_up_by_itself(tmp_path):
     (tmp_path / "paint.py").write_text('def command() -> None:\n    """Paint a picture."""\n')
     (tmp_path / "helper.py").write_text("x = 1\n")
-    (tmp_path / "papers.py").write_text('def command() -> None:\n    """List."""\n')
-    assert verbs.sections(tmp_path) == {"Papers": {"papers": "List."}, "Others": {"paint": "Paint a picture."}}
+    (tmp_path / "methods.py").write_text('def command() -> None:\n    """List."""\n')
+    assert verbs.sections(tmp_path) == {"Papers": {"methods": "List."}, "Others": {"paint": "Paint a picture."}}
 
 
 @pytest.mark.parametrize("name", verbs.names())
@@ -165,7 +164,6 @@ LOADS = {
     "push",
     "read",
     "report",
-    "reproduce",
     "quality",
     "rank",
     "search",
@@ -192,114 +190,48 @@ def test_version():
     assert call("--version")[:2] == (0, f"tether {__version__}\n")
 
 
-def test_papers_as_table_and_as_json():
-    slugs = list(CARDS)
-    code, stdout, _ = call("papers", "--json")
+def test_methods_as_lines_and_as_json():
+    code, stdout, _ = call("methods", "--json")
+    rows = {row["slug"]: row for row in json.loads(stdout)}
+    assert (code, len(rows)) == (0, 119)
+    assert rows["zclip"]["verdict"] == "reproduced"
+    code, stdout, _ = call("methods")
+    assert [line.split()[0] for line in stdout.splitlines()[:-1]] == list(rows)
+    assert stdout.splitlines()[-1] == "119 of 119 methods; tether methods SLUG shows the parts of one"
+
+
+def test_a_method_shows_its_parts():
+    code, stdout, _ = call("methods", "zclip")
     assert code == 0
-    assert [row["slug"] for row in json.loads(stdout)] == slugs
-    code, stdout, _ = call("papers")
-    assert all(slug in stdout for slug in slugs)
-    assert f"{len(slugs)} of {len(slugs)} papers" in stdout
-
-
-def test_papers_can_be_chosen():
-    one = next(iter(CARDS.values()))
-    rows = json.loads(
-        call("papers", "--json", "--package", one.package.upper(), "--needs", one.needs[0].upper()[:4])[1]
-    )
-    assert one.slug in [row["slug"] for row in rows]
-    assert {row["package"] for row in rows} == {one.package}
-    assert json.loads(call("papers", "--json", "--needs", "no such thing")[1]) == []
-    code, _, stderr = call("papers", "--package", "garden")
-    assert code == 2
-    assert "no paper has 'garden'; known:" in stderr
+    assert "https://arxiv.org/abs/2504.02507" in stdout
+    assert re.search(r"^part +tether\.optim\.clip\.zclip\.ZClip  \w", stdout, flags=re.MULTILINE)
+    code, _, stderr = call("methods", "zclap")
+    assert (code, "no method 'zclap'; did you mean 'zclip'" in stderr) == (2, True)
 
 
 @pytest.mark.parametrize(
-    "slug", [pytest.param(slug, marks=[pytest.mark.nightly] if n % 10 else []) for n, slug in enumerate(CARDS)]
+    ("asked", "found"),
+    [
+        (["--find", "2504.02507"], "zclip "),
+        (["--find", "align-clip"], "alignclip "),
+        (["--find", "Eslami"], "alignclip "),
+        (["--find", "2010.04592"], "2010.04592 is named in tether/losses/hard_contrastive.py: "),
+        (["--verdict", "Reproduced"], "zclip "),
+        (["--needs", "GRADIENT"], "zclip "),
+        (["--needs", "no such thing"], "0 of 119 methods"),
+    ],
 )
-def test_where_shows_every_place(slug):
-    code, stdout, _ = call("where", slug)
+def test_methods_can_be_chosen(asked, found):
+    code, stdout, _ = call("methods", *asked)
     assert code == 0
-    assert f"src/tether/papers/cards/{slug.replace('-', '_')}.py:" in stdout
-    for part in CARDS[slug].parts:
-        assert part in stdout
-    for name in ("test ", "vector ", "guide ", "result "):
-        assert f"\n{name}" in stdout
+    assert f"\n{found}" in f"\n{stdout}"
+    assert len(stdout.splitlines()) < 119
 
 
-def test_where_of_no_paper_suggests_one():
-    code, _, stderr = call("where", next(iter(CARDS)) + "x")
+def test_a_verdict_that_there_is_not_is_refused():
+    code, _, stderr = call("methods", "--verdict", "true")
     assert code == 2
-    assert f"did you mean '{next(iter(CARDS))}'?" in stderr
-
-
-def test_reproduce_needs_names_or_all():
-    slug = next(iter(CARDS))
-    for arguments in ([], [slug, "--all"]):
-        code, _, stderr = call("reproduce", *arguments)
-        assert code == 2
-        assert "name at least one paper, or --all" in stderr
-
-
-def test_nobody_chooses_the_seeds(tmp_path):
-    code, _, stderr = call("reproduce", next(iter(CARDS)), "--seeds", "2", "--out", str(tmp_path))
-    assert code == 2
-    assert "No such option" in stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_no_result_is_stored_from_uncommitted_source(monkeypatch):
-    monkeypatch.setattr("tether.papers.reproduction.history.commit", lambda: "0123456789ab+")
-    code, _, stderr = call("reproduce", next(iter(CARDS)), "--device", "cpu")
-    assert code == 2
-    assert "src: has uncommitted changes" in stderr
-
-
-def test_only_one_thread_of_the_cpu_is_stored():
-    code, _, stderr = call("reproduce", next(iter(CARDS)), "--device", "cpu", "--threads", "2")
-    assert code == 2
-    assert "got cpu and 2 threads; give --device cpu --threads 1" in " ".join(stderr.split())
-
-
-def test_reproduce_writes_where_it_is_told(tmp_path):
-    slug = next(iter(CARDS))
-    code, stdout, _ = call("reproduce", slug, "--smoke", "--out", str(tmp_path))
-    assert code == 0
-    assert f"{slug}: smoke run ended" in stdout
-    assert json.loads((tmp_path / f"{slug}.smoke.json").read_text())["smoke"] is True  # no result is overwritten
-    code, _, stderr = call("reproduce", slug, "--smoke", "--fresh-seeds")
-    assert code == 2
-    assert "--smoke looks at seed 0 alone" in stderr
-
-
-def test_reproduce_says_which_seeds_were_kept():
-    summary = {"verdict": "in part", "mean": -0.5, "lower": -0.75, "upper": -0.25, "kind": "no_worse", "margin": 1.0}
-    result = {
-        **summary,
-        "slug": "some-paper",
-        "metric": "error",
-        "wall_seconds": 3.0,
-        "conditions": [{"says": "The norm is kept.", "holds": False}],
-        "seeds": [{}] * 5,
-        "fresh": summary | {"seeds": [{}] * 3},
-    }
-    improvement = "improvement -0.5 (-0.75 to -0.25), 1 worse allowed"
-    lines = [
-        f"some-paper: in part; error: {improvement}; 5 seeds, 3 s",
-        "  does not hold: The norm is kept.",
-        f"  fresh seeds: in part; {improvement}",
-    ]
-    assert result_lines(result, measured=8) == lines
-    kept = "  5 of 8 seeds were measured before; --fresh measures them again"
-    assert result_lines(result, measured=3) == [*lines, kept]
-
-
-def test_docs_needs_one_of_its_two_words():
-    for arguments in ([], ["--write", "--check"]):
-        code, _, stderr = call("docs", *arguments)
-        assert code == 2
-        assert "--write or --check" in stderr
+    assert "--verdict: no 'true'; known: contrary, " in " ".join(stderr.split())
 
 
 def test_warnings_are_one_line(monkeypatch, capsys):

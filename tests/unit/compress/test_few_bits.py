@@ -17,7 +17,7 @@ from tether.models import create
 from tether.models.causal_lm import small_causal_lm
 from tether.models.save import write_weights
 from tether.models.stacks import stack_of
-from tether.papers.testbeds.char_lm import CharModel
+from tether_lab.worlds.char_lm import CharModel
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:

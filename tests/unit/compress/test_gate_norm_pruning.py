@@ -19,7 +19,7 @@ from tether.models import create
 from tether.models.blocks.options import BlockConfig
 from tether.models.causal_lm import small_causal_lm
 from tether.models.stacks import stack_of
-from tether.papers.testbeds.char_lm import CharModel
+from tether_lab.worlds.char_lm import CharModel
 
 
 def test_the_score_is_the_norm_of_the_product_with_shared_keys_repeated() -> None:

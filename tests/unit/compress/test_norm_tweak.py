@@ -15,7 +15,7 @@ from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.types import Batch
 from tether.models import create
 from tether.models.causal_lm import small_causal_lm
-from tether.papers.testbeds.char_lm import CharModel
+from tether_lab.worlds.char_lm import CharModel
 
 TEXTS = ["a small red cat", "sun", "the dog in the sun", "a blue ball"]
 

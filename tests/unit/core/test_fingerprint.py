@@ -11,9 +11,9 @@ import pytest
 import tether
 import tether.core.fingerprint as fingerprint_module
 import tether.losses.infonce
-import tether.papers.testbeds.biased_scenes
+import tether_lab.worlds.biased_scenes
 from tether.core.fingerprint import SourceTrees
-from tether.papers.reproduction import model_cache, source_index
+from tether_lab.lab import model_cache, source_index
 
 pytestmark = pytest.mark.slow
 
@@ -211,7 +211,7 @@ def test_what_was_read_is_kept_and_a_damaged_cache_does_no_harm(package, tmp_pat
 
 
 def test_a_cached_model_is_not_found_after_an_edit_of_what_trains_it(tmp_path, monkeypatch):
-    bed = Path(tether.papers.testbeds.biased_scenes.__file__)
+    bed = Path(tether_lab.worlds.biased_scenes.__file__)
     assert Path(tether.losses.infonce.__file__) in source_index.sources().closure([bed])
     monkeypatch.setenv("TETHER_CACHE", str(tmp_path))
 

@@ -16,7 +16,7 @@ from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.method_files import FILE, GROUP, KINDS, MethodWarning
 from tether.core.registry import Registry
-from tether.papers.reproduction import part_reference
+from tether_lab.lab import part_reference
 
 OWN = {"zclip": "tether.optim.clip.zclip:ZClip", "none": "tether.optim.clip.global_norm:NoClip"}
 CODE = """
@@ -171,6 +171,8 @@ def test_a_part_that_cannot_be_imported_breaks_nothing_else(package, line, code,
     with pytest.raises(InputError, match=said) as caught:
         build("new", parts, where="recipe: clipper")
     assert str(path) in str(caught.value)
+    with pytest.warns(MethodWarning, match=said):
+        assert list(parts.working()) == ["zclip", "none"]
 
 
 def test_a_name_that_two_methods_register_is_neither_s(package):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.losses.vanishing_gradient import VanishingGradientPenalty, omega_regulariser
 from tether.optim.clip import GlobalNorm
-from tether.papers.cards import rnn_norm_clip
+from tether_lab.papers.rnn_norm_clip import study as rnn_norm_clip
 
 
 def signals(steps: int = 4) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from tether.models.blocks.options import BlockConfig
 from tether.models.blocks.presets import BlockPreset, block_preset
 from tether.optim import SGD
 from tether.optim.clip import GlobalNorm
-from tether.papers.testbeds.char_lm import CharModel, alphabet_size, train
+from tether_lab.worlds.char_lm import CharModel, alphabet_size, train
 
 SMALL = {"width": 16, "layers": 2, "heads": 2, "context": 12}
 

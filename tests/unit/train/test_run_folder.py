@@ -14,13 +14,13 @@ from tether.core.errors import InputError, LockedError, StoppedError, TetherErro
 from tether.core.model_digest import file_digest
 from tether.data.bad_rows import BadRows
 from tether.models.save import write_weights
-from tether.papers.stability import own_run
 from tether.train import load_config, train
 from tether.train.checkpoints import list_checkpoints
 from tether.train.claim import _differences, check_recorded
 from tether.train.metrics_log import Logbook, read_metrics
 from tether.train.result import read_result
 from tether.train.seal import KEY, sealed
+from tether.workflows.clipper_comparison import compare as own_run
 
 pytestmark = pytest.mark.slow
 

@@ -8,12 +8,12 @@ import pytest
 
 from tether.adapt.finetune import ADAPTERS
 from tether.core.errors import InputError
-from tether.papers.stability.own_run import compare
 from tether.train import RunConfig, load_config, train
 from tether.train.config import dump_config
 from tether.train.parts import check_parts
 from tether.train.schedules import Cosine, StageSchedule
 from tether.train.stages import stretches
+from tether.workflows.clipper_comparison.compare import compare
 
 TAUGHT = {
     "views": {"image": {}, "text": {}, "seen": {"source": "image", "encoder": "teacher"}},

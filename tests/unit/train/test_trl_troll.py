@@ -13,7 +13,7 @@ import torch
 from tether.core.errors import InputError, MissingExtraError
 from tether.losses.sparse_policy import SparseDist
 from tether.losses.troll import TROLLLoss
-from tether.papers.testbeds import verifiable
+from tether_lab.worlds import verifiable
 
 pytestmark = pytest.mark.slow
 

@@ -96,7 +96,7 @@ class Binding:
             tuple(drawings),
             "Exchanging words by rule may leave a caption true, or make it odd; an odd text is easier to refuse. "
             "Words are found by lists in English.",
-            "tether reproduce tripletclip; tether reproduce clip-in; tether reproduce labclip",
+            "tether-lab reproduce tripletclip; tether-lab reproduce clip-in; tether-lab reproduce labclip",
         )
 
 

@@ -47,7 +47,7 @@ class Common:
             tuple(figures),
             tuple(drawings),
             "Common means near the mean of these pairs. It is no quality, and it changes with the pairs.",
-            "tether reproduce double-ellipsoid",
+            "tether-lab reproduce double-ellipsoid",
         )
 
 

@@ -86,7 +86,7 @@ class Dimensions:
             tuple(drawings),
             "A low rank is no fault when the pairs are few or alike. Outlying coordinates are common in trained "
             "towers; they matter when vectors are quantised or compared coordinate by coordinate.",
-            "tether reproduce positional-artefacts; tether reproduce w-clip",
+            "tether-lab reproduce positional-artefacts; tether-lab reproduce w-clip",
         )
 
 

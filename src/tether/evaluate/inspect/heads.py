@@ -77,7 +77,7 @@ class Heads:
             (bars, *galleries),
             "Words come from your captions, so a head that follows something nobody wrote down gets the nearest word. "
             "A low share explained means that the words do not fit.",
-            "tether reproduce text-decomposition; see docs/guides/inspection.md",
+            "tether-lab reproduce text-decomposition; see docs/guides/inspection.md",
         )
 
 

@@ -77,7 +77,7 @@ class Likelihood:
             tuple(drawings),
             "Strange means unlike the other rows here, not wrong: a rare subject is strange too. Blur moves an image "
             "toward the mean and makes it look MORE usual.",
-            "tether reproduce w-clip; see docs/guides/geometry.md",
+            "tether-lab reproduce w-clip; see docs/guides/geometry.md",
         )
 
 

@@ -76,7 +76,7 @@ class Gap:
             (_cloud(subject),),
             "Recall within one kind of answer cannot see a gap. Where images and texts are ranked in one list, or a "
             "generator reads both, a gap can matter all the same. Centring is the plainest way to close it.",
-            "tether reproduce contrastive-gap; tether reproduce alignclip",
+            "tether-lab reproduce contrastive-gap; tether-lab reproduce alignclip",
         )
 
 

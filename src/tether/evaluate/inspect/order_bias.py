@@ -76,7 +76,7 @@ class Order:
             (bars, *drawings),
             "Some pull toward what is large is plain seeing: it covers more of the image. Canvases of two images "
             "are unlike photographs; their order is what counts, not the exact share.",
-            "tether reproduce comco",
+            "tether-lab reproduce comco",
         )
 
     def _first(self, subject: Subject) -> tuple[list[Figure], list[Gallery]]:

@@ -168,7 +168,7 @@ def _asked(
     probes: Sequence[str | Mapping[str, Any] | Probe[Subject]] | None,
 ) -> list[tuple[str, Probe[Subject], dict[str, Any]]]:
     found = []
-    for spec in PROBES if probes is None else probes:
+    for spec in PROBES.working() if probes is None else probes:
         if isinstance(spec, Probe):
             found.append((PROBES.name_of(type(spec)).lower(), spec, {"settings": repr(spec.__getstate__())}))
             continue

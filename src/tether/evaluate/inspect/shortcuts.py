@@ -164,7 +164,7 @@ class Shortcuts:
             tuple(drawings),
             "Only attributes that stand in a caption or a column can be found; what nobody wrote down stays unseen. "
             "Nothing here asks for, or guesses, attributes of people.",
-            "tether reproduce fairerclip; tether reproduce saner; balance the attribute, then train",
+            "tether-lab reproduce fairerclip; tether-lab reproduce saner; balance the attribute, then train",
         )
 
 

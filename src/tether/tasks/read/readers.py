@@ -63,7 +63,11 @@ READERS: Registry[ImageReader] = Registry(
 
 def trained_readers(*, page: bool) -> Mapping[str, type[ImageReader]]:
     """Readers that need no folder, since they come trained: of whole pages, or of crops."""
-    return {"rapidocr": RapidPages} if page else {name: kind for name, kind in READERS.items() if kind.file is None}
+    return (
+        {"rapidocr": RapidPages}
+        if page
+        else {name: kind for name, kind in READERS.working().items() if kind.file is None}
+    )
 
 
 def load_reader(
@@ -91,7 +95,7 @@ def load_reader(
         'DualReader'
     """
     place = local(folder)
-    for kind in READERS.values():
+    for kind in READERS.working().values():
         if kind.file is None or not (place / kind.file).is_file():
             continue
         if kind is SceneReader:

@@ -65,7 +65,7 @@ def fitting(case: Case, model: DualEncoder) -> tuple[list[Choice], dict[str, Uns
 
 
 def _by_cost() -> list[tuple[str, type[Recipe]]]:
-    return sorted(RECIPES.items(), key=lambda item: item[1].cost)
+    return sorted(RECIPES.working().items(), key=lambda item: item[1].cost)
 
 
 def _none_error(case: Case, *, refused: Mapping[str, Exception]) -> InputError:
@@ -92,7 +92,7 @@ def _none_error(case: Case, *, refused: Mapping[str, Exception]) -> InputError:
 
 def kind_error(name: str, recipe: Recipe, case: Case, *, source: str) -> InputError:
     """A recipe that takes other data, with those that take these."""
-    fit = [other for other, kind in RECIPES.items() if kind.takes in case.kinds]
+    fit = [other for other, kind in RECIPES.working().items() if kind.takes in case.kinds]
     is_now = " and ".join(KINDS[kind] for kind in sorted(case.kinds)) or "nothing that a recipe takes"
     there = f"; recipes for these: {', '.join(fit)}" if fit else ""
     if recipe.takes == "labels" and case.unlabelled:

@@ -1,0 +1,61 @@
+"""The small CLIP of asked boxes goes on by a composed step, whose views and terms say what of regions is learnt."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from tether.adapt.recipes.moving import move_
+from tether.adapt.recipes.tuning import Tuning
+from tether.data.contents import BatchContents
+from tether.losses import ClipLoss
+from tether.optim.clip import GlobalNorm
+from tether.train.steps import ComposedStep
+from tether.train.tuning import play
+from tether_lab.worlds.asked_boxes import BATCH, COLUMNS, DECAY, STEPS, given_pairs
+
+if TYPE_CHECKING:
+    from tether.models.dual import Clip
+    from tether.models.wrapped_encoders import WrappedEncoder
+    from tether_lab.lab.lab import Lab
+    from tether_lab.worlds.asked_boxes import BoxBench
+
+
+def taught_by(
+    lab: Lab,
+    bed: BoxBench,
+    parts: dict[str, Any],
+    *,
+    rate: float,
+    moves: Literal["image", "both"] = "both",
+    steps: int = STEPS,
+) -> Clip | WrappedEncoder:
+    """The start after so many steps; scenes and the order of the batches are the same in all arms.
+
+    Args:
+        lab: seed and budget.
+        bed: of the seed.
+        parts: views, terms, heads and teacher of the step; none of them is captions alone.
+        rate: learning rate at the start; it falls to 0 as a cosine.
+        moves: the towers that learn.
+        steps: of the optimiser.
+    """
+    model, steps = copy.deepcopy(bed.start), lab.steps(steps)
+    step = ComposedStep(ClipLoss(duplicates="positives"), steps=steps, seed=lab.seed, **parts)
+    move_(model, moves)
+    step.see_start(model)
+    heads = step.new_heads(model)
+    tuning = Tuning(
+        step=step,
+        batches=given_pairs(lab, bed).loader(
+            model, batch_size=lab.steps(BATCH, 8), contents=BatchContents(regions=COLUMNS)
+        ),
+        steps=steps,
+        optimizer={"name": "adamw", "lr": rate},
+        weight_decay=DECAY,
+        clipper=GlobalNorm(1.0),
+        modules=heads,
+    )
+    play(tuning, model, seed=lab.seed)
+    state = {f"{name}.{key}": value for name, head in heads.items() for key, value in head.state_dict().items()}
+    return cast("Clip | WrappedEncoder", step.finished(model.eval(), state)).eval()

@@ -1,0 +1,39 @@
+"""On drawn scenes with masks, an adapter that learns how patches relate from which phrases are true of each image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from tether.adapt.heads.relation import RelationHead
+from tether.adapt.recipes.given import Given
+from tether.adapt.recipes.relation import RelationRecipe
+from tether.adapt.recipes.tuning import play
+from tether.models.frozen_copy import frozen_copy
+from tether_lab.worlds.masked_scenes import MaskedScenes
+
+if TYPE_CHECKING:
+    from tether_lab.lab.lab import Lab
+
+STEPS, BATCH, DIM, RATE = 300, 4, 64, 1e-3
+
+
+def learnt_relation(
+    lab: Lab, bed: MaskedScenes, *, rate: float = RATE, spread: Literal["attention", "none"] = "attention"
+) -> RelationHead:
+    """What ``tether adapt --recipe relation`` learns from the phrases of the unlabelled scenes, not from their masks.
+
+    Args:
+        lab: seed and budget.
+        bed: of the seed.
+        rate: of learning.
+        spread: of the recipe.
+    """
+    recipe = RelationRecipe(
+        steps=lab.steps(STEPS), batch_size=BATCH, dim=DIM, hidden=DIM, learning_rate=rate, spread=spread
+    )
+    given = Given("images", bed.unlabelled, len(bed.unlabelled), seed=lab.seed)
+    model = frozen_copy(bed.model)
+    outcome = play(recipe.tuning(model, given), model, seed=lab.seed).outcome
+    assert outcome is not None
+    assert isinstance(outcome.head, RelationHead)
+    return outcome.head

@@ -1,0 +1,1 @@
+"""The first steps of a run once with each clipper: ``tether train --clipper compare``."""
