@@ -29,7 +29,7 @@ $(VENV)/.stamp-use: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
 	touch $@
 
-$(VENV)/.stamp-dev: pyproject.toml
+$(VENV)/.stamp-dev: pyproject.toml reproduction/pyproject.toml
 	@$(MAKE_VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --editable ./reproduction
 	touch $@ $(VENV)/.stamp-use

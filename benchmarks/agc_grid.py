@@ -1,7 +1,7 @@
 """AGC's limit against the learning rate on handwritten digits, beside no clipping and batch normalisation.
 
 Command: ``python benchmarks/agc_grid.py`` (about 2 CPU minutes; ``--quick`` for one epoch, whose numbers mean nothing).
-The network, batches and 12 epochs of ``papers/testbeds/digits.py``, one seed a cell, one thread. The last line is
+The network, batches and 12 epochs of ``tether_lab/worlds/digits.py``, one seed a cell, one thread. The last line is
 the same network with every standardised filter replaced by a plain one and batch normalisation, not clipped.
 
 Last measured on one core of an Intel Xeon, seeds 0 / 1, rates 0.1, 0.4, 1.6:

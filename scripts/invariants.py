@@ -3,8 +3,8 @@
 python scripts/invariants.py            exit code 1 where something differs, with each difference
 python scripts/invariants.py --write    write scripts/invariants.json; a commit then shows what it changed
 
-The record holds the names in every registry and their classes, the dotted names that documents and docstrings use, the
-number of tests in each file, the data files of the package, and what is known of each paper's claim.
+The record holds the names in every registry and their classes, the dotted names that documents use, the number of tests
+in each file, the data files of both packages, and what is known of each paper's claim.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tether_lab.papers import CARDS
 
 ROOT = Path(__file__).parents[1]
 RECORD = Path(__file__).with_suffix(".json")
-DOCUMENTED = re.compile(r"(?<![\w./-])(tether(?:\.[A-Za-z_]\w*)+)")
+DOCUMENTED = re.compile(r"(?<![\w./-])(tether(?:_lab)?(?:\.[A-Za-z_]\w*)+)")
 
 
 def registries() -> dict[str, dict[str, str]]:

@@ -48,7 +48,7 @@ from tether.models.patch_relation import ExcelAdapter
 from tether.models.ranking_adapter import RankingAdapter
 from tether.models.upsample import Sharpener
 from tether.train.steps import ComposedStep
-from tether.train.steps.composed import TRAINED_HEADS
+from tether.train.steps.heads import TRAINED_HEADS
 from tether.train.terms import TERMS
 
 trained_heads = pytest.mark.parametrize("name", sorted(TRAINED_HEADS))

@@ -152,6 +152,13 @@ def test_every_seed_was_measured_from_source_of_its_results_fingerprint(latest):
                 assert fingerprint(slug) == expected, f"{slug} at {name}"
 
 
+def test_fingerprints_of_today_s_layout_are_found():
+    source_index.need_checkout("this test")
+    with history.fingerprints_at("HEAD") as fingerprint:
+        assert re.fullmatch(r"[0-9a-f]{24}", fingerprint("zclip"))
+        assert fingerprint("zclip") != fingerprint("alignclip")
+
+
 def _runs(result):
     return [*result["seeds"], *(result["fresh"]["seeds"] if result["fresh"] else [])]
 

@@ -71,7 +71,7 @@ def command(
     if record or (folder is None and not smoke):
         if not as_stored:
             raise InputError(
-                f"results: holds what one thread of the CPU measured, got {device} and {threads} threads; "
+                f"a stored result holds what one thread of the CPU measured, got {device} and {threads} threads; "
                 "give --device cpu --threads 1, or --out"
             )
         source_index.need_checkout("storing a result (or give --out)")

@@ -1,6 +1,7 @@
 """Generated documentation: which files there are, what they should hold, and which of them are stale.
 
-Pages under ``docs/gen`` are made by ``make docs`` and not committed; the README's block and the guides' figures are.
+Pages under ``docs/gen`` are made by ``make docs`` and not committed; the README's block, the guides' figures and each
+``method.toml`` are.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import Any
 from tether.core.atomic_io import write_text
 from tether.core.errors import InputError
 from tether.core.method_files import FILE
-from tether.core.method_files import FOLDER as FOLDER_OF_METHODS
 from tether_lab.lab import pages, part_reference
 from tether_lab.lab.method_text import brought_up_to_date
 from tether_lab.lab.results import rows
@@ -54,11 +54,9 @@ def committed(root: Path) -> dict[str, str]:
     every = rows()
     readme = with_block(_read(root / README) or "", pages.verdicts(every), where=str(root / README))
     methods = {
-        f"{METHODS}/{row.card.slug.replace('-', '_')}/{FILE}": brought_up_to_date(
-            (FOLDER_OF_METHODS / row.card.slug.replace("-", "_") / FILE).read_text(encoding="utf-8"),
-            verdict=row.verdict,
-        )
+        name: brought_up_to_date((root / name).read_text(encoding="utf-8"), verdict=row.verdict)
         for row in every
+        for name in [f"{METHODS}/{row.card.slug.replace('-', '_')}/{FILE}"]
     }
     guides = {
         path.relative_to(root).as_posix(): filled(path.read_text(encoding="utf-8"), where=str(path))

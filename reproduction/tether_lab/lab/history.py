@@ -1,4 +1,4 @@
-"""Whether a claim stood in the repository before the stored run: read from git, never typed."""
+"""What git knows of results: today's commit, whether a claim stood before its seeds ran, fingerprints at a commit."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import Any
 
 from tether.core.errors import InputError
 from tether.core.fingerprint import SourceTrees
+from tether.core.method_files import FILE, read_method
 from tether_lab.lab import source_index
 
 CHANGED_SOURCE = "+"
@@ -79,12 +80,12 @@ class Layout:
     leave_out: tuple[str, ...]
 
 
-_STUDIES = "reproduction/tether_lab"
+_LABORATORY = "reproduction/tether_lab"
 _PAPERS = "src/tether/papers"
 LAYOUTS = (
     Layout(
-        ("src/tether", _STUDIES), f"{_STUDIES}/papers/{{stem}}/study.py", f"{_STUDIES}/lab/lab.py",
-        (f"{_STUDIES}/lab/card.py", f"{_STUDIES}/lab/model_cache.py"),
+        ("src/tether", _LABORATORY), f"{_LABORATORY}/papers/{{stem}}/study.py", f"{_LABORATORY}/lab/lab.py",
+        (f"{_LABORATORY}/lab/card.py", f"{_LABORATORY}/lab/model_cache.py"),
     ),
     Layout(
         ("src/tether",), f"{_PAPERS}/cards/{{stem}}.py", f"{_PAPERS}/reproduction/lab.py",
@@ -96,7 +97,7 @@ LAYOUTS = (
 
 @contextlib.contextmanager
 def fingerprints_at(name: str) -> Iterator[Callable[[str], str]]:
-    """What gives the fingerprint of a paper by its slug, with the parts its card names there, as a commit has it.
+    """What gives the fingerprint of a paper by its slug, with the parts that it has there, as a commit has it.
 
     Raises:
         InputError: no such commit here.
@@ -118,10 +119,15 @@ def fingerprints_at(name: str) -> Iterator[Callable[[str], str]]:
         )
 
         def fingerprint(slug: str) -> str:
-            card = Path(folder, layout.card.format(stem=slug.replace("-", "_")))
-            nodes = ast.walk(ast.parse(card.read_text(encoding="utf-8")))
-            parts = next(node.value for node in nodes if isinstance(node, ast.keyword) and node.arg == "parts")
-            homes = filter(None, map(sources.home, ast.literal_eval(parts)))
+            stem = slug.replace("-", "_")
+            card, method = Path(folder, layout.card.format(stem=stem)), Path(folder, "src/tether/methods", stem, FILE)
+            if method.is_file():
+                parts = list(read_method(method, package="").values["parts"])
+            else:
+                nodes = ast.walk(ast.parse(card.read_text(encoding="utf-8")))
+                named = next(node.value for node in nodes if isinstance(node, ast.keyword) and node.arg == "parts")
+                parts = ast.literal_eval(named)
+            homes = filter(None, map(sources.home, parts))
             return sources.fingerprint([card, Path(folder, layout.lab), *homes])
 
         yield fingerprint

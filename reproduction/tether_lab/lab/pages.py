@@ -64,7 +64,7 @@ def index(rows: Sequence[PaperStatus]) -> str:
     needs = sorted({need for row in rows for need in row.card.needs}, key=str.lower)
     return page(
         "# Papers",
-        f"Papers here: {len(rows)}. Each is a part of this package, with one measured check of what the paper claims. "
+        f"Papers here: {len(rows)}. Each is a part of Tether, with one measured check of what the paper claims. "
         "`tether-lab where SLUG` shows the files of one, `tether-lab reproduce SLUG` measures it again.",
         "## What the verdicts mean",
         bullets(f"**{name}**: {meaning}." for name, meaning in VERDICTS.items()),

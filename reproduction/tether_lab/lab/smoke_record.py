@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from tether.core.atomic_io import write_json
+from tether.core.errors import InputError
 from tether.core.shape import read_record
 from tether_lab.lab import source_index
 from tether_lab.lab.history import commit
 from tether_lab.lab.reproduce import machine, versions
-from tether_lab.lab.stored_result import SMOKE_FIGURES, Figures
+from tether_lab.lab.stored_result import SMOKE_FIGURES, Figures, is_finite
 
 FILE = "smoke-figures.json"
 NEAR_A_TIE = {("maft-plus", "novel_no_compensation"): (0, 100), ("cliptex", "depth_less"): (-0.1, 0.1)}
@@ -32,8 +33,8 @@ class SmokeRecord(TypedDict):
 
 SHAPE = {
     "commit": str,
-    "machine": {"*": (str, int, None)},
-    "versions": {"*": str},
+    "machine": {"processor": str, "*": (str, int, None)},
+    "versions": {"torch": str, "*": str},
     "papers": {"*": SMOKE_FIGURES},
 }
 
@@ -45,6 +46,8 @@ def stored_record(path: Path | None = None) -> SmokeRecord | None:
         InputError: a file that is malformed.
     """
     found = read_record(path or source_index.results_folder() / FILE, SHAPE)
+    if found and not is_finite(found):
+        raise InputError(f"{path or source_index.results_folder() / FILE}: expected finite numbers")
     return SmokeRecord(**found) if found else None
 
 
@@ -62,8 +65,8 @@ def is_this_machine(record: SmokeRecord) -> bool:
 def differences(record: SmokeRecord, slug: str, today: Figures) -> list[str]:
     """The figures of a paper that are others than on record, in words.
 
-    On the machine of the record every difference counts, on another one of its kind what ``results.moved`` does not
-    allow; ``results.moved`` has wide bounds for the rest.
+    On the machine of the record every difference counts. Elsewhere ``moved`` decides: within its narrow bounds on a
+    machine of the same kind, within its wide ones on another.
 
     Args:
         record: as ``stored_record`` gives it.
@@ -154,7 +157,7 @@ def moved(
         for name in old.keys() & new.keys():
             half = abs(old[name]) / 2 or math.inf  # so that no figure turns its sign; 0 has none
             near = max(ABSOLUTE, min(beside * largest, half))
-            if abs(new[name] - old[name]) > relative * max(abs(old[name]), abs(new[name])) + near:
+            if not abs(new[name] - old[name]) <= relative * max(abs(old[name]), abs(new[name])) + near:
                 found.append(f"{name}: was {old[name]:.6g}, is {new[name]:.6g}")
         once = old.keys() ^ new.keys()
         return found + [f"{name}: only measured {'before' if name in old else 'now'}" for name in once]

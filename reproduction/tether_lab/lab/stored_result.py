@@ -90,7 +90,7 @@ RESULT = {
     **dict.fromkeys(("margin", "wall_seconds", "cpu_seconds"), NUMBER),
     "threads": int,
     "machine": {"processor": str, "cores": (int, None), "*": (str, int, None)},
-    "versions": {"*": str},
+    "versions": {"torch": str, "*": str},
     "smoke": (None, SMOKE_FIGURES),
     "fixed_before": {"holds": bool, "claim": str},
     "fresh": (None, SUMMARY | {"seeds": [SEED_ROW]}),

@@ -15,7 +15,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from tether.adapt.finetune.descent import eval_mode
 from tether.adapt.recipes.classifier import READ, ClassifierRecipe
 from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.tuning import Outcome, play
@@ -24,6 +23,7 @@ from tether.data.sets.digits import NAMES, DigitsSet
 from tether.models import Clip, create
 from tether.models.load import load
 from tether.models.mean_patches import patch_tokens
+from tether.models.modes import eval_mode
 from tether.models.save import save
 from tether.models.tokenizer import lengths
 from tether.train.tensor_batches import ReplayedBatches

@@ -41,14 +41,16 @@ def command(
     every = {one.slug: one for one in method_files()}
     if slug is not None and slug not in every:
         raise InputError(f"no method {slug!r}; {closest(slug, every)}")
-    known = sorted({str(one.values["verdict"]) for one in every.values() if "verdict" in one.values})
+    if slug is not None and (find or verdict or needs):
+        raise InputError("a name shows one method; leave out --find, --verdict and --needs")
+    known = sorted({str(one.values["verdict"]).lower() for one in every.values() if "verdict" in one.values})
     if verdict is not None and verdict.lower() not in known:
         raise InputError(f"--verdict: no {verdict!r}; known: {', '.join(known)}")
     chosen = [
         one
         for one in every.values()
         if slug in (None, one.slug)
-        and (verdict is None or one.values.get("verdict") == verdict.lower())
+        and (verdict is None or str(one.values.get("verdict")).lower() == verdict.lower())
         and (needs is None or any(needs.lower() in need.lower() for need in one.values.get("needs", ())))
         and (find is None or _names(one, find))
     ]

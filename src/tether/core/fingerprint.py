@@ -17,6 +17,7 @@ from pathlib import Path
 from tether.core.atomic_io import write_text
 from tether.core.cache_folder import cache_dir
 from tether.core.errors import TetherError
+from tether.core.method_files import FILE, read_method
 
 PACKAGE = Path(__file__).parents[1]
 FACTS = "CARD"
@@ -56,8 +57,8 @@ class SourceTrees:
     What was read is kept in the user's cache by path, time and size, so that the next process parses only what was
     edited since; a cache that is damaged or cannot be written costs time and nothing else.
 
-    A registry (``core.registry.Registry``) ties its members to nothing. Which of them count is said by those who name
-    them: any text in a file of a study, and elsewhere an argument's default or the key of a registry.
+    Code that imports a registry (``core.registry.Registry``) does not depend on all its members, only on those that it
+    names: in a file of a study by any text, elsewhere by an argument's default or the key of a registry.
 
     Args:
         packages: folders whose modules are followed; others, such as torch's, are not.
@@ -161,6 +162,11 @@ class SourceTrees:
                 for kind, parts in self._code(path).registers.items():
                     for name, target in parts.items():
                         found.setdefault(name, []).append((kind, target.replace(":", ".")))
+        for package in self.packages.values():
+            for file in sorted(package.glob(f"methods/*/{FILE}")):
+                method = read_method(file, package=f"{package.name}.methods.{file.parent.name}")
+                for kind, name, target in method.registered():
+                    found.setdefault(name, []).append((kind, target.replace(":", ".")))
         return found
 
     def _with_imports(self, path: str) -> str:

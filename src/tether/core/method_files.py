@@ -21,17 +21,20 @@ import tomllib
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+from tether.core.atomic_io import read_text
 from tether.core.component import closest
 from tether.core.errors import InputError, reason_of
-from tether.core.printable import quoted
+from tether.core.printable import printable, quoted
 from tether.core.shape import check
 
 GROUP = "tether.methods"
 FILE = "method.toml"
+LARGEST = 2**16
+"""Bytes of a file; those of Tether have 3,000 at most."""
 FOLDER = Path(__file__).parents[1] / "methods"
 SHAPE = {
     **dict.fromkeys(("title?", "venue?", "arxiv?", "code?", "gives?", "guide?", "verdict?"), str),
@@ -96,6 +99,10 @@ KINDS = (
 """Every registry by the name that its table in a ``method.toml`` has."""
 
 
+_NAME, _TARGET = re.compile(r"[A-Za-z_]\w{0,63}", re.ASCII), re.compile(r"\.?\w+(\.\w+)*:\w+", re.ASCII)
+_DEEP = re.compile(r"(?:[\[{][\s\w=]*){16}|(?:[\w\"'-]+\s*\.\s*){16}")
+
+
 class MethodWarning(UserWarning):
     """A method of somebody else cannot be read; everything else works."""
 
@@ -134,19 +141,25 @@ class MethodFile:
 def method_files() -> tuple[MethodFile, ...]:
     """The files of ``tether/methods``, then those of other packages, each sorted; one that cannot be read is left out.
 
+    Of two methods of one name the first stays. Nothing is imported.
+
     Warns:
-        MethodWarning: what cannot be read, once a process.
+        MethodWarning: what is left out, once a process.
     """
-    found = []
+    found: dict[str, MethodFile] = {}
     for where, package, path in [*_own(), *_foreign()]:
         try:
-            found.append(read_method(path, package=package) if isinstance(path, Path) else _located(path))
+            file = read_method(_located(package) if path is None else path, package=package)
+            if (first := found.setdefault(file.slug, file)) is not file and first.path.resolve() != file.path.resolve():
+                raise InputError(
+                    f"{first.path} has the name {file.slug!r} already; rename the folder {file.path.parent}"
+                )
         except InputError as error:
-            warnings.warn(f"{where}: left out: {error}", MethodWarning, stacklevel=2)
-    return tuple(found)
+            warnings.warn(printable(f"{where}: left out: {error}"), MethodWarning, stacklevel=2)
+    return tuple(found.values())
 
 
-def _own() -> Iterator[tuple[str, str, Path]]:
+def _own() -> Iterator[tuple[str, str, Path | None]]:
     for path in sorted(FOLDER.glob(f"*/{FILE}"), key=_slug):
         yield str(path), f"tether.methods.{path.parent.name}", path
 
@@ -155,20 +168,33 @@ def _slug(path: Path) -> str:
     return path.parent.name.replace("_", "-")
 
 
-def _foreign() -> Iterator[tuple[str, str, EntryPoint]]:
-    for point in sorted(entry_points(group=GROUP), key=lambda one: (one.name, one.value)):
-        owner = f"package {point.dist.name}: " if point.dist else ""
-        yield f"{owner}entry point {point.name} of {GROUP}", point.value, point
+def _foreign() -> Iterator[tuple[str, str, Path | None]]:
+    """Who names a package of methods, the package, and None for the file, which is still to be found."""
+    found = set()
+    for distribution in distributions():
+        try:
+            if GROUP not in (distribution.read_text("entry_points.txt") or ""):  # parsing them all takes longer
+                continue
+            points = list(distribution.entry_points.select(group=GROUP))
+            owner = f"package {distribution.name}: "
+        except Exception:  # metadata of somebody else, which need not be of a method
+            continue
+        found |= {(one.name, one.value, owner) for one in points}
+    for name, package, owner in sorted(found):
+        yield f"{owner}entry point {name} of {GROUP}", package, None
 
 
-def _located(point: EntryPoint) -> MethodFile:
-    try:
-        spec = importlib.util.find_spec(point.value)
-    except Exception as error:  # a package above it is imported, and is not ours
-        raise InputError(f"cannot import {point.value}: {type(error).__name__}: {reason_of(error)}") from error
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError(f"expected a package with a {FILE}, found no package {point.value!r}")
-    return read_method(Path(spec.submodule_search_locations[0], FILE), package=point.value)
+def _located(package: str) -> Path:
+    """The file of a package, which is looked for and not imported."""
+    top, *rest = package.split(".")
+    if not all(map(str.isidentifier, (top, *rest))):
+        raise InputError(f"expected the name of a package, got {quoted(package)}")
+    spec = importlib.util.find_spec(top)  # which imports what stands above a name, and nothing stands above this one
+    places = (spec.submodule_search_locations if spec else None) or ()
+    found = [path for path in (Path(place, *rest, FILE) for place in places) if path.exists()]
+    if not found:
+        raise InputError(f"expected a package with a {FILE}, found none in {quoted(package)}")
+    return found[0]
 
 
 def read_method(path: Path, *, package: str) -> MethodFile:
@@ -181,17 +207,25 @@ def read_method(path: Path, *, package: str) -> MethodFile:
     Raises:
         InputError: no such file, or a malformed one.
     """
+    text = read_text(path, limit=LARGEST)
+    if _DEEP.search(text):
+        raise InputError(f"{path}: keys or values are nested too deeply")
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
+        values = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not TOML: {reason_of(error)}") from error
+    known = [name.removesuffix("?") for name in SHAPE]
+    if unknown := sorted(values.keys() - set(known)):
+        raise InputError(f"{path}: unknown key {quoted(unknown[0])}; {closest(unknown[0][:80], known)}")
     check(values, SHAPE, where=str(path))
     for kind, parts in values.get("register", {}).items():
         if kind not in KINDS:
-            raise InputError(f"{path}: register: no registry {kind!r}; {closest(kind, KINDS)}")
+            raise InputError(f"{path}: register: no registry {quoted(kind)}; {closest(kind[:80], KINDS)}")
         for name, target in parts.items():
-            if not re.fullmatch(r"\.?\w+(\.\w+)*:\w+", target):
+            if not _NAME.fullmatch(name):
+                raise InputError(
+                    f"{path}: register.{kind}: expected letters, digits and _ in a name, got {quoted(name)}"
+                )
+            if not _TARGET.fullmatch(target):
                 raise InputError(f"{path}: register.{kind}.{name}: expected 'module:Class', got {quoted(target)}")
     return MethodFile(path, package, values)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from tether.core.errors import InputError, TetherError, reason_of
+from tether.core.errors import InputError, reason_of
 from tether.core.method_files import MethodWarning, method_files
+from tether.core.printable import printable
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -48,8 +49,8 @@ class Registry(Mapping[str, type[T_co]], Generic[T_co]):
             KeyError: no such name.
             InputError: a method registers the name and cannot be imported, or several methods register it.
         """
-        if name in self._members:
-            return _imported(self._members[name])
+        if (target := self._kernel().get(str(name))) is not None:
+            return _imported(target)
         for other in self._including:
             if name in other:
                 return other[name]
@@ -81,7 +82,7 @@ class Registry(Mapping[str, type[T_co]], Generic[T_co]):
             try:
                 found[name] = self[name]
             except InputError as error:
-                warnings.warn(f"left out: {error}", MethodWarning, stacklevel=2)
+                warnings.warn(printable(f"left out: {error}"), MethodWarning, stacklevel=2)
         return found
 
     def name_of(self, part: type) -> str:
@@ -90,18 +91,23 @@ class Registry(Mapping[str, type[T_co]], Generic[T_co]):
 
     def _names(self) -> dict[str, str]:
         """``module:Class`` to name."""
-        found = {target: name for other in self._including for target, name in other._names().items()}
-        found |= {lines[0].target: name for name, lines in self._registered.items()}
+        found = {lines[0].target: name for name, lines in self._registered.items()}
+        found |= {target: name for other in self._including for target, name in other._names().items()}
         return found | {target: name for name, target in self._members.items()}
+
+    def _kernel(self) -> dict[str, str]:
+        """Members that no method registered, of the included registries too: name to ``module:Class``."""
+        included = {name: target for other in self._including for name, target in other._kernel().items()}
+        return included | self._members
 
     @functools.cached_property
     def _registered(self) -> Mapping[str, Sequence[_Line]]:
         """What methods register here, by name: more than one line where they disagree."""
         found: dict[str, list[_Line]] = {}
         for line in _lines().get(self.kind, ()):
-            if line.name in self._members or any(line.name in other for other in self._including):
+            if line.name in self._kernel() or any(line.name in other for other in self._including):
                 told = f"{line.path}: {line.key}: left out: the name is taken; rename it"
-                warnings.warn(told, MethodWarning, stacklevel=2)
+                warnings.warn(printable(told), MethodWarning, stacklevel=2)
             else:
                 found.setdefault(line.name, []).append(line)
         return found
@@ -128,16 +134,28 @@ class _Line:
         """
         where = f"{self.path}: {self.key}: {self.target!r}"
         try:
-            return _imported(self.target)
-        except TetherError:
+            found = _imported(self.target)
+        except KeyboardInterrupt:
             raise
         except _NoSuchNameError as error:
             raise InputError(f"{where}: {error}; correct the name, or remove the line") from error
-        except Exception as error:  # anything at all may go wrong in somebody else's module
+        except BaseException as error:  # anything at all may go wrong in somebody else's module, an exit too
             raise InputError(
-                f"{where}: cannot be imported: {type(error).__name__}: {reason_of(error)}; install what it needs, or "
+                f"{where}: cannot be imported: {type(error).__name__}: {_said(error)}; install what it needs, or "
                 "uninstall the package that brings it"
             ) from error
+        if not isinstance(found, type):
+            raise InputError(
+                f"{where}: expected a class, got {type(found).__name__}; correct the name, or remove the line"
+            )
+        return found
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return reason_of(error)[:300]
+    except Exception:  # of an error that cannot say what it is
+        return "no reason"
 
 
 class _NoSuchNameError(AttributeError):

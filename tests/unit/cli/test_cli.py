@@ -228,6 +228,11 @@ def test_methods_can_be_chosen(asked, found):
     assert len(stdout.splitlines()) < 119
 
 
+def test_one_method_takes_no_choice():
+    code, _, stderr = call("methods", "zclip", "--needs", "pairs")
+    assert (code, "a name shows one method; leave out --find" in stderr) == (2, True)
+
+
 def test_a_verdict_that_there_is_not_is_refused():
     code, _, stderr = call("methods", "--verdict", "true")
     assert code == 2

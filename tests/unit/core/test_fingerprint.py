@@ -300,3 +300,18 @@ def test_no_error_is_told_from_another_by_its_words(trees):
         if isinstance(right, ast.Call) and ast.unparse(right) in ("str(error)", "str(exception)", "str(e)")
     }
     assert found == BY_WORDS.keys()
+
+
+def test_members_of_a_method_toml_count_where_they_are_named(package):
+    (package / "methods/mine").mkdir(parents=True)
+    (package / "methods/mine/method.toml").write_text('[register.clippers]\nmine = ".part:Mine"\n')
+    (package / "methods/mine/part.py").write_text("class Mine: ...\n")
+    (package / "run.py").write_text("from pkg.registry import CLIPPERS\ndef run(part): CLIPPERS[part]\n")
+
+    def get(*words: str) -> str:
+        return SourceTrees(package).fingerprint([package / "run.py"], words=words)
+
+    before = get("mine"), get("other")
+    (package / "methods/mine/part.py").write_text("class Mine:\n    x = 1\n")
+    assert get("mine") != before[0]
+    assert get("other") == before[1]

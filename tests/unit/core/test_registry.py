@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -40,9 +39,7 @@ class MyClipper(GlobalNorm):
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """Write packages of other people, each with a ``method.toml``; they are found by an entry point of their name."""
-    points = []
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(files_module, "entry_points", lambda group: points if group == GROUP else [])
 
     def write(name: str, toml: str | None, code: str = CODE) -> Path:
         folder = tmp_path / name
@@ -51,7 +48,7 @@ def package(tmp_path, monkeypatch):
         (folder / "parts.py").write_text(code)
         if toml is not None:
             (folder / FILE).write_text(toml)
-        points.append(EntryPoint(name, name, GROUP))
+        install(tmp_path, name)
         clear()
         return folder / FILE
 
@@ -65,6 +62,13 @@ def package(tmp_path, monkeypatch):
     clear()
     yield write
     clear()
+
+
+def install(site: Path, name: str, value: str | None = None, more: str = "") -> None:
+    info = site / f"{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"{more}[{GROUP}]\n{name} = {value or name}\n")
 
 
 def clippers() -> Registry:
@@ -202,7 +206,15 @@ def test_a_name_that_is_taken_stays_what_it_is(package):
         ("[register.clippers]\nnew = 1\n", "register: clippers: new: expected str, got 1"),
         ('[register.clippers]\nnew = "parts"\n', "register.clippers.new: expected 'module:Class', got 'parts'"),
         ("[register\n", "not TOML"),
-        (None, "method.toml: no such file"),
+        ("[registers]\n", "unknown key 'registers'; did you mean 'register'"),
+        (
+            '[register.clippers]\n"a\\nb" = ".parts:MyClipper"\n',
+            r"expected letters, digits and _ in a name, got 'a\nb'",
+        ),
+        ("title = " + "[" * 60_000, "nested too deeply"),
+        ("a." * 20_000 + "a = 1\n", "nested too deeply"),
+        ("# " + "a" * 100_000, "bytes"),
+        (None, "expected a package with a method.toml, found none in 'my_clip'"),
     ],
 )
 def test_a_file_that_is_wrong_is_left_out(package, toml, said):
@@ -213,11 +225,37 @@ def test_a_file_that_is_wrong_is_left_out(package, toml, said):
     assert said in str(found[0].message)
 
 
-@pytest.mark.parametrize("value", ["not_there", "not_there.below", "tomllib"])
-def test_an_entry_point_that_leads_nowhere_is_left_out(package, monkeypatch, value):
-    monkeypatch.setattr(files_module, "entry_points", lambda group: [EntryPoint("x", value, GROUP)])
-    with pytest.warns(MethodWarning, match=f"entry point x of tether.methods: left out: .*{value.partition('.')[0]}"):
+@pytest.mark.parametrize("value", ["not_there", "my_clip.below", "tomllib", "../x"])
+def test_an_entry_point_that_leads_nowhere_is_left_out_and_imports_nothing(package, tmp_path, value):
+    package("my_clip", "", "")
+    (tmp_path / "my_clip/__init__.py").write_text("raise SystemExit(7)\n")
+    install(tmp_path, "other", value)
+    with pytest.warns(MethodWarning, match="package other: entry point other of tether.methods: left out: expected"):
         assert list(clippers()) == ["zclip", "none"]
+
+
+def test_damaged_metadata_of_another_package_does_not_matter(package, tmp_path):
+    install(tmp_path, "broken", more="garbage\n")
+    (tmp_path / "broken-1.0.dist-info/entry_points.txt").write_bytes(b"[x]\n\xff = \xfe\n")
+    package("my_clip", '[register.clippers]\nnew = ".parts:MyClipper"\n')
+    assert list(clippers()) == ["zclip", "none", "new"]
+
+
+def test_what_is_no_class_is_refused(package):
+    package("my_clip", '[register.clippers]\nnew = "os:system"\nout = ".parts:Part"\n', "raise SystemExit(0)")
+    parts = clippers()
+    with pytest.raises(InputError, match="'os:system': expected a class, got builtin_function_or_method"):
+        parts["new"]
+    with pytest.raises(InputError, match="cannot be imported: SystemExit: "):
+        parts["out"]
+    with pytest.warns(MethodWarning):
+        assert list(parts.working()) == ["zclip", "none"]
+
+
+def test_a_registry_that_joins_others_keeps_the_kernel_s_members(package):
+    package("my_clip", '[register.quantisers]\nnone = ".parts:MyClipper"\n')
+    joined = Registry("compressors", {}, including=(Registry("quantisers", {}), clippers()))
+    assert joined["none"].__module__ == "tether.optim.clip.global_norm"
 
 
 def test_an_installed_package_trains_and_is_listed(tmp_path):

@@ -14,7 +14,6 @@ from tether.core.errors import InputError
 from tether.core.gather import LOCAL
 from tether.core.protocols import Step
 from tether.models.dual import Clip
-from tether.models.modes import eval_mode as eval_mode  # where test beds look for it
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.optim import AdamW, parameter_groups
 from tether.optim.clip import NoClip

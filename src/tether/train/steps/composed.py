@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -15,12 +15,9 @@ from tether.core.component import build, closest
 from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.geometry import geometry_of
-from tether.core.hash_rng import hash_int
 from tether.core.printable import quoted
 from tether.core.protocols import DualEncoder, Objective, Stateful
-from tether.core.registry import Registry
 from tether.core.types import Batch, Features, Loss
-from tether.models.anatomy.find import anatomy_of, tower_of
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.composed.grounded import check_groundable, grounded
 from tether.models.composed.prompted import prompted
@@ -32,6 +29,7 @@ from tether.models.patch_attention import Attended
 from tether.models.positions import Pair
 from tether.models.prompter import Prompter
 from tether.train.ema import TRAILING, trail_
+from tether.train.steps.heads import new_head
 from tether.train.steps.module import Encoder, StepModule, ViewRows, loss_inside
 from tether.train.steps.teachers import WORDS, Teachers, build_teacher
 from tether.train.steps.views import MODEL, TEACHER, VIEWS, ImageView, TextView, View, patch_grid
@@ -40,20 +38,6 @@ from tether.train.terms.objective import ROLES
 
 OWN = "objective"
 """Name of the term that is the run's objective."""
-TRAINED_HEADS: Registry[nn.Module] = Registry(
-    "trained_heads",
-    {
-        "causal_decoder": "tether.models.decoder:CausalDecoder",
-        "grounding": "tether.models.grounding_decoder:GroundingDecoder",
-        "dense": "tether.models.dense_heads:DenseHead",
-        "projection": "tether.models.projection_head:ProjectionHead",
-        "projectors": "tether.models.projectors:PairedProjectors",
-        "prompter": "tether.models.prompter:Prompter",
-        "text_guided": "tether.models.cross_decoder:TextGuidedDecoder",
-    },
-)
-"""Trainable modules that terms may call, by name."""
-
 _OF_PATCHES = ("keep_patches", "patches", "attended", "full_last")
 _DIGEST = "weights of the teacher"
 Spec = str | dict[str, Any]
@@ -93,7 +77,7 @@ class ComposedStep:
             terms: parts of ``TERMS`` or ``OBJECTIVES``, or ``objective``; each may have a ``weight`` and, under ``as``,
                 a name in the log. An objective is told its views: ``image``, ``text``, ``negative_image``,
                 ``negative_text``, and ``extra``. None has the objective alone.
-            heads: parts of ``TRAINED_HEADS`` by name.
+            heads: parts of ``train.steps.heads.TRAINED_HEADS`` by name.
             teacher: who reads the views with ``encoder: teacher``: ``start``, the model before the run;
                 ``{load: NAME}``, a frozen one; ``{ema: {...}}``, one that trails the model, see ``MovingTeacher``.
 
@@ -215,7 +199,7 @@ class ComposedStep:
                 self._teachers.load(view.encoder)
         if self._teachers.teacher is not None:
             self._teachers.teacher.see_now(cast(Encoder, model), steps=self._steps)
-        found = {name: self._new_head(name, model) for name in self._heads}
+        found = {name: new_head(self._heads[name], name=name, model=model, seed=self._seed) for name in self._heads}
         locked = isinstance(model, ComposedEncoder) and model.parts.image.locked
         if locked and (dense := [name for name, head in found.items() if isinstance(head, DenseHead)]):
             raise InputError(
@@ -231,27 +215,11 @@ class ComposedStep:
         }
         return found | {name + TRAILING: copied for name, (_, copied) in self._trailing.items()}
 
-    def _new_head(self, name: str, model: DualEncoder) -> nn.Module:
-        about: dict[str, Callable[[], Any]] = {
-            "dim": lambda: model.dim,
-            "state": lambda: tower_of(model).width,
-            "patch": lambda: patch_size(model),
-            "features": lambda: tower_of(model, "image").width,
-            "vocabulary": lambda: model.tokenizer.vocab_size,
-            "context": lambda: model.tokenizer.context_length,
-        }
-        spec = self._heads[name]
-        generator = torch.Generator().manual_seed(hash_int(name, seed=self._seed, salt="head") >> 1)
-        part = TRAINED_HEADS.get(spec if isinstance(spec, str) else str(spec.get("name")))
-        taken = {} if part is None else inspect.signature(part.__init__).parameters
-        given = {key: size() for key, size in about.items() if key in taken}
-        return build(spec, TRAINED_HEADS, where=f"step: heads: {name}", **given, generator=generator)
-
     def finished(self, model: DualEncoder, heads: Mapping[str, Tensor]) -> DualEncoder:
         """See core.protocols.Finishing: with a decoder of regions or a prompter that is ``kept``, if there is one."""
         for name, spec in self._heads.items():
             if _is_kept(spec):
-                head = self._new_head(name, model)
+                head = new_head(self._heads[name], name=name, model=model, seed=self._seed)
                 prefix = f"{name}."
                 own = {key.removeprefix(prefix): value for key, value in heads.items() if key.startswith(prefix)}
                 fill(head, own, where=f"head {name}")
@@ -366,14 +334,6 @@ class ComposedStep:
 def _is_kept(spec: Spec) -> bool:
     """Whether a head becomes part of the model that is saved."""
     return isinstance(spec, dict) and spec.get("saved") == "kept"
-
-
-def patch_size(model: DualEncoder) -> Pair:
-    """Height and width of the model's patches in pixels."""
-    height, width = model.image_spec.size
-    with torch.no_grad():
-        rows, columns = anatomy_of(model, "image").grid(torch.zeros(1, 3, height, width, dtype=torch.uint8))
-    return height // rows, width // columns
 
 
 def _kept(rows: ViewRows) -> dict[str, Tensor]:
