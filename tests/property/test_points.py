@@ -47,6 +47,7 @@ def test_loss_is_finite_and_not_negative_with_finite_gradients(name, rows, curva
 @given(sides(), st.sampled_from([0.0, 0.1, 2.0]))
 @example([torch.tensor([[0.0, 1.4e-44]]), torch.tensor([[0.0, 1.0]])], 0.0)
 @example([torch.tensor([[0.0, 2e-38]]), torch.tensor([[0.0, 1.0]])], 0.0)
+@example([torch.tensor([[1e-20]]), torch.tensor([[0.0]])], 0.1)
 def test_cones_cost_an_angle_and_have_finite_gradients(name, rows, radius) -> None:
     leaves = [side.requires_grad_() for side in rows]
     c = 1.0 if name == "hyperbolic" else None

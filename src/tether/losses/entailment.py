@@ -98,8 +98,8 @@ def _root(square: Tensor) -> Tensor:
 
 
 def _over(number: float, length: Tensor) -> Tensor:
-    """Infinity where the length is 0."""
-    above = length > 0
+    """Infinity where that is 1 or more: near a length of 0 the slope of the quotient overflows."""
+    above = length > number
     return torch.where(above, number / torch.where(above, length, 1.0), math.inf)
 
 
