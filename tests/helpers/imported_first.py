@@ -5,7 +5,8 @@ import os
 import sys
 import traceback
 
-import pyarrow.parquet  # noqa: F401 - what many import is imported once, before the processes part
+# What most modules import is imported once, before the processes part: it would take most of the time.
+import pyarrow.parquet  # noqa: F401
 import pydantic  # noqa: F401
 import sklearn.linear_model  # noqa: F401
 import torchvision  # noqa: F401

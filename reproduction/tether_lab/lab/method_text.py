@@ -17,8 +17,8 @@ def brought_up_to_date(text: str, *, verdict: str) -> str:
     """A ``method.toml`` with the verdict, and with the first sentence of each part's docstring behind its name.
 
     Args:
-        text: of the file.
-        verdict: of the stored result.
+        text: Content of the file.
+        verdict: Verdict of the stored result.
 
     Raises:
         InputError: a part that is not there.

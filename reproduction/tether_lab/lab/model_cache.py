@@ -33,7 +33,9 @@ def cached_model(name: str, *, made_by: Path, facts: object, make: Callable[[Pat
 
     kernels = torch.backends.cpu.get_cpu_capability()  # others end a training elsewhere
     said = json.dumps(facts, sort_keys=True)
-    code = source_index.sources().fingerprint([made_by], words=re.findall(r"[a-z]\w+", said))
+    sources = source_index.sources()
+    code = sources.fingerprint([made_by], words=re.findall(r"[a-z]\w+", said))
+    sources.save()
     known = json.dumps([TRAINED, __version__, torch.__version__, kernels, code, said])
     folder = cache_dir() / "lab" / f"{name}-{hashlib.blake2b(known.encode(), digest_size=12).hexdigest()}"
     if not folder.is_dir():

@@ -70,7 +70,7 @@ def differences(record: SmokeRecord, slug: str, today: Figures) -> list[str]:
 
     Args:
         record: as ``stored_record`` gives it.
-        slug: of the paper.
+        slug: Slug of the paper.
         today: measured now.
     """
     before = record["papers"].get(slug)

@@ -49,7 +49,7 @@ class Registry(Mapping[str, type[T_co]], Generic[T_co]):
             KeyError: no such name.
             InputError: a method registers the name and cannot be imported, or several methods register it.
         """
-        if (target := self._kernel().get(str(name))) is not None:
+        if (target := self._kernel(name)) is not None:
             return _imported(target)
         for other in self._including:
             if name in other:
@@ -95,17 +95,18 @@ class Registry(Mapping[str, type[T_co]], Generic[T_co]):
         found |= {target: name for other in self._including for target, name in other._names().items()}
         return found | {target: name for name, target in self._members.items()}
 
-    def _kernel(self) -> dict[str, str]:
-        """Members that no method registered, of the included registries too: name to ``module:Class``."""
-        included = {name: target for other in self._including for name, target in other._kernel().items()}
-        return included | self._members
+    def _kernel(self, name: str) -> str | None:
+        """``module:Class`` of a member that no method registered, here or in an included registry."""
+        if name in self._members:
+            return self._members[name]
+        return next((target for other in self._including if (target := other._kernel(name)) is not None), None)
 
     @functools.cached_property
     def _registered(self) -> Mapping[str, Sequence[_Line]]:
         """What methods register here, by name: more than one line where they disagree."""
         found: dict[str, list[_Line]] = {}
         for line in _lines().get(self.kind, ()):
-            if line.name in self._kernel() or any(line.name in other for other in self._including):
+            if self._kernel(line.name) is not None or any(line.name in other for other in self._including):
                 told = f"{line.path}: {line.key}: left out: the name is taken; rename it"
                 warnings.warn(printable(told), MethodWarning, stacklevel=2)
             else:

@@ -214,6 +214,7 @@ def test_a_name_that_is_taken_stays_what_it_is(package):
         ("title = " + "[" * 60_000, "nested too deeply"),
         ("a." * 20_000 + "a = 1\n", "nested too deeply"),
         ("# " + "a" * 100_000, "bytes"),
+        ("b" * 60_000, "not TOML"),
         (None, "expected a package with a method.toml, found none in 'my_clip'"),
     ],
 )
