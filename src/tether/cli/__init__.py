@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TextIO
+from typing import Annotated, Any, ClassVar, Literal, TextIO, get_args, get_origin
 
 import typer
 from typer.core import TyperGroup
@@ -179,8 +179,22 @@ class _AsGiven:
         return value
 
 
+class _OneOf:
+    """Takes one of some words as it was typed, and leaves the refusal of others to typer."""
+
+    def __init__(self, words: Sequence[str], parameter: Any) -> None:
+        """Take the words, and the parameter whose own reading is asked for others."""
+        self._words, self._parameter = words, parameter
+
+    def coerce(self, value: Any, **more: Any) -> Any:
+        if value in self._words:
+            return value
+        self._parameter._runtime_param = None
+        return self._parameter.get_runtime_param().coerce(value, **more)
+
+
 def _plainly(command: Any) -> Any:
-    """Words and flags are taken as typed: typer would import pydantic for them, which takes longer than many a verb.
+    """Words, flags and choices are taken as typed: typer would import pydantic for them, which takes long.
 
     Another version of typer may not read this attribute; it then is slower and does the same.
     """
@@ -189,8 +203,11 @@ def _plainly(command: Any) -> Any:
     def get_params(ctx: Any) -> list[Any]:
         parameters = every(ctx)
         for parameter in parameters:
-            if getattr(getattr(parameter, "type_descriptor", None), "annotation", None) in _PLAIN:
+            annotation = getattr(getattr(parameter, "type_descriptor", None), "annotation", None)
+            if annotation in _PLAIN:
                 parameter._runtime_param = _AsGiven()
+            elif get_origin(annotation) is Literal:
+                parameter._runtime_param = _OneOf(get_args(annotation), parameter)
         return parameters
 
     command.get_params = get_params
