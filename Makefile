@@ -11,7 +11,7 @@ RUN := runs/demo
 # A second Python, with the torch that PyPI gives it: on Linux a CUDA build, which is what most users have.
 OTHER ?= $(shell command -v python3.13 || command -v python3.12)
 # Packages whose shapes and types are checked at every call while the golden tests run.
-SHAPES := tether.losses,tether.models,tether.evaluate,tether.optim,tether.generate
+SHAPES := tether.losses,tether.models,tether.evaluate,tether.optim,tether.generate,tether.methods
 # Tests start hundreds of processes, and each would compile every file again.
 export PYTHONDONTWRITEBYTECODE :=
 
@@ -46,7 +46,7 @@ demo: $(VENV)/.stamp-use
 
 quick test: $(VENV)/.stamp-dev
 	rm -f .pytest_cache/v/tether/again
-	$(BIN)/python -m pytest -q -n 2 --jaxtyping-packages=$(SHAPES),beartype.beartype tests/golden; golden=$$?; \
+	$(BIN)/python -m pytest -q -n 2 --jaxtyping-packages=$(SHAPES),shapes_and_types.checker tests/golden; golden=$$?; \
 	$(BIN)/python -m pytest -n 2 --earlier-failures $(TIER) && exit $$golden
 
 # With COMMIT, a tenth of it that the commit draws, without what makes an environment.

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import torch
 
-from tether.optim.clip import AGC, NoClip
+from tether.methods.nfnet_agc import AGC
+from tether.optim.clip import NoClip
 from tether_lab.lab.lab import Lab
 from tether_lab.worlds.digits import EPOCHS, digits, network, train, with_batch_norm
 

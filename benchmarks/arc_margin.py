@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tether.losses import ArcMarginHead
+from tether.methods.retrieval_align import ArcMarginHead
 from training_step import race
 
 try:

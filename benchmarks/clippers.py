@@ -30,9 +30,13 @@ from torch import nn
 
 from tether.core.norms import gradient_norms
 from tether.core.protocols import GradClipper
+from tether.methods.adagc import AdaGC
+from tether.methods.autoclip import AutoClip
+from tether.methods.nfnet_agc import AGC
+from tether.methods.nfnet_agc.unit_norms import unit_norms
+from tether.methods.zclip import ZClip
 from tether.optim import AdamW, clip_and_step
-from tether.optim.clip import AGC, CLIPPERS, AdaGC, AutoClip, GlobalNorm, NoClip, ZClip
-from tether.optim.clip.unit_norms import unit_norms
+from tether.optim.clip import CLIPPERS, GlobalNorm, NoClip
 
 WIDTH, LAYERS, PATCHES, CLASSES = 768, 12, 196, 1000
 

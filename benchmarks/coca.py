@@ -34,7 +34,7 @@ from tether.core.types import Batch
 from tether.evaluate.captions import attribute_scores, cider, repeated_bigrams
 from tether.evaluate.retrieval import recall_at_k
 from tether.losses import ClipLoss
-from tether.models.decoder import CausalDecoder
+from tether.methods.sycoca.decoder import CausalDecoder
 from tether.models.dense import dense_image
 from tether.models.dual import Clip
 from tether.models.embed import encode_images, encode_texts

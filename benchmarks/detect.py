@@ -23,9 +23,10 @@ from collections.abc import Callable
 
 import torch
 
+from tether.methods.winclip import WinclipDetector
 from tether.models import create
 from tether.models.dual import Clip
-from tether.tasks.anomaly import Detector, PatchesDetector, WinclipDetector
+from tether.tasks.anomaly import Detector, PatchesDetector
 
 
 def vit_b_plus() -> Clip:

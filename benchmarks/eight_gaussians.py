@@ -19,7 +19,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
-from tether.losses.wgan import wgan_critic_loss
+from tether.methods.wgan_gp.loss import wgan_critic_loss
 from tether.models import create
 from tether_lab.worlds import eight_gaussians as toy
 

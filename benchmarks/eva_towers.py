@@ -20,7 +20,7 @@ import timm
 import torch
 from torch import Tensor
 
-from tether.models.convert.eva import load_tower_
+from tether.methods.eva_clip_18b.eva import load_tower_
 from tether.models.presets import configure
 from tether.models.vision.eva import EvaTower
 from tether.models.vision.eva_config import EvaConfig

@@ -31,11 +31,12 @@ from torchao.quantization import IntxWeightOnlyConfig, PerAxis, PerGroup, quanti
 from torchao.quantization.quant_primitives import MappingType
 
 import tether
-from tether.compress.quantise import NormTweak, Octav, own_texts
+from tether.compress.quantise import Octav
 from tether.compress.quantise.few_bits import RoundedRows
 from tether.core.errors import UnsupportedModelError
 from tether.core.types import Batch
 from tether.data.images import resize_and_crop
+from tether.methods.norm_tweaking import NormTweak, own_texts
 from tether.models.anatomy.find import anatomy_of
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.embed import encode_images, encode_texts

@@ -32,7 +32,8 @@ def measure(variant: str, batch: int) -> dict[str, float]:
 
     from tether.core.gather import LOCAL
     from tether.core.types import Batch, Encoded, Features
-    from tether.losses import ClipLoss, LogitClip, clip_logits
+    from tether.losses import ClipLoss
+    from tether.methods.logitclip import LogitClip, clip_logits
 
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)

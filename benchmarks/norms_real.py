@@ -36,16 +36,16 @@ from tether.data.sets.norms import (
 )
 from tether.data.sets.norms.egonormia import correct_options
 from tether.evaluate.norms import choice_scores, evaluate_egonormia, evaluate_groups
+from tether.methods.norm_conflicts import clause_features
+from tether.methods.normbank import NormPrompts
 from tether.tasks.norms import (
     EmbeddingChooser,
     ModelTexts,
     NormClassifier,
     NormEncoder,
-    NormPrompts,
     NormThinker,
     SentenceTexts,
     TfidfEncoder,
-    clause_features,
     norm_encoder,
 )
 from tether.tasks.norms.pair_features import Combine

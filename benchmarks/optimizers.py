@@ -19,7 +19,9 @@ import torch
 from torch import nn
 
 from clippers import shapes
-from tether.optim import SPAM, AdamW, ClipAdaGrad, ClipAdaGradD, ClipAdam, ClipAdamD, ClipRAdaGradD, StableSPAM
+from tether.methods.clip_radagrad import ClipAdaGrad, ClipAdaGradD, ClipAdam, ClipAdamD, ClipRAdaGradD
+from tether.methods.stable_spam import SPAM, StableSPAM
+from tether.optim import AdamW
 
 WARM_UP = 3
 """Steps before the clock runs, so that SPAM's cap has begun."""

@@ -54,16 +54,8 @@ def measure(count: int) -> list[dict[str, Any]]:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    from tether.space import (
-        anisotropy,
-        clip_dims,
-        extreme_shares,
-        largest_dims,
-        outlier_dims,
-        position_probe,
-        self_similarity,
-        token_states,
-    )
+    from tether.methods.positional_artefacts import anisotropy, position_probe, self_similarity
+    from tether.space import clip_dims, extreme_shares, largest_dims, outlier_dims, token_states
 
     torch.set_num_threads(1)
     tokenizer = AutoTokenizer.from_pretrained(weights(), local_files_only=True)

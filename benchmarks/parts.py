@@ -30,8 +30,8 @@ import tether
 from tether.core.errors import UnsupportedModelError
 from tether.core.protocols import DualEncoder
 from tether.data.images import decode
-from tether.tasks.classify.attention_views import AttentionViews
-from tether.tasks.classify.guided_crops import GuidedCrops, candidate_classes
+from tether.methods.abs.attention_views import AttentionViews
+from tether.methods.gc_clip.guided_crops import GuidedCrops, candidate_classes
 from tether.tasks.classify.prompts import own_templates
 from tether.tasks.classify.views import encode_windows, view_spec, whole
 from tether.tasks.classify.zero_shot import ZeroShotClassifier

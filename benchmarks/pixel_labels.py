@@ -30,7 +30,7 @@ from tether.core.recipes import find
 from tether.core.types import Row
 from tether.data.blocks import IndexedSource
 from tether.data.dense_labels import IGNORED
-from tether.evaluate.dense_probe import dense_probe
+from tether.methods.cliptex.dense_probe import dense_probe
 from tether.models.composed.encoder import ComposedEncoder
 from tether.train import load_config, train
 from tether.workflows.label import label

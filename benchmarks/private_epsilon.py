@@ -17,8 +17,7 @@ from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
 from opacus.accountants import create_accountant
 
-from tether.optim.private import gradient_noise
-from tether.train.federated import PrivateClient
+from tether.methods.dpfl_moo_clip import PrivateClient, gradient_noise
 
 SIGMAS, RATES, STEPS, DELTA = (0.8, 1.5, 3.0), (0.05, 0.25), (60, 300), 1e-5
 

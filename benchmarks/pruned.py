@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 import tether
-from tether.compress.prune import GateNorm
+from tether.methods.gate_norm import GateNorm
 from tether.models import Clip, create
 
 FRACTIONS, LEAST = (0.25, 0.34, 0.5), 1.1

@@ -36,15 +36,15 @@ from torch import Tensor
 import tether
 from tether.adapt.heads.quality import QualityHead
 from tether.adapt.recipes import Given
-from tether.adapt.recipes.quality import QualityRecipe
 from tether.core.protocols import DualEncoder
 from tether.core.types import Batch, Row
 from tether.data import open_source
 from tether.data.blocks import IndexedSource
 from tether.data.images import decode, resize_and_crop
 from tether.evaluate.bootstrap import interval
-from tether.evaluate.quality_ladder import ladder_correlations, level_order
 from tether.losses import ClipLoss
+from tether.methods.qualiclip.quality_ladder import ladder_correlations, level_order
+from tether.methods.qualiclip.recipe import QualityRecipe
 from tether.models import create
 from tether.tasks.quality import QualityScorer, sharpness
 from tether.train.steps.presets import ContrastiveStep

@@ -40,7 +40,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 import tether
-from tether.adapt.heads import GroupingHead
 from tether.adapt.heads.masks import MasksHead
 from tether.adapt.recipes import RECIPES, Given, Outcome
 from tether.core.component import build
@@ -51,6 +50,7 @@ from tether.core.types import Row
 from tether.data.blocks import IndexedSource
 from tether.data.images import decode
 from tether.evaluate.dense import DenseReport, MaskScores
+from tether.methods.clip_dinoiser import GroupingHead
 from tether.models.mask_models import TrainedMasks
 from tether.models.windows import Windows
 from tether.tasks.segment import SEGMENTERS, DenseSegmenter, Segmenter, TokenSegmenter

@@ -39,9 +39,9 @@ from torch import Tensor
 from tether.core.gather import LOCAL
 from tether.core.types import Batch
 from tether.data import open_source
-from tether.data.captions.shorten import Shortened
 from tether.data.loader import ordered
 from tether.losses import ClipLoss
+from tether.methods.clipa.shorten import Shortened
 from tether.models import create
 from tether.models.dual import Clip
 from tether.optim import AdamW, parameter_groups

@@ -23,9 +23,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tether.losses.kl_projection import project_kl
-from tether.losses.sparse_policy import SparseDist
-from tether.losses.troll import EPS, TROLLLoss
+from tether.methods.troll.kl_projection import project_kl
+from tether.methods.troll.loss import EPS, TROLLLoss
+from tether.methods.troll.sparse_policy import SparseDist
 
 TOKENS, SUPPORT, VOCABULARY, SEQUENCES, LENGTH = 10_000, 64, 50_257, 8, 64
 SPREADS = {"few": 0.25, "some": 0.3, "most": 1.0}

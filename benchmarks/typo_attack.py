@@ -22,9 +22,9 @@ import torch
 
 import tether
 from tether.core.protocols import DualEncoder
-from tether.data.captions.typos import ALPHABET, edit, slot_count
+from tether.methods.leaf.attack import encode_read, leaf_attack, random_typos
+from tether.methods.leaf.typos import ALPHABET, edit, slot_count
 from tether.models import create
-from tether.models.typo_attack import encode_read, leaf_attack, random_typos
 
 TEXTS = (
     "a small red circle above a large blue square",

@@ -37,14 +37,15 @@ from torch import Tensor
 
 from tether.data.boxes import cut
 from tether.data.images import resize_and_crop
+from tether.methods.abs import attention_views
+from tether.methods.abs.attention_views import AttentionViews
+from tether.methods.abs.soft_match import soft_match
+from tether.methods.abs.token_crops import feature_crops
+from tether.methods.gc_clip import guided_crops
+from tether.methods.gc_clip.guided_crops import GuidedCrops, candidate_classes
 from tether.models import create
 from tether.models.anatomy.find import anatomy_of
 from tether.models.embed import encode_images
-from tether.models.token_crops import feature_crops
-from tether.tasks.classify import attention_views, guided_crops
-from tether.tasks.classify.attention_views import AttentionViews
-from tether.tasks.classify.guided_crops import GuidedCrops, candidate_classes
-from tether.tasks.classify.soft_match import soft_match
 from tether.tasks.classify.views import ViewHead, encode_windows, view_spec
 
 CLASSES = ("cat", "dog", "cow", "sun", "tree", "house", "boat", "cup")

@@ -71,15 +71,16 @@ def pytest_collection_finish() -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """The command that runs again what failed, and with ``--earlier-failures`` that of the run before."""
-    assert config.cache is not None
-    earlier = config.cache.get(_AGAIN, []) if config.getoption("--earlier-failures") else []
+    cache = getattr(config, "cache", None)  # none under -p no:cacheprovider
+    earlier = cache.get(_AGAIN, []) if cache and config.getoption("--earlier-failures") else []
     reports = [report for kind in ("failed", "error") for report in terminalreporter.stats.get(kind, [])]
     failed = sorted({report.nodeid for report in reports})
     given = [word for word in config.invocation_params.args if word.startswith(("--jaxtyping", "--last-bits="))]
     chosen = failed if len(failed) <= _LISTED else ["--last-failed"]
     kernels = [f"{name}={os.environ[name]}" for name in _KERNELS if name in os.environ]
     own = [shlex.join([*kernels, _python(), "-m", "pytest", *given, *chosen])] if failed else []
-    config.cache.set(_AGAIN, own)
+    if cache:
+        cache.set(_AGAIN, own)
     if earlier or own:
         terminalreporter.section("to run again what failed")
         for command in dict.fromkeys(earlier + own):

@@ -11,24 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tether.adapt.finetune import paraphrase_batches, tune_texts_
 from tether.core.types import Batch
-from tether.data.captions import (
-    CaptionPool,
-    CaptionSampler,
-    MixedCaptions,
-    ParaphrasePairs,
-    Rewriter,
-    RuleParaphraser,
-    TemplateFuser,
-    TemplateRewriter,
-    TextAugment,
-    fuse_captions,
-)
+from tether.data.captions import CaptionPool, CaptionSampler, MixedCaptions, Rewriter, TemplateRewriter, TextAugment
 from tether.data.captions.lexicon import ENGLISH, lexicon
 from tether.data.captions.rng import of_key
-from tether.evaluate.ranking_overlap import average_overlap, ranking
 from tether.losses import ClipLoss
+from tether.methods.paraclip import ParaphrasePairs, RuleParaphraser, paraphrase_batches, tune_texts_
+from tether.methods.paraclip.ranking_overlap import average_overlap, ranking
+from tether.methods.veclip import TemplateFuser, fuse_captions
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.embed import encode_images, encode_texts
 from tether.train.steps.presets import ContrastiveStep

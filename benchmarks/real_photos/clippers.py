@@ -10,14 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tether.compress.quantise import FourBits
 from tether.core.gather import Gather
 from tether.core.protocols import GradClipper
 from tether.core.types import Batch, Loss
 from tether.losses import ClipLoss, clip_loss
+from tether.methods.adagc import AdaGC
+from tether.methods.autoclip import AutoClip
+from tether.methods.stable_spam import SPAM, FourBits, StableSPAM
+from tether.methods.zclip import ZClip
 from tether.models.embed import encode_images, encode_texts
-from tether.optim import SPAM, AdamW, StableSPAM
-from tether.optim.clip import AdaGC, AutoClip, GlobalNorm, NoClip, ZClip
+from tether.optim import AdamW
+from tether.optim.clip import GlobalNorm, NoClip
 from tether.train.schedules import Constant
 from tether.train.steps.presets import ContrastiveStep
 from tether_lab.lab.card import Claim, Condition, Trial

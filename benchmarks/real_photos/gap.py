@@ -12,13 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tether.adapt.finetune import ClipRefineLoss, refine_
 from tether.core.types import Batch
 from tether.evaluate.geometry import alignment, linear_separability, modality_gap
-from tether.losses import ClipLoss, ContrastiveGapLoss, M2MixLoss
+from tether.losses import ClipLoss
+from tether.methods.clip_refine import ClipRefineLoss, refine_
+from tether.methods.contrastive_gap import ContrastiveGapLoss
+from tether.methods.double_ellipsoid import shell_stats
+from tether.methods.m2_mix import M2MixLoss
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.embed import encode_images, encode_texts
-from tether.space import ConformityEstimator, conformity, shell_stats
+from tether.space import ConformityEstimator, conformity
 from tether.space.conformity import pearson
 from tether.train.steps.presets import ContrastiveStep
 from tether_lab.lab.card import Claim, Condition, Trial

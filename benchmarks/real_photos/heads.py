@@ -12,14 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tether.adapt.finetune import class_texts, tune_images_
 from tether.core.hash_rng import hash_uniform
 from tether.core.types import Batch
 from tether.data.curate import MetaClipCurator
 from tether.data.curate.engine.step import PAIR_SCHEMA
 from tether.evaluate.imbalance import ImbalanceReport, imbalance_report
-from tether.losses import ClipLoss, LogitClipLoss
-from tether.models import CosineHead
+from tether.losses import ClipLoss
+from tether.methods.beyond_tail import CosineHead
+from tether.methods.clipood import class_texts, tune_images_
+from tether.methods.logitclip import LogitClipLoss
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.embed import encode_images, encode_texts
 from tether.train.steps.presets import ContrastiveStep

@@ -46,7 +46,8 @@ class Trial:
 WARM = (
     "PIL.Image", "datasets", "lancedb", "open_clip", "pandas", "pyarrow.dataset", "pyarrow.parquet", "pydicom.pixels",
     "pylatexenc.latex2text", "pypdfium2", "sklearn.covariance", "torch", "transformers", "accelerate", "rich.progress",
-    "tether.cli", "tether.data.curate.engine.run", "tether.data.high_bit_depth", "tether.data.sources.figures",
+    "tether.cli", "tether.data.curate.engine.run", "tether.methods.medical_survey.high_bit_depth",
+    "tether.methods.scientific_papers.source",
     "tether.evaluate.report", "tether.evaluate.datasheet", "tether.tasks.curate", "tether.tasks.retrieve.index",
     "tether.train.run",
 )  # fmt: skip

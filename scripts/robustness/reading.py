@@ -21,7 +21,7 @@ PLAIN = {
     "decode": "tether.data.images:decode",
     "recipe": "tether.train.config:load_config",
     "curate_recipe": "tether.data.curate.engine.recipe:read_recipe",
-    "attribute_lexicon": "tether.adapt.debias.lexicon:AttributeLexicon.load",
+    "attribute_lexicon": "tether.methods.saner.lexicon:AttributeLexicon.load",
     "decomposition": "tether.core.decomposition:Decomposition.load",
     "space_state": "tether.space.whiten:Whitener.load",
     "checkpoint": "tether.train.checkpoints:load_checkpoint",
@@ -56,7 +56,7 @@ def model(path: Path) -> object:
 @read
 def deep(path: Path) -> object:
     """An image of more than 8 bits."""
-    from tether.data.high_bit_depth import read_deep
+    from tether.methods.medical_survey.high_bit_depth import read_deep
 
     return read_deep(path).grey()
 
@@ -65,7 +65,7 @@ def deep(path: Path) -> object:
 def figure(path: Path) -> object:
     """An image of a paper, PDF too."""
     from tether.core.atomic_io import read_bytes
-    from tether.data.figures.images import resize_for_clip
+    from tether.methods.scientific_papers.images import resize_for_clip
 
     return resize_for_clip(read_bytes(path, limit=1 << 28))
 

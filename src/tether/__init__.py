@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from tether.core import moved
+
 if TYPE_CHECKING:
     from tether.models.load import load as load
     from tether.models.save import save as save
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from tether.workflows.read import read as read
     from tether.workflows.search import search as search
     from tether.workflows.segment import segment as segment
+
+moved.install()
 
 __version__ = "0.2.0"
 

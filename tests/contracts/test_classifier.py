@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from families import CLOSED, FAMILIES, SEALED, open_clip_tower
-from tether.adapt.finetune import ClipClassifier, tower_parameters
+from tether.adapt.finetune import tower_parameters
 from tether.core.errors import InputError, UnsupportedModelError
+from tether.methods.ft_clip import ClipClassifier
 from tether.models.anatomy.exceptions import EXCEPTIONS
 from tether.models.anatomy.find import anatomy_of
 

@@ -11,20 +11,15 @@ import torch
 from families import CLOSED, FAMILIES, SEALED
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.protocols import DualEncoder
+from tether.methods.adaptclip import AdaptclipDetector
+from tether.methods.adaptclip.adapters import AdaptClip, TrainedAdapters
+from tether.methods.clap import ClapDetector
+from tether.methods.winclip import WinclipDetector
 from tether.models import create
-from tether.models.adaptclip import AdaptClip, TrainedAdapters
 from tether.models.anatomy.exceptions import EXCEPTIONS
 from tether.models.dual import Clip
 from tether.models.narrow import NarrowEncoder
-from tether.tasks.anomaly import (
-    DETECTORS,
-    AdaptclipDetector,
-    AnomalyclipDetector,
-    ClapDetector,
-    Detector,
-    PatchesDetector,
-    WinclipDetector,
-)
+from tether.tasks.anomaly import DETECTORS, AnomalyclipDetector, Detector, PatchesDetector
 
 pytestmark = pytest.mark.slow
 

@@ -13,10 +13,14 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError
 from tether.core.protocols import GradClipper
+from tether.methods.adagc import AdaGC
+from tether.methods.autoclip import AutoClip
+from tether.methods.nfnet_agc import AGC
+from tether.methods.nfnet_agc.unit_norms import unit_axes
+from tether.methods.zclip import ZClip
 from tether.optim import AdamW, clip_and_step
-from tether.optim.clip import AGC, CLIPPERS, AdaGC, AutoClip, TensorClipper, UniformClipper, ZClip
+from tether.optim.clip import CLIPPERS, TensorClipper, UniformClipper
 from tether.optim.clip.base import NonFiniteGradientError
-from tether.optim.clip.unit_norms import unit_axes
 from tether.train.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 
 SHAPES = {"tower.weight": (4, 3), "tower.bias": (5,), "conv": (2, 2, 2), "scale": ()}

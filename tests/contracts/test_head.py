@@ -18,35 +18,34 @@ from torch import Tensor, nn
 from tether.adapt.heads import (
     ADAPTED_HEADS,
     HEAD_FILE,
-    AnomalyAdaptersHead,
     CacheHead,
     DefectTextsHead,
-    GroupingHead,
     Head,
-    KernelHead,
     LinearHead,
     MasksHead,
     OrderHead,
     QualityHead,
-    RelationHead,
-    SharpenerHead,
     WordHead,
     load_head,
 )
 from tether.core.errors import InputError
 from tether.core.state_file import write_state
 from tether.losses import ClipLoss
+from tether.methods.adaptclip import AnomalyAdaptersHead
+from tether.methods.adaptclip.adapters import AdaptClip, TrainedAdapters
+from tether.methods.clip_dinoiser import GroupingHead
+from tether.methods.excel_wsss import RelationHead
+from tether.methods.excel_wsss.patch_relation import ExcelAdapter
+from tether.methods.fairerclip import KernelHead
+from tether.methods.featsharp import Sharpener, SharpenerHead
 from tether.models import create
-from tether.models.adaptclip import AdaptClip, TrainedAdapters
 from tether.models.content_transfer import RegionNamer
 from tether.models.defect_texts import DefectTexts
 from tether.models.image_digest import image_digest
 from tether.models.mask_decoder import MaskHead
 from tether.models.mask_models import NamedMasks
 from tether.models.patch_grouping import DinoiserHead
-from tether.models.patch_relation import ExcelAdapter
 from tether.models.ranking_adapter import RankingAdapter
-from tether.models.upsample import Sharpener
 from tether.train.steps import ComposedStep
 from tether.train.steps.heads import TRAINED_HEADS
 from tether.train.terms import TERMS

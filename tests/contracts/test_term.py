@@ -20,9 +20,9 @@ from tether.core.gather import LOCAL
 from tether.core.protocols import Stateful
 from tether.core.types import Batch, Loss, Regions
 from tether.losses import ClipLoss
+from tether.methods.clip_up.upcycle import upcycle
 from tether.models import create
 from tether.models.dual import Clip
-from tether.models.upcycle import upcycle
 from tether.train.steps import ComposedStep, StepModule
 from tether.train.terms import TERMS, Term
 

@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from families import FAMILIES
-from tether.adapt.robust import LeafTrainer
-from tether.data.captions.typos import edit
-from tether.evaluate.robustness import typo_robustness
-from tether.models.typo_attack import encode_read, leaf_attack
+from tether.methods.leaf import LeafTrainer, typo_robustness
+from tether.methods.leaf.attack import encode_read, leaf_attack
+from tether.methods.leaf.typos import edit
 from tether.models.whole_texts import FitsContext
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")]

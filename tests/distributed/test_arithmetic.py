@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from processes import in_group, run_ranks
 from tether.core.errors import InputError
-from tether.train.steps.adversarial import AdversarialPair
+from tether.methods.wgan_gp.step import AdversarialPair
 
 CHECKS = {
     "losses": (worker_losses_clippers.check_losses,),

@@ -8,10 +8,10 @@ from torch import nn
 
 from tether.core.gather import LOCAL
 from tether.core.types import Batch
+from tether.methods.wgan_gp.step import AdversarialPair, CriticStep, GeneratorStep
 from tether.optim.clip import GlobalNorm
 from tether.train.loop import Player, Precision, fit
 from tether.train.schedules import Constant
-from tether.train.steps.adversarial import AdversarialPair, CriticStep, GeneratorStep
 
 ROWS, STEPS, PARTS = 6, 5, 2
 

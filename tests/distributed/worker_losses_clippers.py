@@ -16,9 +16,14 @@ from torch.distributed.tensor import DTensor
 from tether.core.gather import LOCAL, Gather, process_gather
 from tether.core.geometry import GEOMETRIES, is_hyperbolic
 from tether.core.types import Batch, Encoded, Features
-from tether.losses import OBJECTIVES, SpecsLoss, clip_loss, geometry_loss, siglip_loss
+from tether.losses import OBJECTIVES, clip_loss, siglip_loss
+from tether.methods.adagc import AdaGC
+from tether.methods.autoclip import AutoClip
+from tether.methods.euclip import geometry_loss
+from tether.methods.specs import SpecsLoss
+from tether.methods.zclip import ZClip
 from tether.optim import AdamW, clip_and_step
-from tether.optim.clip import CLIPPERS, AdaGC, AutoClip, Clipper, ZClip
+from tether.optim.clip import CLIPPERS, Clipper
 
 WORLD, ROWS = 2, 5
 ROUND = ("clip", "elliptic")

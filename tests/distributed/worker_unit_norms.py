@@ -9,7 +9,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_tensor
 
 from tether.core.errors import InputError
-from tether.optim.clip import AGC
+from tether.methods.nfnet_agc import AGC
 
 WORLD = 2
 SHAPES = ((5, 4), (1, 6), (3, 4, 5), (1, 5, 3), (4, 3, 3, 2), (5, 1, 1, 1), (7,), (1,))

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 import tether
+from tether.methods.gc_clip.guided_crops import GuidedCrops
 from tether.models import create
 from tether.models.save import save
-from tether.tasks.classify.guided_crops import GuidedCrops
 
 CLASSES = ("red", "green", "blue")
 SAYS = {"red": ["a red image", "it is red"], "green": ["a green image"], "blue": ["the blue sea", "sky", "blue"]}

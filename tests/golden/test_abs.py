@@ -10,9 +10,9 @@ import torch
 from loading import load
 from torch import Tensor
 
-from tether.models.token_crops import feature_crops
-from tether.tasks.classify.attention_boxes import patch_boxes, top_patches
-from tether.tasks.classify.soft_match import soft_match
+from tether.methods.abs.attention_boxes import patch_boxes, top_patches
+from tether.methods.abs.soft_match import soft_match
+from tether.methods.abs.token_crops import feature_crops
 
 V = load("abs")
 HYPER = V.meta["hyper"]

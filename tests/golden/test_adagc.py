@@ -11,7 +11,7 @@ import torch
 from loading import load
 from torch import nn
 
-from tether.optim.clip import AdaGC
+from tether.methods.adagc import AdaGC
 
 V = load("adagc")
 CLOSE = {"rtol": V.meta["rtol"], "atol": V.meta["atol"]}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from loading import load
 
-from tether.losses import align_clip_loss
+from tether.methods.alignclip import align_clip_loss
 
 V = load("alignclip")
 CLOSE = V.meta["tolerance"]

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from tether.core.types import ImageSpec
 from tether.losses.clip import clip_loss
+from tether.methods.alpha_clip.convert import load_alpha_clip_
 from tether.models.attention_maps import attention_maps
 from tether.models.blocks.block import BlockConfig
 from tether.models.config import ModelConfig, TextConfig, VisionConfig
-from tether.models.convert.alpha_clip import load_alpha_clip_
 from tether.models.dual import Clip
 from tether.models.vision.region_tower import (
     AlphaVisionTower,

@@ -11,7 +11,7 @@ import torch
 from loading import load
 from torch import nn
 
-from tether.optim.clip import AutoClip
+from tether.methods.autoclip import AutoClip
 
 V = load("autoclip")
 CLOSE = {"rtol": V.meta["rtol"], "atol": V.meta["atol"]}

@@ -11,11 +11,11 @@ import pytest
 import torch
 from loading import load
 
-from tether.data.curate.steps.concepts import IMAGENET_NEGATIVES, concept_frequency, words_of
 from tether.evaluate.imbalance import imbalance_report
-from tether.evaluate.neural_collapse import NeuralCollapse, neural_collapse
 from tether.losses.sub_vocabulary import VocabSampler, Weight
-from tether.models.cosine_head import CosineHead
+from tether.methods.beyond_tail.concepts import IMAGENET_NEGATIVES, concept_frequency, words_of
+from tether.methods.beyond_tail.cosine_head import CosineHead
+from tether.methods.beyond_tail.neural_collapse import NeuralCollapse, neural_collapse
 
 VECTORS = load("beyond-tail")
 META = VECTORS.meta

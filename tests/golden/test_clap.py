@@ -7,11 +7,8 @@ import torch
 from loading import load
 from torch import Tensor
 
-from tether.core.padding import mirrored
-from tether.losses.msgms import gradient_magnitude, msgms
-from tether.models import create
-from tether.tasks.anomaly import ClapDetector
-from tether.tasks.anomaly.contrast import (
+from tether.methods.clap import ClapDetector
+from tether.methods.clap.contrast import (
     contrast,
     contrast_attention,
     mean_cosine,
@@ -19,8 +16,11 @@ from tether.tasks.anomaly.contrast import (
     quantile_of,
     unit_range,
 )
+from tether.methods.clap.msgms import gradient_magnitude, msgms
+from tether.methods.clap.padding import mirrored
+from tether.methods.clap.repair import mosaic
+from tether.models import create
 from tether.tasks.anomaly.detector import ImageFeatures
-from tether.tasks.anomaly.repair import mosaic
 
 V = load("clap")
 HYPER = V.meta["hyper"]

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from open_clip_names import clip_of
 from tether.losses import dinoiser_loss
+from tether.methods.clip_dinoiser.patch_affinity import patch_affinity, pool_alike, pool_map
+from tether.methods.clip_dinoiser.segmenter import with_background
 from tether.models.anatomy.find import tower_of
 from tether.models.anatomy.parts import Layout, TokenStream
 from tether.models.dense import DensePath, dense_from
-from tether.models.patch_affinity import patch_affinity, pool_alike, pool_map
 from tether.models.patch_grouping import DinoiserHead
-from tether.tasks.segment.dinoiser import with_background
 
 V = load("clip-dinoiser")
 HYPER = V.meta["hyper"]

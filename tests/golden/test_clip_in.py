@@ -9,8 +9,8 @@ import pytest
 import torch
 from loading import load
 
-from tether.losses import symmetric_negative_loss
-from tether.models.blocks.rotary import RotaryEmbedding
+from tether.methods.clip_in import symmetric_negative_loss
+from tether.methods.clip_in.rotary import RotaryEmbedding
 
 V = load("clip-in")
 CLOSE = V.meta["tolerance"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from loading import load
 
-from tether.generate.nerf import (
+from tether.methods.clip_nerf import (
     CodeMapper,
     ConditionalField,
     patch_grid,

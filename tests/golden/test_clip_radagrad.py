@@ -9,7 +9,7 @@ from loading import as_declared, load
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tether.optim import ClipAdaGrad, ClipAdaGradD, ClipAdam, ClipAdamD, ClipRAdaGradD
+from tether.methods.clip_radagrad import ClipAdaGrad, ClipAdaGradD, ClipAdam, ClipAdamD, ClipRAdaGradD
 
 V = load("clip-radagrad")
 SHAPES = V.meta["shapes"]

@@ -10,8 +10,8 @@ import torch
 from loading import as_declared, load
 from torch import Tensor
 
-from tether.adapt.finetune import ClipRefineLoss
 from tether.core.types import Encoded, Features
+from tether.methods.clip_refine import ClipRefineLoss
 
 V = load("clip-refine")
 CLOSE = V.meta["tolerance"]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from loading import load
 from torch import nn
 
-from tether.adapt.edits import SingularRows, singular_rank
+from tether.methods.clip_svd import SingularRows, singular_rank
 from tether.models.anatomy.weights import fused, held
 from tether.models.exchange import LinearPlace, merge_, replace
 

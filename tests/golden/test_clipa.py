@@ -11,9 +11,10 @@ import torch
 from loading import load
 from torch import Tensor
 
-from tether.data.captions import pos_class, shorten
+from tether.data.captions import pos_class
 from tether.evaluate.retrieval import recall_at_k
 from tether.losses import clip_loss
+from tether.methods.clipa import shorten
 from tether.models.positions import resize_grid, resize_line, sincos_grid
 from tether.models.tokenizer import ClipTokenizer
 from tether.models.tokens import BlockTokens, GridTokens, RandomTokens, best_tokens, removed_tokens, take_tokens

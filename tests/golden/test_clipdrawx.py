@@ -11,7 +11,7 @@ from torch import Tensor
 from tether.generate import Moment, TextAim
 from tether.generate.draw import PrimitiveCanvas, drop_mask
 from tether.generate.draw.primitives import base_points, patch_order
-from tether.generate.likeness import feature_loss
+from tether.methods.clipdrawx.likeness import feature_loss
 
 V = load("clipdrawx")
 HYPER = V.meta["hyper"]

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from loading import load
 from torch import nn
 
-from tether.adapt.finetune import MarginMetricSoftmax
-from tether.adapt.weights import BetaMovingAverage
+from tether.methods.clipood import BetaMovingAverage, MarginMetricSoftmax
 
 V = load("clipood")
 CLOSE = V.meta["tolerance"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from loading import load
 
-from tether.optim.clipping_bias import clipped_sgd, two_point_stationary_point
+from tether.methods.clipped_sgd_bias.clipping_bias import clipped_sgd, two_point_stationary_point
 
 V = load("clipped-sgd-bias")
 CLOSE = {"rtol": V.meta["rtol"], "atol": V.meta["atol"]}

@@ -9,7 +9,7 @@ from loading import load
 from tether.core.gather import LOCAL
 from tether.core.types import Batch, Encoded, Features
 from tether.losses import ClipLoss
-from tether.losses.pseudo_labels import PseudoLabelLoss, depth_loss, normal_loss, segmentation_loss
+from tether.methods.cliptex.loss import PseudoLabelLoss, depth_loss, normal_loss, segmentation_loss
 
 V = load("cliptex")
 HYPER, LOSSES = V.meta["hyper"], V.meta["losses"]

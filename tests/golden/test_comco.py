@@ -9,7 +9,7 @@ import pytest
 import torch
 from loading import load
 
-from tether.evaluate.objects import matching_pairs, object_retrieval
+from tether.methods.comco import matching_pairs, object_retrieval
 
 V = load("comco")
 CLOSE = V.meta.get("tolerance", {"rtol": 1e-9, "atol": 1e-12})

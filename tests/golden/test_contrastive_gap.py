@@ -11,7 +11,7 @@ from loading import load
 from tether.core.gather import LOCAL
 from tether.core.types import Batch, Encoded, Features
 from tether.evaluate.geometry import modality_gap
-from tether.losses import ContrastiveGapLoss
+from tether.methods.contrastive_gap import ContrastiveGapLoss
 
 V = load("contrastive-gap")
 CLOSE = V.meta["tolerance"]

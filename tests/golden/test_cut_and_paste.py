@@ -8,7 +8,7 @@ from loading import load
 
 from tether.generate.diffuse.attention import attended, weights
 from tether.generate.diffuse.ddim import ddim_step
-from tether.generate.edit.attention_maps import blend, fuse_frames, inject, token_map, token_mask
+from tether.methods.cut_and_paste.attention_maps import blend, fuse_frames, inject, token_map, token_mask
 
 V = load("cut-and-paste")
 HYPER = V.meta["hyper"]

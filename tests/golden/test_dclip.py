@@ -7,7 +7,7 @@ import pytest
 import torch
 from loading import load
 
-from tether.losses import dclip_loss
+from tether.methods.dclip import dclip_loss
 
 V = load("dclip")
 PREFIXES = sorted(name.removesuffix("student_image") for name in V.arrays if name.endswith("student_image"))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from loading import load
 
-from tether.space import ConformityEstimator, conformity, shell_stats, vslerp
+from tether.methods.double_ellipsoid import shell_stats, vslerp
+from tether.space import ConformityEstimator, conformity
 from tether.space.conformity import pearson
 
 V = load("double-ellipsoid")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from loading import load
 
-from tether.optim.private import MooClipSchedule, clip_factors, noisy_clipped_share
+from tether.methods.dpfl_moo_clip import MooClipSchedule, clip_factors, noisy_clipped_share
 
 V = load("dpfl-moo-clip")
 HYPER, CLOSE = V.meta["hyper"], {"rtol": V.meta["rtol"], "atol": V.meta["atol"]}

@@ -7,9 +7,9 @@ import pytest
 import torch
 from loading import load
 
-from tether.core.torch_slerp import slerp
-from tether.generate.invert.directional import token_norm_stats
-from tether.optim.spherical import SphericalSGD, tangent
+from tether.methods.dti.invert import token_norm_stats
+from tether.methods.dti.optimizer import SphericalSGD, tangent
+from tether.methods.dti.slerp import slerp
 
 V = load("dti")
 HYPER = V.meta["hyper"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from loading import load
 
-from tether.losses import ENTLoss, error_norm
+from tether.methods.ent import ENTLoss, error_norm
 
 V = load("ent")
 CLOSE = V.meta["tolerance"]

@@ -12,7 +12,7 @@ from loading import load
 from torch import Tensor
 
 from tether.core.geometry import factors, pairwise_similarity, place
-from tether.losses import entailment, geometry_loss
+from tether.methods.euclip import entailment, geometry_loss
 
 V = load("euclip")
 CLOSE = V.meta["tolerance"]

@@ -12,8 +12,8 @@ from loading import as_declared, load
 from torch import Tensor, nn
 
 from tether.core.types import ImageSpec
+from tether.methods.eva_clip_18b.eva import load_tower_
 from tether.models.blocks.grid import Grid
-from tether.models.convert.eva import load_tower_
 from tether.models.positions import resize_grid, resize_kernel
 from tether.models.vision.eva import EvaTower
 from tether.models.vision.eva_config import EvaConfig, eva_block

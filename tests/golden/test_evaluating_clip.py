@@ -7,7 +7,7 @@ import pytest
 import torch
 from loading import load
 
-from tether.evaluate.bias import harm_rates, label_association
+from tether.methods.evaluating_clip import harm_rates, label_association
 
 VECTORS = load("evaluating-clip")
 TOLERANCE = VECTORS.meta["tolerance"]

@@ -11,12 +11,12 @@ from torch import Tensor
 from open_clip_names import clip_of
 from tether.losses import affinity_loss
 from tether.losses.patch_affinity import halved_cross_entropy
+from tether.methods.excel_wsss.class_maps import class_maps, self_correlation_features
+from tether.methods.excel_wsss.map_refinement import mean_attention, transition
+from tether.methods.excel_wsss.patch_relation import predicted_affinity, relation_weights
+from tether.methods.excel_wsss.text_attributes import enrich_texts
 from tether.models.attention_maps import maps_and_stream
-from tether.models.class_maps import class_maps, self_correlation_features
 from tether.models.dual import Clip
-from tether.models.map_refinement import mean_attention, transition
-from tether.models.patch_relation import predicted_affinity, relation_weights
-from tether.models.text_attributes import enrich_texts
 
 V = load("excel-wsss")
 HYPER = V.meta["hyper"]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from loading import load
 
-from tether.adapt.debias import FairerClip, FairerKernels, RandomFeatures, hsic_solve
-from tether.adapt.debias.hsic import plus_minus
+from tether.methods.fairerclip import FairerClip, FairerKernels, RandomFeatures, hsic_solve
+from tether.methods.fairerclip.hsic import plus_minus
 
 VECTORS = load("fairerclip")
 HYPER = VECTORS.meta["hyper"]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from loading import load
 
-from tether.space.association import association_bias, histogram_mi, weat
-from tether.space.fair_dims import DimensionMask, select_dimensions
+from tether.methods.fairpivara.association import association_bias, histogram_mi, weat
+from tether.methods.fairpivara.fair_dims import DimensionMask, select_dimensions
 
 VECTORS = load("fairpivara")
 HYPER = VECTORS.meta["hyper"]

@@ -1,4 +1,4 @@
-"""The released network and its sequence of calls against ``tether.tasks.headline_match``."""
+"""The released network and its sequence of calls against ``tether.methods.fake_thumbnail``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from loading import load
 
-from tether.tasks.headline_match import PairClassifier, PairNetwork, pair_incongruity
+from tether.methods.fake_thumbnail import PairClassifier, PairNetwork, pair_incongruity
 
 V = load("fake-thumbnail")
 HYPER = V.meta["hyper"]

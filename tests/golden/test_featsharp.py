@@ -10,9 +10,9 @@ from loading import load
 from torch import Tensor
 
 from tether.core.warps import homography_grid, warped
-from tether.losses.map_consistency import seam_weights, squared_variation, total_variation
-from tether.models.upsample import AttentionDownsampler, BiasBuffer, FusionBlock, SimpleDownsampler, create_tiles
-from tether.space.phi_s import PhiS, hadamard
+from tether.methods.featsharp import AttentionDownsampler, BiasBuffer, FusionBlock, SimpleDownsampler, create_tiles
+from tether.methods.featsharp.loss import seam_weights, squared_variation, total_variation
+from tether.methods.featsharp.phi_s import PhiS, hadamard
 
 V = load("featsharp")
 HYPER = V.meta["hyper"]

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from loading import load
 
-from tether.losses.fix_clip import fix_clip_loss, group_token_aggregate, group_weights
+from tether.methods.fix_clip.loss import fix_clip_loss, group_token_aggregate, group_weights
+from tether.methods.fix_clip.region_prompts import regional_attention_mask
 from tether.models.positions import stretch
-from tether.models.vision.region_prompts import regional_attention_mask
 
 V = load("fix-clip")
 CLOSE = {"rtol": V.meta["tolerance"]["float64"], "atol": V.meta["tolerance"]["float64"]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from loading import load
 
-from tether.compress.prune.gate_norm import gate_norm, gate_norm_scores
+from tether.methods.gate_norm.pruner import gate_norm, gate_norm_scores
 from tether.models.blocks.options import BlockConfig
 from tether_lab.worlds.char_lm import CharModel
 

@@ -10,9 +10,9 @@ import torch
 from loading import load
 from torch import Tensor
 
+from tether.methods.gc_clip import GuidedCrops, guided_crops
+from tether.methods.gc_clip.guided_crops import crop_boxes, expand_box, random_boxes
 from tether.models import create
-from tether.tasks.classify import GuidedCrops, guided_crops
-from tether.tasks.classify.guided_crops import crop_boxes, expand_box, random_boxes
 
 V = load("gc-clip")
 HYPER = V.meta["hyper"]

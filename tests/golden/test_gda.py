@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from loading import load
 
-from tether.adapt.training_free import GDAClassifier
+from tether.methods.gda import GDAClassifier
 
 V = load("gda")
 HYPER = V.meta["hyper"]

@@ -8,7 +8,8 @@ import torch
 from loading import load
 from torch import Tensor
 
-from tether.losses import box_cost, box_loss, description_loss, hungarian_match
+from tether.losses import box_cost, box_loss, hungarian_match
+from tether.methods.grain import description_loss
 
 V = load("grain")
 HYPER = V.meta["hyper"]

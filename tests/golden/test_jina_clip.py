@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from tether.core.gather import LOCAL
 from tether.core.types import Batch, Encoded, Features
-from tether.losses import InfoNceLoss, info_nce_loss
+from tether.methods.jina_clip import InfoNceLoss, info_nce_loss
 
 V = load("jina-clip")
 PRECISIONS = {"float64": torch.float64, "float32": torch.float32}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from loading import load
 
-from tether.space import LinearBindingMap, binding_accuracy
+from tether.methods.labclip import LinearBindingMap, binding_accuracy
 
 V = load("labclip")
 CLOSE = V.meta["tolerance"]

@@ -11,7 +11,7 @@ from loading import load
 from torch import nn
 
 from tether.core.types import Features
-from tether.generate import NormRegularizer, PromptReward, optimize_noise
+from tether.methods.latent_clip import NormRegularizer, PromptReward, optimize_noise
 
 V = load("latent-clip")
 HYPER = V.meta["hyper"]

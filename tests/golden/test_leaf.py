@@ -10,9 +10,9 @@ import pytest
 import torch
 from loading import load
 
-from tether.adapt.robust import text_fare_loss
-from tether.data.captions.typos import ALPHABET, WordConstraint, edit, slot_count
-from tether.models.typo_attack import charmer_attack, leaf_attack
+from tether.methods.leaf import text_fare_loss
+from tether.methods.leaf.attack import charmer_attack, leaf_attack
+from tether.methods.leaf.typos import ALPHABET, WordConstraint, edit, slot_count
 
 V = load("leaf")
 TOLERANCE = V.meta["tolerance"]

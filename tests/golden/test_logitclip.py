@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from loading import load
 
-from tether.losses import LogitClipLoss, clip_logits, cross_entropy_bounds
+from tether.methods.logitclip import LogitClipLoss, clip_logits, cross_entropy_bounds
 
 V = load("logitclip")
 CLOSE = V.meta["tolerance"]

@@ -8,9 +8,9 @@ import torch
 from loading import load
 
 from tether.evaluate.geometry import relative_alignment, uniformity
-from tether.losses import m2_mix_loss
-from tether.losses.hard_contrastive import hard_contrastive_loss
-from tether.losses.m2_mix import geodesic_mix
+from tether.methods.m2_mix import m2_mix_loss
+from tether.methods.m2_mix.hard_contrastive import hard_contrastive_loss
+from tether.methods.m2_mix.loss import geodesic_mix
 
 V = load("m2-mix")
 CLOSE = V.meta["tolerance"]

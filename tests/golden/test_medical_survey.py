@@ -13,8 +13,9 @@ from loading import load
 from torch import Tensor
 
 from tether.evaluate.medical import multilabel_report
-from tether.losses import local_alignment_loss, local_similarity, multi_positive_loss, soft_target_loss, soft_targets
-from tether.tasks.classify.prompt_pairs import pair_scores
+from tether.losses import multi_positive_loss
+from tether.methods.medical_survey import local_alignment_loss, local_similarity, soft_target_loss, soft_targets
+from tether.methods.medical_survey.prompt_pairs import pair_scores
 from tether.tasks.classify.zero_shot import weights_of_prompts
 
 VECTORS = load("medical-survey")

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from loading import load
 
-from tether.data.curate import LanguageNgrams, SubstringMatcher, WorldBalancer, WorldMatcher, WorldMatches
+from tether.data.curate import SubstringMatcher
 from tether.data.curate.metaclip.balance import tail_share, threshold_for_share
 from tether.data.curate.metaclip.matcher import Backend
-from tether.data.curate.metaclip.multilingual_metadata import simple_tokens, without_tags
 from tether.data.curate.metaclip.spacing import WITHOUT_BLANKS, is_joined, is_mark, spaced, wrapped
+from tether.methods.metaclip2 import LanguageNgrams, WorldBalancer, WorldMatcher, WorldMatches
+from tether.methods.metaclip2.metadata import simple_tokens, without_tags
 
 VECTORS = load("metaclip2")
 META = VECTORS.meta

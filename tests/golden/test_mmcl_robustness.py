@@ -7,9 +7,7 @@ import pytest
 import torch
 from loading import load
 
-from tether.evaluate.robustness import theory_accuracy
-from tether.losses import linear_mmcl_loss
-from tether.space import LinearMMCL
+from tether.methods.mmcl_robustness import LinearMMCL, linear_mmcl_loss, theory_accuracy
 
 V = load("mmcl-robustness")
 CLOSE = V.meta["tolerance"]

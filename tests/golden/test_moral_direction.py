@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from loading import load
 
-from tether.space import ConceptDirection, MoralDirection, QuestionAnswerScore, question_answer_score
+from tether.methods.moral_direction import ConceptDirection, MoralDirection, QuestionAnswerScore, question_answer_score
 
 V = load("moral-direction")
 META = V.meta

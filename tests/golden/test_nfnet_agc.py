@@ -9,11 +9,11 @@ import torch
 from loading import load
 from torch import nn
 
-from tether.models.vision.scaled_activation import GAMMAS, ScaledActivation
-from tether.models.vision.scaled_std_conv import ScaledStdConv2d
+from tether.methods.nfnet_agc.clipper import AGC, adaptive_clip_grad_
+from tether.methods.nfnet_agc.scaled_activation import GAMMAS, ScaledActivation
+from tether.methods.nfnet_agc.scaled_std_conv import ScaledStdConv2d
+from tether.methods.nfnet_agc.unit_norms import unitwise_norm
 from tether.optim import SGD
-from tether.optim.clip.agc import AGC, adaptive_clip_grad_
-from tether.optim.clip.unit_norms import unitwise_norm
 
 V = load("nfnet-agc")
 CLOSE = {"rtol": V.meta["rtol"], "atol": V.meta["atol"]}

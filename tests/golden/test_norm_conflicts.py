@@ -7,7 +7,7 @@ import pytest
 from loading import load
 
 from tether.evaluate.norms import evaluate_pairs
-from tether.tasks.norms import CentroidConflict, ConflictClassifier
+from tether.methods.norm_conflicts import CentroidConflict, ConflictClassifier
 
 V = load("norm-conflicts")
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from loading import load
 from torch import Tensor, nn
 
-from tether.compress.quantise import NormTweaker, distribution_loss
+from tether.methods.norm_tweaking import NormTweaker, distribution_loss
 
 V = load("norm-tweaking")
 HYPER, CLOSE = V.meta["hyper"], V.meta["tolerance"]

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from loading import load
 
-from tether.tasks.safety import PromptClassifier, prompt_loss, rated_splits, ratings_to_labels
+from tether.methods.offensiveness import rated_splits, ratings_to_labels
+from tether.tasks.safety import PromptClassifier, prompt_loss
 
 V = load("offensiveness")
 HYPER = V.meta["hyper"]

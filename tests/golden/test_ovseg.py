@@ -10,9 +10,9 @@ from loading import load
 from torch import Tensor
 
 from open_clip_names import clip_of
-from tether.data.masked_crops import masked_crop
-from tether.models.mask_prompts import MaskPromptTower, kept_patches
-from tether.tasks.segment.mask_classes import combine, pixel_scores
+from tether.methods.ovseg.mask_classes import combine, pixel_scores
+from tether.methods.ovseg.mask_prompts import MaskPromptTower, kept_patches
+from tether.methods.ovseg.masked_crops import masked_crop
 
 V = load("ovseg")
 HYPER = V.meta["hyper"]

@@ -10,8 +10,7 @@ import pytest
 import torch
 from loading import load
 
-from tether.data.captions import keep_caption
-from tether.losses import paraclip_loss
+from tether.methods.paraclip import keep_caption, paraclip_loss
 
 V = load("paraclip")
 PARTS = ("image", "text", "para1", "para2")

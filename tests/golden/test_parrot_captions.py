@@ -6,7 +6,7 @@ import pytest
 from loading import load
 
 from tether.data.curate import select_unparroted
-from tether.data.curate.steps.ocr_overlap import caption_overlap, overlap_report, words_of
+from tether.methods.parrot_captions.ocr_overlap import caption_overlap, overlap_report, words_of
 
 V = load("parrot-captions")
 ROWS: list[dict] = V.meta.get("rows", [])

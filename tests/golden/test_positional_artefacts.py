@@ -8,14 +8,8 @@ import numpy as np
 import pytest
 from loading import load
 
-from tether.space import (
-    OutlierClipper,
-    anisotropy,
-    clip_dims,
-    extreme_shares,
-    outlier_dims,
-    self_similarity,
-)
+from tether.methods.positional_artefacts import OutlierClipper, anisotropy, self_similarity
+from tether.space import clip_dims, extreme_shares, outlier_dims
 
 V = load("positional-artefacts")
 CLOSE = V.meta["tolerance"]

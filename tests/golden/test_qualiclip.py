@@ -10,8 +10,7 @@ import torch
 from loading import load
 from torch import Tensor
 
-from tether.data.degrade import DEGRADATIONS, degrade
-from tether.losses import quality_ranking_loss
+from tether.methods.qualiclip import DEGRADATIONS, degrade, quality_ranking_loss
 from tether.models.prompt_quality import prompt_quality
 
 V = load("qualiclip")

@@ -8,7 +8,7 @@ import torch
 from loading import load
 from torch import Tensor
 
-from tether.losses import ArcMarginHead, multi_caption_arc_loss
+from tether.methods.retrieval_align import ArcMarginHead, multi_caption_arc_loss
 
 V = load("retrieval-align")
 CLOSE = {name: {"rtol": limit, "atol": limit} for name, limit in V.meta["tolerance"].items()}

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from loading import load
 from torch import Tensor, nn
 
-from tether.losses.vanishing_gradient import VanishingGradientPenalty, omega_regulariser
+from tether.methods.rnn_norm_clip.loss import VanishingGradientPenalty, omega_regulariser
 from tether.optim.clip import GlobalNorm
 
 V = load("rnn-norm-clip")

@@ -7,8 +7,8 @@ import pytest
 import torch
 from loading import load
 
-from tether.adapt.debias import SanerLayer, group_cosines, saner_loss
 from tether.evaluate.groups import max_skew
+from tether.methods.saner import SanerLayer, group_cosines, saner_loss
 
 VECTORS = load("saner")
 HYPER = VECTORS.meta["hyper"]

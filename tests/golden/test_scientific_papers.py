@@ -1,4 +1,4 @@
-"""Official extraction code of arXiv 2311.04711 against ``tether.data.figures``: every file of the vector, any names."""
+"""Official extraction code of arXiv 2311.04711 against ``methods.scientific_papers``: every file, any names."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from loading import load
 
-from tether.data.figures import FigureArchive, extract_jats_figures, extract_tex_figures
 from tether.data.paths import points_outside
+from tether.methods.scientific_papers import FigureArchive, extract_jats_figures, extract_tex_figures
 
 VECTORS = load("scientific-papers")
 TEX = VECTORS.meta.get("tex", {})

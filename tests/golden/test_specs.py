@@ -11,8 +11,8 @@ import torch
 from loading import load
 from torch import Tensor
 
-from tether.evaluate.specs import increment_rates, specs_score
-from tether.losses import SpecsLoss
+from tether.methods.specs import SpecsLoss
+from tether.methods.specs.evaluation import increment_rates, specs_score
 
 V = load("specs")
 CLOSE = V.meta["tolerance"]

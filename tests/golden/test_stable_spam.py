@@ -10,8 +10,15 @@ from loading import as_declared, load
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tether.compress.quantise import FakeQuantLinear, int4_codes, quantise_fp4, quantise_int4, quantise_int4_input
-from tether.optim import SPAM, StableSPAM
+from tether.methods.stable_spam import (
+    SPAM,
+    FakeQuantLinear,
+    StableSPAM,
+    int4_codes,
+    quantise_fp4,
+    quantise_int4,
+    quantise_int4_input,
+)
 
 V = load("stable-spam")
 SHAPES = V.meta["shapes"]

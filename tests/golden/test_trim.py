@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from loading import load
 from torch import Tensor
 
-from tether.compress.tokens import Trimmed, trim_tokens
+from tether.methods.trim import Trimmed, trim_tokens
 
 V = load("trim")
 CLOSE = V.meta["tolerance"]

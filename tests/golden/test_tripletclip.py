@@ -10,7 +10,8 @@ import torch
 from loading import load
 from torch import Tensor
 
-from tether.losses import clip_loss, neg_clip_accuracy, neg_clip_loss, triplet_clip_loss
+from tether.losses import clip_loss
+from tether.methods.tripletclip import neg_clip_accuracy, neg_clip_loss, triplet_clip_loss
 
 V = load("tripletclip")
 CLOSE = V.meta["tolerance"]

@@ -6,9 +6,9 @@ import torch
 from loading import load
 from torch import Tensor
 
-from tether.losses.kl_projection import kl_divergence, project_kl
-from tether.losses.sparse_policy import SparseDist
-from tether.losses.troll import TROLLLoss
+from tether.methods.troll.kl_projection import kl_divergence, project_kl
+from tether.methods.troll.loss import TROLLLoss
+from tether.methods.troll.sparse_policy import SparseDist
 
 V = load("troll")
 HYPER = V.meta["hyper"]

@@ -8,8 +8,8 @@ import torch
 from loading import load
 from torch import nn
 
-from tether.models.denoiser import ConditionalDenoiser
-from tether.models.noise_schedule import NoiseSchedule
+from tether.methods.un2clip.denoiser import ConditionalDenoiser
+from tether.methods.un2clip.noise_schedule import NoiseSchedule
 
 V = load("un2clip")
 HYPER = V.meta["hyper"]

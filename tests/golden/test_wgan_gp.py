@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from tether.core.gather import LOCAL
 from tether.core.types import Batch
-from tether.losses.wgan import clip_weights_, gradient_penalty, wgan_critic_loss
+from tether.methods.wgan_gp.loss import clip_weights_, gradient_penalty, wgan_critic_loss
+from tether.methods.wgan_gp.step import AdversarialPair, CriticStep
 from tether.optim.clip import NoClip
 from tether.train.loop import Player, Precision, StepReport, fit
 from tether.train.schedules import Constant
-from tether.train.steps.adversarial import AdversarialPair, CriticStep
 
 V = load("wgan-gp")
 CASES = V.meta["cases"]

@@ -7,12 +7,12 @@ import torch
 from loading import load
 from torch import Tensor
 
-from tether.models.token_windows import window_masks
-from tether.tasks.anomaly import WinclipDetector
+from tether.methods.winclip import WinclipDetector
+from tether.methods.winclip.detector import few_shot_map, zero_shot_map
+from tether.methods.winclip.token_windows import window_masks
 from tether.tasks.anomaly.detector import ImageFeatures
 from tether.tasks.anomaly.harmonic import harmonic_map, harmonic_mean
 from tether.tasks.anomaly.memory import association
-from tether.tasks.anomaly.winclip import few_shot_map, zero_shot_map
 
 V = load("winclip")
 HYPER = V.meta["hyper"]

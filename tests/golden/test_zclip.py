@@ -9,7 +9,7 @@ import torch
 from loading import load
 from torch import nn
 
-from tether.optim.clip import ZClip
+from tether.methods.zclip import ZClip
 
 V = load("zclip")
 SHAPES = V.meta["shapes"]

@@ -103,7 +103,7 @@ def test_a_run_without_experts_has_none_to_balance(tmp_path):
         ("{load: DENSE, upcycle: {experts: 2, top_k: 3}}", "model: upcycle: top_k: expected at most experts=2, got 3"),
         ("{load: DENSE, upcycle: {capacity_factor: 0}}", "model: upcycle: capacity_factor: expected"),
         ("{load: DENSE, upcycle: {blocks: [9]}}", "model: upcycle: moe: blocks: expected indices below"),
-        ("{upcycle: {experts: 2}}", "model: load: expected a name or a folder, got None"),
+        ("{upcycle: {experts: 2}}", "model: upcycle: changes a model that is there; expected 'load' beside it"),
     ],
 )
 def test_bad_upcycling_is_refused(model, said, dense, tmp_path):

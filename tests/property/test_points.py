@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tether.core.geometry import GEOMETRIES, Geometry, place
 from tether.data.segments import growing, split_caption
 from tether.evaluate.retrieval import ranks
-from tether.losses import entailment, geometry_loss
+from tether.methods.euclip import entailment, geometry_loss
 
 NUMBERS = st.floats(-8, 8, allow_nan=False, width=32)
 

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from tether.core.types import Block, ImageSpec, Row
 from tether.data.captions import CaptionPool, MixedCaptions, TemplateRewriter, TextAugment
-from tether.data.captions.dataset import one_line
 from tether.data.curate import Balancer, SubstringMatcher, entry_counts
 from tether.data.curate.metaclip.spacing import spaced, token_lists, tokens
 from tether.data.loader import Loader
 from tether.data.shuffle import permutation
-from tether.evaluate.ranking_overlap import average_overlap, jaccard_at
+from tether.methods.laclip.dataset import one_line
+from tether.methods.paraclip.ranking_overlap import average_overlap, jaccard_at
 
 weights = st.lists(st.floats(0, 1e6), min_size=1, max_size=6).filter(lambda values: sum(values) > 1e-3)
 uniform = st.floats(0, 1, exclude_max=True)

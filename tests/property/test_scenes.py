@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tether.data.sets.scenes import (
-    EDITS,
     HELD_OUT_PAIRS,
     HELD_OUT_TEMPLATES,
     TEMPLATES,
@@ -18,7 +17,6 @@ from tether.data.sets.scenes import (
     Scene,
     World,
     draw_defect,
-    draw_edit,
     draw_lettering,
     long,
     relation,
@@ -30,6 +28,7 @@ from tether.data.sets.scenes import (
 )
 from tether.data.sets.scenes.sprites import sprite
 from tether.data.sets.scenes.world import ATTRIBUTES, BACKGROUNDS, COLOURS, SHAPES, SIZES, STATES, TEXTURES
+from tether.methods.tripletclip import EDITS, draw_edit
 
 seeds = st.integers(0, 2**32)
 some = settings(max_examples=40, deadline=None, derandomize=True)

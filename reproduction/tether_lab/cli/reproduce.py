@@ -47,7 +47,7 @@ def command(
       tether-lab reproduce --all --out measured
     """
     from tether.cli.screen import bars
-    from tether.core.atomic_io import write_json
+    from tether.core.atomic_io import check_file, write_json
     from tether.core.device import chosen_device
     from tether.core.errors import InputError
     from tether_lab.lab import source_index
@@ -67,6 +67,9 @@ def command(
     for slug in chosen:
         card(slug)
     folder, device = out, str(chosen_device(device))
+    outputs = {slug: folder / f"{slug}{'.smoke' * smoke}.json" for slug in chosen} if folder else {}
+    for path in outputs.values():
+        check_file(path, where="--out")
     as_stored = (device, threads) == ("cpu", 1)
     if record or (folder is None and not smoke):
         if not as_stored:
@@ -95,7 +98,7 @@ def command(
                 on_measured=measured.append,
             )
             if folder is not None:
-                write_json(folder / f"{slug}{'.smoke' * smoke}.json", result)
+                write_json(outputs[slug], result)
             elif not smoke:
                 write_json(source_index.result_path(slug), result)
             for line in result_lines(result, measured=len(measured)):

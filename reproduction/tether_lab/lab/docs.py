@@ -15,7 +15,7 @@ from typing import Any
 from tether.core.atomic_io import write_text
 from tether.core.errors import InputError
 from tether.core.method_files import FILE
-from tether_lab.lab import pages, part_reference
+from tether_lab.lab import pages, part_reference, real_photos
 from tether_lab.lab.method_text import brought_up_to_date
 from tether_lab.lab.results import rows
 from tether_lab.lab.stored_result import stored
@@ -54,7 +54,7 @@ def committed(root: Path) -> dict[str, str]:
     every = rows()
     readme = with_block(_read(root / README) or "", pages.verdicts(every), where=str(root / README))
     methods = {
-        name: brought_up_to_date((root / name).read_text(encoding="utf-8"), verdict=row.verdict)
+        name: brought_up_to_date((root / name).read_text(encoding="utf-8"), row)
         for row in every
         for name in [f"{METHODS}/{row.card.slug.replace('-', '_')}/{FILE}"]
     }
@@ -101,16 +101,17 @@ def _read(path: Path) -> str | None:
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
-_WHOLE = ("verdict", "mean", "lower", "upper", "margin", "cpu_seconds")
+_WHOLE = ("verdict", "mean", "lower", "upper", "margin", "cpu_seconds", "on_photographs")
 _MARKER = re.compile(r"<!--= (?P<key>[^\s:]+)(?::(?P<form>\S+))? -->.*?<!--/-->")
 
 
 def filled(text: str, *, where: str) -> str:
     """The text with every marker's figure brought up to date.
 
-    A key is ``SLUG.verdict``, ``SLUG.mean``, ``SLUG.lower``, ``SLUG.upper``, ``SLUG.margin``, ``SLUG.cpu_seconds``, or
-    the mean over seeds of ``SLUG.ours``, ``SLUG.baseline`` or a side figure, ``SLUG.notes.NAME``. What follows the
-    colon is a format such as ``.2f`` or ``.1%``; without one the value is written with ``str``.
+    A key is ``SLUG.verdict``, ``SLUG.on_photographs`` (the verdict there, if the claim was checked there too),
+    ``SLUG.mean``, ``SLUG.lower``, ``SLUG.upper``, ``SLUG.margin``, ``SLUG.cpu_seconds``, or the mean over seeds of
+    ``SLUG.ours``, ``SLUG.baseline`` or a side figure, ``SLUG.notes.NAME``. What follows the colon is a format such as
+    ``.2f`` or ``.1%``; without one the value is written with ``str``.
 
     Args:
         text: Markdown.
@@ -119,6 +120,7 @@ def filled(text: str, *, where: str) -> str:
     Raises:
         InputError: no such paper, result or key, or a format that the value does not have.
     """
+    photos = real_photos.stored()
 
     def figure(match: re.Match[str]) -> str:
         key, form = match["key"], match["form"] or ""
@@ -126,6 +128,8 @@ def filled(text: str, *, where: str) -> str:
         result = stored(slug)
         if result is None:
             raise InputError(f"{where}: marker {key!r}: no result of {slug}")
+        if slug in photos:
+            result = result | {"on_photographs": photos[slug]["verdict"]}
         try:
             shown = format(_value(result, name), form)
         except (KeyError, ValueError) as error:
@@ -144,4 +148,6 @@ def _value(result: Mapping[str, Any], name: str) -> Any:
 
 
 def _names(result: Mapping[str, Any]) -> list[str]:
-    return [*_WHOLE, "ours", "baseline"] + [f"notes.{name}" for name in sorted(result["seeds"][0]["notes"])]
+    return [*(name for name in _WHOLE if name in result), "ours", "baseline"] + [
+        f"notes.{name}" for name in sorted(result["seeds"][0]["notes"])
+    ]

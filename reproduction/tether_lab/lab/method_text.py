@@ -1,4 +1,4 @@
-"""What a ``method.toml`` should say: a person's words as they are, the verdict and a line for each part as measured."""
+"""What a ``method.toml`` should say: a person's words, and what was measured: claim, verdicts, a line for each part."""
 
 from __future__ import annotations
 
@@ -8,22 +8,38 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tether_lab.lab.part_reference import first_sentence
+from tether_lab.lab.results import PaperStatus
 
 _WIDTH = 120
-_WORDS = ("title", "year", "authors", "venue", "arxiv", "code", "gives", "needs", "guide", "verdict")
+_WORDS = (
+    "title",
+    "year",
+    "authors",
+    "venue",
+    "arxiv",
+    "code",
+    "gives",
+    "needs",
+    "guide",
+    "claim",
+    "verdict",
+    "on_photographs",
+)
 
 
-def brought_up_to_date(text: str, *, verdict: str) -> str:
-    """A ``method.toml`` with the verdict, and with the first sentence of each part's docstring behind its name.
+def brought_up_to_date(text: str, row: PaperStatus) -> str:
+    """A ``method.toml`` with claim and verdicts, and with the first sentence of each part's docstring behind its name.
 
     Args:
         text: Content of the file.
-        verdict: Verdict of the stored result.
+        row: Paper with its stored result and its check on photographs.
 
     Raises:
         InputError: a part that is not there.
     """
-    values = tomllib.loads(text) | {"verdict": verdict}
+    values = tomllib.loads(text) | {"claim": row.card.claim.says, "verdict": row.verdict}
+    values.pop("on_photographs", None)
+    values |= {"on_photographs": row.photos["verdict"]} if row.photos else {}
     lines = [_line(name, values[name]) for name in _WORDS if name in values]
     lines += ["", "[parts]", *(_line(_quoted(part), first_sentence(part)) for part in values["parts"])]
     for kind, parts in values.get("register", {}).items():

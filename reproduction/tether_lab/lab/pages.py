@@ -12,6 +12,7 @@ from tether_lab.lab import figures, source_index
 from tether_lab.lab.card import Card, Claim
 from tether_lab.lab.part_reference import described
 from tether_lab.lab.results import MOVED, PaperStatus
+from tether_lab.lab.smoke_record import ELSEWHERE, RELATIVE
 from tether_lab.lab.stored_result import fixed_before
 
 VERDICTS = {
@@ -26,9 +27,10 @@ VERDICTS = {
 }
 _MOVED = (
     "A result holds the figures of a short trial of seed 0, and the trials of all are run again when code moves: "
-    "a page names the last commit whose trial gave the same. Where it gives others, the verdict is marked: "
+    "a page names the last commit whose trial agrees. Where it does not, the verdict is marked: "
     f"{MOVED}."
 )
+_AGREES = f"within {100 * RELATIVE:.0f} %, on another kind of machine within {100 * ELSEWHERE:.0f} %"
 _SOURCE = "https://arxiv.org/abs/"
 
 
@@ -173,7 +175,10 @@ def _before(row: PaperStatus) -> str:
     if row.result is None:
         return ""
     if fixed_before(row.result):
-        return "Claim, margin and metric stood in the repository before the stored run."
+        return (
+            "Claim, margin and metric stood in the repository before the stored run. This does not tell whether the "
+            "same seeds were run earlier under another claim."
+        )
     return "The repository's history does not prove that claim, margin and metric stood before the stored run."
 
 
@@ -245,7 +250,7 @@ def _circumstances(result: dict[str, Any], *, same_at: str) -> str:
         f"Measured {result['measured']} on {where} with {result['threads']} thread(s) in "
         f"{number(result['wall_seconds'])} s ({number(result['cpu_seconds'])} s of processor time); {libraries}; "
         f"commit `{result['commit']}`."
-        + (f" Same figures of the short trial at commit `{same_at}`." if same_at else "")
+        + (f" The short trial agrees at commit `{same_at}` ({_AGREES})." if same_at else "")
     )
 
 

@@ -127,7 +127,7 @@ def described(part: str) -> str:
     """The docstring of a class or function, and the settings of a class's constructor, as Markdown.
 
     Args:
-        part: dotted path, such as ``tether.optim.clip.zclip.ZClip``.
+        part: dotted path, such as ``tether.methods.zclip.clipper.ZClip``.
     """
     node = _definition(part)
     made = [inner for inner in node.body if isinstance(inner, ast.FunctionDef) and inner.name in _SETTINGS]

@@ -80,7 +80,7 @@ def part_place(part: str) -> Place:
     """Where a class or function of this package is defined; re-exports are followed.
 
     Args:
-        part: such as ``tether.optim.clip.zclip.ZClip``, or ``tether.losses.ClipLoss`` where that is re-exported.
+        part: such as ``tether.methods.zclip.clipper.ZClip``, or ``tether.losses.ClipLoss`` where that is re-exported.
 
     Raises:
         InputError: there is no such module, or no such name in it.

@@ -109,7 +109,7 @@ def _network(who: BenchModel, seed: int, wrong: Fault) -> nn.Module:
     if wrong.precision == "bf16":
         network.to(torch.bfloat16)
     elif wrong.precision == "int4":
-        from tether.compress.quantise import FourBits
+        from tether.methods.stable_spam import FourBits
 
         FourBits(scheme="int4", group=64).apply_(network)
     return network

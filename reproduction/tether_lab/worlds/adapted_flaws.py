@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import torch
 
-from tether.adapt.heads.anomaly_adapters import AnomalyAdaptersHead
-from tether.adapt.recipes.anomaly_adapters import AnomalyAdaptersRecipe
 from tether.adapt.recipes.defect_rows import DefectRows
 from tether.adapt.recipes.tuning import play
-from tether.models.adaptclip import TrainedAdapters
+from tether.methods.adaptclip.adapters import TrainedAdapters
+from tether.methods.adaptclip.head import AnomalyAdaptersHead
+from tether.methods.adaptclip.recipe import AnomalyAdaptersRecipe
 from tether.models.dual import Clip
 from tether.models.frozen_copy import frozen_copy
 from tether.tasks.anomaly import Detector

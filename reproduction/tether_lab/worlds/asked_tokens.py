@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tether.compress.tokens import Trimmed, trim_tokens
+from tether.methods.trim import Trimmed, trim_tokens
 from tether.models.anatomy.find import anatomy_of
 from tether.models.attention_maps import attention_maps
 from tether.models.dual import Clip

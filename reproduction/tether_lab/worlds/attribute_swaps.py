@@ -17,9 +17,9 @@ from tether.core.atomic_io import read_json, write_json
 from tether.core.protocols import Objective, Step
 from tether.core.types import Batch, ImageSpec
 from tether.data.images import load
-from tether.data.sets.scenes import SceneTwins
 from tether.evaluate.retrieval import recall_at_k
-from tether.losses import ClipLoss, NegClipLoss
+from tether.losses import ClipLoss
+from tether.methods.tripletclip import NegClipLoss, SceneTwins
 from tether.models import create
 from tether.models.dual import Clip
 from tether.models.embed import encode_images

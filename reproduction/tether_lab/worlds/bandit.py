@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tether.losses.kl_projection import kl_divergence, project_kl
-from tether.losses.troll import EPS, TROLLLoss
+from tether.methods.troll.kl_projection import kl_divergence, project_kl
+from tether.methods.troll.loss import EPS, TROLLLoss
 
 STATES, ACTIONS = 6, 16
 GROUP, BATCHES, INNER = 32, 40, 8

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from tether.core.cameras import Lens
 from tether.data.sets.solids import ANGLE, COLOURS, SHAPES, Solid, circle_of_poses, solid_view, solid_views
-from tether.generate.nerf import Codes, ConditionalField, FieldEditor, FieldScenes, March, invert_view, learn_scenes
-from tether.generate.nerf.editor import Which
-from tether.generate.nerf.field import beside
-from tether.generate.nerf.volume import positional_encoding
+from tether.methods.clip_nerf import Codes, ConditionalField, FieldEditor, FieldScenes, March, invert_view, learn_scenes
+from tether.methods.clip_nerf.editor import Which
+from tether.methods.clip_nerf.field import beside
+from tether.methods.clip_nerf.volume import positional_encoding
 from tether.models.dual import Clip
 from tether.models.embed import encode_images, encode_texts
 from tether_lab.worlds.small_clip import small_clip
@@ -261,7 +261,7 @@ def inverted(lab: Lab, bench: SolidsBench, scenes: FieldScenes) -> dict[str, flo
 
 def invert_start(scenes: FieldScenes, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
     """What the inversion begins with."""
-    from tether.generate.nerf.invert import nearest_pose
+    from tether.methods.clip_nerf.invert import nearest_pose
 
     return scenes.view(scenes.mean_codes(), nearest_pose(scenes, scenes.mean_codes(), image)).image
 

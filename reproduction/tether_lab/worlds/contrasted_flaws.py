@@ -17,8 +17,9 @@ from torch import Tensor
 from tether.data.images import decode
 from tether.data.sets.scenes.world import COLOURS, SHAPES
 from tether.data.sets.textile import Label, TextileSet
-from tether.tasks.anomaly import ClapDetector, Detector, PatchesDetector
-from tether.tasks.anomaly.contrast import contrast, unit_range
+from tether.methods.clap import ClapDetector
+from tether.methods.clap.contrast import contrast, unit_range
+from tether.tasks.anomaly import Detector, PatchesDetector
 from tether_lab.worlds import flawed_things, in_memory
 from tether_lab.worlds.flaws_within import flat, within_flawed
 

@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from tether.adapt.recipes.quality import QualityRecipe, QualityStep
 from tether.adapt.recipes.tuning import Tuning, play
 from tether.core.gather import Gather
 from tether.core.types import Batch, Loss
-from tether.data.degrade import LEVELS, degrade
-from tether.evaluate.quality_ladder import Photos, ladder_correlations, level_order
 from tether.losses import ClipLoss
+from tether.methods.qualiclip import LEVELS, degrade
+from tether.methods.qualiclip.quality_ladder import Photos, ladder_correlations, level_order
+from tether.methods.qualiclip.recipe import QualityRecipe, QualityStep
 from tether.models.dual import Clip
 from tether.models.load import load
 from tether.models.prompt_quality import PROMPTS

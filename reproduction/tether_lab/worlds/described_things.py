@@ -19,15 +19,16 @@ from tether.data.images import load
 from tether.data.loader import Loader
 from tether.data.sets.scenes import Dice, Scene, World, render, swap_attribute
 from tether.data.sets.scenes.captions import in_order, listed, with_article
-from tether.losses import ClipLoss, LocalAlignmentLoss
+from tether.losses import ClipLoss
 from tether.losses.boxes import corners, hungarian_match, overlap
+from tether.methods.grain.classifier import with_description, zero_shot_with_descriptions
+from tether.methods.medical_survey import LocalAlignmentLoss
 from tether.models import create
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.composed.grounded import ground
 from tether.models.dual import Clip
 from tether.models.embed import encode_images, encode_texts
 from tether.models.tokenizer import ClipTokenizer
-from tether.tasks.classify.grounded import with_description, zero_shot_with_descriptions
 from tether.tasks.classify.zero_shot import ZeroShotClassifier
 from tether.train import load_config
 from tether.train.steps import ComposedStep

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Literal, cast
 import torch
 import torch.nn.functional as F
 
-from tether.adapt.finetune import InvertUnclip, image_choice, train_denoiser
-from tether.adapt.finetune.denoise import drawn
 from tether.core.types import Batch
 from tether.losses import clip_loss
-from tether.models.denoiser import ConditionalDenoiser
+from tether.methods.un2clip import InvertUnclip, image_choice, train_denoiser
+from tether.methods.un2clip.denoise import drawn
+from tether.methods.un2clip.denoiser import ConditionalDenoiser
 from tether.models.dual import Clip
 from tether.models.embed import encode_texts
 from tether.models.load import load

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tether.core.protocols import GradClipper
-from tether.models.vision.nf_resnet import NFBlock, NFResNet
-from tether.models.vision.scaled_std_conv import ScaledStdConv2d
+from tether.methods.nfnet_agc.nf_resnet import NFBlock, NFResNet
+from tether.methods.nfnet_agc.scaled_std_conv import ScaledStdConv2d
 from tether.optim import SGD
 from tether_lab.worlds.pairs import load_pairs
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from tether.core.types import Batch, ImageSpec, Row
 from tether.data.blocks import IndexedSource
 from tether.data.images import resize_and_crop
-from tether.data.region_crops import cut_box
 from tether.data.sets.scenes import RenderedScene, Scene, World, render, short
 from tether.data.sets.scenes.captions import noun, with_article
 from tether.losses import ClipLoss
+from tether.methods.dclip.region_crops import cut_box
 from tether.models.dual import Clip
 from tether.models.load import load
 from tether.models.presets import create

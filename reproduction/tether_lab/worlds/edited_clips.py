@@ -16,8 +16,8 @@ from tether.data.sets.scenes import Scene, Thing, render
 from tether.data.sets.scenes.captions import PLACES
 from tether.data.sets.scenes.world import Dice
 from tether.generate.diffuse.text_diffusion import TextDiffusion
-from tether.generate.edit.reference import ReferencePrompt, train_referenced
-from tether.generate.edit.video import EditResult, VideoEditor
+from tether.methods.cut_and_paste.reference import ReferencePrompt, train_referenced
+from tether.methods.cut_and_paste.video import EditResult, VideoEditor
 from tether_lab.lab.lab import Lab
 from tether_lab.lab.model_cache import cached_model
 from tether_lab.worlds import in_memory

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from tether.core.gather import LOCAL
 from tether.core.types import Batch
-from tether.losses.wgan import clip_weights_, gradient_penalty
+from tether.methods.wgan_gp.loss import clip_weights_, gradient_penalty
+from tether.methods.wgan_gp.step import AdversarialPair, CriticStep, GeneratorStep
 from tether.optim.clip import NoClip
 from tether.train.loop import Player, Precision, StepReport, fit
 from tether.train.schedules import Constant
-from tether.train.steps.adversarial import AdversarialPair, CriticStep, GeneratorStep
 
 RADIUS = 2 / 1.414  # gan_toy.py of igul222/improved_wgan_training
 SPREAD = 0.02 / 1.414

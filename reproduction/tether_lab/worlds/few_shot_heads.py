@@ -14,12 +14,13 @@ from sklearn.datasets import load_digits
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 
-from tether.adapt.finetune import class_texts
 from tether.adapt.recipes.given import Given
-from tether.adapt.training_free import GDAClassifier, TipAdapter
-from tether.adapt.training_free.gda import ALPHAS
+from tether.adapt.training_free import TipAdapter
 from tether.data.labelled import LabelledRows, read_labels
 from tether.evaluate.few_shot import Draw, FewShotAnswer, Method
+from tether.methods.clipood import class_texts
+from tether.methods.gda import GDAClassifier
+from tether.methods.gda.head import ALPHAS
 from tether.models.embed import encode_images
 from tether_lab.worlds.domain_shift import TEMPLATE
 from tether_lab.worlds.held_out_things import HeldOutThings, ThingRows

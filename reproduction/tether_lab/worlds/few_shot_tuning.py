@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tether.adapt.edits import Svd
-from tether.adapt.finetune import class_texts
 from tether.adapt.recipes import RECIPES, Given
 from tether.adapt.weights import interpolate
 from tether.core.component import build
 from tether.evaluate.few_shot import Draw, FewShotAnswer, Method, rows_at
+from tether.methods.clip_svd import Svd
+from tether.methods.clipood import class_texts
 from tether.models.dual import Clip
 from tether.models.embed import encode_images, encode_texts
 from tether.models.exchange import linears

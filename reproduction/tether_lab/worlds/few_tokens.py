@@ -16,10 +16,10 @@ from torch import Tensor
 
 from tether.core.types import Batch
 from tether.data.captions.rng import of_key
-from tether.data.captions.shorten import Shortened, Shortening
 from tether.data.sets.scenes import TEMPLATES, Dice, Scene, World, render, short
 from tether.evaluate.retrieval import recall_at_k
 from tether.losses import ClipLoss
+from tether.methods.clipa.shorten import Shortened, Shortening
 from tether.models import Clip, create
 from tether.models.tokenizer import TextCutWarning
 from tether.train.steps.composed import ComposedStep

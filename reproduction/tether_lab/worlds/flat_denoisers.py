@@ -15,7 +15,7 @@ WAVES = 32
 class FlatDenoiser(nn.Module):
     """Layers over the whole noised image, the step and the embedding; what it adds to the image depends on the step.
 
-    It is called as ``models.denoising_net.DenoisingNet`` is.
+    It is called as ``methods.un2clip.denoising_net.DenoisingNet`` is.
     """
 
     def __init__(self, shape: tuple[int, ...], *, cond_dim: int, width: int) -> None:

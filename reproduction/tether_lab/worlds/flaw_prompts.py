@@ -12,7 +12,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tether.adapt.heads.defect_texts import DefectTextsHead
-from tether.adapt.recipes.anomaly_prompts import DEEP, PROMPTS, AnomalyPromptsRecipe
 from tether.adapt.recipes.defect_rows import DefectRows, read_defects
 from tether.adapt.recipes.moving import rest_
 from tether.adapt.recipes.tuning import Tuning, play
@@ -21,6 +20,7 @@ from tether.core.types import Batch, Features, Loss, Row
 from tether.data.blocks import IndexedSource
 from tether.data.defect_truths import DefectTruths
 from tether.losses.defects import defect_loss
+from tether.methods.anomalyclip.recipe import DEEP, PROMPTS, AnomalyPromptsRecipe
 from tether.models.anatomy.find import text_anatomy
 from tether.models.defect_texts import DefectTexts
 from tether.models.dual import Clip

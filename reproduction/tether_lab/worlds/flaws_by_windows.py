@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tether.methods.winclip.detector import WinclipDetector
+from tether.methods.winclip.token_windows import window_masks
 from tether.models.dense import DensePath, dense_tokens
 from tether.models.dual import Clip
-from tether.models.token_windows import window_masks
 from tether.tasks.anomaly.detector import Detector, ImageFeatures
 from tether.tasks.anomaly.harmonic import harmonic_map, harmonic_mean
 from tether.tasks.anomaly.patches import PatchesDetector
-from tether.tasks.anomaly.winclip import WinclipDetector
 from tether_lab.worlds.flaw_figures import flaw_figures
 from tether_lab.worlds.flawed_things import LAYERS, SEEN, TEMPLATES, UNSEEN, Flawed, flawed
 from tether_lab.worlds.flaws_within import flat, within_flawed

@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tether.adapt.finetune.image_search import CAPTIONS, CLASSES, LABEL
-from tether.adapt.recipes import ImageSearch
 from tether.adapt.recipes.moving import move_
 from tether.adapt.recipes.tuning import Tuning, play
 from tether.adapt.weights import interpolate
 from tether.core.gather import Gather
 from tether.core.types import Batch, Loss
-from tether.losses import ArcMarginHead, clip_loss
+from tether.losses import clip_loss
+from tether.methods.retrieval_align import ArcMarginHead, ImageSearch
+from tether.methods.retrieval_align.finetune import CAPTIONS, CLASSES, LABEL
 from tether.models import Clip
 from tether.models.embed import encode_images, encode_texts
 from tether.optim import parameter_groups

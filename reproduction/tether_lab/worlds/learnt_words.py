@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tether.adapt.recipes.new_word import word_loss
-from tether.core.torch_slerp import slerp
 from tether.core.types import Features
 from tether.data.sets.scenes import Scene, World, short
 from tether.data.sets.scenes.world import BACKGROUNDS
-from tether.generate.invert.directional import DirectionalToken, learn_word_, token_norm_stats
+from tether.methods.dti.invert import DirectionalToken, learn_word_, token_norm_stats
+from tether.methods.dti.recipe import word_loss
+from tether.methods.dti.slerp import slerp
 from tether.models.dual import Clip
 from tether.models.embed import encode_images
 from tether.models.new_tokens import NewTokens

@@ -15,8 +15,9 @@ from torch import Tensor
 from tether.adapt.distill import distil_text
 from tether.core.types import Batch, ImageSpec
 from tether.data.images import load
-from tether.data.sets.scenes import SceneTwins, long, render
-from tether.losses import SymmetricHardNegativeLoss
+from tether.data.sets.scenes import long, render
+from tether.methods.clip_in import SymmetricHardNegativeLoss
+from tether.methods.tripletclip import SceneTwins
 from tether.models.dual import Clip
 from tether.models.embed import encode_texts
 from tether.models.tokenizer import TextCutWarning

@@ -13,22 +13,22 @@ import torch.nn.functional as F
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 
-from tether.adapt.recipes.masked_crops import MaskedCropsRecipe
 from tether.adapt.recipes.tuning import play
 from tether.core.masks import NO_CLASS
-from tether.data.masked_crops import Fill, masked_crop, masked_crops
-from tether.data.masked_regions import MaskedPhrases, masked_regions
 from tether.data.regions import RegionColumns
 from tether.evaluate.dense import MaskScores
-from tether.evaluate.masked_questions import masked_hits
+from tether.methods.ovseg.mask_classes import pixel_scores
+from tether.methods.ovseg.mask_pairs import examples_of, mine_pairs
+from tether.methods.ovseg.mask_prompts import encode_masked, kept_patches
+from tether.methods.ovseg.masked_crops import Fill, masked_crop, masked_crops
+from tether.methods.ovseg.masked_questions import masked_hits
+from tether.methods.ovseg.masked_regions import MaskedPhrases, masked_regions
+from tether.methods.ovseg.recipe import MaskedCropsRecipe
 from tether.models.dual import Clip
 from tether.models.embed import encode_texts
 from tether.models.frozen_copy import frozen_copy
 from tether.models.kept_patches import encode_patches
-from tether.models.mask_prompts import encode_masked, kept_patches
 from tether.models.vision.mask_prompt_stem import prompts_of
-from tether.tasks.curate.mask_pairs import examples_of, mine_pairs
-from tether.tasks.segment.mask_classes import pixel_scores
 from tether_lab.worlds import drawn_shapes
 from tether_lab.worlds.drawn_shapes import PATCH, PHRASES, ShapeScenes
 

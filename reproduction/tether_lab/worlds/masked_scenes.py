@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from tether.adapt.distill.dinoiser import ColourTeacher, PatchTeacher
-from tether.adapt.heads.grouping import GroupingHead
 from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.grouping import GroupingRecipe
 from tether.adapt.recipes.tuning import play
 from tether.core.masks import BACKGROUND, NO_CLASS
 from tether.evaluate.dense import MaskScores
+from tether.methods.clip_dinoiser.distill import ColourTeacher, PatchTeacher
+from tether.methods.clip_dinoiser.head import GroupingHead
+from tether.methods.clip_dinoiser.recipe import GroupingRecipe
+from tether.methods.clip_dinoiser.segmenter import DinoiserSegmenter
 from tether.models.dual import Clip
 from tether.models.frozen_copy import frozen_copy
 from tether.models.tower_state import patch_grid
 from tether.models.windows import Windows, label_map
-from tether.tasks.segment.dinoiser import DinoiserSegmenter
 from tether.tasks.segment.segmenter import DenseSegmenter
 from tether_lab.worlds import drawn_shapes
 from tether_lab.worlds.drawn_shapes import PHRASES, ShapeScenes

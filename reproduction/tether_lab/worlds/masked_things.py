@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 
 from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.regions import RegionsRecipe
 from tether.adapt.recipes.tuning import play
 from tether.core.types import Row
 from tether.data.blocks import IndexedSource
-from tether.data.region_crops import cut_box
 from tether.data.region_files import NamedRegion
 from tether.data.regions import RegionColumns
 from tether.data.sets.scenes import RenderedScene
-from tether.evaluate.region_questions import RegionAnswers, ask_regions
+from tether.methods.alpha_clip.recipe import RegionsRecipe
+from tether.methods.alpha_clip.region_questions import RegionAnswers, ask_regions
+from tether.methods.dclip.region_crops import cut_box
 from tether.models.dual import Clip
 from tether.models.embed import encode_images, encode_texts
 from tether.models.vision.region_tower import AlphaVisionTower, alpha_from_mask

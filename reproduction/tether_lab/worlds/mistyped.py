@@ -13,19 +13,19 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from tether.adapt.robust.typos import ROW, LeafLoss, LeafStep
 from tether.core.types import Batch
-from tether.data.captions.typos import WordConstraint
 from tether.data.sets.scenes import Dice, Scene, World, short
 from tether.data.sets.scenes.world import BACKGROUNDS
-from tether.evaluate.robustness import typo_robustness
 from tether.losses import ClipLoss
+from tether.methods.leaf import typo_robustness
+from tether.methods.leaf.attack import Attacked, random_typos
+from tether.methods.leaf.robust import ROW, LeafLoss, LeafStep
+from tether.methods.leaf.typos import WordConstraint
 from tether.models.dual import Clip
 from tether.models.embed import encode_images, encode_texts
 from tether.models.frozen_copy import frozen_copy
 from tether.models.presets import configure
 from tether.models.tokenizer import FunctionTokenizer
-from tether.models.typo_attack import Attacked, random_typos
 from tether.train.steps.presets import ContrastiveStep
 from tether.train.tensor_batches import TensorBatches
 from tether_lab.worlds.in_memory import drawn, draws, fit_batches

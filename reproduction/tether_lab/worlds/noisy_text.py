@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tether.losses import ENTLoss, error_norm
+from tether.methods.ent import ENTLoss, error_norm
 from tether.optim import parameter_groups
 from tether_lab.worlds.char_lm import (
     LEARNING_RATE,

@@ -21,8 +21,8 @@ from tether.data.images import load
 from tether.data.loader import Loader
 from tether.data.sets.scenes import Dice, Relief, Scene, relief, render, short
 from tether.data.sets.scenes.world import SHAPES as ALL_SHAPES
-from tether.evaluate.dense_probe import DenseScores, dense_probe
 from tether.losses import ClipLoss
+from tether.methods.cliptex.dense_probe import DenseScores, dense_probe
 from tether.models import create
 from tether.models.dual import Clip
 from tether.models.tokenizer import ClipTokenizer

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from tether.optim.private import MooClipSchedule
-from tether.train.federated import PrivateClient, Update, federate
+from tether.methods.dpfl_moo_clip import MooClipSchedule, PrivateClient, Update, federate
 from tether_lab.worlds.digits import digits
 
 if TYPE_CHECKING:

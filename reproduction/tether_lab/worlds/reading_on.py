@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from tether.adapt.finetune.kept_positions import KeptPositions
 from tether.core.atomic_io import read_json, write_json
-from tether.losses import GroupHeads, clip_loss, fix_clip_loss, long_clip_loss
+from tether.losses import clip_loss, long_clip_loss
+from tether.methods.fix_clip import GroupHeads, fix_clip_loss
+from tether.methods.fix_clip.region_prompts import RegionPromptEncoder, text_layer_states
 from tether.models import create
 from tether.models.dual import Clip
 from tether.models.load import load
@@ -21,7 +23,6 @@ from tether.models.save import save
 from tether.models.text_windows import SlidingTextEncoder
 from tether.models.tokenizer import TextCutWarning, lengths
 from tether.models.vision.masked_patches import hidden_patches, mask_patches_, unmask_patches_
-from tether.models.vision.region_prompts import RegionPromptEncoder, text_layer_states
 from tether.optim import parameter_groups
 from tether_lab.lab.model_cache import cached_model
 from tether_lab.worlds.in_memory import BETAS, draws

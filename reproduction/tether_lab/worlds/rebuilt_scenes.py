@@ -15,7 +15,7 @@ from tether.adapt.recipes.tuning import Tuning, play
 from tether.core.types import Batch
 from tether.losses import ClipLoss
 from tether.losses.masked_patches import masked_patch_loss, patch_pixels, patch_scores
-from tether.models.cross_decoder import TextGuidedDecoder
+from tether.methods.sycoca.cross_decoder import TextGuidedDecoder
 from tether.models.dual import Clip
 from tether.models.tokens import UntoldTokens, removed_tokens
 from tether.optim.clip import GlobalNorm

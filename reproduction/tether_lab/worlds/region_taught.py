@@ -12,17 +12,17 @@ import torch.nn.functional as F
 from jaxtyping import UInt8
 from torch import Tensor
 
-from tether.adapt.distill import DclipStep, RegionPairs, RegionTargets, fit_region_teacher, region_pairs, region_targets
 from tether.adapt.recipes.moving import move_
 from tether.adapt.recipes.tuning import Tuning, play
 from tether.core.types import Batch, ImageSpec, Row
 from tether.data.blocks import IndexedSource
-from tether.data.region_crops import RegionCropper
 from tether.data.regions import RegionColumns
 from tether.data.sets.scenes import World, render, short
 from tether.data.sets.scenes.captions import with_article
 from tether.evaluate.retrieval import recall_at_k
-from tether.models.cross_modal import CrossModalTeacher
+from tether.methods.dclip import DclipStep, RegionPairs, RegionTargets, fit_region_teacher, region_pairs, region_targets
+from tether.methods.dclip.cross_modal import CrossModalTeacher
+from tether.methods.dclip.region_crops import RegionCropper
 from tether.models.dual import Clip
 from tether.models.embed import encode_images, encode_texts
 from tether.train.tensor_batches import ReplayedBatches

@@ -18,9 +18,9 @@ from tether.core.types import Batch
 from tether.data.sets.scenes import Scene, World, short
 from tether.data.sets.scenes.captions import TEMPLATES
 from tether.data.sets.scenes.world import SHAPES
-from tether.evaluate.image_retrieval import image_retrieval
 from tether.evaluate.retrieval import recall_at_k
 from tether.losses import ClipLoss
+from tether.methods.retrieval_align.image_retrieval import image_retrieval
 from tether.models import Clip, create
 from tether.models.embed import encode_images, encode_texts
 from tether.models.load import load

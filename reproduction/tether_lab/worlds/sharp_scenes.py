@@ -10,20 +10,20 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from tether.adapt.distill.featsharp import DOWNSAMPLER, SHARPENER, Downsampler, consistency, draw_views
 from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.sharpen import SharpenRecipe
 from tether.adapt.recipes.tuning import play
 from tether.core.masks import NO_CLASS
 from tether.core.types import Row
 from tether.data.blocks import IndexedSource
 from tether.data.sets.scenes import RenderedScene, render
 from tether.evaluate.dense import MaskScores
+from tether.methods.featsharp import Sharpener, SharpSegmenter, patch_maps
+from tether.methods.featsharp.distill import DOWNSAMPLER, SHARPENER, Downsampler, consistency, draw_views
+from tether.methods.featsharp.recipe import SharpenRecipe
 from tether.models.dual import Clip
 from tether.models.frozen_copy import frozen_copy
-from tether.models.upsample import Sharpener, patch_maps
 from tether.models.windows import Windows
-from tether.tasks.segment import DenseSegmenter, SharpSegmenter, ValueSegmenter
+from tether.tasks.segment import DenseSegmenter, ValueSegmenter
 from tether_lab.worlds import drawn_shapes
 from tether_lab.worlds.drawn_shapes import PHRASES, SIDE
 

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tether.generate import NormRegularizer, PromptReward, optimize_noise
-from tether.generate.noise import NoiseResult
-from tether.generate.prompt_reward import FULL
+from tether.methods.latent_clip import NormRegularizer, PromptReward, optimize_noise
+from tether.methods.latent_clip.noise import NoiseResult
+from tether.methods.latent_clip.prompt_reward import FULL
 from tether.models.dual import Clip
 from tether.models.embed import encode_images
 from tether.models.latent.clip import hold_codec_

@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from tether.adapt.distill import ProclipStep, distil_text, swap_text
+from tether.adapt.distill import distil_text
 from tether.core.gather import LOCAL
 from tether.core.types import Batch
 from tether.data.sets.scenes import TEMPLATES, Dice, Scene, World, short
+from tether.methods.proclip import ProclipStep, swap_text
 from tether.models import Clip, create
 from tether.models.cached import CachedEncoder
 from tether.models.composed.encoder import ComposedEncoder

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from tether.adapt.heads.relation import RelationHead
 from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.relation import RelationRecipe
 from tether.adapt.recipes.tuning import play
+from tether.methods.excel_wsss.head import RelationHead
+from tether.methods.excel_wsss.recipe import RelationRecipe
 from tether.models.frozen_copy import frozen_copy
 from tether_lab.worlds.masked_scenes import MaskedScenes
 

@@ -15,11 +15,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from tether.adapt.recipes.classifier import READ, ClassifierRecipe
 from tether.adapt.recipes.given import Given
 from tether.adapt.recipes.tuning import Outcome, play
 from tether.core.types import Batch
 from tether.data.sets.digits import NAMES, DigitsSet
+from tether.methods.ft_clip.recipe import READ, ClassifierRecipe
 from tether.models import Clip, create
 from tether.models.load import load
 from tether.models.mean_patches import patch_tokens

@@ -87,7 +87,7 @@ def train(
     """
     import tempfile
 
-    from tether.train.trl_troll import TROLLConfig, TROLLTrainer  # without TRL it says what to install
+    from tether.methods.troll.trl import TROLLConfig, TROLLTrainer  # without TRL it says what to install
 
     # isort: split
     from transformers import PrinterCallback

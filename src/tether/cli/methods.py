@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +29,10 @@ def command(
 ) -> None:
     """List the published methods: what each gives, and how the check of its paper's claim came out.
 
+    Checks are small, most on synthetic data. "Reproduced": the margin is reached and every condition holds.
+    "In part": a condition fails. "Direction only": better, but by less than the margin. "Not shown": the seeds do
+    not tell the two apart. "Contrary": worse.
+
     Examples:
       tether methods
       tether methods zclip
@@ -46,15 +52,16 @@ def command(
     known = sorted({str(one.values["verdict"]).lower() for one in every.values() if "verdict" in one.values})
     if verdict is not None and verdict.lower() not in known:
         raise InputError(f"--verdict: no {verdict!r}; known: {', '.join(known)}")
+    sought = None if find is None else _sought(find)
     chosen = [
         one
         for one in every.values()
         if slug in (None, one.slug)
         and (verdict is None or str(one.values.get("verdict")).lower() == verdict.lower())
         and (needs is None or any(needs.lower() in need.lower() for need in one.values.get("needs", ())))
-        and (find is None or _names(one, find))
+        and (sought is None or _names(one, sought))
     ]
-    modules = [] if find is None else _modules(find)
+    modules = [] if sought is None else _modules(sought)
     if json is not None:
         put_json([{"slug": one.slug, **one.values} for one in chosen], to=json)
     elif slug is not None:
@@ -63,11 +70,18 @@ def command(
         _list(chosen, of=len(every), modules=modules, find=find)
 
 
+def _sought(text: str) -> str:
+    """A text, or the arXiv id in it, such as that of an address or of a version."""
+    identifier = re.search(r"(?<!\d)\d{4}\.\d{4,5}(?!\d)", text)
+    return identifier[0] if identifier else text
+
+
 def _names(method: MethodFile, text: str) -> bool:
     """Whether a method's words have a text in them, without regard to case and hyphens."""
     values = method.values
     words = [method.slug, *(str(values.get(name, "")) for name in ("title", "arxiv", "code", "gives", "venue"))]
     words += [*values.get("authors", ()), *values.get("parts", {}), *values.get("parts", {}).values()]
+    words += [name for _, name, _ in method.registered()]
     return _plain(text) in _plain(" ".join(words))
 
 
@@ -97,13 +111,21 @@ def _show(method: MethodFile) -> None:
     lines += [("authors", ", ".join(values["authors"]))] if "authors" in values else []
     lines += [("paper", f"https://arxiv.org/abs/{values['arxiv']}")] if "arxiv" in values else []
     lines += [("code", f"https://github.com/{values['code']}")] if "code" in values else []
-    lines += [(name, str(values[name])) for name in ("gives", "verdict") if name in values]
+    lines += [("gives", str(values["gives"]))] if "gives" in values else []
+    lines += [("checked", str(values["claim"]))] if "claim" in values else []
+    lines += [("verdict", _verdict(values))] if "verdict" in values else []
     lines += [("needs", "; ".join(values["needs"]))] if values.get("needs") else []
-    lines += [("guide", f"docs/guides/{values['guide']}")] if "guide" in values else []
+    lines += [("guide", f"docs/guides/{values['guide']} (in a clone)")] if "guide" in values else []
     lines += [("part", f"{part}  {what}") for part, what in values.get("parts", {}).items()]
     lines += [("adds", f"{name} to {kind}") for kind, name, _ in method.registered()]
     for name, value in lines:
         say(f"{name:<9}{value}")
+
+
+def _verdict(values: Mapping[str, Any]) -> str:
+    """How the check came out, and how it did on photographs where it was made there, too."""
+    photos = f", on photographs {values['on_photographs']}" if "on_photographs" in values else ""
+    return f"{values.get('verdict', '')}{photos}"
 
 
 def _list(chosen: list[MethodFile], *, of: int, modules: list[tuple[str, str]], find: str | None) -> None:
@@ -111,7 +133,7 @@ def _list(chosen: list[MethodFile], *, of: int, modules: list[tuple[str, str]], 
     import sys
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    columns = [[one.slug, str(one.values.get("verdict", "")), str(one.values.get("gives", ""))] for one in chosen]
+    columns = [[one.slug, _verdict(one.values), str(one.values.get("gives", ""))] for one in chosen]
     slug, verdict = (max((len(row[at]) for row in columns), default=0) for at in (0, 1))
     for name, word, gives in columns:
         line = f"{name:<{slug}}  {word:<{verdict}}  {gives}"  # one line a method, for grep

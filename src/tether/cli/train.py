@@ -72,7 +72,7 @@ def command(
     from tether.train.claim import check_free
     from tether.train.epochs import with_steps
     from tether.train.run_files import CONFIG, SUMMARY
-    from tether.workflows.federated import is_federated
+    from tether.workflows.head_run import gives_head
     from tether.workflows.remarks import remarks
     from tether.workflows.train import prepare
 
@@ -99,13 +99,13 @@ def command(
 
         check_recorded(config, given=[*given, *([] if start is None else ["model"])], folder=out)
     _tell(prepared)
-    if is_federated(config):
+    if gives_head(config):
         if resume or clipper == COMPARE:
             raise typer.BadParameter(
-                "goes with steps, and sites that learn together take rounds",
+                "goes with training steps, and this recipe learns a head without any",
                 param_hint="--resume" if resume else "--clipper",
             )
-        _federated(config, out=out, dry_run=dry_run, device=device)
+        _learn_head(config, out=out, dry_run=dry_run, device=device)
         return
     if clipper == COMPARE and not dry_run:
         _compare(config, out=out, steps=compare_steps, resume=resume)
@@ -158,17 +158,17 @@ def _tell(prepared: Prepared) -> None:
         say(f"  {line}")
 
 
-def _federated(config: RunConfig, *, out: Path, dry_run: bool, device: str) -> None:
+def _learn_head(config: RunConfig, *, out: Path, dry_run: bool, device: str) -> None:
     from tether.cli.screen import bar
     from tether.train.config import dump_config
-    from tether.workflows.federated import federate_head
+    from tether.workflows.head_run import learn_head
 
     if dry_run:
         say(dump_config(config), lines=True)
-        say("# images are embedded once, and sites learn a head from their rows: no steps to rehearse")
+        say("# images are embedded once, and a head is learnt from their rows: no steps to rehearse")
         return
     with bar("features") as on_progress:
-        done = federate_head(config, out=out, device=device, on_progress=on_progress)
+        done = learn_head(config, out=out, device=device, on_progress=on_progress)
     for line in [*done.report.data, *done.report.lines()]:
         say(line)
     say(f"head: tether classify DATA --head {out}")

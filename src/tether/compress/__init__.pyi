@@ -1,5 +1,4 @@
 from .prune import PRUNERS as PRUNERS
 from .quantise import QUANTISERS as QUANTISERS
-from .quantise import NormTweak as NormTweak
 from .registry import COMPRESSORS as COMPRESSORS
 from .registry import REPAIRS as REPAIRS

@@ -16,8 +16,6 @@ COMPRESSORS: Registry[ModelEdit] = Registry("compressors", {}, including=(QUANTI
 
 REPAIRS: Registry[ModelEdit] = Registry(
     "repairs",
-    {
-        "norm_tweak": "tether.compress.quantise.norm_repair:NormTweak",
-    },
+    {},
 )
 """What mends a model after such an edit and looks at data for it; for ``tether compress`` and Python."""

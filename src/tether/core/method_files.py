@@ -34,10 +34,11 @@ from tether.core.shape import check
 GROUP = "tether.methods"
 FILE = "method.toml"
 LARGEST = 2**16
-"""Bytes of a file; those of Tether have 3,000 at most."""
+"""Bytes of a file; those of Tether have 3,300 at most."""
 FOLDER = Path(__file__).parents[1] / "methods"
 SHAPE = {
-    **dict.fromkeys(("title?", "venue?", "arxiv?", "code?", "gives?", "guide?", "verdict?"), str),
+    **dict.fromkeys(("title?", "venue?", "arxiv?", "code?", "gives?", "guide?"), str),
+    **dict.fromkeys(("claim?", "verdict?", "on_photographs?"), str),
     "year?": int,
     "authors?": [str],
     "needs?": [str],
@@ -68,6 +69,8 @@ KINDS = (
     "image_transforms",
     "lines",
     "mask_models",
+    "measures",
+    "model_changes",
     "models",
     "objectives",
     "optimizers",
@@ -84,6 +87,7 @@ KINDS = (
     "schedules",
     "segmenter_heads",
     "segmenters",
+    "sharpeners",
     "sources",
     "steps",
     "teachers",
@@ -111,7 +115,8 @@ class MethodFile:
 
     ``title``, ``year``, ``authors``, ``venue``, ``arxiv`` and ``code`` (``owner/name``) name the paper; ``gives`` says
     in one sentence what a user gets, ``needs`` what a user must have, ``guide`` the page of the guides that shows it,
-    ``verdict`` how its check came out; ``parts`` has the dotted name of each part and what it does. All may be missing.
+    ``claim`` what was checked, ``verdict`` how that came out, ``on_photographs`` how it came out with real images;
+    ``parts`` has the dotted name of each part and what it does. All may be missing.
 
     Attributes:
         path: the file.

@@ -31,9 +31,9 @@ class Registry(Mapping[str, type[T_co]], Generic[T_co]):
 
     Example:
         >>> from tether.core.registry import Registry
-        >>> clippers = Registry("clippers", {"zclip": "tether.optim.clip.zclip:ZClip"})
-        >>> list(clippers), clippers["zclip"].__name__
-        (['zclip'], 'ZClip')
+        >>> clippers = Registry("", {"global_norm": "tether.optim.clip.global_norm:GlobalNorm"})
+        >>> list(clippers), clippers["global_norm"].__name__
+        (['global_norm'], 'GlobalNorm')
     """
 
     def __init__(self, kind: str, members: Mapping[str, str], *, including: Sequence[Registry[T_co]] = ()) -> None:

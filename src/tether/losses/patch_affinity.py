@@ -122,7 +122,7 @@ def affinity_loss(
     Source: ExCEL (arXiv 2503.20826), equation 13, and its released code, which adds 1 to both counts.
 
     Args:
-        predicted: 0 to 1, for any pairs of places, see ``models.patch_relation.predicted_affinity``.
+        predicted: 0 to 1, for any pairs of places, see ``methods.excel_wsss.patch_relation.predicted_affinity``.
         target: 1, 0 or ``ignore_index``, see ``label_affinity``.
         ignore_index: of pairs that do not count.
 

@@ -1,6 +1,5 @@
 from .blocks.trace import Trace as Trace
 from .config import ModelConfig as ModelConfig
-from .cosine_head import CosineHead as CosineHead
 from .dual import Clip as Clip
 from .presets import configure as configure
 from .presets import create as create

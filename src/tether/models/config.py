@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le
 
@@ -46,7 +46,7 @@ class TowerConfig:
             (for ``euclidean`` and ``hyperbolic`` geometries).
         without_attention: indices of the blocks that have none, whatever ``block`` says of it (``attention: none``);
             see ``models.attention_free``.
-        moe: experts in place of the feed-forward nets of some blocks; see ``models.upcycle``.
+        moe: experts in place of the feed-forward nets of some blocks; see ``methods.clip_up.upcycle``.
     """
 
     width: Size = 192
@@ -105,8 +105,12 @@ class VisionConfig(TowerConfig):
     Attributes:
         image: how images are prepared; its size must be a multiple of the patch.
         patch: side of a square patch in pixels.
+        made_by: the class of the tower, ``module:Class``.
+        reads: ``pixels``, or what else the tower takes.
     """
 
+    made_by: ClassVar[str] = "tether.models.vision.tower:VisionTower"
+    reads: ClassVar[str] = "pixels"
     image: ImageSpec = field(default_factory=lambda: ImageSpec(size=(64, 64)))
     patch: Size = 8
     layers: Layers = 6
@@ -116,6 +120,11 @@ class VisionConfig(TowerConfig):
         if any(side % self.patch for side in self.image.size):
             raise InputError(f"patch: expected a divisor of the image size {self.image.size}, got {self.patch}")
         TowerConfig.__post_init__(self)
+
+    @classmethod
+    def prepared(cls, image: ImageSpec) -> ImageSpec:
+        """How such a tower takes the images that another takes so."""
+        return image
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -57,6 +57,11 @@ class DefectTexts:
         self.rows, self.temperature = rows.detach().float().cpu(), temperature
         self.blocks, self.layers, self.post_norm, self.image_size = blocks, tuple(layers), post_norm, image_size
 
+    @property
+    def plain_layers(self) -> tuple[int, ...]:
+        """Blocks whose patches sentences are compared with, where the two are measured side by side."""
+        return self.layers
+
     def reader(self, model: DualEncoder, *, images: bool = False) -> ValueRows:
         """The encoder whose rows are compared with them.
 

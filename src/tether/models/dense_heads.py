@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,7 @@ class DenseHead(nn.Module):
         task: what it says.
         classes: of the task ``seg``, else None.
         rate_scale: how many times faster than the model it learns, see ``optim.parameter_groups``.
+        teaches_tower: it is dropped at the end, so all that it does is what the image tower learns by it.
 
     Example:
         >>> import torch
@@ -37,6 +38,8 @@ class DenseHead(nn.Module):
         >>> head(torch.randn(2, 64, 4, 4), size=(32, 32)).shape
         torch.Size([2, 5, 32, 32])
     """
+
+    teaches_tower: ClassVar[bool] = True
 
     @checked
     def __init__(

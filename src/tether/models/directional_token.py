@@ -72,7 +72,7 @@ class DirectionalToken(TextVectors):
     Source: DTI (arXiv 2512.13672; kunheek/dti).
 
     Attributes:
-        direction: (k, w) parameter, unit rows; move it with ``optim.spherical.SphericalSGD`` alone.
+        direction: (k, w) parameter, unit rows; move it with ``methods.dti.optimizer.SphericalSGD`` alone.
         scale: the length of a row.
         start: (k, w) the directions at first, which the prior pulls to.
 

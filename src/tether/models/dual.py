@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,21 +16,16 @@ from tether.core.geometry import Geometry, is_hyperbolic
 from tether.core.protocols import Tokenizer
 from tether.core.types import Encoded, Features, ImageSpec
 from tether.models.blocks.trace import Trace
-from tether.models.config import CLIP_VOCABULARY, ModelConfig, VisionConfig
+from tether.models.config import CLIP_VOCABULARY, ModelConfig
 from tether.models.embed_anything import Embeds
-from tether.models.latent.config import LatentConfig
-from tether.models.latent.tower import LatentTower
 from tether.models.shared import share_
 from tether.models.sizes import Resizes, Sizes, tokenizer_at
 from tether.models.text.tower import TextTower
 from tether.models.tokenizer import ClipTokenizer
-from tether.models.vision.eva import EvaTower
-from tether.models.vision.eva_config import EvaConfig
 from tether.models.vision.tower import VisionTower
 
 LOG_CURVATURES = (math.log(0.1), math.log(10.0))  # arXiv 2304.09172, section 3: where a curvature is kept
 Want = Literal["pooled", "tokens"]
-_TOWERS: Mapping[type[VisionConfig], Any] = {VisionConfig: VisionTower, EvaConfig: EvaTower, LatentConfig: LatentTower}
 
 
 class Clip(nn.Module, Embeds, Resizes):
@@ -65,7 +61,7 @@ class Clip(nn.Module, Embeds, Resizes):
         self.dim = config.dim
         self.image_spec: ImageSpec = config.vision.image
         self.tokenizer: Tokenizer = ClipTokenizer(config.text.context) if tokenizer is None else tokenizer
-        tower = _TOWERS[type(config.vision)]
+        tower = pkgutil.resolve_name(config.vision.made_by)
         self.visual: VisionTower = tower(config.vision, dim=config.dim, geometry=config.geometry)
         self.text = TextTower(config.text, dim=config.dim, geometry=config.geometry)
         if config.towers == "shared":
@@ -92,8 +88,8 @@ class Clip(nn.Module, Embeds, Resizes):
         return self.visual.side
 
     def _try(self, made: Clip, sizes: Sizes) -> None:
-        """See ``Resizes``; without a codec there are no latents to try."""
-        if not isinstance(self.visual, LatentTower) or self.visual.codec is not None:
+        """See ``Resizes``."""
+        if self.visual.takes_images:
             super()._try(made, sizes)  # pyrefly: ignore[bad-argument-type] - its own class, as a type variable
 
     @property

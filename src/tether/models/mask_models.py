@@ -86,10 +86,12 @@ class MaskModel(nn.Module, abc.ABC):
 
     Attributes:
         kind: its name in a file.
+        method: name of the segmenter that takes it.
         head: finds the masks.
     """
 
     kind: ClassVar[str]
+    method: ClassVar[str]
     head: MaskHead
 
     @abc.abstractmethod
@@ -114,7 +116,7 @@ class PromptMasks(MaskModel):
         temperature: cosines are divided by it.
     """
 
-    kind = "prompts"
+    kind, method = "prompts", "mta"
     texts: Tensor
 
     @checked
@@ -155,7 +157,7 @@ class NamedMasks(MaskModel):
         namer: bends texts to the image and compares.
     """
 
-    kind = "named"
+    kind, method = "named", "maft"
 
     def __init__(self, head: MaskHead, namer: RegionNamer) -> None:
         """Take the parts; the head has queries in the texts' width and no classes of its own."""

@@ -13,8 +13,6 @@ from tether.core.errors import InputError
 from tether.core.types import ImageSpec
 from tether.models.config import ModelConfig, TextConfig, VisionConfig, read_config
 from tether.models.dual import Clip
-from tether.models.latent.clip import hold_codec_
-from tether.models.latent.codecs import load_codec
 from tether.models.shared import shared_text
 from tether.models.vision.eva_config import with_tower
 from tether.models.vision.eva_sizes import EVA_SIZES
@@ -78,6 +76,8 @@ def configure(size: str = "small", **settings: Any) -> ModelConfig:
     if "codec" in settings:
         vision = {"tower": "latent", "codec": settings.pop("codec"), **vision}
     if isinstance(path := vision.get("codec"), (str, Path)):
+        from tether.models.latent.codecs import load_codec
+
         codec = load_codec(path)
         vision = {"latent": codec.latent, **vision, "codec": codec.settings}
     base = with_tower(PRESETS[size], {**settings, "vision": vision}, where="model")
@@ -102,5 +102,8 @@ def create(size: str = "small", *, seed: int = 0, **settings: Any) -> Clip:
     model.initialise_(torch.Generator().manual_seed(seed))
     codec = dict(settings.get("vision", {})).get("codec", settings.get("codec"))
     if isinstance(codec, (str, Path)):
+        from tether.models.latent.clip import hold_codec_
+        from tether.models.latent.codecs import load_codec
+
         hold_codec_(model, load_codec(codec))
     return model

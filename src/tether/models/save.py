@@ -19,7 +19,6 @@ from tether.core.geometry import geometry_of
 from tether.core.tensor_file import sort_metadata
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.dual import Clip
-from tether.models.onnx.encoder import ExportedEncoder
 from tether.models.tokenizer_files import tokenizer_kind, write_tokenizer
 from tether.models.vision.stems import described_stems
 from tether.models.wrapped_encoders import OpenClipEncoder, WrappedEncoder
@@ -53,8 +52,8 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     folder = local(folder)
     if not isinstance(model, (Clip, WrappedEncoder)):
         raise InputError(f"save: expected a model of tether.load or create, got {type(model).__name__}")
-    if isinstance(model, ExportedEncoder):
-        raise InputError("save: the model is an exported folder; copy that, or save the model that it came from")
+    if isinstance(model, WrappedEncoder) and model.unsaved is not None:
+        raise InputError(f"save: {model.unsaved}")
     if any(parametrize.is_parametrized(module) for module in model.modules()):
         raise InputError("save: weights of the model are exchanged; merge_ or take_back_ first")
     tokenizer_kind(model.tokenizer)  # refuses what cannot be loaded again before anything is written

@@ -40,7 +40,7 @@ class FitsContext:
             return (lengths(self._tokenizer(list(texts))) <= self._context).tolist() if len(texts) else []
 
     def __call__(self, changed: Sequence[str], texts: Sequence[str]) -> list[bool]:
-        """See ``data.captions.typos.Constraint``: a changed text is read whole, or the text before was not either."""
+        """See ``methods.leaf.typos.Constraint``: a changed text is read whole, or the text before was not either."""
         return [new or not old for new, old in zip(self.whole(changed), self.whole(texts), strict=True)]
 
 

@@ -7,7 +7,7 @@ import copy
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -40,6 +40,8 @@ class WrappedEncoder(nn.Module, Embeds, Resizes):
     """
 
     sides: Mapping[str, Sequence[str]]
+    unsaved: ClassVar[str | None] = None
+    """Why ``save`` refuses it, and what to do; None where it can be saved."""
 
     def __init__(
         self,

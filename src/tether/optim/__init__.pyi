@@ -1,15 +1,8 @@
-from .clip_adagrad import ClipAdaGrad as ClipAdaGrad
-from .clip_adagrad import ClipAdaGradD as ClipAdaGradD
-from .clip_adam import ClipAdam as ClipAdam
-from .clip_adam import ClipAdamD as ClipAdamD
-from .clip_radagrad import ClipRAdaGradD as ClipRAdaGradD
 from .fused_clip_step import clip_and_step as clip_and_step
 from .lamb import Lamb as Lamb
 from .layer_decay import layer_decay_groups as layer_decay_groups
 from .param_groups import parameter_groups as parameter_groups
 from .registry import OPTIMIZERS as OPTIMIZERS
-from .spam import SPAM as SPAM
-from .stable_spam import StableSPAM as StableSPAM
 from .timm_adapter import with_timm as with_timm
 from .torch_own import SGD as SGD
 from .torch_own import AdamW as AdamW

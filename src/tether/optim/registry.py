@@ -14,13 +14,6 @@ OPTIMIZERS: Registry[Optimizer] = Registry(
     {
         "adamw": "tether.optim.torch_own:AdamW",
         "sgd": "tether.optim.torch_own:SGD",
-        "spam": "tether.optim.spam:SPAM",
-        "stable_spam": "tether.optim.stable_spam:StableSPAM",
-        "clip_radagrad_d": "tether.optim.clip_radagrad:ClipRAdaGradD",
-        "clip_adagrad": "tether.optim.clip_adagrad:ClipAdaGrad",
-        "clip_adagrad_d": "tether.optim.clip_adagrad:ClipAdaGradD",
-        "clip_adam": "tether.optim.clip_adam:ClipAdam",
-        "clip_adam_d": "tether.optim.clip_adam:ClipAdamD",
         "lamb": "tether.optim.lamb:Lamb",
     },
 )

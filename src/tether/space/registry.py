@@ -12,11 +12,7 @@ if TYPE_CHECKING:
 ESTIMATORS: Registry[BaseEstimator] = Registry(
     "estimators",
     {
-        "concept_direction": "tether.space.concept_direction:ConceptDirection",
         "conformity": "tether.space.conformity:ConformityEstimator",
-        "fair_dims": "tether.space.fair_dims:FairDims",
-        "linear_mmcl": "tether.space.linear_mmcl:LinearMMCL",
-        "outlier_clipper": "tether.space.outlier_clipper:OutlierClipper",
         "text_span": "tether.space.text_span:TextSpan",
         "whitener": "tether.space.whiten:Whitener",
     },

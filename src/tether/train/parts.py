@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection, Mapping, Sequence
 from typing import cast
 
@@ -15,15 +14,13 @@ from tether.core.protocols import ModelEdit, Step
 from tether.models.config import ModelConfig
 from tether.models.described import mapping
 from tether.models.dual import Clip
-from tether.models.latent.clip import init_from_pixel_clip
-from tether.models.latent.codecs import load_codec
 from tether.models.load import load
 from tether.models.positions import RotaryPositions
 from tether.models.presets import configure, create
 from tether.models.sizes import How, read_how, tokenizer_at
-from tether.models.upcycle import upcycle
 from tether.train.batches import check_batches
 from tether.train.config import RunConfig
+from tether.train.model_changes import MODEL_CHANGES
 from tether.train.rollback import check_rollback
 from tether.train.schedules import SCHEDULES
 from tether.train.stages import Stretch, stretches
@@ -85,18 +82,19 @@ def _check_sizes(stretch: Stretch, before: RunConfig, *, where: str) -> None:
 def new_encoder(config: RunConfig) -> Encoder:
     """The encoder a run starts from: ``load: NAME``, two towers to compose, or a new one of its size.
 
-    The first two may stand beside ``resized``, the arguments of the model's own ``resized``, and the first beside
-    ``upcycle``, those of ``models.upcycle``, or ``codec``, a file: a copy that reads its latents.
+    The first two may stand beside ``resized``, the arguments of the model's own ``resized``, and the first beside one
+    of ``MODEL_CHANGES``.
     """
     given = dict(config.model)
     sizes = given.pop("resized", None)
-    if "upcycle" in given:
-        return _upcycled(_resized(_loaded(given), sizes), given["upcycle"])
-    if {"load", "codec"} <= given.keys():
-        codec = load_codec(str(given.pop("codec")))
-        return init_from_pixel_clip(_resized(_loaded(given), sizes), codec=codec, seed=config.seed)
     if "load" in given:
-        return _resized(_loaded(given), sizes)
+        changes = {name: given.pop(name) for name in MODEL_CHANGES if name in given}
+        if len(changes) > 1:
+            raise InputError(f"model: {', '.join(changes)}: expected one of them beside 'load'")
+        encoder = _resized(_loaded(given), sizes)
+        for name, settings in changes.items():
+            encoder = MODEL_CHANGES[name]()(encoder, settings, seed=config.seed)
+        return encoder
     if "image" in given:
         from tether.models.composed.compose import from_recipe
 
@@ -109,25 +107,13 @@ def new_encoder(config: RunConfig) -> Encoder:
 
 def _loaded(given: Mapping[str, object]) -> Encoder:
     """The encoder that ``load`` names."""
-    if others := sorted(given.keys() - {"load", "upcycle"}):
-        raise InputError(f"model: 'load' goes alone or with 'resized' and 'upcycle', got also {', '.join(others)}")
+    if others := sorted(given.keys() - {"load"}):
+        beside = ", ".join(["'resized'", *(repr(name) for name in MODEL_CHANGES)])
+        raise InputError(f"model: 'load' goes alone or with one of {beside}, got also {', '.join(others)}")
     name = given.get("load")
     if not isinstance(name, str):
         raise InputError(f"model: load: expected a name or a folder, got {name!r}")
     return load(name)
-
-
-def _upcycled(encoder: Encoder, settings: object) -> Encoder:
-    """The encoder with experts, by the settings of a recipe's ``upcycle``."""
-    values = mapping(settings, where="model: upcycle")
-    known = [name for name in inspect.signature(upcycle).parameters if name != "model"]
-    for key in values:
-        if key not in known:
-            raise InputError(f"model: upcycle: unknown key {quoted(key)}; {closest(key, known)}")
-    try:
-        return upcycle(encoder, **values)
-    except InputError as error:
-        raise InputError(f"model: upcycle: {error}") from error
 
 
 def _resized(encoder: Encoder, sizes: object) -> Encoder:
@@ -150,6 +136,8 @@ def model_settings(config: RunConfig) -> tuple[str, int, ModelConfig]:
     size, seed = given.pop("size", config.size), given.pop("seed", config.seed)
     if not isinstance(size, str) or type(seed) is not int or not 0 <= seed < 2**63:
         raise InputError(f"model: expected the name of a size and a seed of 0 to 2**63 - 1, got {size!r} and {seed!r}")
+    if changes := [name for name in MODEL_CHANGES if name in given and not MODEL_CHANGES[name].of_new]:
+        raise InputError(f"model: {changes[0]}: changes a model that is there; expected 'load' beside it")
     return size, seed, configure(size, **given)
 
 

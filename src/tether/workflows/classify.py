@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from tether.adapt.heads import GroupingHead, Head, OrderHead, SharpenerHead, WordHead, load_head
+from tether.adapt.heads import Head, load_head
 from tether.core.component import build
 from tether.core.errors import InputError
 from tether.data import open_source
@@ -242,14 +242,8 @@ def _names(
     }
     if idle := [option for option, value in given.items() if value is not None]:
         raise InputError(f"{idle[0]}: a head has classes of its own and asks for no prompt; leave it out")
-    if isinstance(head, OrderHead):
-        raise InputError(f"--head: orders images by {', '.join(head.classes)} and names none; use tether rank --head")
-    if isinstance(head, WordHead):
-        raise InputError(f"--head: is the word {head.classes[0]} for texts; give it as --words beside --classes")
-    if isinstance(head, GroupingHead):
-        raise InputError("--head: says which patches belong together and names none; use tether segment --head")
-    if isinstance(head, SharpenerHead):
-        raise InputError("--head: makes maps of patches finer and names none; use tether segment --sharpen")
+    if other := head.names_none():
+        raise InputError(f"--head: {other}")
     return head.classes
 
 

@@ -6,18 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from tether.adapt.heads import AnomalyAdaptersHead, DefectTextsHead, Head, load_head
+from tether.adapt.heads import Head, head_for
 from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.tasks.anomaly import DETECTORS, Detector
 from tether.workflows.methods import by_tower, named
-
-METHOD_OF_HEAD: Mapping[type[Head], tuple[str, str]] = {
-    DefectTextsHead: ("anomalyclip", "anomaly-prompts"),
-    AnomalyAdaptersHead: ("adaptclip", "anomaly-adapters"),
-}
-"""Which method takes a kind of head, as ``head=head.inner``, and which recipe trains it."""
 
 
 def detector_of(
@@ -41,17 +35,11 @@ def detector_of(
         raise InputError("--with: head: is given as --head FOLDER; leave it out")
     brought, found = dict[str, Any](), None
     if head is not None:
-        found = load_head(head) if isinstance(head, (str, Path)) else head
-        if type(found) not in METHOD_OF_HEAD:
-            made = " or ".join(recipe for _, recipe in METHOD_OF_HEAD.values())
-            raise InputError(
-                f"--head: {found.where}: expected one that tether adapt made by {made}, got one of kind {found.kind}"
-            )
-        method = METHOD_OF_HEAD[type(found)][0]
-        given = {"name": method} if given is None else given
-        if given.get("name") != method:
-            raise InputError(f"--head: {found.where} is for --with {method}, got {given.get('name')}")
-        brought = {"head": cast(Any, found).inner}
+        found, use = head_for("detect", head)
+        given = {"name": use.method} if given is None else given
+        if given.get("name") != use.method:
+            raise InputError(f"--head: {found.where} is for --with {use.method}, got {given.get('name')}")
+        brought = dict(use.brought)
     made = None if given is None else _build(given, brought)
 
     def of(model: DualEncoder) -> tuple[Detector, str]:

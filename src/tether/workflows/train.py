@@ -36,8 +36,8 @@ from tether.train.run import train as run
 from tether.train.steps.module import Encoder
 from tether.workflows.calibration import keep_cutoffs
 from tether.workflows.edits import EDITS
-from tether.workflows.federated import check_federated, is_federated
 from tether.workflows.fit import check_fit, fit
+from tether.workflows.head_run import check_head_run, gives_head
 from tether.workflows.plan import TrainingPlan, plan
 from tether.workflows.remarks import shared_captions
 
@@ -180,8 +180,8 @@ def _with_columns(
 
 def _checked(config: RunConfig) -> RunConfig:
     """The settings, once every part takes its own, before data are read."""
-    if is_federated(config):
-        check_federated(config)
+    if gives_head(config):
+        check_head_run(config)
     elif config.fit is not None:
         check_fit(config)
     check_parts(config, EDITS, where="settings")
@@ -200,10 +200,9 @@ def go(
     where: str = "settings",
 ) -> TrainedRun:
     """Run the settings; arguments are those of ``train``, ``where`` is what errors call the settings."""
-    if is_federated(config):
+    if gives_head(config):
         raise InputError(
-            f"{where}: fit: sites that learn together give a head and no model: tether train --recipe federated, or "
-            "workflows.federated.federate_head"
+            f"{where}: fit: gives a head and no model; use tether.adapt, or tether train on the command line"
         )
     wanted, held_out, measure = config.evaluate, None, None
     if wanted is not None:

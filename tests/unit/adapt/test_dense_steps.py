@@ -11,12 +11,13 @@ import torch.nn.functional as F
 
 import tether
 from memory_rows import boxed
-from tether.adapt.distill import LocalGlobalStep, NoRegionWarning, SelfDistillStep
-from tether.adapt.recipes import DenseRecipe, LocalGlobal
+from tether.adapt.distill import NoRegionWarning, SelfDistillStep
+from tether.adapt.recipes import DenseRecipe
 from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
 from tether.core.types import Batch, Regions
 from tether.losses import clip_loss
+from tether.methods.farslip import LocalGlobal, LocalGlobalStep
 from tether.models import create
 from tether.models.frozen_copy import frozen_copy
 from tether.train.steps.module import StepModule

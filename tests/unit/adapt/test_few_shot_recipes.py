@@ -9,13 +9,14 @@ import torch.nn.functional as F
 
 import tether
 from memory_rows import squares
-from tether.adapt.edits import Svd, singular_values
 from tether.adapt.heads import CacheHead, LinearHead
-from tether.adapt.recipes import FullTuning, Given, PairTuning, SvdRecipe, TipAdapterRecipe, play
-from tether.adapt.recipes.gda import GdaRecipe
-from tether.adapt.training_free import GDAClassifier, TipAdapter
+from tether.adapt.recipes import FullTuning, Given, PairTuning, TipAdapterRecipe, play
+from tether.adapt.training_free import TipAdapter
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.data.labelled import draw_parts, read_labels
+from tether.methods.clip_svd import Svd, SvdRecipe, singular_values
+from tether.methods.gda import GDAClassifier
+from tether.methods.gda.recipe import GdaRecipe
 from tether.models import create
 
 PROMPTS = (("a blue square",), ("a green square",), ("a red square",))

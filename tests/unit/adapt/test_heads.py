@@ -8,21 +8,14 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 
 from families import FAMILIES
-from tether.adapt.heads import (
-    HEAD_FILE,
-    AnomalyAdaptersHead,
-    CacheHead,
-    DefectTextsHead,
-    GroupingHead,
-    KernelHead,
-    LinearHead,
-    WordHead,
-    load_head,
-)
+from tether.adapt.heads import HEAD_FILE, CacheHead, DefectTextsHead, LinearHead, WordHead, load_head
 from tether.core.errors import InputError
 from tether.core.state_file import write_state
+from tether.methods.adaptclip import AnomalyAdaptersHead
+from tether.methods.adaptclip.adapters import AdaptClip, TrainedAdapters
+from tether.methods.clip_dinoiser import GroupingHead
+from tether.methods.fairerclip import KernelHead
 from tether.models import create
-from tether.models.adaptclip import AdaptClip, TrainedAdapters
 from tether.models.cached import CachedEncoder
 from tether.models.defect_texts import DefectTexts
 from tether.models.image_digest import image_digest

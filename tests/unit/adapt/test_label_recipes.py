@@ -10,14 +10,15 @@ import torch
 
 import tether
 from memory_rows import squares
-from tether.adapt.finetune import ClipClassifier
 from tether.adapt.heads import LinearHead, load_head
-from tether.adapt.recipes import RECIPES, ImageSearch, play
-from tether.adapt.recipes.image_search import SENTENCES, _Resting
+from tether.adapt.recipes import RECIPES, play
 from tether.core.component import build
 from tether.core.errors import InputError, StoppedError, UnsupportedModelError
 from tether.core.model_digest import model_digest
 from tether.core.types import ClipReport
+from tether.methods.ft_clip import ClipClassifier
+from tether.methods.retrieval_align import ImageSearch
+from tether.methods.retrieval_align.recipe import SENTENCES, _Resting
 from tether.models import create
 from tether.models.mean_patches import MeanPatches
 from tether.train.loop import StepReport

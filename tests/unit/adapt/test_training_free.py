@@ -7,8 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tether.adapt.training_free import TRAINING_FREE, GDAClassifier, TipAdapter
+from tether.adapt.training_free import TRAINING_FREE, TipAdapter
 from tether.core.errors import InputError, UnsupportedModelError
+from tether.methods.gda import GDAClassifier
 from tether.models import create
 
 FIXED = {"gda": {"alpha": 1.0}, "tip_adapter": {"alpha": 1.0, "beta": 5.5}}

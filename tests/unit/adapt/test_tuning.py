@@ -12,11 +12,12 @@ from memory_rows import squares
 from tether.adapt.recipes import CoOp, Given, Outcome, Tuning, play
 from tether.adapt.recipes.moving import move_, prefixes, rest_
 from tether.adapt.recipes.norms import norm_parameters
-from tether.adapt.weights import BetaMovingAverage, interpolate
+from tether.adapt.weights import interpolate
 from tether.core.errors import InputError, NotFiniteError, StoppedError, UnsupportedModelError
 from tether.core.gather import LOCAL
 from tether.core.types import Batch, Loss
 from tether.data.labelled import read_labels
+from tether.methods.clipood import BetaMovingAverage
 from tether.models import create
 from tether.train.steps.module import StepModule
 from tether.train.tensor_batches import ReplayedBatches, TensorBatches

@@ -10,13 +10,13 @@ from pyarrow import csv
 
 import tether
 from memory_rows import MemoryRows, captions, squares
-from tether.adapt.finetune import train_denoiser
-from tether.adapt.recipes.detail import _Watch
 from tether.core.errors import InputError
 from tether.core.types import Batch, ClipReport
 from tether.data import open_source
+from tether.methods.un2clip import train_denoiser
+from tether.methods.un2clip.denoiser import ConditionalDenoiser
+from tether.methods.un2clip.recipe import _Watch
 from tether.models import create
-from tether.models.denoiser import ConditionalDenoiser
 from tether.train.loop import StepReport
 from tether.workflows.adaptation.interpolation import SHARES
 

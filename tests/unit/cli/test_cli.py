@@ -204,7 +204,8 @@ def test_a_method_shows_its_parts():
     code, stdout, _ = call("methods", "zclip")
     assert code == 0
     assert "https://arxiv.org/abs/2504.02507" in stdout
-    assert re.search(r"^part +tether\.optim\.clip\.zclip\.ZClip  \w", stdout, flags=re.MULTILINE)
+    assert re.search(r"^verdict +reproduced, on photographs contrary$", stdout, flags=re.MULTILINE)
+    assert re.search(r"^part +tether\.methods\.zclip\.clipper\.ZClip  \w", stdout, flags=re.MULTILINE)
     code, _, stderr = call("methods", "zclap")
     assert (code, "no method 'zclap'; did you mean 'zclip'" in stderr) == (2, True)
 
@@ -213,9 +214,14 @@ def test_a_method_shows_its_parts():
     ("asked", "found"),
     [
         (["--find", "2504.02507"], "zclip "),
+        (["--find", "https://arxiv.org/pdf/2504.02507v1.pdf"], "zclip "),
+        (
+            ["--find", "arXiv:2010.04592v2"],
+            "arXiv:2010.04592v2 is named in tether/methods/m2_mix/hard_contrastive.py: ",
+        ),
         (["--find", "align-clip"], "alignclip "),
         (["--find", "Eslami"], "alignclip "),
-        (["--find", "2010.04592"], "2010.04592 is named in tether/losses/hard_contrastive.py: "),
+        (["--find", "2010.04592"], "2010.04592 is named in tether/methods/m2_mix/hard_contrastive.py: "),
         (["--verdict", "Reproduced"], "zclip "),
         (["--needs", "GRADIENT"], "zclip "),
         (["--needs", "no such thing"], "0 of 119 methods"),

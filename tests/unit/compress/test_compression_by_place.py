@@ -3,9 +3,10 @@
 import torch
 from torch import nn
 
-from tether.compress.prune import prune_attention
-from tether.compress.quantise import FakeQuant, NormTweaker, octav_clip
-from tether.compress.tokens import trim_tokens
+from tether.compress.quantise import FakeQuant, octav_clip
+from tether.methods.gate_norm import prune_attention
+from tether.methods.norm_tweaking import NormTweaker
+from tether.methods.trim import trim_tokens
 from tether.models import create
 
 

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import tether
-from tether.compress.quantise import (
-    QUANTISERS,
+from tether.compress.quantise import QUANTISERS
+from tether.core.component import build
+from tether.core.errors import InputError
+from tether.methods.stable_spam import (
     FakeQuantAttention,
     FakeQuantLinear,
     FourBits,
@@ -21,8 +23,6 @@ from tether.compress.quantise import (
     quantise_int4,
     quantise_int4_input,
 )
-from tether.core.component import build
-from tether.core.errors import InputError
 from tether.models import create
 from tether.train import load_config, train
 

@@ -17,7 +17,7 @@ from tether.core.method_files import FILE, GROUP, KINDS, MethodWarning
 from tether.core.registry import Registry
 from tether_lab.lab import part_reference
 
-OWN = {"zclip": "tether.optim.clip.zclip:ZClip", "none": "tether.optim.clip.global_norm:NoClip"}
+OWN = {"global_norm": "tether.optim.clip.global_norm:GlobalNorm", "none": "tether.optim.clip.global_norm:NoClip"}
 CODE = """
 import torch
 from tether.adapt.heads import LinearHead
@@ -40,6 +40,7 @@ class MyClipper(GlobalNorm):
 def package(tmp_path, monkeypatch):
     """Write packages of other people, each with a ``method.toml``; they are found by an entry point of their name."""
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(files_module, "FOLDER", tmp_path / "no methods of Tether's own")
 
     def write(name: str, toml: str | None, code: str = CODE) -> Path:
         folder = tmp_path / name
@@ -88,35 +89,35 @@ def test_names_cost_no_import():
         "import json, sys, tether.losses\n"
         "from tether.losses import OBJECTIVES\n"
         "known = 'align_clip' in OBJECTIVES and 'nothing' not in OBJECTIVES, list(OBJECTIVES)\n"
-        "before = sorted(name for name in sys.modules if name.startswith('tether.losses.'))\n"
-        "tether.losses.AlignClipLoss, OBJECTIVES['align_clip']\n"
-        "after = sorted(name for name in sys.modules if name.startswith('tether.losses.'))\n"
+        "before = sorted(name for name in sys.modules if name.startswith(('tether.losses.', 'tether.methods.')))\n"
+        "tether.losses.SigLipLoss, OBJECTIVES['align_clip']\n"
+        "after = sorted(name for name in sys.modules if name.startswith(('tether.losses.', 'tether.methods.')))\n"
         "print(json.dumps([known, before, 'torch' in sys.modules, after]))\n"
     )
     (known, names), before, _, after = json.loads(said)
     assert known
     assert len(names) >= 17
     assert before == ["tether.losses.registry"]
-    assert "tether.losses.align_clip" in after
-    assert "tether.losses.triplet_clip" not in after
+    assert "tether.methods.alignclip.loss" in after
+    assert "tether.methods.tripletclip.loss" not in after
 
 
-def test_a_mapping_of_names_to_classes():
-    from tether.optim.clip.zclip import ZClip
+def test_a_mapping_of_names_to_classes(package):
+    from tether.optim.clip.global_norm import GlobalNorm
 
     parts = clippers()
-    assert (list(parts), len(parts)) == (["zclip", "none"], 2)
-    assert parts["zclip"] is ZClip
+    assert (list(parts), len(parts)) == (["global_norm", "none"], 2)
+    assert parts["global_norm"] is GlobalNorm
     assert parts.get("agc") is None
     with pytest.raises(KeyError):
         parts["agc"]
-    assert (parts.name_of(ZClip), parts.name_of(int)) == ("zclip", "int")
+    assert (parts.name_of(GlobalNorm), parts.name_of(int)) == ("global_norm", "int")
     more = Registry("edits", {"int": "builtins:int"}, including=(parts,))
-    assert list(more) == ["zclip", "none", "int"]
-    assert (more["none"].__name__, more["int"], more.name_of(ZClip), more.name_of(int)) == (
+    assert list(more) == ["global_norm", "none", "int"]
+    assert (more["none"].__name__, more["int"], more.name_of(GlobalNorm), more.name_of(int)) == (
         "NoClip",
         int,
-        "zclip",
+        "global_norm",
         "int",
     )
 
@@ -143,7 +144,7 @@ def test_a_package_of_somebody_else_adds_parts(package):
         '[register.objectives]\nplain = "tether.losses.clip:ClipLoss"\n',
     )
     parts = clippers()
-    assert list(parts) == ["zclip", "none", "my_clipper"]
+    assert list(parts) == ["global_norm", "none", "my_clipper"]
     assert "my_clip.parts" not in sys.modules
     made = build({"name": "my_clipper", "bound": 3.0}, parts, where="recipe: clipper")
     assert (made.max_norm, parts.name_of(type(made))) == (1.5, "my_clipper")
@@ -170,13 +171,13 @@ def test_a_package_of_somebody_else_adds_parts(package):
 def test_a_part_that_cannot_be_imported_breaks_nothing_else(package, line, code, said):
     path = package("my_clip", f"[register.clippers]\n{line}\n", code)
     parts = clippers()
-    assert list(parts) == ["zclip", "none", "new"]
-    assert parts["zclip"].__name__ == "ZClip"
+    assert list(parts) == ["global_norm", "none", "new"]
+    assert parts["global_norm"].__name__ == "GlobalNorm"
     with pytest.raises(InputError, match=said) as caught:
         build("new", parts, where="recipe: clipper")
     assert str(path) in str(caught.value)
     with pytest.warns(MethodWarning, match=said):
-        assert list(parts.working()) == ["zclip", "none"]
+        assert list(parts.working()) == ["global_norm", "none"]
 
 
 def test_a_name_that_two_methods_register_is_neither_s(package):
@@ -191,12 +192,14 @@ def test_a_name_that_two_methods_register_is_neither_s(package):
 
 
 def test_a_name_that_is_taken_stays_what_it_is(package):
-    path = package("my_clip", '[register.clippers]\nzclip = ".parts:MyClipper"\nnew = ".parts:MyClipper"\n')
+    path = package("my_clip", '[register.clippers]\nglobal_norm = ".parts:MyClipper"\nnew = ".parts:MyClipper"\n')
     parts = clippers()
-    with pytest.warns(MethodWarning, match=r"register.clippers.zclip: left out: the name is taken; rename it") as said:
-        assert list(parts) == ["zclip", "none", "new"]
+    with pytest.warns(
+        MethodWarning, match=r"register.clippers.global_norm: left out: the name is taken; rename it"
+    ) as said:
+        assert list(parts) == ["global_norm", "none", "new"]
     assert str(path) in str(said[0].message)
-    assert parts["zclip"].__module__ == "tether.optim.clip.zclip"
+    assert parts["global_norm"].__module__ == "tether.optim.clip.global_norm"
 
 
 @pytest.mark.parametrize(
@@ -222,7 +225,7 @@ def test_a_file_that_is_wrong_is_left_out(package, toml, said):
     package("my_clip", toml)
     package("your_clip", '[register.clippers]\nnew = ".parts:MyClipper"\n')
     with pytest.warns(MethodWarning, match="entry point my_clip of tether.methods: left out: ") as found:
-        assert list(clippers()) == ["zclip", "none", "new"]
+        assert list(clippers()) == ["global_norm", "none", "new"]
     assert said in str(found[0].message)
 
 
@@ -232,14 +235,14 @@ def test_an_entry_point_that_leads_nowhere_is_left_out_and_imports_nothing(packa
     (tmp_path / "my_clip/__init__.py").write_text("raise SystemExit(7)\n")
     install(tmp_path, "other", value)
     with pytest.warns(MethodWarning, match="package other: entry point other of tether.methods: left out: expected"):
-        assert list(clippers()) == ["zclip", "none"]
+        assert list(clippers()) == ["global_norm", "none"]
 
 
 def test_damaged_metadata_of_another_package_does_not_matter(package, tmp_path):
     install(tmp_path, "broken", more="garbage\n")
     (tmp_path / "broken-1.0.dist-info/entry_points.txt").write_bytes(b"[x]\n\xff = \xfe\n")
     package("my_clip", '[register.clippers]\nnew = ".parts:MyClipper"\n')
-    assert list(clippers()) == ["zclip", "none", "new"]
+    assert list(clippers()) == ["global_norm", "none", "new"]
 
 
 def test_what_is_no_class_is_refused(package):
@@ -250,7 +253,7 @@ def test_what_is_no_class_is_refused(package):
     with pytest.raises(InputError, match="cannot be imported: SystemExit: "):
         parts["out"]
     with pytest.warns(MethodWarning):
-        assert list(parts.working()) == ["zclip", "none"]
+        assert list(parts.working()) == ["global_norm", "none"]
 
 
 def test_a_registry_that_joins_others_keeps_the_kernel_s_members(package):

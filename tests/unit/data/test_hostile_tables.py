@@ -338,7 +338,7 @@ def test_a_name_that_no_file_can_have_is_a_bad_row(tmp_path, name):
 
 
 def test_a_paper_of_more_latex_than_anyone_writes_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("tether.data.figures.tex.CAPTIONS", 2000)
+    monkeypatch.setattr("tether.methods.scientific_papers.tex.CAPTIONS", 2000)
     figure = rb"\begin{figure}\includegraphics{a.png}\caption{A cat}\end{figure}"
     long = figure.replace(b"A cat", b"words " * 200) * 3
     for name, text in (("one.tar", figure), ("two.tar", figure + b" " * (1 << 21)), ("three.tar", long)):

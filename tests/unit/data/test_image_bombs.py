@@ -18,9 +18,9 @@ from tether.core.errors import InputError
 from tether.data.curate.steps.image_size import image_size
 from tether.data.curate.steps.phash import fingerprints
 from tether.data.dicom import read_dicom
-from tether.data.high_bit_depth import read_deep
 from tether.data.images import decode
 from tether.data.intensity_window import WindowLevel
+from tether.methods.medical_survey.high_bit_depth import read_deep
 
 FILES = Path(pydicom.__file__).parent / "data" / "test_files"
 EXPLICIT, DEFLATED = b"1.2.840.10008.1.2.1", b"1.2.840.10008.1.2.1.99"

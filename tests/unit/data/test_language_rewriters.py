@@ -18,7 +18,7 @@ from tether.core.component import build
 from tether.core.errors import InputError, MissingExtraError
 from tether.data.captions import REWRITERS, Fuser, LMFuser, LMParaphraser, LMRewriter, Paraphraser, Rewriter
 from tether.data.captions.language_model import LanguageModel, _loaded, examples
-from tether.data.curate import RewriteCaptions
+from tether.methods.laclip import RewriteCaptions
 
 CHAT = "{% for message in messages %}<user> {{ message['content'] }} <model>{% endfor %}"
 

@@ -11,9 +11,9 @@ from tether.core.errors import InputError
 from tether.core.types import Block, Row
 from tether.data import open_source
 from tether.data.captions import caption_lengths
-from tether.data.figures import decontaminate
-from tether.data.figures.contamination import THRESHOLD
 from tether.data.sources.mixture import MixtureSource, mix, mixed_counts
+from tether.methods.scientific_papers import decontaminate
+from tether.methods.scientific_papers.contamination import THRESHOLD
 
 
 class Listed:
@@ -181,7 +181,7 @@ def test_blocks_change_nothing(monkeypatch):
     draws = torch.Generator().manual_seed(1)
     pool, held = torch.randn(50, 8, generator=draws), torch.randn(20, 8, generator=draws)
     whole = decontaminate(pool, eval_features=held)
-    monkeypatch.setattr("tether.data.figures.contamination._CELLS", 45)
+    monkeypatch.setattr("tether.methods.scientific_papers.contamination._CELLS", 45)
     parts = decontaminate(pool, eval_features=held)
     torch.testing.assert_close(parts.score, whole.score)
     assert torch.equal(parts.nearest, whole.nearest)

@@ -7,7 +7,6 @@ import torch
 
 from tether.core.errors import InputError
 from tether.data.captions.concepts import concept_pool
-from tether.data.captions.phrase_regions import phrase_regions
 from tether.data.region_proposals import (
     cut_regions,
     enlarged,
@@ -17,6 +16,7 @@ from tether.data.region_proposals import (
     random_grids,
     sized_boxes,
 )
+from tether.methods.cloc.phrase_regions import phrase_regions
 
 
 def chance(seed: int = 0) -> torch.Generator:

@@ -10,24 +10,15 @@ import pytest
 
 from tether.core.errors import InputError, LockedError
 from tether.core.locks import locked
-from tether.data.captions import (
-    REWRITERS,
-    ParaphrasePairs,
-    Rewriter,
-    RuleParaphraser,
-    TemplateFuser,
-    TemplateRewriter,
-    caption_stats,
-    fuse_captions,
-    lexicon,
-    read_rewrites,
-    rewrite_dataset,
-)
-from tether.data.captions.dataset import CHUNK
-from tether.data.captions.fuse import without_phrases
+from tether.data.captions import REWRITERS, Rewriter, TemplateRewriter, caption_stats, lexicon
 from tether.data.captions.grammar import taken_apart, with_articles
 from tether.data.sets.scenes import HELD_OUT_TEMPLATES, ScenesSet
 from tether.data.sets.scenes.world import COLOURS, SHAPES
+from tether.methods.laclip import read_rewrites, rewrite_dataset
+from tether.methods.laclip.dataset import CHUNK
+from tether.methods.paraclip import ParaphrasePairs, RuleParaphraser
+from tether.methods.veclip import TemplateFuser, fuse_captions
+from tether.methods.veclip.fuse import without_phrases
 
 SCENES = [
     ScenesSet(rows=60, things=(1, 4), details=("colour", "size", "texture"), order="random").sample(index).captions[0]

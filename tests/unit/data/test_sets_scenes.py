@@ -29,8 +29,8 @@ from tether.data.sets.scenes import (
     render,
     short,
 )
-from tether.data.sets.scenes.many import MultiObjectWorld
 from tether.data.sets.scenes.world import BACKGROUNDS, COLOURS, SHAPES, SIZES, TEXTURES
+from tether.methods.comco.scenes import MultiObjectWorld
 
 pytestmark = pytest.mark.slow
 

@@ -3,7 +3,7 @@
 import torch
 
 from tether.generate.draw import StrokeCanvas
-from tether.generate.edit.attention_maps import blend
+from tether.methods.cut_and_paste.attention_maps import blend
 
 
 def test_the_generator_of_strokes_comes_last_by_place() -> None:

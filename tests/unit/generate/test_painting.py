@@ -14,8 +14,9 @@ from torch import Tensor
 from tether.core.errors import InputError, NotFiniteError
 from tether.core.state_file import read_state, write_state
 from tether.generate import ClipGoal, DirectionAim, Moment, PaintingProgress, PlainView, RandomViews, TextAim, paint
-from tether.generate.draw import BlobCanvas3D, PixelCanvas, StrokeCanvas, drop_mask
+from tether.generate.draw import PixelCanvas, StrokeCanvas, drop_mask
 from tether.generate.painting_file import FORMAT, load_painting, save_painting
+from tether.methods.clipdraw import BlobCanvas3D
 from tether.models import create
 from tether.models.dual import Clip
 

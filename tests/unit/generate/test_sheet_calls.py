@@ -8,11 +8,13 @@ import torch
 
 from tether import generate
 from tether.core.errors import InputError
-from tether.generate import DirectionalToken, TextDiffusion, VideoEditor, blend, inject, nag
+from tether.generate import TextDiffusion, nag
 from tether.generate.autoregress.transformer import ScaleTransformer
 from tether.generate.draw import FinerField, PrimitiveCanvas, StrokeCanvas
 from tether.generate.draw.primitives import patch_order
 from tether.generate.edit import thresholded_patch_loss
+from tether.methods.cut_and_paste import VideoEditor, blend, inject
+from tether.methods.dti import DirectionalToken
 from tether.models import create
 from tether.models.latent.quantizer import MultiScaleQuantizer
 

@@ -260,8 +260,20 @@ class TestMarkers:
         assert docs.filled(once, where="guide.md") == once
         ours = sum(seed["ours"] for seed in RESULT["seeds"]) / len(RESULT["seeds"])
         assert f">{ours:.3f}<" in docs.filled("<!--= some-paper.ours:.3f --><!--/-->", where="guide.md")
+        monkeypatch.setattr(docs.real_photos, "stored", lambda: {"some-paper": {"verdict": "not shown"}})
+        assert ">not shown<" in docs.filled("<!--= some-paper.on_photographs --><!--/-->", where="guide.md")
 
-    @pytest.mark.parametrize("key", ["some-paper.men", "some-paper.notes.gone", "some-paper.mean:q", "other.mean", "x"])
+    @pytest.mark.parametrize(
+        "key",
+        [
+            "some-paper.men",
+            "some-paper.on_photographs",
+            "some-paper.notes.gone",
+            "some-paper.mean:q",
+            "other.mean",
+            "x",
+        ],
+    )
     def test_a_marker_without_a_figure_is_refused(self, monkeypatch, key):
         monkeypatch.setattr(docs, "stored", lambda slug: RESULT if slug == "some-paper" else None)
         with pytest.raises(InputError, match=r"guide\.md: marker"):

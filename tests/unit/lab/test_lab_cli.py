@@ -113,6 +113,9 @@ def test_reproduce_writes_where_it_is_told(tmp_path):
     code, _, stderr = call("reproduce", slug, "--smoke", "--fresh-seeds")
     assert code == 2
     assert "--smoke looks at seed 0 alone" in stderr
+    code, stdout, stderr = call("reproduce", slug, "--smoke", "--out", str(tmp_path / f"{slug}.smoke.json"))
+    assert (code, stdout) == (2, "")  # before anything is measured
+    assert "is a file, not a folder" in " ".join(stderr.split())
 
 
 def test_reproduce_says_which_seeds_were_kept():

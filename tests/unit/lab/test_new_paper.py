@@ -76,7 +76,7 @@ def test_it_writes_its_files_and_says_what_is_to_come(written, capsys):
 @pytest.mark.parametrize(
     ("mapping", "module", "registry", "names"),
     [
-        ("DEBIASERS", "adapt.debias.new", "adapt/debias/registry.py", ["fairer_clip"]),
+        ("DEBIASERS", "adapt.debias.new", "adapt/debias/registry.py", []),
         ("COMPRESSORS", "compress.new", "compress/registry.py", []),
         ("SCHEDULES", "train.new", "train/schedules.py", ["cosine", "constant", "trapezoid"]),
         ("SOURCES", "data.sources.new", "data/opening.py", None),
@@ -105,9 +105,9 @@ def test_a_part_needs_no_mapping(written, capsys):
 
 
 def test_a_part_that_is_there_is_left_as_it_is(written):
-    after, _ = written(part="optim.clip.zclip.ZClip")
+    after, _ = written(part="optim.clip.global_norm.GlobalNorm")
     assert after.keys() == SHARED
-    assert '"tether.optim.clip.zclip.ZClip"' in after[METHOD]
+    assert '"tether.optim.clip.global_norm.GlobalNorm"' in after[METHOD]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_part_that_is_there_is_left_as_it_is(written):
         ({"slug": "Gate_Norm"}, "expected lower-case words joined by hyphens"),
         ({"part": "GateNorm"}, "--part: expected module.Class below tether"),
         ({"part": "nowhere.gate_norm.GateNorm"}, "--part: no folder"),
-        ({"part": "optim.clip.zclip.GateNorm"}, "zclip.py exists already and defines no GateNorm"),
+        ({"part": "optim.clip.global_norm.GateNorm"}, "global_norm.py exists already and defines no GateNorm"),
         ({"mapping": "NOTHING"}, "expected one registry NOTHING below"),
         ({"guide": "gate-norm.md"}, "no 'gate-norm.md' in"),
     ],

@@ -30,7 +30,7 @@ def few(monkeypatch):
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     for name in [name for name in CLIPPERS if name not in ("none", "global_norm", "zclip")]:
-        monkeypatch.delitem(CLIPPERS._members, name)
+        monkeypatch.delitem(CLIPPERS._registered, name)
     yield
     torch.set_num_threads(before)
 
@@ -54,7 +54,7 @@ def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare") / "run"
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in CLIPPERS if name not in ("none", "global_norm", "zclip")]:
-            patch.delitem(CLIPPERS._members, name)
+            patch.delitem(CLIPPERS._registered, name)
         found, traces = compare(config(), folder=folder, steps=STEPS)
     return folder, found, report("run", found, traces).html()
 

@@ -402,11 +402,11 @@ class TestGuards:
         [
             ("tether/optim/fused_clip_step.py", ()),
             ("tether/losses/clip.py", ()),
-            ("tether/compress/quantise/fake_quant.py", ()),
+            ("tether/methods/stable_spam/fake_quant.py", ()),
             ("tether_lab/worlds/char_lm.py", ()),
             ("tether/models/vision/tower.py", ()),
             ("tether_lab/stability/faults.py", ()),
-            ("tether/optim/clip/zclip.py", ("none", "global_norm", "sgd")),
+            ("tether/methods/zclip/clipper.py", ("none", "global_norm", "sgd")),
             ("tether/optim/clip/__init__.py", tuple(KINDS)),
             ("tether/optim/__init__.py", tuple(KINDS)),
             ("tether_lab/stability/guards.py", tuple(KINDS)),

@@ -17,22 +17,11 @@ from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
 from tether.core.geometry import Geometry
 from tether.core.types import Batch, Encoded, Features, Loss
-from tether.losses import (
-    OBJECTIVES,
-    EqualNegativesWarning,
-    NegClipLoss,
-    SymmetricHardNegativeLoss,
-    TripletClipLoss,
-    caption_labels,
-    clip_loss,
-    hard_info_nce,
-    neg_clip_accuracy,
-    neg_clip_loss,
-    symmetric_negative_loss,
-    triplet_clip_loss,
-)
+from tether.losses import OBJECTIVES, EqualNegativesWarning, caption_labels, clip_loss, hard_info_nce
 from tether.losses.hard_negatives import EqualNegatives
-from tether.losses.neg_clip import neg_clip_terms
+from tether.methods.clip_in import SymmetricHardNegativeLoss, symmetric_negative_loss
+from tether.methods.tripletclip import NegClipLoss, TripletClipLoss, neg_clip_accuracy, neg_clip_loss, triplet_clip_loss
+from tether.methods.tripletclip.neg_clip import neg_clip_terms
 from tether.models import create
 from tether.train.steps.module import StepModule, joined_texts
 from tether.train.steps.presets import HardNegativeStep
@@ -130,7 +119,7 @@ def test_accuracy_comes_from_the_pass_of_the_loss(duplicates: Any, tiles: str, m
     txt, neg_txt = F.normalize(img + 0.4 * txt, dim=1), F.normalize(img + 0.5 * neg_txt, dim=1)
     txt[7], img[9], neg_txt[30] = txt[3], img[2], txt[12]  # of equal candidates the first is found
     wanted = [neg_clip_accuracy(img, txt, neg_txt), neg_clip_accuracy(neg_img, neg_txt, txt)]
-    monkeypatch.setattr("tether.losses.neg_clip.top_hits", None)
+    monkeypatch.setattr("tether.methods.tripletclip.neg_clip.top_hits", None)
     leaves = (img.requires_grad_(), txt.requires_grad_(), neg_txt.requires_grad_())
     own, other = torch.arange(40), torch.arange(40, 80)
     found = neg_clip_terms(*leaves, 9.0, labels=(own, other), duplicates=duplicates, gather=LOCAL)

@@ -15,15 +15,15 @@ from tether.core.gather import LOCAL
 from tether.core.types import Batch, Encoded, Features, Loss
 from tether.losses import (
     OBJECTIVES,
-    M2MixLoss,
     MatryoshkaLoss,
-    NegClipLoss,
     PartialWidthWarning,
     clip_loss,
     matryoshka_loss,
     siglip_loss,
     truncate,
 )
+from tether.methods.m2_mix import M2MixLoss
+from tether.methods.tripletclip import NegClipLoss
 
 WIDTH = 16
 

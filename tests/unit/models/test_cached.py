@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 import tether
-from tether.compress.quantise import FourBits
 from tether.core.geometry import geometry_of
 from tether.core.model_digest import model_digest
 from tether.data import loader, open_source
+from tether.methods.stable_spam import FourBits
 from tether.models import create
 from tether.models.cached import CachedEncoder, side_digest
 from tether.models.composed.compose import compose

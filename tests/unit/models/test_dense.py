@@ -9,7 +9,7 @@ from families import FAMILIES, PLAIN, coca, open_clip_tower, siglip, timm_tower
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.gather import LOCAL
 from tether.core.types import Batch
-from tether.losses import LocalAlignmentLoss
+from tether.methods.medical_survey import LocalAlignmentLoss
 from tether.models import create
 from tether.models.anatomy.exceptions import EXCEPTIONS
 from tether.models.dense import DensePath, dense_image, dense_layers, dense_text, dense_tokens, word_mask

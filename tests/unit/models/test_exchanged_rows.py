@@ -10,8 +10,8 @@ from torch import nn
 import tether
 from families import eva_tower
 from tether.adapt.finetune import Lora
-from tether.compress.quantise import FourBits
 from tether.core.errors import InputError, StoppedError, UnsupportedModelError
+from tether.methods.stable_spam import FourBits
 from tether.models import create
 from tether.models.exchange import (
     AddedRows,

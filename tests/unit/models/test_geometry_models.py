@@ -14,7 +14,7 @@ from tether.core.errors import InputError
 from tether.core.gather import LOCAL
 from tether.core.geometry import COSINE, GEOMETRIES, HasGeometry, geometry_of
 from tether.core.types import Batch
-from tether.losses import GeometryLoss
+from tether.methods.euclip import GeometryLoss
 from tether.models import create
 from tether.train.steps import ContrastiveStep, StepModule
 
@@ -75,7 +75,7 @@ def test_a_description_that_was_changed_by_hand_is_refused(tmp_path) -> None:
 
 
 def test_a_wrapper_passes_it_on() -> None:
-    from tether.space.clipped_encoder import ClippedDualEncoder
+    from tether.methods.positional_artefacts.clipped_encoder import ClippedDualEncoder
 
     model = create("tiny", geometry="euclidean-squared")
     clipped = ClippedDualEncoder(model)

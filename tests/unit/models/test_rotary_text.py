@@ -14,11 +14,14 @@ from tether.core.errors import InputError
 from tether.core.gather import LOCAL
 from tether.core.types import Batch, ImageSpec
 from tether.data.loader import Loader, SideBySide
-from tether.data.sets.scenes import ScenesSet, SceneTwins
-from tether.losses import ClipLoss, M2MixLoss, SymmetricHardNegativeLoss, clip_loss
+from tether.data.sets.scenes import ScenesSet
+from tether.losses import ClipLoss, clip_loss
+from tether.methods.clip_in import SymmetricHardNegativeLoss
+from tether.methods.clip_in.rotary import RotaryEmbedding
+from tether.methods.m2_mix import M2MixLoss
+from tether.methods.tripletclip import SceneTwins
 from tether.models import create
 from tether.models.blocks.rope import half_rope
-from tether.models.blocks.rotary import RotaryEmbedding
 from tether.models.tokenizer import ClipTokenizer
 from tether.train import load_config, train
 from tether.train.steps.module import StepModule

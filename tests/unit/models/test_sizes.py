@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 import tether
 from dual_encoders import write_dual_encoder
-from tether.compress.quantise import FourBits
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.model_digest import model_digest
 from tether.core.types import ImageSpec
+from tether.methods.stable_spam import FourBits
 from tether.models import create
 from tether.models.composed.compose import compose
 from tether.models.sizes import MAX_CONTEXT

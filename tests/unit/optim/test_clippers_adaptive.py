@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
+from tether.methods.adagc import AdaGC
+from tether.methods.autoclip import AutoClip
+from tether.methods.autoclip.running_percentile import RECENT, FullHistory, History, Window
+from tether.methods.zclip import ZClip
 from tether.optim import SGD, clip_and_step
-from tether.optim.clip import AdaGC, AutoClip, GlobalNorm, ZClip
+from tether.optim.clip import GlobalNorm
 from tether.optim.clip.base import plain_names
-from tether.optim.clip.running_percentile import RECENT, FullHistory, History, Window
 
 
 def given(**gradients: float | list[float]) -> list[tuple[str, nn.Parameter]]:

@@ -16,7 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from tether.core.errors import InputError, MissingExtraError
-from tether.optim.clip import AdaGC, AutoClip, GlobalNorm, NonFiniteGradientError, ZClip
+from tether.methods.adagc import AdaGC
+from tether.methods.autoclip import AutoClip
+from tether.methods.zclip import ZClip
+from tether.optim.clip import GlobalNorm, NonFiniteGradientError
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from opacus.optimizers import AdaClipDPOptimizer, DPOptimizer
 from torch import Tensor, nn
 
 from tether.core.errors import InputError
-from tether.optim.private import (
+from tether.methods.dpfl_moo_clip import (
     CountedClip,
     MooClipSchedule,
     attach_to_opacus,

@@ -10,9 +10,9 @@ from torch import nn
 
 from tether.core.component import build
 from tether.core.errors import InputError
+from tether.methods.stable_spam.stable_spam import ada_clip, ada_norm, clip_entries, maxima
 from tether.optim import OPTIMIZERS, SGD, AdamW, clip_and_step, parameter_groups
 from tether.optim.clip import GlobalNorm
-from tether.optim.stable_spam import ada_clip, ada_norm, clip_entries, maxima
 
 
 def network() -> nn.Sequential:

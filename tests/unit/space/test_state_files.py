@@ -9,7 +9,10 @@ from safetensors.numpy import save_file
 
 from tether.core.errors import InputError
 from tether.core.state_file import read_state, write_state
-from tether.space import ConceptDirection, ConformityEstimator, LinearMMCL, OutlierClipper, Whitener
+from tether.methods.mmcl_robustness import LinearMMCL
+from tether.methods.moral_direction import ConceptDirection
+from tether.methods.positional_artefacts import OutlierClipper
+from tether.space import ConformityEstimator, Whitener
 
 ROWS = np.random.default_rng(0).standard_normal((200, 12)) * np.linspace(3, 0.2, 12) + 2
 COPIES = np.column_stack([ROWS, 2 * ROWS[:, 1] - 3])

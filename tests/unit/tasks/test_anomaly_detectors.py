@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from tether.core.errors import InputError, UnsupportedModelError
+from tether.methods.winclip import WinclipDetector
+from tether.methods.winclip.token_windows import window_embeddings, window_masks
 from tether.models import create
 from tether.models.anatomy.find import anatomy_of
 from tether.models.kept_patches import encode_patches
-from tether.models.token_windows import window_embeddings, window_masks
-from tether.tasks.anomaly import PatchesDetector, WinclipDetector
+from tether.tasks.anomaly import PatchesDetector
 from tether.tasks.anomaly.memory import association, core_set, memory_of
 from tether.tasks.anomaly.states import DEFECTIVE, NORMAL, TEMPLATES, prompt_ensemble
 

@@ -19,8 +19,8 @@ from tether.data.curate.engine.run import curate
 from tether.data.curate.metaclip.metaclip import MetaClipCurator
 from tether.data.curate.pools.opening import open_pool
 from tether.evaluate.datasheet.dropped import examples
+from tether.methods.q16.audit import AuditReport, FlaggedImage
 from tether.models import create
-from tether.tasks.safety.audit import AuditReport, FlaggedImage
 
 FORMULAS = ("=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\uff1d1")
 QUOTED = ("'=1", "''=1", "'-0.5", "'", "''")

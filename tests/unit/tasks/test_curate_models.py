@@ -21,15 +21,15 @@ from tether.data.curate.engine.step import PAIR_SCHEMA
 from tether.data.curate.pools.opening import open_pool
 from tether.data.curate.steps.image_duplicates import kept_greedily
 from tether.data.lettering.square import render_text
+from tether.methods.parrot_captions import embedding_duplicates as duplicates
+from tether.methods.parrot_captions.embedding_duplicates import EmbeddingDuplicates
+from tether.methods.parrot_captions.text_spotting import Parrot
 from tether.models import create
 from tether.models.save import save
 from tether.tasks.curate import CURATE_STEPS, text_reader
-from tether.tasks.curate import embedding_duplicates as duplicates
 from tether.tasks.curate.clip_score import ClipScore
-from tether.tasks.curate.embedding_duplicates import EmbeddingDuplicates
 from tether.tasks.curate.lazy_encoder import Backbone, _loaded
 from tether.tasks.curate.text_reader import Reading
-from tether.tasks.curate.text_spotting import Parrot
 
 
 def png(pixels: np.ndarray) -> bytes:

@@ -17,19 +17,21 @@ from sklearn.svm import LinearSVC
 import tether
 from tether.core.errors import InputError
 from tether.data.sets.norms import NormItem, NormTable
-from tether.tasks.norms import (
+from tether.methods.norm_conflicts import (
     CLAUSE_FEATURES,
-    AskedChooser,
     CentroidConflict,
     ConflictClassifier,
+    PairFeatures,
+    clause_features,
+)
+from tether.methods.normbank import NormPrompts
+from tether.tasks.norms import (
+    AskedChooser,
     EmbeddingChooser,
     ModelTexts,
     NormClassifier,
-    NormPrompts,
     NormThinker,
-    PairFeatures,
     TfidfEncoder,
-    clause_features,
     combined,
     norm_encoder,
 )

@@ -1,6 +1,7 @@
 """Heads of the norms' papers called as their interfaces are written, by place."""
 
-from tether.tasks.norms import CentroidConflict, NormThinker
+from tether.methods.norm_conflicts import CentroidConflict
+from tether.tasks.norms import NormThinker
 
 
 def test_the_distance_comes_first() -> None:

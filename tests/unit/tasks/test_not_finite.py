@@ -13,9 +13,9 @@ import tether
 from tether.core.errors import InputError
 from tether.evaluate import evaluate
 from tether.evaluate.inspect.runner import inspect_model
+from tether.methods.medical_survey.prompt_pairs import PromptPairZeroShot
 from tether.models import create
 from tether.models.dual import Clip
-from tether.tasks.classify.prompt_pairs import PromptPairZeroShot
 
 
 def damaged(value: float) -> Clip:

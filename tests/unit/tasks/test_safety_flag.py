@@ -16,11 +16,12 @@ import tether
 from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
 from tether.data.images import load
+from tether.methods.offensiveness import rated_splits, ratings_to_labels
+from tether.methods.q16.curate_step import SafetyFlag
 from tether.models import create
 from tether.models.embed import encode_images
 from tether.models.save import save
-from tether.tasks.curate.safety import SafetyFlag
-from tether.tasks.safety import PromptClassifier, rated_splits, ratings_to_labels
+from tether.tasks.safety import PromptClassifier
 
 
 def png(seed: int) -> bytes:

@@ -12,8 +12,8 @@ from PIL import Image
 
 import tether
 from tether.core.errors import InputError
+from tether.methods.clip_up.upcycle import upcycle
 from tether.models import create
-from tether.models.upcycle import upcycle
 from tether.train import load_config, train
 from tether.workflows.edits import EDITS
 

@@ -33,7 +33,10 @@ def test_a_run_keeps_the_size_that_it_began_with(start, tmp_path):
         ({"resized": {"size": 48}}, "model: resized: unknown key 'size'; .*known: context, how, image_size, patch"),
         ({"resized": {"image_size": 50}}, "model: resized: image_size: expected multiples of 8"),
         ({"resized": [48]}, "model: resized: expected a mapping"),
-        ({"resized": {}, "context": 20}, "'load' goes alone or with 'resized' and 'upcycle', got also context"),
+        (
+            {"resized": {}, "context": 20},
+            "'resized', 'upcycle', 'codec', got also context",
+        ),
     ],
 )
 def test_sizes_that_do_not_fit_are_named(model, reason, start, tmp_path):

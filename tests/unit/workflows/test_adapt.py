@@ -84,7 +84,8 @@ def test_texts_alone_are_learnt_from_and_measured_by_aims_or_what_is_brought(mod
         lengths = [float(one.text.norm(dim=1).mean()) for one in (seen.seen_before, seen.seen_after)]
         return [plain_figure("length", *lengths, n=len(seen.seen_before.captions), better="lower")]
 
-    monkeypatch.setitem(MEASURES, "words", words)
+    monkeypatch.setitem(MEASURES._members, "words", f"{__name__}:Words")
+    monkeypatch.setattr(sys.modules[__name__], "Words", lambda: words, raising=False)
     use(monkeypatch, TextsAlone)
     done = tether.adapt(model, captions(), recipe="mine", keep=KEEP)
     (figure,) = done.report.own
@@ -217,8 +218,8 @@ def test_where_nothing_suits_it_says_what_comes_near(model):
         choices(look_at(without_words(squares(80)), Asked()), model)
     assert str(photos.value) == (
         "no recipe suits 80 rows, read as images; no classes, as there is no column 'label'; known: amount; "
-        "taken when --recipe names them: order, anomaly_prompts, new_word, grouping, anomaly_adapters, dense, sharpen, "
-        "relation, quality, detail; "
+        "taken when --recipe names them: order, anomaly_prompts, new_word, anomaly_adapters, grouping, dense, "
+        "relation, sharpen, quality, detail; "
         "proposed for images with a class each (a column of classes, or a folder for each): probe from 4 a class, gda "
         "from 1 a class, tip_adapter from 1 a class; proposed for images with captions: maps from 100, pairs from 200, "
         "close_the_gap from 2,000"

@@ -21,8 +21,8 @@ from tether.core.errors import InputError, MissingExtraError
 from tether.core.model_digest import encoder_digest
 from tether.evaluate.adaptation.figures import hits_figure
 from tether.evaluate.adaptation.report import AdaptReport, Costs, Frozen
+from tether.methods.clip_up.upcycle import upcycle
 from tether.models import create
-from tether.models.upcycle import upcycle
 from tether.workflows.publishing.card import card_data
 from tether.workflows.publishing.facts import gather_facts
 from tether.workflows.publishing.hub import HubRepository, PushTarget, check_target

@@ -13,8 +13,8 @@ from PIL import Image
 import tether
 from memory_rows import squares, without_words
 from tether.adapt.heads import WordHead, load_head
-from tether.adapt.recipes.new_word import NewWordRecipe
 from tether.core.errors import InputError
+from tether.methods.dti.recipe import NewWordRecipe
 from tether.models import create
 from tether.workflows.words import with_words
 

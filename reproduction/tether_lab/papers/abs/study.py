@@ -75,7 +75,7 @@ CARD = Card.of(
 
 def reproduce(lab: Lab) -> Trial:
     """One seed: the same images by crops where the tower looks and anywhere, with sentences that help and do not."""
-    from tether.tasks.classify.attention_views import AttentionViews
+    from tether.methods.abs.attention_views import AttentionViews
     from tether.tasks.classify.zero_shot import ZeroShotClassifier
     from tether_lab.worlds import small_things as bed
 

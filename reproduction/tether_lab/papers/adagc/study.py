@@ -94,7 +94,9 @@ def reproduce(lab: Lab) -> Trial:
     For the notes: the full loss; one tensor's gradient times 1,000 in every fourth step, without bad batches; and the
     share of the other tensors whose gradients such a fault changes.
     """
-    from tether.optim.clip import AdaGC, GlobalNorm, ZClip
+    from tether.methods.adagc import AdaGC
+    from tether.methods.zclip import ZClip
+    from tether.optim.clip import GlobalNorm
     from tether_lab.worlds.char_lm_spikes import limit_trial, train
 
     steps, validation = lab.steps(300, 3), lab.steps(20, 1)

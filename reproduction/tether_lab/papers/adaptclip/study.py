@@ -97,7 +97,8 @@ CARD = Card.of(
 
 def reproduce(lab: Lab) -> Trial:
     """One seed: adapters as published, of differences alone and learnt together, beside texts and a memory."""
-    from tether.tasks.anomaly import AdaptclipDetector, AnomalyclipDetector, PatchesDetector
+    from tether.methods.adaptclip import AdaptclipDetector
+    from tether.tasks.anomaly import AnomalyclipDetector, PatchesDetector
     from tether_lab.worlds import adapted_flaws as bed
 
     world = bed.prepare(lab)

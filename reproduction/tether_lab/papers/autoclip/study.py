@@ -87,7 +87,7 @@ CARD = Card.of(
 
 def reproduce(lab: Lab) -> Trial:
     """Train with constant limits and with AutoClip at a hundredth of the loss and, for the notes, at its full size."""
-    from tether.optim.clip import AutoClip
+    from tether.methods.autoclip import AutoClip
     from tether_lab.worlds.char_lm_spikes import limit_trial
 
     shadow = Shadow()
@@ -101,7 +101,7 @@ class Shadow:
 
     def __init__(self) -> None:
         """Start both with an empty history; without eps no scale of the loss is special."""
-        from tether.optim.clip import AutoClip
+        from tether.methods.autoclip import AutoClip
 
         self.plain, self.scaled = AutoClip(eps=0.0), AutoClip(eps=0.0)
         self.largest = 0.0

@@ -153,7 +153,8 @@ def _classifier(
     from torch import nn
 
     from tether.losses import VocabSampler
-    from tether.models import CosineHead, create
+    from tether.methods.beyond_tail import CosineHead
+    from tether.models import create
 
     model = create("tiny", seed=lab.seed)
     head = CosineHead(len(frequencies), dim=model.dim, generator=lab.generator("head"))

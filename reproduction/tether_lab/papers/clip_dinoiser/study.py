@@ -94,7 +94,8 @@ CARD = Card.of(
 
 def reproduce(lab: Lab) -> Trial:
     """One seed: what is named rightly by patches read in six ways, and by two of them in one look at each image."""
-    from tether.tasks.segment import DinoiserSegmenter, TokenSegmenter, ValueSegmenter
+    from tether.methods.clip_dinoiser import DinoiserSegmenter
+    from tether.tasks.segment import TokenSegmenter, ValueSegmenter
     from tether_lab.worlds import masked_scenes
 
     bed, whole = masked_scenes.prepare(lab), masked_scenes.LOOKS[:1]

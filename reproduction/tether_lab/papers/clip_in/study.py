@@ -98,7 +98,7 @@ CARD = Card.of(
 
 def reproduce(lab: Lab) -> Trial:
     """Twins told apart after CLIP, NegCLIP and the symmetric loss; then long captions, cut off or read to the end."""
-    from tether.losses import SymmetricHardNegativeLoss
+    from tether.methods.clip_in import SymmetricHardNegativeLoss
     from tether_lab.worlds import attribute_swaps as swaps
     from tether_lab.worlds.long_captions import read_on
 

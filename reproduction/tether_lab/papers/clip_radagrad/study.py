@@ -116,7 +116,7 @@ def distance(lab: Lab, method: str, *, step: float) -> Tensor:
     import torch
     from torch import nn
 
-    from tether.optim import ClipRAdaGradD
+    from tether.methods.clip_radagrad import ClipRAdaGradD
 
     x = nn.Parameter(torch.full((RUNS,), START, dtype=torch.float64))
     optimizer: torch.optim.Optimizer

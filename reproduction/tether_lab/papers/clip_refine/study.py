@@ -9,8 +9,8 @@ from tether_lab.lab.card import Card, Claim, Condition, Trial, Tried
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tether.adapt.finetune import ClipRefineLoss
     from tether.core.types import Batch
+    from tether.methods.clip_refine import ClipRefineLoss
     from tether.models import Clip
     from tether_lab.lab.lab import Lab
     from tether_lab.worlds.pairs import Pairs
@@ -104,7 +104,7 @@ CARD = Card.of(
 
 def reproduce(lab: Lab) -> Trial:
     """The start, then short stages from it: the method, its random features alone, and CLIP's loss, once for longer."""
-    from tether.adapt.finetune import ClipRefineLoss
+    from tether.methods.clip_refine import ClipRefineLoss
     from tether_lab.worlds import modality_gap_clip
     from tether_lab.worlds.pairs import load_pairs
 
@@ -136,7 +136,7 @@ def reproduce(lab: Lab) -> Trial:
 
 def stage(lab: Lab, pairs: Pairs, *, loss: ClipRefineLoss, steps: int, learning_rate: float) -> dict[str, float]:
     """Gap, recall and the share of the embeddings' length that is kept, after a stage from the start."""
-    from tether.adapt.finetune import refine_
+    from tether.methods.clip_refine import refine_
     from tether_lab.worlds import modality_gap_clip
 
     model = modality_gap_clip.gappy_clip(lab)

@@ -96,8 +96,8 @@ def reproduce(lab: Lab) -> Trial:
     """Train a dense CLIP, let it go on in four ways, and train a mixture of experts from the start."""
     import torch
 
+    from tether.methods.clip_up.upcycle import expert_costs, upcycle
     from tether.models import Clip, create
-    from tether.models.upcycle import expert_costs, upcycle
     from tether_lab.worlds import in_memory, reworded
 
     asked = reworded.draw_scenes("test", count=lab.steps(POOL, 20), seed=lab.seed)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tether_lab.lab.card import Card, Claim, Condition, Trial
 
 if TYPE_CHECKING:
-    from tether.data.captions.shorten import Shortening
+    from tether.methods.clipa.shorten import Shortening
     from tether_lab.lab.lab import Lab
 
 SCENES, POOL = 6_000, 300

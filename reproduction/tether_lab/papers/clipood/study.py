@@ -89,7 +89,7 @@ def reproduce(lab: Lab) -> Trial:
 
     import numpy as np
 
-    from tether.adapt.finetune import class_texts, tune_images_
+    from tether.methods.clipood import class_texts, tune_images_
     from tether_lab.worlds import domain_shift as things
 
     learnt, others = things.split_classes(CLASSES)

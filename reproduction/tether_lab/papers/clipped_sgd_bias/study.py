@@ -86,7 +86,7 @@ def reproduce(lab: Lab) -> Trial:
     """Let many chains settle under each clipping, and look at a logistic regression with one-sided label noise."""
     import torch
 
-    from tether.optim.clipping_bias import two_point_floor
+    from tether.methods.clipped_sgd_bias.clipping_bias import two_point_floor
 
     floors = torch.tensor([two_point_floor(SIGMA, c=c, u=worst_skew(c)) for c in LIMITS], dtype=torch.float64)
     notes: dict[str, float] = {}
@@ -115,7 +115,7 @@ def settled(lab: Lab, mode: str, *, rate: float, batch: int = 1) -> Tensor:
     """Distance of the mean iterate from zero at each limit, over all chains and the last half of the run."""
     import torch
 
-    from tether.optim.clipping_bias import clipped_sgd
+    from tether.methods.clipped_sgd_bias.clipping_bias import clipped_sgd
 
     skews = torch.tensor([worst_skew(c) for c in LIMITS], dtype=torch.float64).view(-1, 1, 1)
     limits = torch.tensor(LIMITS, dtype=torch.float64).view(-1, 1, 1)

@@ -8,7 +8,7 @@ from tether_lab.lab.card import Better, Card, Claim, Condition, Trial, Tried
 
 if TYPE_CHECKING:
     from tether.core.protocols import DualEncoder
-    from tether.data.sets.scenes.many import MultiObjectWorld
+    from tether.methods.comco.scenes import MultiObjectWorld
     from tether_lab.lab.lab import Lab
 
 KEPT = 0.9
@@ -144,7 +144,7 @@ def look(lab: Lab, order: Literal["size", "random"]) -> dict[str, float]:
 
 def measured(model: DualEncoder, lab: Lab, *, n: int) -> dict[str, float]:
     """Retrieval, matching and probes with n objects."""
-    from tether.evaluate.objects import matching_drop, order_bias, size_bias
+    from tether.methods.comco import matching_drop, order_bias, size_bias
     from tether.models.embed import encode_images
 
     names = world(lab, n=n, big=0).names
@@ -185,7 +185,7 @@ def probes(model: DualEncoder, lab: Lab, *, n: int) -> dict[str, float]:
     import numpy as np
     import torch
 
-    from tether.evaluate.objects import object_probe
+    from tether.methods.comco import object_probe
     from tether.models.embed import encode_images, encode_texts
 
     here = world(lab, n=n, big=0)
@@ -209,8 +209,8 @@ def probes(model: DualEncoder, lab: Lab, *, n: int) -> dict[str, float]:
 def world(lab: Lab, *, n: int, big: int) -> MultiObjectWorld:
     """Images of things that training shows in other company, one of them enlarged."""
     from tether.data.sets.scenes import HELD_OUT_PAIRS
-    from tether.data.sets.scenes.many import MultiObjectWorld
     from tether.data.sets.scenes.world import BACKGROUNDS, COLOURS, SHAPES
+    from tether.methods.comco.scenes import MultiObjectWorld
     from tether_lab.worlds.small_clip import SIDE
 
     seen = [

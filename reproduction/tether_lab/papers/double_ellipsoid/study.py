@@ -107,7 +107,7 @@ CARD = Card.of(
 
 def reproduce(lab: Lab) -> Trial:
     """Fit a mean on validation scenes and tell the conformity of test scenes from it, in both modalities."""
-    from tether.space import gap_sweep
+    from tether.methods.double_ellipsoid import gap_sweep
     from tether_lab.worlds.modality_gap_clip import IMAGE_SIZE, gappy_clip
 
     model = cast("DualEncoder", gappy_clip(lab))
@@ -133,7 +133,8 @@ def modality(reference: np.ndarray, scored: np.ndarray) -> dict[str, float]:
     """What one modality shows: correlations on held-out rows, the identity, and its shell."""
     import numpy as np
 
-    from tether.space import ConformityEstimator, conformity, shell_stats
+    from tether.methods.double_ellipsoid import shell_stats
+    from tether.space import ConformityEstimator, conformity
     from tether.space.conformity import pearson
 
     exact = conformity(scored)
@@ -159,8 +160,9 @@ def commonness(lab: Lab) -> dict[str, float]:
     """
     import numpy as np
 
+    from tether.methods.double_ellipsoid import shell_stats
     from tether.models.embed import encode_images
-    from tether.space import ConformityEstimator, conformity, shell_stats
+    from tether.space import ConformityEstimator, conformity
     from tether_lab.worlds.pairs import emoji
     from tether_lab.worlds.small_clip import small_clip
 

@@ -75,7 +75,7 @@ def reproduce(lab: Lab) -> Trial:
     import torch.nn.functional as F
     from torch import Tensor
 
-    from tether.losses import ENTLoss
+    from tether.methods.ent import ENTLoss
     from tether_lab.worlds.noisy_digits import NoisyLoss, train
 
     start = lab.steps(START, 1)
@@ -112,7 +112,7 @@ def reproduce(lab: Lab) -> Trial:
 
 def characters(lab: Lab) -> dict[str, float]:
     """Clean validation loss in nats after training on text whose targets are in part random, by limit."""
-    from tether.losses import ENTLoss
+    from tether.methods.ent import ENTLoss
     from tether_lab.worlds.noisy_text import train
 
     steps, start = lab.steps(TEXT_STEPS), lab.steps(TEXT_START, 1)

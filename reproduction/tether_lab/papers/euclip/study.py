@@ -127,7 +127,7 @@ def reproduce(lab: Lab) -> Trial:
 def fit(scenes: DetailScenes, lab: Lab, *, setting: Setting, entailment_weight: float) -> Clip:
     """A small model with a geometry, trained."""
     from tether.core.types import Batch
-    from tether.losses import GeometryLoss
+    from tether.methods.euclip import GeometryLoss
     from tether.models import create
     from tether.train.steps.presets import ContrastiveStep
     from tether_lab.worlds.in_memory import fit_rows
@@ -185,7 +185,8 @@ def identities(lab: Lab) -> dict[str, float]:
     """What needs no training: EuCLIP's loss on rows of one length against CLIP's, and entailment inside the cone."""
     import torch
 
-    from tether.losses import clip_loss, entailment, geometry_loss
+    from tether.losses import clip_loss
+    from tether.methods.euclip import entailment, geometry_loss
 
     length, scale = 3.0, 2.0
     image, text = torch.nn.functional.normalize(torch.randn(2, 32, 16, generator=lab.generator("rows")), dim=2)

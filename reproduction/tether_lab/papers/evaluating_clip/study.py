@@ -8,7 +8,7 @@ from tether_lab.lab.card import Card, Claim, Condition, Trial, Tried
 from tether_lab.lab.trace import saw
 
 if TYPE_CHECKING:
-    from tether.evaluate.bias import HarmRates
+    from tether.methods.evaluating_clip import HarmRates
     from tether_lab.lab.lab import Lab
 
 IMAGES = 1600
@@ -136,7 +136,7 @@ def probe(lab: Lab, *, faulty: tuple[float, float]) -> dict[str, float]:
     import torch.nn.functional as F
 
     from tether.data.sets.scenes.captions import PLACES, TEMPLATES, with_article
-    from tether.evaluate.bias import class_design_effect, harm_rates, label_association
+    from tether.methods.evaluating_clip import class_design_effect, harm_rates, label_association
     from tether_lab.worlds import biased_scenes
 
     model = biased_scenes.taught(lab, faulty=faulty)

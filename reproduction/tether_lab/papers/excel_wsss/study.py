@@ -86,7 +86,8 @@ CARD = Card.of(
 
 def reproduce(lab: Lab) -> Trial:
     """One seed: what is named rightly among the phrases that are true of an image, by patches read in seven ways."""
-    from tether.tasks.segment import ExcelSegmenter, TokenSegmenter, ValueSegmenter
+    from tether.methods.excel_wsss import ExcelSegmenter
+    from tether.tasks.segment import TokenSegmenter, ValueSegmenter
     from tether_lab.worlds import masked_scenes
     from tether_lab.worlds.taught_relations import learnt_relation
 

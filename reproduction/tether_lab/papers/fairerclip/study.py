@@ -83,9 +83,9 @@ def reproduce(lab: Lab) -> Trial:
     import torch.nn.functional as F
     from sklearn.linear_model import LogisticRegression
 
-    from tether.adapt.debias import FairerClip
     from tether.data.sets.scenes.captions import PLACES, with_article
     from tether.evaluate.groups import worst_group_accuracy
+    from tether.methods.fairerclip import FairerClip
     from tether_lab.lab.trace import saw
     from tether_lab.worlds import biased_scenes
 

@@ -107,7 +107,7 @@ def reproduce(lab: Lab) -> Trial:
     import torch.nn.functional as F
 
     from tether.data.sets.scenes.captions import with_article
-    from tether.space import association_bias, select_dimensions, weat
+    from tether.methods.fairpivara import association_bias, select_dimensions, weat
     from tether_lab.worlds import biased_scenes
 
     model = biased_scenes.taught(lab)
@@ -173,7 +173,7 @@ def reproduce(lab: Lab) -> Trial:
 
 def leaving_out(dims: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Rows with these coordinates set to zero."""
-    from tether.space import DimensionMask
+    from tether.methods.fairpivara import DimensionMask
     from tether_lab.worlds import biased_scenes
 
     return DimensionMask(tuple(map(int, dims)), biased_scenes.DIM).zero

@@ -9,8 +9,8 @@ from tether_lab.lab.card import Card, Claim, Condition, Trial, Tried
 if TYPE_CHECKING:
     import numpy as np
 
-    from tether.tasks.headline_match.mismatch import Strategy
-    from tether.tasks.headline_match.pair_network import Bilinear
+    from tether.methods.fake_thumbnail.mismatch import Strategy
+    from tether.methods.fake_thumbnail.pair_network import Bilinear
     from tether_lab.lab.lab import Lab
     from tether_lab.worlds.headlines import Articles
 
@@ -139,7 +139,7 @@ def paired(lab: Lab, parts: dict[str, Articles], rows: dict[str, tuple[np.ndarra
 
 def detected(lab: Lab, pairs: dict[str, Pairs], *, bilinear: Bilinear) -> dict[str, float]:
     """Train the classifier; AUROC and accuracy on hard and on random swaps, and the cosine's AUROC."""
-    from tether.tasks.headline_match import PairClassifier
+    from tether.methods.fake_thumbnail import PairClassifier
 
     text, image, y = pairs["learn"]
     dim = text.shape[1]
@@ -184,8 +184,8 @@ def swaps(
     """Titles, images and labels: each pair as it is and swapped by each of the strategies, in random order."""
     import numpy as np
 
-    from tether.tasks.headline_match import make_mismatched_pairs
-    from tether.tasks.headline_match.mismatch import DUPLICATE
+    from tether.methods.fake_thumbnail import make_mismatched_pairs
+    from tether.methods.fake_thumbnail.mismatch import DUPLICATE
 
     duplicate = 1.0 if lab.smoke else DUPLICATE  # the images of a model that has learnt nothing are all alike
     made = [
@@ -209,7 +209,7 @@ def outlets(lab: Lab, images: np.ndarray, texts: np.ndarray) -> dict[str, float]
     """Outlets that swap some of their images against outlets that do not, by their mean incongruity."""
     import numpy as np
 
-    from tether.tasks.headline_match import group_profile, pair_incongruity
+    from tether.methods.fake_thumbnail import group_profile, pair_incongruity
     from tether_lab.worlds import headlines
 
     rng = np.random.default_rng(lab.seed)

@@ -85,7 +85,7 @@ CARD = Card.of(
 
 def reproduce(lab: Lab) -> Trial:
     """One seed: a CLIP, and what it learns in four ways."""
-    from tether.adapt.recipes.local_global import LocalGlobal
+    from tether.methods.farslip.recipe import LocalGlobal
     from tether_lab.worlds import asked_boxes
 
     bed = asked_boxes.prepare(lab)

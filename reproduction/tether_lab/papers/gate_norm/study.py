@@ -83,7 +83,7 @@ def reproduce(lab: Lab) -> Trial:
 
     import torch
 
-    from tether.compress.prune import gate_norm_scores
+    from tether.methods.gate_norm import gate_norm_scores
     from tether_lab.worlds import deep_char_lm
 
     model = deep_char_lm.trained(lab)
@@ -112,7 +112,7 @@ def reproduce(lab: Lab) -> Trial:
 
 def cost(lab: Lab, layers: Iterable[int], *, plain: float) -> float:
     """Nats more without the attention of some layers."""
-    from tether.compress.prune import prune_attention
+    from tether.methods.gate_norm import prune_attention
     from tether_lab.worlds import deep_char_lm
 
     model, chosen = deep_char_lm.trained(lab), set(layers)

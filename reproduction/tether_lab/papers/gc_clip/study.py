@@ -9,7 +9,7 @@ from tether_lab.lab.card import Card, Claim, Condition, Trial, Tried
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tether.tasks.classify.guided_crops import GuidedCrops
+    from tether.methods.gc_clip.guided_crops import GuidedCrops
     from tether_lab.lab.lab import Lab
     from tether_lab.worlds.small_things import LoneThings
 
@@ -138,7 +138,7 @@ CARD = Card.of(
 
 def reproduce(lab: Lab) -> Trial:
     """One seed: small and large things by the whole image and by crops of four kinds."""
-    from tether.tasks.classify.guided_crops import candidate_classes
+    from tether.methods.gc_clip.guided_crops import candidate_classes
     from tether_lab.worlds import small_things as bed
 
     model, notes = bed.small_things_clip(lab), dict[str, float]()
@@ -165,7 +165,7 @@ def reproduce(lab: Lab) -> Trial:
 
 
 def _head(propose: str, *, n: int = CROPS, seed: int = 0) -> GuidedCrops:
-    from tether.tasks.classify.guided_crops import GuidedCrops
+    from tether.methods.gc_clip.guided_crops import GuidedCrops
     from tether_lab.worlds.small_things import TEMPLATES_OF_CLASS
 
     return GuidedCrops(propose=propose, k=CANDIDATES, n=n, templates=TEMPLATES_OF_CLASS, seed=seed, batch_size=250)

@@ -90,8 +90,8 @@ def reproduce(lab: Lab) -> Trial:
     import numpy as np
 
     from tether.evaluate.retrieval import recall_at_k
+    from tether.methods.jina_clip_v2.nested_search import nested_search
     from tether.models.narrow import NarrowEncoder
-    from tether.tasks.retrieve.nested import nested_search
     from tether_lab.worlds import two_languages
     from tether_lab.worlds.pairs import emoji
 

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from tether.space.binding import LinearBindingMap
-    from tether.space.binding_probe import BindingProbe
+    from tether.methods.labclip.binding import LinearBindingMap
+    from tether.methods.labclip.binding_probe import BindingProbe
     from tether_lab.lab.lab import Lab
     from tether_lab.worlds.bag_of_words import Bag, EmbeddedScenes, Scenes
 
@@ -93,7 +93,7 @@ def reproduce(lab: Lab) -> Trial:
     """Build the premise, fit the matrix on training combinations, with twins and without, and ask about others."""
     import torch
 
-    from tether.space import LinearBindingMap, binding_accuracy
+    from tether.methods.labclip import LinearBindingMap, binding_accuracy
     from tether_lab.worlds import bag_of_words
 
     seed = lab.seed
@@ -168,7 +168,7 @@ def probes(scenes: Scenes, bag: Bag, binding: LinearBindingMap, *, new_from: int
     import numpy as np
     import torch.nn.functional as F
 
-    from tether.space import probe_agreement, probe_binding
+    from tether.methods.labclip import probe_agreement, probe_binding
 
     embedded = bag.embed(scenes)
     new = np.arange(len(scenes.keys)) >= new_from

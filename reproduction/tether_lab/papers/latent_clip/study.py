@@ -110,7 +110,7 @@ CARD = Card.of(
 
 def reproduce(lab: Lab) -> Trial:
     """One seed: both models, what scoring costs, and noise that is moved with the regulariser, without, or drawn."""
-    from tether.generate import NormRegularizer
+    from tether.methods.latent_clip import NormRegularizer
     from tether_lab.worlds import steered_latents
 
     bed = steered_latents.prepare(lab)

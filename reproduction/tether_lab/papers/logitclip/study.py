@@ -81,7 +81,7 @@ def reproduce(lab: Lab) -> Trial:
 
     import torch.nn.functional as F
 
-    from tether.losses import LogitClipLoss
+    from tether.methods.logitclip import LogitClipLoss
     from tether_lab.worlds.noisy_digits import NoisyLoss, train
 
     def capped(tau: float) -> NoisyLoss:

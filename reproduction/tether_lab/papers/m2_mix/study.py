@@ -94,9 +94,9 @@ CARD = Card.of(
 def reproduce(lab: Lab) -> Trial:
     """Fine-tune one gappy start with CLIP's loss, cold and warm, HCL and m2-Mix on the same batches; measure each."""
     from tether.evaluate.geometry import joint_uniformity, relative_alignment
-    from tether.losses import M2MixLoss
-    from tether.losses.hard_contrastive import HardContrastiveLoss
-    from tether.losses.m2_mix import m2_mix_loss
+    from tether.methods.m2_mix import M2MixLoss
+    from tether.methods.m2_mix.hard_contrastive import HardContrastiveLoss
+    from tether.methods.m2_mix.loss import m2_mix_loss
     from tether_lab.worlds import modality_gap_clip
     from tether_lab.worlds.pairs import load_pairs
 

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tether.evaluate.medical import MultilabelReport
+    from tether.methods.medical_survey.prompt_pairs import Pair
     from tether.models.dual import Clip
-    from tether.tasks.classify.prompt_pairs import Pair
     from tether_lab.lab.lab import Lab
     from tether_lab.worlds.studies import Studies
 
@@ -78,7 +78,8 @@ CARD = Card.of(
 
 def reproduce(lab: Lab) -> Trial:
     """Train with three kinds of targets, and global and local; ask for findings, places, and a few-shot probe."""
-    from tether.losses import ClipLoss, LocalAlignmentLoss, MultiPositive, SoftTargetContrastive
+    from tether.losses import ClipLoss, MultiPositive
+    from tether.methods.medical_survey import LocalAlignmentLoss, SoftTargetContrastive
     from tether_lab.worlds.studies import ABSENT, NORMAL, learn, same_findings, studies
 
     seen = studies(lab.steps(STUDIES, 40), seed=lab.seed, part=1)
@@ -109,7 +110,7 @@ def reproduce(lab: Lab) -> Trial:
 def _findings(model: Clip, data: Studies, *, negative: str, name: str) -> dict[str, float]:
     """Macro AUROC of prompt pairs, with its interval; ``negative`` may name the finding or not."""
     from tether.evaluate.medical import multilabel_report
-    from tether.tasks.classify import PromptPairZeroShot
+    from tether.methods.medical_survey import PromptPairZeroShot
     from tether_lab.worlds.studies import FINDINGS, PRESENT
 
     own: dict[str, Pair] = {kind: ((PRESENT.format(kind),), (negative.format(kind),)) for kind in FINDINGS}
@@ -131,8 +132,8 @@ def _figures(report: MultilabelReport, name: str) -> dict[str, float]:
 
 def _pointing(model: Clip, data: Studies, *, name: str) -> dict[str, float]:
     """Share of named findings that the warmest pixel of their map lies on, by both kinds of map, and chance."""
-    from tether.evaluate.medical import localisation
-    from tether.tasks.segment.similarity_map import similarity_map
+    from tether.methods.medical_survey import localisation
+    from tether.methods.medical_survey.similarity_map import similarity_map
     from tether_lab.worlds.studies import FINDINGS, PRESENT
 
     found: dict[str, float] = {}

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from tether.data.curate.metaclip.multilingual import WorldMatches
+    from tether.methods.metaclip2.multilingual import WorldMatches
     from tether_lab.lab.lab import Lab
 
 CARD = Card.of(
@@ -88,8 +88,8 @@ def reproduce(lab: Lab) -> Trial:
 
     from tether.core.hash_rng import hash_uniform
     from tether.data.curate.metaclip.balance import threshold_for_share
-    from tether.data.curate.metaclip.multilingual import WorldMatcher
-    from tether.data.curate.metaclip.multilingual_balance import WorldBalancer
+    from tether.methods.metaclip2.balance import WorldBalancer
+    from tether.methods.metaclip2.multilingual import WorldMatcher
 
     lists = _lists()
     texts, languages = _captions(lists, count=lab.steps(CAPTIONS, 10_000), rng=np.random.default_rng([lab.seed, 0]))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from tether.evaluate.robustness import SpuriousPairs, SpuriousWorld
+    from tether.methods.mmcl_robustness import SpuriousPairs, SpuriousWorld
     from tether_lab.lab.lab import Lab
 
 AGREEMENTS = (0.9, 0.95, 0.99)
@@ -120,8 +120,7 @@ def reproduce(lab: Lab) -> Trial:
     """Rich captions, class captions and a classifier at three strengths of the cue, the theory, and two more worlds."""
     import numpy as np
 
-    from tether.evaluate.robustness import SpuriousWorld, theory_accuracy
-    from tether.space import LinearMMCL
+    from tether.methods.mmcl_robustness import LinearMMCL, SpuriousWorld, theory_accuracy
     from tether_lab.worlds.cue_worlds import coloured_digits
 
     pairs, tested = lab.steps(PAIRS, 200), lab.steps(TESTED, 1000)
@@ -209,7 +208,7 @@ def shared_features(lab: Lab) -> dict[str, float]:
     """The second data model: out of distribution, what captions and what labels taught."""
     import numpy as np
 
-    from tether.space import LinearMMCL
+    from tether.methods.mmcl_robustness import LinearMMCL
     from tether_lab.worlds.cue_worlds import SharedWorld
 
     world = SharedWorld(dim_image=DIM_IMAGE, dim_text=DIM_TEXT, seed=lab.seed)
@@ -231,8 +230,7 @@ def trained(lab: Lab, world: SpuriousWorld, *, train: SpuriousPairs, test: Spuri
     """Towers of rank 4 that descend on the loss instead of being solved: how close they come, and what they score."""
     import torch
 
-    from tether.losses import linear_mmcl_loss
-    from tether.space import LinearMMCL
+    from tether.methods.mmcl_robustness import LinearMMCL, linear_mmcl_loss
 
     image, text = torch.from_numpy(train.image), torch.from_numpy(train.text)
     generator = lab.generator("towers")

@@ -9,7 +9,7 @@ from tether_lab.lab.card import Card, Claim, Condition, Trial, Tried
 if TYPE_CHECKING:
     import numpy as np
 
-    from tether.space.moral_direction import MoralDirection
+    from tether.methods.moral_direction.moral_direction import MoralDirection
     from tether_lab.lab.lab import Lab
     from tether_lab.worlds.char_lm import CharModel
     from tether_lab.worlds.polarity import PolarityLanguage
@@ -97,7 +97,7 @@ def reproduce(lab: Lab) -> Trial:
     """Let a model read the language, fit a direction on its clear verbs, ask about others and filter what it writes."""
     import numpy as np
 
-    from tether.space import MoralDirection
+    from tether.methods.moral_direction import MoralDirection
     from tether_lab.worlds import polarity
 
     language = polarity.draw_language(lab.seed)
@@ -141,7 +141,7 @@ def fit(moral: MoralDirection, language: PolarityLanguage, *, anchor: str | None
 
 def filtered(lab: Lab, moral: MoralDirection, model: CharModel, language: PolarityLanguage) -> dict[str, float]:
     """What the model writes with and without the filter, from the same draws."""
-    from tether.space import DirectionLogitsProcessor
+    from tether.methods.moral_direction import DirectionLogitsProcessor
     from tether_lab.worlds import polarity
 
     keeper = DirectionLogitsProcessor(moral, tokenizer=polarity.PolarityDecoder(), top_k=TOP_K)

@@ -76,7 +76,8 @@ def reproduce(lab: Lab) -> Trial:
     """Train from the same weights on the same batches under each limit; for the notes, with batch norm instead."""
     import torch
 
-    from tether.optim.clip import AGC, GlobalNorm, NoClip
+    from tether.methods.nfnet_agc import AGC
+    from tether.optim.clip import GlobalNorm, NoClip
     from tether_lab.worlds.digits import EPOCHS, digits, network, train, with_batch_norm
 
     data = digits(lab)

@@ -93,7 +93,8 @@ def reproduce(lab: Lab) -> Trial:
     from tether.data.sets.norms import load_norm_conflicts
     from tether.data.sets.norms.made_conflicts import made_conflicts
     from tether.evaluate.norms import evaluate_pairs
-    from tether.tasks.norms import CentroidConflict, ConflictClassifier, SentenceTexts, TfidfEncoder, clause_features
+    from tether.methods.norm_conflicts import CentroidConflict, ConflictClassifier, clause_features
+    from tether.tasks.norms import SentenceTexts, TfidfEncoder
     from tether_lab.worlds.norm_sets import clip_texts, starter_texts, written
 
     table = written(lambda path: made_conflicts(path, pairs=lab.steps(PAIRS, 120), seed=lab.seed), load_norm_conflicts)

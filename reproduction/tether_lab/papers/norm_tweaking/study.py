@@ -97,7 +97,7 @@ def reproduce(lab: Lab) -> Trial:
 
 def own_text(lab: Lab, model: CharModel, *, rows: int) -> Tensor:
     """Texts that the float model writes."""
-    from tether.compress.quantise import own_texts
+    from tether.methods.norm_tweaking import own_texts
     from tether_lab.worlds import deep_char_lm
 
     first = deep_char_lm.letters(lab, rows=rows)
@@ -106,7 +106,8 @@ def own_text(lab: Lab, model: CharModel, *, rows: int) -> Tensor:
 
 def mended(lab: Lab, texts: Tensor, **rounding: Any) -> tuple[float, float, float]:
     """Nats of the rounded model and of the tweaked one, and the share of layers whose loss fell."""
-    from tether.compress.quantise import NormTweak, Octav
+    from tether.compress.quantise import Octav
+    from tether.methods.norm_tweaking import NormTweak
     from tether_lab.worlds import deep_char_lm
 
     model = deep_char_lm.trained(lab)

@@ -76,7 +76,8 @@ def reproduce(lab: Lab) -> Trial:
     from tether.data.sets.norms import group_split, load_normbank
     from tether.data.sets.norms.made_normbank import made_normbank
     from tether.evaluate.norms import evaluate_groups
-    from tether.tasks.norms import NormPrompts, SentenceTexts, TfidfEncoder
+    from tether.methods.normbank import NormPrompts
+    from tether.tasks.norms import SentenceTexts, TfidfEncoder
     from tether_lab.worlds.norm_sets import clip_texts, scored, starter_texts, written
 
     table = written(

@@ -84,7 +84,8 @@ def reproduce(lab: Lab) -> Trial:
     """Teach a model, rate images, and learn from few of them in both ways."""
     import numpy as np
 
-    from tether.tasks.safety import PromptClassifier, rated_splits, ratings_to_labels
+    from tether.methods.offensiveness import rated_splits, ratings_to_labels
+    from tether.tasks.safety import PromptClassifier
     from tether_lab.worlds import damage_ratings
 
     model = damage_ratings.taught(lab)

@@ -89,8 +89,7 @@ def reproduce(lab: Lab) -> Trial:
     """One seed: a small CLIP, its text tower tuned on captions alone, with each term alone, and with all three."""
     import copy
 
-    from tether.adapt.finetune import paraphrase_batches, tune_texts_
-    from tether.data.captions import ParaphrasePairs, RuleParaphraser
+    from tether.methods.paraclip import ParaphrasePairs, RuleParaphraser, paraphrase_batches, tune_texts_
     from tether_lab.worlds import in_memory, reworded
 
     seen = reworded.draw_scenes("train", count=lab.steps(IMAGES, 160), seed=lab.seed)
@@ -137,8 +136,8 @@ def _measured(lab: Lab, model: Clip, asked: Worded) -> dict[str, float]:
     """Overlaps of queries and paraphrases, and recall at 1 of both in percentage points."""
     import torch
 
-    from tether.evaluate.ranking_overlap import average_overlap, jaccard_at, ranking
     from tether.evaluate.retrieval import recall_at_k
+    from tether.methods.paraclip.ranking_overlap import average_overlap, jaccard_at, ranking
     from tether_lab.worlds import in_memory, reworded
 
     count = min(QUERIES, len(asked))

@@ -92,7 +92,7 @@ def reproduce(lab: Lab) -> Trial:
     import numpy as np
 
     from tether.data.curate import select_unparroted
-    from tether.data.curate.steps.ocr_overlap import overlap_report
+    from tether.methods.parrot_captions.ocr_overlap import overlap_report
     from tether_lab.worlds import text_overlay
 
     shuffled = np.random.default_rng([lab.seed, 0]).permutation(WORDS).tolist()
@@ -136,7 +136,7 @@ def _measure(lab: Lab, model: Clip, *, learnt: Sequence[str], new: Sequence[str]
     """Spotting, what the score loses with the text, and naming with and without a word in the image."""
     import numpy as np
 
-    from tether.evaluate.parrot import spotting_score, text_removal_effect
+    from tether.methods.parrot_captions import spotting_score, text_removal_effect
     from tether_lab.worlds import text_overlay
 
     rng = np.random.default_rng([lab.seed, 2])

@@ -109,7 +109,8 @@ def reproduce(lab: Lab) -> Trial:
     import numpy as np
     import torch
 
-    from tether.space import anisotropy, clip_dims, largest_dims, outlier_dims, position_probe, token_states
+    from tether.methods.positional_artefacts import anisotropy, position_probe
+    from tether.space import clip_dims, largest_dims, outlier_dims, token_states
     from tether_lab.worlds.char_lm import CharModel, alphabet_size, corpus, draw_batch, train
 
     model = CharModel(alphabet_size(), layers=LAYERS, seed=lab.seed)
@@ -169,7 +170,8 @@ def planted(lab: Lab) -> dict[str, float]:
     """What is found in random states with two planted coordinates, and their anisotropy with and without those."""
     import numpy as np
 
-    from tether.space import anisotropy, clip_dims, outlier_dims
+    from tether.methods.positional_artefacts import anisotropy
+    from tether.space import clip_dims, outlier_dims
 
     hidden = np.random.default_rng([lab.seed, 1]).normal(size=(4, TOKENS, WIDTH))
     for place, offset in PLANTED.items():

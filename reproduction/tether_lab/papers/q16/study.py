@@ -99,7 +99,9 @@ def reproduce(lab: Lab) -> Trial:
     from sklearn.metrics import average_precision_score
     from sklearn.model_selection import GridSearchCV
 
-    from tether.tasks.safety import DatasetAudit, PromptClassifier, ratings_to_labels
+    from tether.methods.offensiveness import ratings_to_labels
+    from tether.methods.q16 import DatasetAudit
+    from tether.tasks.safety import PromptClassifier
     from tether_lab.worlds import damage_ratings
 
     model = damage_ratings.taught(lab)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from tether.core.protocols import GradClipper
-    from tether.losses.vanishing_gradient import VanishingGradientPenalty
+    from tether.methods.rnn_norm_clip.loss import VanishingGradientPenalty
     from tether_lab.lab.lab import Lab
 
 SYMBOLS, CLASSES, UNITS, BATCH = 6, 4, 50, 20
@@ -94,7 +94,7 @@ CARD = Card.of(
 
 def reproduce(lab: Lab) -> Trial:
     """Train the same network without and with a limit of 1; on longer sequences with the limit, and with Omega too."""
-    from tether.losses.vanishing_gradient import VanishingGradientPenalty
+    from tether.methods.rnn_norm_clip.loss import VanishingGradientPenalty
     from tether.optim.clip import GlobalNorm, NoClip
 
     updates, more = lab.steps(UPDATES, 3), lab.steps(LONG_UPDATES, 3)

@@ -78,9 +78,9 @@ def reproduce(lab: Lab) -> Trial:
     """Teach a model the lean, fit the layer on its captions, and compare neutral and explicit queries."""
     import torch.nn.functional as F
 
-    from tether.adapt.debias import AttributeLexicon, DebiasedTextEncoder, fit_saner
     from tether.data.sets.scenes.captions import PLACES, with_article
     from tether.evaluate.groups import max_skew
+    from tether.methods.saner import AttributeLexicon, DebiasedTextEncoder, fit_saner
     from tether_lab.worlds import biased_scenes
 
     model = biased_scenes.taught(lab)

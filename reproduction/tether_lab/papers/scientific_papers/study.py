@@ -106,8 +106,8 @@ def reproduce(lab: Lab) -> Trial:
 
     from tether.data import open_source
     from tether.data.captions import caption_lengths
-    from tether.data.sources.figures import FiguresSource
     from tether.data.sources.mixture import mix
+    from tether.methods.scientific_papers.source import FiguresSource
     from tether.models import create
     from tether_lab.worlds.pairs import load_pairs
     from tether_lab.worlds.synthetic_papers import held_out, write_papers

@@ -178,7 +178,7 @@ def look(model: Clip, scenes: DetailScenes, *, name: str) -> dict[str, float]:
     import numpy as np
     import torch
 
-    from tether.evaluate.specs import increment_rates
+    from tether.methods.specs.evaluation import increment_rates
     from tether_lab.worlds.details import growing_scores, rank_correlation
     from tether_lab.worlds.in_memory import mean_recall, unit_pairs
 

@@ -96,7 +96,8 @@ def reproduce(lab: Lab) -> Trial:
 
 def optimizers() -> Mapping[str, Make]:
     """The three, with the settings of each that a run of this length needs; weight decay is the bench's."""
-    from tether.optim import SPAM, AdamW, StableSPAM
+    from tether.methods.stable_spam import SPAM, StableSPAM
+    from tether.optim import AdamW
 
     return {
         "adam": functools.partial(AdamW, lr=LEARNING_RATE, betas=BETAS, eps=1e-8),
@@ -109,7 +110,7 @@ def optimizers() -> Mapping[str, Make]:
 
 def trained(lab: Lab, make: Make, clipper: GradClipper, *, planted: Mapping[int, float] | None = None) -> SpikeRun:
     """One run of the character model with INT4 layers; ``planted`` is the bench's own unless given."""
-    from tether.compress.quantise import FourBits
+    from tether.methods.stable_spam import FourBits
     from tether_lab.worlds import char_lm_spikes
 
     return char_lm_spikes.train(

@@ -168,8 +168,8 @@ def scenes(lab: Lab) -> dict[str, float]:
     """On scenes of one thing: heads in words, accuracy with parts at their mean or told in words, and masks."""
     import numpy as np
 
+    from tether.methods.text_decomposition import embeddings_from_texts, mean_ablate
     from tether.models.embed import encode_texts
-    from tether.space import embeddings_from_texts, mean_ablate
     from tether_lab.worlds.pairs import load_pairs
     from tether_lab.worlds.small_clip import LAYERS, SIDE, several_clip
 

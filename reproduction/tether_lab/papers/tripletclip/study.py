@@ -68,7 +68,7 @@ CARD = Card.of(
 
 def reproduce(lab: Lab) -> Trial:
     """Train CLIP in three ways, NegCLIP and TripletCLIP from one start; ask all about held-out twins."""
-    from tether.losses import TripletClipLoss
+    from tether.methods.tripletclip import TripletClipLoss
     from tether_lab.worlds import attribute_swaps as swaps
 
     found = swaps.without_twin_images(lab, steps=STEPS, batch=BATCH)

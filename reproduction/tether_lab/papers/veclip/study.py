@@ -66,8 +66,9 @@ def reproduce(lab: Lab) -> Trial:
     """One seed: alt-texts alone, fused captions alone, and both mixed; clean captions and planted names are asked."""
     import torch
 
-    from tether.data.captions import CaptionSampler, MixedCaptions, TemplateFuser, caption_stats, fuse_captions
+    from tether.data.captions import CaptionSampler, MixedCaptions, caption_stats
     from tether.evaluate.retrieval import recall_at_k
+    from tether.methods.veclip import TemplateFuser, fuse_captions
     from tether_lab.worlds import in_memory, reworded
     from tether_lab.worlds.reworded import NAMES, alt_texts
 

@@ -72,7 +72,7 @@ CARD = Card.of(
 
 def reproduce(lab: Lab) -> Trial:
     """Train with constant limits and with ZClip, at a hundredth of the loss and, for the notes, at its full size."""
-    from tether.optim.clip import ZClip
+    from tether.methods.zclip import ZClip
     from tether_lab.worlds.char_lm_spikes import limit_trial
 
     return limit_trial(ZClip, lab)

@@ -1,16 +1,1 @@
-from .fairer_clip import FairerClip as FairerClip
-from .fairer_solver import FairerKernels as FairerKernels
-from .fairer_solver import FairerSolve as FairerSolve
-from .hsic import HsicMap as HsicMap
-from .hsic import RandomFeatures as RandomFeatures
-from .hsic import hsic_solve as hsic_solve
-from .lexicon import AttributeLexicon as AttributeLexicon
 from .registry import DEBIASERS as DEBIASERS
-from .saner import SanerLayer as SanerLayer
-from .saner import SanerLoss as SanerLoss
-from .saner import group_cosines as group_cosines
-from .saner import saner_loss as saner_loss
-from .saner_fit import DebiasedTextEncoder as DebiasedTextEncoder
-from .saner_fit import GatedTokenizer as GatedTokenizer
-from .saner_fit import SanerFit as SanerFit
-from .saner_fit import fit_saner as fit_saner

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
 DEBIASERS: Registry[BaseEstimator] = Registry(
     "debiasers",
-    {
-        "fairer_clip": "tether.adapt.debias.fairer_clip:FairerClip",
-    },
+    {},
 )
 """Every estimator of the package by its snake_case name; each passes scikit-learn's own suite."""

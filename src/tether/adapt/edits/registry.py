@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
 WEIGHT_EDITS: Registry[ModelEdit] = Registry(
     "weight_edits",
-    {
-        "svd": "tether.adapt.edits.svd:Svd",
-    },
+    {},
 )
 """Every edit of the package by the name a recipe uses."""

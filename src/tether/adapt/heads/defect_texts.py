@@ -8,6 +8,7 @@ from typing import Any, final
 import numpy as np
 import torch
 
+from tether.adapt.heads.head import HeadUse
 from tether.adapt.heads.text_rows import TextRowsHead
 from tether.core.errors import InputError
 from tether.core.printable import quoted
@@ -36,6 +37,7 @@ class DefectTextsHead(TextRowsHead):
     """
 
     kind = "defect_texts"
+    verb, recipe = "detect", "anomaly-prompts"
 
     def __init__(self, inner: DefectTexts) -> None:
         """Args: inner: what was learnt."""
@@ -46,6 +48,10 @@ class DefectTextsHead(TextRowsHead):
     def reader(self, model: DualEncoder) -> DualEncoder:
         """See Head."""
         return self.inner.reader(model, images=True)
+
+    def use(self) -> HeadUse:
+        """See Head."""
+        return HeadUse("anomalyclip", {"head": self.inner})
 
     def arrays(self) -> dict[str, np.ndarray]:
         """See Head."""

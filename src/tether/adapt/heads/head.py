@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -32,6 +33,23 @@ _OWN = ("kind", "classes", "encoder")
 Bound = TypeVar("Bound", bound="Head")
 
 
+@dataclass(frozen=True, slots=True)
+class HeadUse:
+    """How a verb takes a head.
+
+    Attributes:
+        method: name of the part that takes it, as ``--with`` names it.
+        brought: what was learnt, by that part's name for it.
+        defaults: other settings of the part, which a user may change.
+        fixed: settings of the part that the head decides.
+    """
+
+    method: str
+    brought: Mapping[str, Any]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+
 class Head(abc.ABC):
     """Names images from their embeddings: ``logits`` of the classes whose softmax is the confidence.
 
@@ -39,12 +57,16 @@ class Head(abc.ABC):
 
     Attributes:
         kind: its name in ``ADAPTED_HEADS``.
+        verb: what takes it by ``use``: ``detect``, ``segment`` or ``sharpen``; None of a head that names images.
+        recipe: recipe of ``tether adapt`` that makes it.
         classes: the c names, in the order of the logits.
         encoder: digest of the image side that it was fitted on, see ``image_digest``; None until ``bind_``.
         where: its file, or ``head`` until it has one; errors begin with it.
     """
 
     kind: ClassVar[str]
+    verb: ClassVar[str | None] = None
+    recipe: ClassVar[str] = ""
 
     def __init__(self, classes: Sequence[str], *, least: int = 2) -> None:
         """Take the names.
@@ -86,6 +108,14 @@ class Head(abc.ABC):
     @abc.abstractmethod
     def restore(cls, arrays: Mapping[str, np.ndarray], *, classes: Sequence[str], settings: Mapping[str, Any]) -> Head:
         """The head whose ``arrays`` and ``settings`` these are."""
+
+    def use(self) -> HeadUse:
+        """How ``verb`` takes it."""
+        raise NotImplementedError(f"a head of kind {self.kind}: {self.verb}")
+
+    def names_none(self) -> str | None:
+        """What it is for where its classes are no names for images, and which command takes it; None where they are."""
+        return None
 
     def reader(self, model: DualEncoder) -> DualEncoder:
         """The encoder whose embeddings it takes: the model itself, or one around it that reads other states."""

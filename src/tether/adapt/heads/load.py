@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tether.adapt.heads.head import Head, read_head
+from tether.adapt.heads.head import Head, HeadUse, read_head
 from tether.adapt.heads.registry import ADAPTED_HEADS
+from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 
 
@@ -30,3 +31,24 @@ def load_head(folder: Path | str, *, model: DualEncoder | None = None) -> Head:
         ('cat', 'dog')
     """
     return read_head(folder, ADAPTED_HEADS, model=model)
+
+
+def head_for(verb: str, given: Head | Path | str, *, option: str = "--head") -> tuple[Head, HeadUse]:
+    """A head that a verb takes, and how.
+
+    Args:
+        verb: the verb, such as ``segment``; see ``Head.verb``.
+        given: a head, or the folder of one.
+        option: option that named it, for errors.
+
+    Raises:
+        InputError: no head, or one that the verb does not take; it names the recipes that make one.
+    """
+    found = given if isinstance(given, Head) else load_head(given)
+    if found.verb != verb:
+        *others, last = [kind.recipe for kind in ADAPTED_HEADS.working().values() if kind.verb == verb]
+        made = f"{', '.join(others)} or {last}" if others else last
+        raise InputError(
+            f"{option}: {found.where}: expected one that tether adapt made by {made}, got one of kind {found.kind}"
+        )
+    return found, found.use()

@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tether.adapt.heads.head import HeadUse
 from tether.adapt.heads.text_rows import TextRowsHead
 from tether.core.ranges import PositiveSingle, checked
-from tether.models.mask_models import PREFIX, MaskModel, restore_masks
+from tether.models.mask_models import PREFIX, MaskModel, TrainedMasks, restore_masks
 
 
 @final
@@ -28,6 +29,7 @@ class MasksHead(TextRowsHead):
     """
 
     kind = "masks"
+    verb, recipe = "segment", "mask-text, mask-aware"
 
     @checked
     def __init__(
@@ -47,6 +49,10 @@ class MasksHead(TextRowsHead):
         super().__init__(rows, classes=classes, scale=scale)
         self.masks = masks.float().cpu().eval().requires_grad_(False)
         self.check_numbers()
+
+    def use(self) -> HeadUse:
+        """See Head."""
+        return HeadUse(self.masks.method, {"head": TrainedMasks(self.masks, self.classes)})
 
     def arrays(self) -> dict[str, np.ndarray]:
         """See Head."""

@@ -85,6 +85,10 @@ class OrderHead(Head):
             columns.append(torch.cat([self.adapter.score(part, tokens, text_mask=mask) for part in parts]))
         return self.scale * torch.cat(columns, dim=1)
 
+    def names_none(self) -> str:
+        """See Head."""
+        return f"orders images by {', '.join(self.classes)} and names none; use tether rank --head"
+
     def arrays(self) -> dict[str, np.ndarray]:
         """See Head."""
         weights = {f"adapter.{name}": value.numpy() for name, value in self.adapter.state_dict().items()}

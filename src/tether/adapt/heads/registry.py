@@ -14,15 +14,10 @@ ADAPTED_HEADS: Registry[Head] = Registry(
     {
         "linear": "tether.adapt.heads.linear:LinearHead",
         "cache": "tether.adapt.heads.cache:CacheHead",
-        "kernel": "tether.adapt.heads.kernel:KernelHead",
         "order": "tether.adapt.heads.order:OrderHead",
         "defect_texts": "tether.adapt.heads.defect_texts:DefectTextsHead",
-        "anomaly_adapters": "tether.adapt.heads.anomaly_adapters:AnomalyAdaptersHead",
-        "grouping": "tether.adapt.heads.grouping:GroupingHead",
         "masks": "tether.adapt.heads.masks:MasksHead",
         "quality": "tether.adapt.heads.quality:QualityHead",
-        "relation": "tether.adapt.heads.relation:RelationHead",
-        "sharpener": "tether.adapt.heads.sharpener:SharpenerHead",
         "word": "tether.adapt.heads.word:WordHead",
     },
 )

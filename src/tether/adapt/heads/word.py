@@ -108,6 +108,10 @@ class WordHead(Head):
             made.start.copy_(self.start)
         return made.requires_grad_(False)
 
+    def names_none(self) -> str:
+        """See Head."""
+        return f"is the word {self.classes[0]} for texts; give it as --words beside --classes"
+
     def arrays(self) -> dict[str, np.ndarray]:
         """See Head."""
         return {name: getattr(self, name).numpy() for name in ("direction", "start", "text")}

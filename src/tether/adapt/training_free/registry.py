@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 TRAINING_FREE: Registry[BaseEstimator] = Registry(
     "training_free",
     {
-        "gda": "tether.adapt.training_free.gda:GDAClassifier",
         "tip_adapter": "tether.adapt.training_free.tip_adapter:TipAdapter",
     },
 )

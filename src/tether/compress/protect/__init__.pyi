@@ -1,5 +1,3 @@
-from .attack import fine_tune_attack as fine_tune_attack
-from .attack import random_change as random_change
 from .controller import FilterController as FilterController
 from .descent import accuracy as accuracy
 from .descent import read_batch as read_batch

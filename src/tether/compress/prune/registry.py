@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
 PRUNERS: Registry[ModelEdit] = Registry(
     "pruners",
-    {
-        "gate_norm": "tether.compress.prune.gate_norm:GateNorm",
-    },
+    {},
 )
 """Every way to leave parts out by the name a recipe uses."""

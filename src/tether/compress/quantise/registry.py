@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 QUANTISERS: Registry[ModelEdit] = Registry(
     "quantisers",
     {
-        "fake_quant": "tether.compress.quantise.fake_quant:FourBits",
         "octav": "tether.compress.quantise.few_bits:Octav",
     },
 )

@@ -1,9 +1,5 @@
 from .augment import Augmented as Augmented
 from .augment import TextAugment as TextAugment
-from .dataset import read_rewrites as read_rewrites
-from .dataset import rewrite_dataset as rewrite_dataset
-from .fuse import TemplateFuser as TemplateFuser
-from .fuse import fuse_captions as fuse_captions
 from .language_model import LMFuser as LMFuser
 from .language_model import LMParaphraser as LMParaphraser
 from .language_model import LMRewriter as LMRewriter
@@ -17,10 +13,6 @@ from .multi_caption import CaptionPool as CaptionPool
 from .multi_caption import CaptionSampler as CaptionSampler
 from .multi_caption import CaptionTexts as CaptionTexts
 from .multi_caption import MixedCaptions as MixedCaptions
-from .paraphrase import Paraphrased as Paraphrased
-from .paraphrase import ParaphrasePairs as ParaphrasePairs
-from .paraphrase import RuleParaphraser as RuleParaphraser
-from .paraphrase import keep_caption as keep_caption
 from .pos_tags import LexiconTagger as LexiconTagger
 from .pos_tags import pos_class as pos_class
 from .registry import CAPTION_PICKS as CAPTION_PICKS
@@ -38,8 +30,6 @@ from .sampling import RandomCaption as RandomCaption
 from .sampling import Rewritten as Rewritten
 from .sampling import SomeSentences as SomeSentences
 from .sampling import sentences as sentences
-from .shorten import Shortened as Shortened
-from .shorten import shorten as shorten
 from .statistics import CaptionLengths as CaptionLengths
 from .statistics import CaptionStats as CaptionStats
 from .statistics import caption_lengths as caption_lengths

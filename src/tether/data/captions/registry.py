@@ -21,7 +21,6 @@ CAPTION_PICKS: Registry[CaptionPick] = Registry(
         "augmented": "tether.data.captions.augment:Augmented",
         "carefully_augmented": "tether.data.captions.laterality:CarefullyAugmented",
         "sentences": "tether.data.captions.sampling:SomeSentences",
-        "shortened": "tether.data.captions.shorten:Shortened",
     },
 )
 """Every way to choose the caption that a batch uses."""

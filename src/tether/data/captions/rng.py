@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from tether.core.hash_rng import hash_int
+from tether.core.runtime_protocol import ByAttributes
 
 Value = TypeVar("Value")
 
 
-class Chance(Protocol):
+@runtime_checkable
+class Chance(Protocol, metaclass=ByAttributes):
     """A generator of uniform numbers: ``random.Random`` and ``numpy.random.Generator`` are ones."""
 
     def random(self) -> float:

@@ -9,17 +9,8 @@ from .metaclip.balance import tail_share as tail_share
 from .metaclip.balance import threshold_for_share as threshold_for_share
 from .metaclip.matcher import SubstringMatcher as SubstringMatcher
 from .metaclip.metaclip import MetaClipCurator as MetaClipCurator
-from .metaclip.metaclip2 import WorldCurator as WorldCurator
 from .metaclip.metadata import build_metadata as build_metadata
-from .metaclip.multilingual import WorldMatcher as WorldMatcher
-from .metaclip.multilingual import WorldMatches as WorldMatches
-from .metaclip.multilingual_balance import WorldBalancer as WorldBalancer
-from .metaclip.multilingual_balance import choose_text as choose_text
-from .metaclip.multilingual_metadata import LanguageNgrams as LanguageNgrams
-from .metaclip.multilingual_metadata import build_language_metadata as build_language_metadata
 from .registry import CURATORS as CURATORS
-from .steps.concepts import concept_frequency as concept_frequency
-from .steps.concepts import trim_tail as trim_tail
 from .steps.decodes import Decodes as Decodes
 from .steps.exact_duplicates import ExactDuplicates as ExactDuplicates
 from .steps.image_size import ImageSize as ImageSize
@@ -32,7 +23,6 @@ from .steps.numbers import NumberMask as NumberMask
 from .steps.numbers import mask_numbers as mask_numbers
 from .steps.numbers import number_effect as number_effect
 from .steps.numbers import number_ratio as number_ratio
-from .steps.rewrite_captions import RewriteCaptions as RewriteCaptions
 from .steps.score_selection import select_unparroted as select_unparroted
 from .steps.score_selection import subsets_by as subsets_by
 from .steps.score_selection import top_rows as top_rows

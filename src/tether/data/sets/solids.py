@@ -183,7 +183,7 @@ def circle_of_poses(
 def solid_views(
     solids: Sequence[Solid | str], *, poses: int | Float[Tensor, "n 4 4"] = 8, size: int = 32, seed: int = 0
 ) -> PosedViews:
-    """Views of solids, one scene each, for ``generate.nerf``.
+    """Views of solids, one scene each, for ``methods.clip_nerf``.
 
     Args:
         solids: or their colours and shapes, ``red cone``, of size 1.

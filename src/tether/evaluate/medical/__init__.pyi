@@ -1,12 +1,5 @@
-from .localise import Localisation as Localisation
-from .localise import best_threshold as best_threshold
-from .localise import localisation as localisation
 from .report import Estimate as Estimate
 from .report import FindingReport as FindingReport
 from .report import MultilabelReport as MultilabelReport
 from .report import choose_thresholds as choose_thresholds
 from .report import multilabel_report as multilabel_report
-from .shared_findings import shared_precision as shared_precision
-from .splits import GroupSplit as GroupSplit
-from .splits import check_apart as check_apart
-from .splits import group_split as group_split

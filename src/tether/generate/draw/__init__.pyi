@@ -1,6 +1,5 @@
 from .blob_raster import Camera as Camera
 from .blob_raster import render_blobs as render_blobs
-from .blobs import BlobCanvas3D as BlobCanvas3D
 from .canvas import FRONT as FRONT
 from .canvas import Canvas as Canvas
 from .canvas import Viewpoint as Viewpoint

@@ -13,7 +13,6 @@ CANVASES: Registry[Canvas] = Registry(
     "canvases",
     {
         "strokes": "tether.generate.draw.strokes:StrokeCanvas",
-        "blobs": "tether.generate.draw.blobs:BlobCanvas3D",
         "primitives": "tether.generate.draw.primitives:PrimitiveCanvas",
         "implicit": "tether.generate.draw.implicit:FinerField",
         "pixels": "tether.generate.draw.pixels:PixelCanvas",

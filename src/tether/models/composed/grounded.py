@@ -149,6 +149,18 @@ def grounded(model: Clip | WrappedEncoder, decoder: GroundingDecoder) -> Compose
     return made.to(model.logit_scale.device).train(cast(nn.Module, model).training)
 
 
+class GroundingHead(GroundingDecoder):
+    """The decoder as a head of a training step, which may stay in the model (``saved="kept"``)."""
+
+    def check_kept(self, model: Clip | WrappedEncoder) -> None:
+        """Refuse a model that cannot keep it; see ``check_groundable``."""
+        check_groundable(model)
+
+    def kept_in(self, model: Clip | WrappedEncoder) -> ComposedEncoder:
+        """The model with it; see ``grounded``."""
+        return grounded(model, self)
+
+
 def ground(model: object, image: Tensor) -> Grounding:
     """Rows of images and of their regions, and where these are.
 

@@ -138,6 +138,18 @@ def prompted(model: Clip | WrappedEncoder, prompter: Prompter) -> ComposedEncode
     return made.to(model.logit_scale.device).train(cast(nn.Module, model).training)
 
 
+class PrompterHead(Prompter):
+    """The prompter as a head of a training step, which may stay in the model (``saved="kept"``)."""
+
+    def check_kept(self, model: Clip | WrappedEncoder) -> None:
+        """Refuse a model that cannot keep it; see ``check_groundable``."""
+        check_groundable(model)
+
+    def kept_in(self, model: Clip | WrappedEncoder) -> ComposedEncoder:
+        """The model with it; see ``prompted``."""
+        return prompted(model, self)
+
+
 def region_embeddings(
     model: object, image: Tensor, boxes: Float[Tensor, "b r 4"], *, valid: Bool[Tensor, "b r"] | None = None
 ) -> Float[Tensor, "b r d"]:

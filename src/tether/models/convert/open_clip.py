@@ -13,7 +13,6 @@ from tether.models.blocks.block import BlockConfig
 from tether.models.config import CLIP_END, CLIP_VOCABULARY, ModelConfig, TextConfig, VisionConfig
 from tether.models.convert.rules import Rule, both
 from tether.models.exported import refused
-from tether.models.latent.config import LatentConfig
 from tether.models.vision.eva_config import EvaConfig
 
 CONFIG_FILE = "open_clip_config.json"
@@ -167,7 +166,7 @@ def check_classic(config: ModelConfig, *, library: str) -> None:
         raise refused(f"{library} compares by cosine, this model's geometry is {config.geometry!r}")
     if isinstance(config.vision, EvaConfig):
         raise refused(f"{library}'s own vision transformer is not this model's image tower, EVA's")
-    if isinstance(config.vision, LatentConfig):
+    if config.vision.reads != "pixels":
         raise refused(f"{library} reads pixels, this model's image tower latents")
     for name, tower in (("vision", config.vision), ("text", config.text)):
         first = tower.blocks[0]

@@ -43,8 +43,7 @@ def init_from_pixel_clip(
     Example:
         >>> import torch, tether
         >>> from tether.models.latent.clip import init_from_pixel_clip
-        >>> from tether.models.frozen_copy import buffer_copy
-    from tether.models.latent.codec import ConvCodec
+        >>> from tether.models.latent.codec import ConvCodec
         >>> pixels = tether.load("tiny", random_weights=True)
         >>> model = init_from_pixel_clip(pixels, codec=ConvCodec(channels=4, downsampling=8))
         >>> model.encode_image(torch.randn(2, 4, 4, 4)).pooled.shape

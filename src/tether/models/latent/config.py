@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from tether.core.errors import InputError
 from tether.core.printable import quoted
@@ -42,6 +42,8 @@ class LatentConfig(VisionConfig):
         codec: what makes them of pixels: settings of one of ``models.latent.codecs.CODECS``; None takes latents alone.
     """
 
+    made_by: ClassVar[str] = "tether.models.latent.tower:LatentTower"
+    reads: ClassVar[str] = "latents"
     image: ImageSpec = field(default_factory=lambda: for_codecs(ImageSpec(size=(64, 64))))
     tower: Literal["latent"] = "latent"
     latent: LatentSpec = field(default_factory=LatentSpec)
@@ -62,6 +64,11 @@ class LatentConfig(VisionConfig):
         if (self.image.mean, self.image.std) != (HALF, HALF):
             raise InputError(f"image: a codec takes -1 to 1; expected mean and std {HALF}, got {self.image}")
         VisionConfig.__post_init__(self)
+
+    @classmethod
+    def prepared(cls, image: ImageSpec) -> ImageSpec:
+        """See ``VisionConfig``."""
+        return for_codecs(image)
 
     @property
     def latent_size(self) -> tuple[int, int]:

@@ -64,6 +64,11 @@ class LatentTower(VisionTower):
             config.latent.agree(self.codec.latent, where="codec")
 
     @property
+    def takes_images(self) -> bool:
+        """See ``VisionTower``: pixels need a codec."""
+        return self.codec is not None
+
+    @property
     def side(self) -> int:
         """Side of a patch in places of a latent."""
         return self.config.patch // self.config.latent.downsampling

@@ -44,6 +44,7 @@ class ExportedEncoder(WrappedEncoder):
         "text": ("text",),
         "both": ("logit_scale", "logit_bias"),
     }
+    unsaved = "the model is an exported folder; copy that, or save the model that it came from"
 
     def __init__(self, folder: Path, described: Description) -> None:
         """Open both graphs of a folder; see ``load_exported``."""

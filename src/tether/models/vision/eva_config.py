@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from tether.core.component import closest
 from tether.core.errors import InputError
@@ -20,7 +20,6 @@ from tether.models.config import Layers as Layers
 from tether.models.config import ModelConfig, VisionConfig, read_config
 from tether.models.config import Size as Size
 from tether.models.described import mapping
-from tether.models.latent.config import LatentConfig, for_codecs
 
 EPS = 1e-6
 """What EVA's norms add to the variance."""
@@ -77,6 +76,7 @@ class EvaConfig(VisionConfig):
         pool: the embedding is made of the ``class`` token, or of the ``mean`` of all tokens, normed after it is taken.
     """
 
+    made_by: ClassVar[str] = "tether.models.vision.eva:EvaTower"
     block: BlockConfig | BlockPreset = field(default_factory=lambda: eva_block(swiglu=True, sub_norm=True))
     tower: Literal["eva"] = "eva"
     qkv_bias: bool = True
@@ -121,15 +121,13 @@ def with_tower(base: ModelConfig, values: Mapping[str, Any], *, where: str) -> M
         raise InputError(f"{where}.vision.tower: unknown tower {quoted(kind)}; {closest(str(kind)[:80], TOWERS)}")
     if kind is not None and not isinstance(base.vision, made := TOWERS[kind]):
         own = EvaConfig in (made, type(base.vision))
-        sizes = {
+        sizes: dict[str, Any] = {
             one.name: getattr(base.vision, one.name) for one in fields(VisionConfig) if one.name != "block" or not own
         }
-        if made is LatentConfig:
-            sizes |= {"image": for_codecs(base.vision.image)}
+        sizes["image"] = made.prepared(base.vision.image)
         base = replace(base, vision=made(**sizes))
     if type(base.vision) is not VisionConfig and values.get("towers") == "shared":
-        what = "EVA" if isinstance(base.vision, EvaConfig) else "latents"
-        raise InputError(f"{where}.towers: a tower of {what} is for images alone; expected two")
+        raise InputError(f"{where}.towers: a tower of kind {kind} is for images alone; expected two")
     return base
 
 

@@ -21,7 +21,7 @@ _NAMES = ("patch", "conv1", "patch_embed.proj", "patch_embedding", "patch_embedd
 
 
 class MaskPromptStem(nn.Module):
-    """A tower's own layer, and the vectors of ``models.mask_prompts``; outside of ``hiding`` it is the layer.
+    """A tower's own layer, and the vectors of ``methods.ovseg.mask_prompts``; outside of ``hiding`` it is the layer.
 
     Attributes:
         layer: the tower's own, linear over patches or a convolution whose stride is its kernel.

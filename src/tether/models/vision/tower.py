@@ -49,6 +49,11 @@ class VisionTower(Tower):
         self.norm_pre = NORMS[first.norm](config.width, eps=first.norm_eps)
         self.build_stack_(config, dim=dim, geometry=geometry)
 
+    @property
+    def takes_images(self) -> bool:
+        """Whether it reads pixels, and not only what another model made of them."""
+        return True
+
     def initialise_(self, generator: torch.Generator) -> None:
         """Draw every weight: normal with CLIP's scales (arXiv 2103.00020, released text tower) on both towers."""
         scale = self.config.width**-0.5

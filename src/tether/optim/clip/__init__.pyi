@@ -1,8 +1,3 @@
-from .adagc import AdaGC as AdaGC
-from .agc import AGC as AGC
-from .agc import AGCReport as AGCReport
-from .agc import adaptive_clip_grad_ as adaptive_clip_grad_
-from .autoclip import AutoClip as AutoClip
 from .base import Clipper as Clipper
 from .base import NonFiniteGradientError as NonFiniteGradientError
 from .base import TensorClipper as TensorClipper
@@ -10,4 +5,3 @@ from .base import UniformClipper as UniformClipper
 from .global_norm import GlobalNorm as GlobalNorm
 from .global_norm import NoClip as NoClip
 from .registry import CLIPPERS as CLIPPERS
-from .zclip import ZClip as ZClip

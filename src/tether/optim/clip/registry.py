@@ -14,10 +14,6 @@ CLIPPERS: Registry[GradClipper] = Registry(
     {
         "none": "tether.optim.clip.global_norm:NoClip",
         "global_norm": "tether.optim.clip.global_norm:GlobalNorm",
-        "zclip": "tether.optim.clip.zclip:ZClip",
-        "autoclip": "tether.optim.clip.autoclip:AutoClip",
-        "adagc": "tether.optim.clip.adagc:AdaGC",
-        "agc": "tether.optim.clip.agc:AGC",
     },
 )
 """Every clipper by the name a recipe uses."""

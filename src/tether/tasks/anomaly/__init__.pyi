@@ -1,9 +1,6 @@
-from .adaptclip import AdaptclipDetector as AdaptclipDetector
 from .anomalyclip import AnomalyclipDetector as AnomalyclipDetector
-from .clap import ClapDetector as ClapDetector
 from .detector import Detector as Detector
 from .detector import ImageFeatures as ImageFeatures
 from .detector import Learning as Learning
 from .patches import PatchesDetector as PatchesDetector
 from .registry import DETECTORS as DETECTORS
-from .winclip import WinclipDetector as WinclipDetector

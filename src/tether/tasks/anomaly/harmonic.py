@@ -44,12 +44,12 @@ def harmonic_map(
 
     Args:
         scores: of windows, 0 or more.
-        masks: the patches of each window, see ``models.token_windows.window_masks``.
+        masks: the patches of each window, see ``methods.winclip.token_windows.window_masks``.
         grid: rows and columns of patches.
 
     Example:
         >>> import torch
-        >>> from tether.models.token_windows import window_masks
+        >>> from tether.methods.winclip.token_windows import window_masks
         >>> from tether.tasks.anomaly.harmonic import harmonic_map
         >>> masks = window_masks((1, 3), side=1)
         >>> harmonic_map(torch.tensor([[1.0, 0.5, 0.0]]), masks=masks, grid=(1, 3)).tolist()

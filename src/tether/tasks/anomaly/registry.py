@@ -12,11 +12,8 @@ if TYPE_CHECKING:
 DETECTORS: Registry[Detector] = Registry(
     "detectors",
     {
-        "winclip": "tether.tasks.anomaly.winclip:WinclipDetector",
         "patches": "tether.tasks.anomaly.patches:PatchesDetector",
         "anomalyclip": "tether.tasks.anomaly.anomalyclip:AnomalyclipDetector",
-        "adaptclip": "tether.tasks.anomaly.adaptclip:AdaptclipDetector",
-        "clap": "tether.tasks.anomaly.clap:ClapDetector",
     },
 )
 """Every detector of defects by name."""

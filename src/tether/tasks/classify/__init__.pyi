@@ -1,6 +1,3 @@
-from .attention_views import AttentionViews as AttentionViews
-from .guided_crops import GuidedCrops as GuidedCrops
-from .prompt_pairs import PromptPairZeroShot as PromptPairZeroShot
 from .registry import CLASSIFIER_HEADS as CLASSIFIER_HEADS
 from .registry import VIEW_HEADS as VIEW_HEADS
 from .views import ViewHead as ViewHead

@@ -12,17 +12,13 @@ if TYPE_CHECKING:
 
 VIEW_HEADS: Registry[ViewHead] = Registry(
     "view_heads",
-    {
-        "attention_views": "tether.tasks.classify.attention_views:AttentionViews",
-        "guided_crops": "tether.tasks.classify.guided_crops:GuidedCrops",
-    },
+    {},
 )
 """Heads that look at parts of images in their own pixels, by name: what ``tether classify --with`` takes."""
 
 CLASSIFIER_HEADS: Registry[TaskHead] = Registry(
     "classifier_heads",
     {
-        "prompt_pairs": "tether.tasks.classify.prompt_pairs:PromptPairZeroShot",
         "zero_shot": "tether.tasks.classify.zero_shot:ZeroShotClassifier",
     },
     including=(VIEW_HEADS,),

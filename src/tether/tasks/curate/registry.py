@@ -14,11 +14,6 @@ CURATE_STEPS: Registry[RecipeStep] = Registry(
     "curate_steps",
     {
         "clip_score": "tether.tasks.curate.clip_score:ClipScore",
-        "embedding_duplicates": "tether.tasks.curate.embedding_duplicates:EmbeddingDuplicates",
-        "mask_pairs": "tether.tasks.curate.mask_columns:MaskPairs",
-        "parrot": "tether.tasks.curate.text_spotting:Parrot",
-        "quality": "tether.tasks.curate.quality:QualityFilter",
-        "safety": "tether.tasks.curate.safety:SafetyFlag",
     },
     including=(CURATORS,),
 )

@@ -3,15 +3,9 @@ from .choosers import AskedChooser as AskedChooser
 from .choosers import EmbeddingChooser as EmbeddingChooser
 from .choosers import NormThinker as NormThinker
 from .classifier import NormClassifier as NormClassifier
-from .clauses import CLAUSE_FEATURES as CLAUSE_FEATURES
-from .clauses import clause_features as clause_features
-from .conflicts import CentroidConflict as CentroidConflict
-from .conflicts import ConflictClassifier as ConflictClassifier
-from .conflicts import PairFeatures as PairFeatures
 from .encoders import ModelTexts as ModelTexts
 from .encoders import NormEncoder as NormEncoder
 from .encoders import SentenceTexts as SentenceTexts
 from .encoders import TfidfEncoder as TfidfEncoder
 from .encoders import norm_encoder as norm_encoder
 from .pair_features import combined as combined
-from .prompts import NormPrompts as NormPrompts

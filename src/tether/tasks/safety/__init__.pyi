@@ -1,16 +1,5 @@
-from .audit import AuditReport as AuditReport
-from .audit import DatasetAudit as DatasetAudit
-from .audit import FlaggedImage as FlaggedImage
-from .contrast import WordContrast as WordContrast
-from .contrast import chi_squared_weights as chi_squared_weights
-from .contrast import contrast_words as contrast_words
-from .contrast import word_frequencies as word_frequencies
 from .prompt_classifier import INIT_TEXTS as INIT_TEXTS
 from .prompt_classifier import PromptClassifier as PromptClassifier
 from .prompt_tuning import PromptReport as PromptReport
 from .prompt_tuning import prompt_loss as prompt_loss
-from .ratings import RatedLabels as RatedLabels
-from .ratings import Split as Split
-from .ratings import rated_splits as rated_splits
-from .ratings import ratings_to_labels as ratings_to_labels
 from .registry import CLASSIFIERS as CLASSIFIERS

@@ -1,13 +1,9 @@
-from .dinoiser import DinoiserSegmenter as DinoiserSegmenter
-from .excel import ExcelSegmenter as ExcelSegmenter
 from .mask_heads import MaftSegmenter as MaftSegmenter
 from .mask_heads import MtaSegmenter as MtaSegmenter
 from .maskclip import TokenSegmenter as TokenSegmenter
 from .maskclip import ValueSegmenter as ValueSegmenter
-from .ovseg import OvsegSegmenter as OvsegSegmenter
-from .parts import PartsSegmenter as PartsSegmenter
 from .registry import SEGMENTER_HEADS as SEGMENTER_HEADS
 from .registry import SEGMENTERS as SEGMENTERS
+from .registry import SHARPENERS as SHARPENERS
 from .segmenter import DenseSegmenter as DenseSegmenter
 from .segmenter import Segmenter as Segmenter
-from .sharp import SharpSegmenter as SharpSegmenter

@@ -12,9 +12,7 @@ if TYPE_CHECKING:
 
 SEGMENTER_HEADS: Registry[TaskHead] = Registry(
     "segmenter_heads",
-    {
-        "parts": "tether.tasks.segment.parts:PartsSegmenter",
-    },
+    {},
 )
 """Foreground of each image's own class."""
 
@@ -23,11 +21,11 @@ SEGMENTERS: Registry[Segmenter] = Registry(
     {
         "tokens": "tether.tasks.segment.maskclip:TokenSegmenter",
         "values": "tether.tasks.segment.maskclip:ValueSegmenter",
-        "dinoiser": "tether.tasks.segment.dinoiser:DinoiserSegmenter",
-        "excel": "tether.tasks.segment.excel:ExcelSegmenter",
-        "ovseg": "tether.tasks.segment.ovseg:OvsegSegmenter",
         "mta": "tether.tasks.segment.mask_heads:MtaSegmenter",
         "maft": "tether.tasks.segment.mask_heads:MaftSegmenter",
     },
 )
-"""Every segmenter by name. ``SharpSegmenter``, which needs a file, is ``tether segment --sharpen``."""
+"""Every segmenter by name."""
+
+SHARPENERS: Registry[Segmenter] = Registry("sharpeners", {})
+"""Segmenters whose maps a trained head makes finer: what ``tether segment --sharpen`` takes."""

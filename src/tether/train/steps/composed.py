@@ -19,17 +19,12 @@ from tether.core.printable import quoted
 from tether.core.protocols import DualEncoder, Objective, Stateful
 from tether.core.types import Batch, Features, Loss
 from tether.models.composed.encoder import ComposedEncoder
-from tether.models.composed.grounded import check_groundable, grounded
-from tether.models.composed.prompted import prompted
-from tether.models.dense_heads import DenseHead
 from tether.models.frozen_copy import buffer_copy
-from tether.models.grounding_decoder import GroundingDecoder
 from tether.models.load import fill
 from tether.models.patch_attention import Attended
 from tether.models.positions import Pair
-from tether.models.prompter import Prompter
 from tether.train.ema import TRAILING, trail_
-from tether.train.steps.heads import new_head
+from tether.train.steps.heads import KeptHead, new_head
 from tether.train.steps.module import Encoder, StepModule, ViewRows, loss_inside
 from tether.train.steps.teachers import WORDS, Teachers, build_teacher
 from tether.train.steps.views import MODEL, TEACHER, VIEWS, ImageView, TextView, View, patch_grid
@@ -201,13 +196,14 @@ class ComposedStep:
             self._teachers.teacher.see_now(cast(Encoder, model), steps=self._steps)
         found = {name: new_head(self._heads[name], name=name, model=model, seed=self._seed) for name in self._heads}
         locked = isinstance(model, ComposedEncoder) and model.parts.image.locked
-        if locked and (dense := [name for name, head in found.items() if isinstance(head, DenseHead)]):
+        if locked and (dense := [name for name, head in found.items() if getattr(head, "teaches_tower", False)]):
             raise InputError(
                 f"step: heads: {dense[0]}: teaches the image tower, which is locked, and is dropped at the end: "
                 "nothing of the labels would stay; expected a model whose image tower learns"
             )
-        if any(_is_kept(spec) for spec in self._heads.values()):
-            check_groundable(cast(Encoder, model))  # now rather than at the end
+        for name, head in found.items():
+            if _is_kept(self._heads[name]):
+                cast(KeptHead, head).check_kept(model)  # now rather than at the end
         self._trailing = {
             name: (head, buffer_copy(head))
             for name, head in found.items()
@@ -216,16 +212,14 @@ class ComposedStep:
         return found | {name + TRAILING: copied for name, (_, copied) in self._trailing.items()}
 
     def finished(self, model: DualEncoder, heads: Mapping[str, Tensor]) -> DualEncoder:
-        """See core.protocols.Finishing: with a decoder of regions or a prompter that is ``kept``, if there is one."""
+        """See core.protocols.Finishing: with a head that is ``kept``, if there is one."""
         for name, spec in self._heads.items():
             if _is_kept(spec):
                 head = new_head(self._heads[name], name=name, model=model, seed=self._seed)
                 prefix = f"{name}."
                 own = {key.removeprefix(prefix): value for key, value in heads.items() if key.startswith(prefix)}
                 fill(head, own, where=f"head {name}")
-                if isinstance(head, Prompter):
-                    return prompted(cast(Encoder, model), head)
-                return grounded(cast(Encoder, model), cast(GroundingDecoder, head))
+                return cast(KeptHead, head).kept_in(model)
         return model
 
     def __call__(self, model: nn.Module, batch: Batch, *, step: int, gather: Gather) -> Loss:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -19,16 +19,24 @@ from tether.models.positions import Pair
 TRAINED_HEADS: Registry[nn.Module] = Registry(
     "trained_heads",
     {
-        "causal_decoder": "tether.models.decoder:CausalDecoder",
-        "grounding": "tether.models.grounding_decoder:GroundingDecoder",
+        "grounding": "tether.models.composed.grounded:GroundingHead",
         "dense": "tether.models.dense_heads:DenseHead",
-        "projection": "tether.models.projection_head:ProjectionHead",
-        "projectors": "tether.models.projectors:PairedProjectors",
-        "prompter": "tether.models.prompter:Prompter",
-        "text_guided": "tether.models.cross_decoder:TextGuidedDecoder",
+        "prompter": "tether.models.composed.prompted:PrompterHead",
     },
 )
 """Trainable modules that terms may call, by name."""
+
+
+class KeptHead(Protocol):
+    """A head that becomes part of the model that is saved, where its setting ``saved`` is ``kept``."""
+
+    def check_kept(self, model: DualEncoder) -> None:
+        """Refuse a model that cannot keep it, before training begins."""
+        ...
+
+    def kept_in(self, model: DualEncoder) -> DualEncoder:
+        """The trained model with it."""
+        ...
 
 
 def new_head(spec: str | Mapping[str, Any], *, name: str, model: DualEncoder, seed: int) -> nn.Module:

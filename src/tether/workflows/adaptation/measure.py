@@ -128,7 +128,7 @@ class Measurer:
             texts=head.classes if isinstance(head, OrderHead) else (),
             head=head,
         )
-        asked = [figure for name in aims for figure in MEASURES[name](seen)]
+        asked = [figure for name in aims for figure in MEASURES[name]()(seen)]
         return asked + found if of_masks else found + asked
 
     def kept(self, model: DualEncoder | None) -> list[Compared]:

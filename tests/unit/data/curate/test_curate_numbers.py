@@ -13,9 +13,9 @@ from PIL import Image
 import encoders
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.data.curate import NumberMask, mask_numbers, number_effect, number_ratio, subsets_by, top_rows
-from tether.data.curate.steps.concepts import IMAGENET_NEGATIVES, concept_frequency, names_of, trim_tail, words_of
 from tether.data.curate.steps.score_selection import rows_from, select_unparroted
 from tether.data.images import load
+from tether.methods.beyond_tail.concepts import IMAGENET_NEGATIVES, concept_frequency, names_of, trim_tail, words_of
 from tether.models import create
 from tether.tasks.curate.score_filter import ScoreFilter
 from tether.tasks.curate.scorer import ClipScorer

@@ -10,18 +10,17 @@ import pyarrow as pa
 import pytest
 
 from tether.core.errors import InputError
-from tether.data.curate import (
+from tether.data.curate import SubstringMatcher, tail_share
+from tether.data.curate.metaclip.spacing import is_joined, wrapped
+from tether.methods.metaclip2 import (
     LanguageNgrams,
-    SubstringMatcher,
     WorldBalancer,
     WorldCurator,
     WorldMatcher,
     build_language_metadata,
     choose_text,
-    tail_share,
 )
-from tether.data.curate.metaclip.multilingual_metadata import LONGEST, Caps, simple_tokens, without_tags
-from tether.data.curate.metaclip.spacing import is_joined, wrapped
+from tether.methods.metaclip2.metadata import LONGEST, Caps, simple_tokens, without_tags
 
 ENTRIES = {"en": ["dog", "hot dog", "cat"], "zh": ["狗", "红色", "AI"], "other": ["dog", "chien"]}
 

@@ -8,9 +8,6 @@ from .captions import long as long
 from .captions import relation as relation
 from .captions import short as short
 from .defects import draw_defect as draw_defect
-from .edits import EDITS as EDITS
-from .edits import Edit as Edit
-from .edits import draw_edit as draw_edit
 from .lettering import draw_lettering as draw_lettering
 from .negatives import Negative as Negative
 from .negatives import replace_thing as replace_thing
@@ -22,8 +19,6 @@ from .render import RenderedScene as RenderedScene
 from .render import render as render
 from .set import Sample as Sample
 from .set import ScenesSet as ScenesSet
-from .twins import Quadruple as Quadruple
-from .twins import SceneTwins as SceneTwins
 from .world import HELD_OUT_PAIRS as HELD_OUT_PAIRS
 from .world import Defect as Defect
 from .world import Dice as Dice

@@ -1,5 +1,0 @@
-"""Fewer tokens for what reads an encoder's patches."""
-
-import lazy_loader
-
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

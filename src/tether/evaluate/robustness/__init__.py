@@ -1,5 +1,0 @@
-"""What a model does when the world is no longer that of its training."""
-
-import lazy_loader
-
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,2 @@
+from .term import ByolTerm as ByolTerm
+from .term import SimclrTerm as SimclrTerm

@@ -1,0 +1,1 @@
+from .clipper import AdaGC as AdaGC

@@ -1,0 +1,9 @@
+from .adapters import AdaptClip as AdaptClip
+from .adapters import Judged as Judged
+from .adapters import TrainedAdapters as TrainedAdapters
+from .detector import AdaptclipDetector as AdaptclipDetector
+from .detector import fused_maps as fused_maps
+from .detector import image_scores as image_scores
+from .head import AnomalyAdaptersHead as AnomalyAdaptersHead
+from .recipe import AdaptersStep as AdaptersStep
+from .recipe import AnomalyAdaptersRecipe as AnomalyAdaptersRecipe

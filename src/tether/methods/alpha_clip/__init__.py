@@ -1,0 +1,5 @@
+"""Alpha-CLIP: A CLIP Model Focusing on Wherever You Want."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

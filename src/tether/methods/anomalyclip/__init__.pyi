@@ -1,0 +1,1 @@
+from .recipe import AnomalyPromptsRecipe as AnomalyPromptsRecipe

@@ -1,0 +1,5 @@
+"""Contrastive Language Prompting to Ease False Positives in Medical Anomaly Detection."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,13 @@
+from .contrast import contrast as contrast
+from .contrast import contrast_attention as contrast_attention
+from .contrast import mean_cosine as mean_cosine
+from .contrast import quantile_mask as quantile_mask
+from .contrast import quantile_of as quantile_of
+from .contrast import unit_range as unit_range
+from .detector import ClapDetector as ClapDetector
+from .inpaint_net import InpaintNet as InpaintNet
+from .msgms import gradient_magnitude as gradient_magnitude
+from .msgms import msgms as msgms
+from .padding import mirrored as mirrored
+from .repair import learn_repair as learn_repair
+from .repair import mosaic as mosaic

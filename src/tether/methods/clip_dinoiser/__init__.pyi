@@ -1,0 +1,11 @@
+from .distill import ColourTeacher as ColourTeacher
+from .distill import GroupingStep as GroupingStep
+from .distill import ValueTeacher as ValueTeacher
+from .distill import seed_saliency as seed_saliency
+from .head import GroupingHead as GroupingHead
+from .patch_affinity import patch_affinity as patch_affinity
+from .patch_affinity import pool_alike as pool_alike
+from .patch_affinity import pool_map as pool_map
+from .recipe import GroupingRecipe as GroupingRecipe
+from .segmenter import DinoiserSegmenter as DinoiserSegmenter
+from .segmenter import with_background as with_background

@@ -1,0 +1,5 @@
+"""CLIP-NeRF: Text-and-Image Driven Manipulation of Neural Radiance Fields."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,2 @@
+from .shorten import Shortened as Shortened
+from .shorten import shorten as shorten

@@ -1,0 +1,5 @@
+"""CLIPDraw: Exploring Text-to-Drawing Synthesis through Language-Image Encoders."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

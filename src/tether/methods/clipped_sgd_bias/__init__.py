@@ -1,0 +1,5 @@
+"""Revisiting Gradient Clipping: Stochastic bias and tight convergence guarantees."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,5 @@
+"""CLIP meets Model Zoo Experts: Pseudo-Supervision for Visual Enhancement."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,5 @@
+"""CLIP Under the Microscope: A Fine-Grained Analysis of Multi-Object Representation."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,14 @@
+from .biases import order_bias as order_bias
+from .biases import prototypes as prototypes
+from .biases import size_bias as size_bias
+from .matching import MatchingPair as MatchingPair
+from .matching import MatchingReport as MatchingReport
+from .matching import matching_accuracy as matching_accuracy
+from .matching import matching_drop as matching_drop
+from .matching import matching_pairs as matching_pairs
+from .probe import ObjectProbe as ObjectProbe
+from .probe import object_probe as object_probe
+from .retrieval import ObjectRetrieval as ObjectRetrieval
+from .retrieval import object_retrieval as object_retrieval
+from .scenes import MultiObjectItem as MultiObjectItem
+from .scenes import MultiObjectWorld as MultiObjectWorld

@@ -1,0 +1,5 @@
+"""Cut-and-Paste: Subject-Driven Video Editing with Attention Control."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

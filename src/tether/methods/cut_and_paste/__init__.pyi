@@ -1,0 +1,16 @@
+from .attention_maps import blend as blend
+from .attention_maps import fuse_frames as fuse_frames
+from .attention_maps import inject as inject
+from .attention_maps import token_map as token_map
+from .attention_maps import token_mask as token_mask
+from .attention_store import AttentionStore as AttentionStore
+from .attention_store import StoredAttention as StoredAttention
+from .attention_store import besides as besides
+from .pipeline import PipelineDiffusion as PipelineDiffusion
+from .reference import ReferencedStep as ReferencedStep
+from .reference import ReferencePrompt as ReferencePrompt
+from .reference import reference_size as reference_size
+from .reference import train_referenced as train_referenced
+from .reference import with_tokens as with_tokens
+from .video import EditResult as EditResult
+from .video import VideoEditor as VideoEditor

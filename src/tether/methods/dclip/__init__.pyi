@@ -1,0 +1,11 @@
+from .cross_modal import CrossModalTeacher as CrossModalTeacher
+from .distill import DclipStep as DclipStep
+from .loss import DclipTerms as DclipTerms
+from .loss import dclip_loss as dclip_loss
+from .recipe import RegionTeacher as RegionTeacher
+from .region_crops import RegionCropper as RegionCropper
+from .region_teacher import RegionPairs as RegionPairs
+from .region_teacher import RegionTargets as RegionTargets
+from .region_teacher import fit_region_teacher as fit_region_teacher
+from .region_teacher import region_pairs as region_pairs
+from .region_teacher import region_targets as region_targets

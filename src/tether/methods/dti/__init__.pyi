@@ -1,0 +1,10 @@
+from .invert import DirectionalToken as DirectionalToken
+from .invert import denoising_loss as denoising_loss
+from .invert import learn_word_ as learn_word_
+from .invert import token_norm_stats as token_norm_stats
+from .optimizer import SphericalSGD as SphericalSGD
+from .optimizer import tangent as tangent
+from .recipe import NewWordRecipe as NewWordRecipe
+from .recipe import WordStep as WordStep
+from .recipe import word_loss as word_loss
+from .slerp import slerp as slerp

@@ -1,0 +1,5 @@
+"""EVA-CLIP-18B: Scaling CLIP to 18 Billion Parameters."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

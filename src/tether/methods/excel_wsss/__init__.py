@@ -1,0 +1,5 @@
+"""Exploring CLIP's Dense Knowledge for Weakly Supervised Semantic Segmentation."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

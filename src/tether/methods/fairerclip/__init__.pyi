@@ -1,0 +1,13 @@
+from .debiaser import FairerClip as FairerClip
+from .head import KernelHead as KernelHead
+from .hsic import HsicMap as HsicMap
+from .hsic import RandomFeatures as RandomFeatures
+from .hsic import draw_features as draw_features
+from .hsic import hsic_solve as hsic_solve
+from .hsic import plus_minus as plus_minus
+from .recipe import DebiasRecipe as DebiasRecipe
+from .solver import FairerKernels as FairerKernels
+from .solver import FairerSolve as FairerSolve
+from .solver import Solver as Solver
+from .solver import SolverSettings as SolverSettings
+from .solver import cosines as cosines

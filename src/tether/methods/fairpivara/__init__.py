@@ -1,0 +1,5 @@
+"""FairPIVARA: Reducing and Assessing Biases in CLIP-Based Multimodal Models."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,10 @@
+from .association import Weat as Weat
+from .association import association_bias as association_bias
+from .association import checked_words as checked_words
+from .association import histogram_mi as histogram_mi
+from .association import signed_top as signed_top
+from .association import weat as weat
+from .fair_dims import DimensionMask as DimensionMask
+from .fair_dims import FairDims as FairDims
+from .fair_dims import Selection as Selection
+from .fair_dims import select_dimensions as select_dimensions

@@ -1,0 +1,5 @@
+"""FarSLIP: Discovering Effective CLIP Adaptation for Fine-Grained Remote Sensing Understanding."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

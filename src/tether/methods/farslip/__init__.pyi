@@ -1,0 +1,2 @@
+from .distill import LocalGlobalStep as LocalGlobalStep
+from .recipe import LocalGlobal as LocalGlobal

@@ -1,0 +1,9 @@
+from .loss import FixClipLoss as FixClipLoss
+from .loss import FixClipTerms as FixClipTerms
+from .loss import GroupHeads as GroupHeads
+from .loss import fix_clip_loss as fix_clip_loss
+from .loss import group_token_aggregate as group_token_aggregate
+from .loss import group_weights as group_weights
+from .region_prompts import RegionPromptEncoder as RegionPromptEncoder
+from .region_prompts import regional_attention_mask as regional_attention_mask
+from .region_prompts import text_layer_states as text_layer_states

@@ -1,0 +1,13 @@
+from .detector import OpenDetector as OpenDetector
+from .guided_crops import GuidedCrops as GuidedCrops
+from .guided_crops import candidate_classes as candidate_classes
+from .guided_crops import crop_boxes as crop_boxes
+from .guided_crops import expand_box as expand_box
+from .guided_crops import random_boxes as random_boxes
+from .proposers import CenterBox as CenterBox
+from .proposers import HeatMapBox as HeatMapBox
+from .proposers import Proposer as Proposer
+from .proposers import RandomBox as RandomBox
+from .proposers import WholeImage as WholeImage
+from .proposers import largest_region as largest_region
+from .proposers import open_proposer as open_proposer

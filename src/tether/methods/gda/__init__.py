@@ -1,0 +1,5 @@
+"""A Hard-to-Beat Baseline for Training-free CLIP-based Adaptation."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

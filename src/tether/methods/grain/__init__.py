@@ -1,0 +1,5 @@
+"""Grounding Descriptions in Images informs Zero-Shot Visual Recognition."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,10 @@
+from .classifier import Region as Region
+from .classifier import checked_phrases as checked_phrases
+from .classifier import propose_regions as propose_regions
+from .classifier import with_description as with_description
+from .classifier import write_regions as write_regions
+from .classifier import zero_shot_with_descriptions as zero_shot_with_descriptions
+from .loss import GrainTerms as GrainTerms
+from .loss import description_loss as description_loss
+from .loss import grain_loss as grain_loss
+from .term import GroundingTerm as GroundingTerm

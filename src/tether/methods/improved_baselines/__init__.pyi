@@ -1,0 +1,13 @@
+from .barlow import barlow_loss as barlow_loss
+from .projection_head import ProjectionHead as ProjectionHead
+from .projection_head import Projector as Projector
+from .projectors import PairedProjectors as PairedProjectors
+from .swapped import prototype_swapped_loss as prototype_swapped_loss
+from .swapped import sinkhorn as sinkhorn
+from .swapped import swapped_loss as swapped_loss
+from .synced_batch_norm import SyncedBatchNorm as SyncedBatchNorm
+from .terms import BarlowTerm as BarlowTerm
+from .terms import PrototypeTerm as PrototypeTerm
+from .terms import RocketTerm as RocketTerm
+from .terms import SiameseTerm as SiameseTerm
+from .terms import StrongViewsTerm as StrongViewsTerm

@@ -1,0 +1,5 @@
+"""Jina CLIP: Your CLIP Model Is Also Your Text Retriever."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,5 @@
+"""jina-clip-v2: Multilingual Multimodal Embeddings for Text and Images."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,10 @@
+from .binding import BindingFit as BindingFit
+from .binding import LinearBindingMap as LinearBindingMap
+from .binding import binding_accuracy as binding_accuracy
+from .binding import binding_loss as binding_loss
+from .binding_fold import MappedEncoder as MappedEncoder
+from .binding_fold import fold_text_map_ as fold_text_map_
+from .binding_probe import BindingProbe as BindingProbe
+from .binding_probe import probe_agreement as probe_agreement
+from .binding_probe import probe_binding as probe_binding
+from .recipe import BindingRecipe as BindingRecipe

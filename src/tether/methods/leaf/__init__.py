@@ -1,0 +1,5 @@
+"""Robustness in Both Domains: CLIP Needs a Robust Text Encoder."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

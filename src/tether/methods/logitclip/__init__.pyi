@@ -1,0 +1,10 @@
+from .loss import Bounds as Bounds
+from .loss import LogitClipLoss as LogitClipLoss
+from .loss import clip_factors as clip_factors
+from .loss import clip_logits as clip_logits
+from .loss import cross_entropy_bounds as cross_entropy_bounds
+from .loss import norms_of as norms_of
+from .pair_loss import LogitClip as LogitClip
+from .pair_loss import RowObjective as RowObjective
+from .pair_loss import clip_rows as clip_rows
+from .row_norms import row_norms as row_norms

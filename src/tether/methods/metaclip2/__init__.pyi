@@ -1,0 +1,10 @@
+from .balance import WorldBalancer as WorldBalancer
+from .balance import choose_text as choose_text
+from .curator import WorldCurator as WorldCurator
+from .metadata import Caps as Caps
+from .metadata import LanguageNgrams as LanguageNgrams
+from .metadata import build_language_metadata as build_language_metadata
+from .metadata import simple_tokens as simple_tokens
+from .metadata import without_tags as without_tags
+from .multilingual import WorldMatcher as WorldMatcher
+from .multilingual import WorldMatches as WorldMatches

@@ -1,0 +1,5 @@
+"""Understanding the Robustness of Multi-modal Contrastive Learning to Distribution Shift."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,9 @@
+from .concept_direction import ConceptDirection as ConceptDirection
+from .direction_filter import Decoder as Decoder
+from .direction_filter import DirectionLogitsProcessor as DirectionLogitsProcessor
+from .moral_direction import MoralDirection as MoralDirection
+from .moral_direction import QuestionAnswerScore as QuestionAnswerScore
+from .moral_direction import checked_templates as checked_templates
+from .moral_direction import in_templates as in_templates
+from .moral_direction import question_answer_score as question_answer_score
+from .texts import embed_texts as embed_texts

@@ -1,0 +1,5 @@
+"""Normalized Attention Guidance: Universal Negative Guidance for Diffusion Models."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,15 @@
+from .clipper import AGC as AGC
+from .clipper import AGCReport as AGCReport
+from .clipper import adaptive_clip_grad_ as adaptive_clip_grad_
+from .nf_resnet import NFBlock as NFBlock
+from .nf_resnet import NFResNet as NFResNet
+from .nf_resnet import SqueezeExcite as SqueezeExcite
+from .scaled_activation import ScaledActivation as ScaledActivation
+from .scaled_std_conv import ScaledStdConv2d as ScaledStdConv2d
+from .scaled_std_conv import standardised as standardised
+from .unit_norms import UnitNorms as UnitNorms
+from .unit_norms import scale_units_ as scale_units_
+from .unit_norms import scale_without_waiting_ as scale_without_waiting_
+from .unit_norms import unit_axes as unit_axes
+from .unit_norms import unit_norms as unit_norms
+from .unit_norms import unitwise_norm as unitwise_norm

@@ -1,0 +1,5 @@
+"""NNSplitter: An Active Defense Solution for DNN Model via Automated Weight Obfuscation."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

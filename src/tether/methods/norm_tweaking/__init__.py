@@ -1,0 +1,5 @@
+"""Norm Tweaking: High-performance Low-bit Quantization of Large Language Models."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,1 @@
+from .prompts import NormPrompts as NormPrompts

@@ -1,0 +1,5 @@
+"""Fine-tuning CLIP Text Encoders with Two-step Paraphrasing."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

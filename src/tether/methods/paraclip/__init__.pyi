@@ -1,0 +1,15 @@
+from .loss import ParaclipTerms as ParaclipTerms
+from .loss import paraclip_loss as paraclip_loss
+from .paraphrase import Paraphrased as Paraphrased
+from .paraphrase import ParaphrasePairs as ParaphrasePairs
+from .paraphrase import RuleParaphraser as RuleParaphraser
+from .paraphrase import keep_caption as keep_caption
+from .ranking_overlap import average_overlap as average_overlap
+from .ranking_overlap import jaccard_at as jaccard_at
+from .ranking_overlap import ranking as ranking
+from .recipe import PairedParaphrases as PairedParaphrases
+from .recipe import Paraphrases as Paraphrases
+from .step import ParaclipStep as ParaclipStep
+from .step import TextTuned as TextTuned
+from .step import paraphrase_batches as paraphrase_batches
+from .step import tune_texts_ as tune_texts_

@@ -1,0 +1,16 @@
+from .clusters import ClusterOverlap as ClusterOverlap
+from .clusters import cluster_overlap as cluster_overlap
+from .embedding_duplicates import EmbeddingDuplicates as EmbeddingDuplicates
+from .ocr_overlap import Overlap as Overlap
+from .ocr_overlap import OverlapReport as OverlapReport
+from .ocr_overlap import caption_overlap as caption_overlap
+from .ocr_overlap import overlap_report as overlap_report
+from .ocr_overlap import summarise as summarise
+from .ocr_overlap import words_of as words_of
+from .removal import RemovalEffect as RemovalEffect
+from .removal import control_boxes as control_boxes
+from .removal import text_removal_effect as text_removal_effect
+from .spotting import SpottingScore as SpottingScore
+from .spotting import StyleScore as StyleScore
+from .spotting import spotting_score as spotting_score
+from .text_spotting import Parrot as Parrot

@@ -1,0 +1,5 @@
+"""Positional Artefacts Propagate Through Masked Language Model Embeddings."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

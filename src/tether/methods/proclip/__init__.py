@@ -1,0 +1,5 @@
+"""ProCLIP: Progressive Vision-Language Alignment via LLM-based Embedder."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,10 @@
+from .audit import AuditReport as AuditReport
+from .audit import ClassShare as ClassShare
+from .audit import DatasetAudit as DatasetAudit
+from .audit import FlaggedImage as FlaggedImage
+from .contrast import WordContrast as WordContrast
+from .contrast import chi_squared_weights as chi_squared_weights
+from .contrast import contrast_words as contrast_words
+from .contrast import word_frequencies as word_frequencies
+from .contrast import words_of as words_of
+from .curate_step import SafetyFlag as SafetyFlag

@@ -1,0 +1,5 @@
+"""Quality-Aware Image-Text Alignment for Opinion-Unaware Image Quality Assessment."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

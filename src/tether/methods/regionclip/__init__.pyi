@@ -1,0 +1,1 @@
+from .term import ConceptTerm as ConceptTerm

@@ -1,0 +1,9 @@
+from .finetune import ArcMarginStep as ArcMarginStep
+from .finetune import RealignStep as RealignStep
+from .finetune import state_parameters as state_parameters
+from .image_retrieval import ImageRetrieval as ImageRetrieval
+from .image_retrieval import image_retrieval as image_retrieval
+from .loss import ArcMarginHead as ArcMarginHead
+from .loss import multi_caption_arc_loss as multi_caption_arc_loss
+from .loss import with_margin as with_margin
+from .recipe import ImageSearch as ImageSearch

@@ -1,0 +1,5 @@
+"""On the difficulty of training Recurrent Neural Networks."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,9 @@
+from .debiaser import SanerLayer as SanerLayer
+from .debiaser import SanerLoss as SanerLoss
+from .debiaser import group_cosines as group_cosines
+from .debiaser import saner_loss as saner_loss
+from .fit import DebiasedTextEncoder as DebiasedTextEncoder
+from .fit import GatedTokenizer as GatedTokenizer
+from .fit import SanerFit as SanerFit
+from .fit import fit_saner as fit_saner
+from .lexicon import AttributeLexicon as AttributeLexicon

@@ -1,0 +1,5 @@
+"""Training CLIP models on Data from Scientific Papers."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,5 @@
+"""SPECS: Specificity-Enhanced CLIP-Score for Long Image Caption Evaluation."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

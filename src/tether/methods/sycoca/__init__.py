@@ -1,0 +1,5 @@
+"""SyCoCa: Symmetrizing Contrastive Captioners with Attentive Masking for Multimodal Alignment."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

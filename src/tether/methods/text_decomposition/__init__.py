@@ -1,0 +1,5 @@
+"""Interpreting CLIP's Image Representation via Text-Based Decomposition."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,13 @@
+from .edits import EDITS as EDITS
+from .edits import Edit as Edit
+from .edits import draw_edit as draw_edit
+from .loss import TripletClipLoss as TripletClipLoss
+from .loss import TripletTerms as TripletTerms
+from .loss import triplet_clip_loss as triplet_clip_loss
+from .neg_clip import NegClipLoss as NegClipLoss
+from .neg_clip import NegClipTerms as NegClipTerms
+from .neg_clip import neg_clip_accuracy as neg_clip_accuracy
+from .neg_clip import neg_clip_loss as neg_clip_loss
+from .neg_clip import neg_clip_terms as neg_clip_terms
+from .twins import Quadruple as Quadruple
+from .twins import SceneTwins as SceneTwins

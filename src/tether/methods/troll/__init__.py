@@ -1,0 +1,5 @@
+"""TROLL: Trust Regions Improve Reinforcement Learning for Large Language Models."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

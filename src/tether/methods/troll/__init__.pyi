@@ -1,0 +1,9 @@
+from .kl_projection import KLProjection as KLProjection
+from .kl_projection import check_normalised as check_normalised
+from .kl_projection import kl_divergence as kl_divergence
+from .kl_projection import project_kl as project_kl
+from .loss import TokenTerms as TokenTerms
+from .loss import TROLLLoss as TROLLLoss
+from .sparse_policy import SparseDist as SparseDist
+from .trl import TROLLConfig as TROLLConfig
+from .trl import TROLLTrainer as TROLLTrainer

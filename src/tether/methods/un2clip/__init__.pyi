@@ -1,0 +1,13 @@
+from .denoise import check_gain as check_gain
+from .denoise import denoised as denoised
+from .denoise import denoiser_loss as denoiser_loss
+from .denoise import drawn as drawn
+from .denoise import train_denoiser as train_denoiser
+from .denoiser import ConditionalDenoiser as ConditionalDenoiser
+from .denoising_net import DenoisingNet as DenoisingNet
+from .finetune import Inverted as Inverted
+from .finetune import InvertUnclip as InvertUnclip
+from .finetune import UnclipLoss as UnclipLoss
+from .finetune import image_choice as image_choice
+from .noise_schedule import NoiseSchedule as NoiseSchedule
+from .recipe import DetailRecipe as DetailRecipe

@@ -1,0 +1,9 @@
+from .loss import CriticLoss as CriticLoss
+from .loss import SlopePenalty as SlopePenalty
+from .loss import clip_weights_ as clip_weights_
+from .loss import gradient_penalty as gradient_penalty
+from .loss import wgan_critic_loss as wgan_critic_loss
+from .loss import wgan_generator_loss as wgan_generator_loss
+from .step import AdversarialPair as AdversarialPair
+from .step import CriticStep as CriticStep
+from .step import GeneratorStep as GeneratorStep

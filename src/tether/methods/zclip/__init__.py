@@ -1,0 +1,5 @@
+"""ZClip: Adaptive Spike Mitigation for LLM Pre-Training."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

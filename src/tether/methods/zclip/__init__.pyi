@@ -1,0 +1,1 @@
+from .clipper import ZClip as ZClip
