@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -87,12 +88,12 @@ def test_a_mask_file_of_all_regions_is_decoded_once(monkeypatch: pytest.MonkeyPa
         decoded.append(name)
         return decode(image, name=name)
 
-    monkeypatch.setattr("tether.methods.ovseg.masked_regions.decode", counted)
+    monkeypatch.setattr(sys.modules[masked_regions.__module__], "decode", counted)
     found = masked_regions(rows, columns=columns, size=(16, 16))
     assert torch.equal(found.crops, wanted.crops)
     assert len(found.crops) == 50
     assert decoded == [row.key] * 2  # the image and the masks
-    monkeypatch.setattr("tether.methods.ovseg.masked_regions.MOST_MASK_PIXELS", 49 * height * width)
+    monkeypatch.setattr(sys.modules[masked_regions.__module__], "MOST_MASK_PIXELS", 49 * height * width)
     with pytest.raises(InputError, match=r"50 regions of .* pixels are read; lower `most`"):
         masked_regions(rows, columns=columns, size=(16, 16))
 
