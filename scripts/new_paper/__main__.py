@@ -77,7 +77,7 @@ def main(given: list[str] | None = None, *, root: Path = HERE.parents[1]) -> Non
     for path in files.keys() - {part}:
         if path.exists():
             parser.error(f"{path} exists already; choose another slug or edit that file")
-    listed = lab / "slugs.txt"
+    listed = code / "methods" / "slugs.txt"
     slugs = {*listed.read_text(encoding="utf-8").split(), args.slug}
     files[listed] = "".join(f"{slug}\n" for slug in sorted(slugs))
     target = f"{words['module']}:{names[-1]}"

@@ -8,11 +8,10 @@ from pathlib import Path
 from types import ModuleType
 
 from tether.core.errors import InputError
+from tether.core.method_files import LISTED
 from tether_lab.lab.card import Card
 
 FOLDER = Path(__file__).parent
-LISTED = FOLDER / "slugs.txt"
-"""Every paper's slug, sorted, one a line: without it a card that is lost would leave no trace."""
 
 
 class Cards(Mapping[str, Card]):

@@ -41,11 +41,12 @@ def command(
     """
     from tether.core.component import closest
     from tether.core.errors import InputError
-    from tether.core.method_files import method_files
+    from tether.core.method_files import check_listed, method_files
 
     check_outputs({"--json": json}, existing=existing)
     every = {one.slug: one for one in method_files()}
     if slug is not None and slug not in every:
+        check_listed()
         raise InputError(f"no method {slug!r}; {closest(slug, every)}")
     if slug is not None and (find or verdict or needs):
         raise InputError("a name shows one method; leave out --find, --verdict and --needs")
@@ -68,6 +69,8 @@ def command(
         _show(chosen[0])
     else:
         _list(chosen, of=len(every), modules=modules, find=find)
+    if slug is None:
+        check_listed()  # last, for what is there is of use all the same
 
 
 def _sought(text: str) -> str:

@@ -36,6 +36,8 @@ FILE = "method.toml"
 LARGEST = 2**16
 """Bytes of a file; those of Tether have 3,300 at most."""
 FOLDER = Path(__file__).parents[1] / "methods"
+LISTED = FOLDER / "slugs.txt"
+"""Every method of Tether by its slug, sorted, one a line: without it one that is lost would leave no trace."""
 SHAPE = {
     **dict.fromkeys(("title?", "venue?", "arxiv?", "code?", "gives?", "guide?"), str),
     **dict.fromkeys(("claim?", "verdict?", "on_photographs?"), str),
@@ -160,6 +162,20 @@ def method_files() -> tuple[MethodFile, ...]:
         except InputError as error:
             warnings.warn(printable(f"{where}: left out: {error}"), MethodWarning, stacklevel=2)
     return tuple(found.values())
+
+
+def check_listed() -> None:
+    """See that every method of Tether is there.
+
+    Raises:
+        InputError: it names those whose folder is lost, or whose file cannot be read.
+    """
+    lost = {*read_text(LISTED).split()} - {file.slug for file in method_files()}
+    if lost:
+        raise InputError(
+            f"{LISTED}: names {', '.join(sorted(lost))}, of which {FOLDER} has no {FILE} that can be read; install "
+            "tether-clip again"
+        )
 
 
 def _own() -> Iterator[tuple[str, str, Path | None]]:

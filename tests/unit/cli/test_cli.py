@@ -200,6 +200,20 @@ def test_methods_as_lines_and_as_json():
     assert stdout.splitlines()[-1] == "119 of 119 methods; tether methods SLUG shows the parts of one"
 
 
+def test_a_method_that_is_lost_is_told_beside_those_that_are_there(monkeypatch, tmp_path):
+    from tether.core import method_files
+
+    listed = tmp_path / "slugs.txt"
+    listed.write_text(method_files.LISTED.read_text() + "zlost\n")
+    monkeypatch.setattr(method_files, "LISTED", listed)
+    code, stdout, stderr = call("methods")
+    said = f"{listed}: names zlost, of which {method_files.FOLDER} has no method.toml that can be read; install tether"
+    assert (code, len(stdout.splitlines()), said in stderr) == (2, 120, True)
+    assert call("methods", "zclip")[0] == 0
+    code, _, stderr = call("methods", "zlost")
+    assert (code, said in stderr) == (2, True)
+
+
 def test_a_method_shows_its_parts():
     code, stdout, _ = call("methods", "zclip")
     assert code == 0

@@ -12,7 +12,8 @@ from tether_lab.lab import source_index
 
 GIVEN = {"--slug": "gate-norm", "--part": "optim.clip.gate_norm.GateNorm", "--guide": "stability.md"}
 LAB = "reproduction/tether_lab/papers"
-LISTED, STUDY, METHOD = f"{LAB}/slugs.txt", f"{LAB}/gate_norm/study.py", "src/tether/methods/gate_norm/method.toml"
+METHODS = "src/tether/methods"
+LISTED, STUDY, METHOD = f"{METHODS}/slugs.txt", f"{LAB}/gate_norm/study.py", f"{METHODS}/gate_norm/method.toml"
 SHARED = {STUDY, METHOD, "tests/golden/test_gate_norm.py", LISTED}
 """Written for every paper."""
 
@@ -23,7 +24,7 @@ def root(tmp_path):
     for package in ("optim", "adapt", "compress", "train", "data"):
         folder = f"src/tether/{package}"
         shutil.copytree(here / folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.pyc"))
-    for folder in (LAB, "tests/golden", "docs/guides"):
+    for folder in (LAB, METHODS, "tests/golden", "docs/guides"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / LISTED).write_text("adagc\nzclip\n")
     shutil.copy(here / "docs/guides/stability.md", tmp_path / "docs/guides")
