@@ -49,9 +49,8 @@ def harmonic_map(
 
     Example:
         >>> import torch
-        >>> from tether.methods.winclip.token_windows import window_masks
         >>> from tether.tasks.anomaly.harmonic import harmonic_map
-        >>> masks = window_masks((1, 3), side=1)
+        >>> masks = torch.arange(3)[None]  # one patch in each window
         >>> harmonic_map(torch.tensor([[1.0, 0.5, 0.0]]), masks=masks, grid=(1, 3)).tolist()
         [[[1.0, 0.5, 0.0]]]
     """
