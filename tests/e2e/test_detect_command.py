@@ -310,6 +310,12 @@ def test_a_folder_of_normals_and_images_without_masks(place: Path, tmp_path: Pat
     assert repr(found).startswith("DetectedDefects(6 images of object by winclip: ")
 
 
+def test_a_detector_that_was_taken_out_is_not_chosen(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tether.workflows.detectors.DETECTORS", {"patches": PatchesDetector})
+    with pytest.raises(InputError, match="patches compares with images without defects; give --good"):
+        tether.detect(place / "photos", model=create("tiny").eval())
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [

@@ -47,7 +47,8 @@ def detector_of(
             found.check(model)
         if made is not None:
             return made
-        name = "patches" if good else by_tower(model, transformer="winclip", other="patches")
+        bare = "winclip" if "winclip" in DETECTORS else "patches"  # a method, which may be taken out
+        name = "patches" if good else by_tower(model, transformer=bare, other="patches")
         return _build({"name": name}, brought)
 
     return of

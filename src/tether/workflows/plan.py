@@ -8,6 +8,7 @@ from typing import Any
 
 from tether.data.sources.split import held_out_of
 from tether.data.survey import Survey
+from tether.optim.clip import CLIPPERS
 from tether.train.config import split_parts
 from tether.train.epochs import MANY_EPOCHS
 
@@ -90,7 +91,7 @@ def _scratch() -> dict[str, Any]:
         "size": "base",
         "optimizer": {"name": "adamw", "lr": 5e-4},
         "schedule": {"name": "cosine", "warmup": 2000},
-        "clipper": "zclip",
+        "clipper": "zclip" if "zclip" in CLIPPERS else "global_norm",  # a method, which may be taken out
         "epochs": MANY_EPOCHS,
         "evaluate": {"every": 5000, "best": "text_to_image_r10"},
     }

@@ -79,6 +79,12 @@ def test_the_choice_follows_the_number_of_images(images, start, keys):
     assert chosen.change
 
 
+def test_a_clipper_that_was_taken_out_is_not_chosen(monkeypatch):
+    assert plan(found(MANY), data="photos").recipe["clipper"] == "zclip"
+    monkeypatch.setattr("tether.workflows.plan.CLIPPERS", {"global_norm": None})
+    assert plan(found(MANY), data="photos").recipe["clipper"] == "global_norm"
+
+
 def test_photos_to_a_model_that_says_what_it_is_worth(photos, clip, tmp_path):
     out = tmp_path / "run"
     done = tether.train(photos, out=out, start=clip)
