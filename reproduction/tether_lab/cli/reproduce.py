@@ -106,7 +106,8 @@ def command(
             if smoke:
                 figures[slug] = smoke_figures(result["seeds"][0])
                 found = differences(before, slug, figures[slug]) if before else []
-                differing += [slug] if found else []
+                if before and found and (every or slug in before["papers"]):  # a new paper differs from nothing
+                    differing.append(slug)
                 for line in found:
                     say(f"  {line}")
     if record:
