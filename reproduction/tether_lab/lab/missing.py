@@ -11,6 +11,7 @@ from tether.core.fingerprint import PACKAGE
 from tether.core.method_files import FILE, read_method
 from tether_lab.lab import source_index
 from tether_lab.lab.card import Card
+from tether_lab.lab.smoke_record import stored_record
 from tether_lab.papers import card as find_card
 from tether_lab.stability.guide import RESULT
 
@@ -67,6 +68,8 @@ def _measured(card: Card, root: Path) -> Iterator[str]:
         yield f"no figures of the official code, tests/golden/vectors/{card.slug}.npz; none need be where there is none"
     if not source_index.result_path(card.slug).is_file():
         yield f"no result: commit the claim, then tether-lab reproduce {card.slug}, and commit its result.json"
+    elif (record := stored_record()) and card.slug not in record["papers"]:
+        yield "its short trial is not on record: tether-lab reproduce --all --smoke --record, six minutes"
     method = PACKAGE / "methods" / card.slug.replace("-", "_") / FILE
     benched = {name for kind, name, _ in read_method(method, package="").registered() if kind in BENCHED} - read_json(
         root / RESULT
