@@ -3,7 +3,7 @@
 # make test   all tests but those of nightly                                   make dist   wheel and sdist, looked at
 # make nightly  what takes minutes more                                        make bench  side by side with the peers
 # make other  another Python with PyPI's own torch: demo, wrappers, golden     make clean  forget what was built
-# make kernels  the golden tests as on other processors
+# make kernels  the golden tests as on other processors                         make paper SLUG=zclip   all that concerns one paper
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -22,7 +22,7 @@ MAKE_VENV = test -x $(BIN)/python || { $(PYTHON) -c 'import sys; sys.version_inf
 quick: TIER := tests/unit tests/contracts tests/property -m "not slow and not distributed and not nightly"
 test: TIER := --ignore tests/golden -m "not nightly and not installs"
 
-.PHONY: demo quick test nightly other portable kernels check docs dist bench clean
+.PHONY: demo quick test nightly other portable kernels check docs dist bench clean paper
 
 $(VENV)/.stamp-use: pyproject.toml
 	@$(MAKE_VENV)
@@ -78,6 +78,24 @@ check: $(VENV)/.stamp-dev
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
 	$(BIN)/tether-lab docs --check
+
+# Each check runs whatever the others say; what is missing comes last.
+STEM := $(subst -,_,$(SLUG))
+OF_PAPER = $(wildcard src/tether/methods/$(STEM) reproduction/tether_lab/papers/$(STEM))
+TESTS_OF_PAPER = $(wildcard tests/methods/$(STEM) tests/golden/test_$(STEM).py)
+paper: $(VENV)/.stamp-dev
+	@test -f src/tether/methods/$(STEM)/method.toml || { echo "no paper '$(SLUG)': make paper SLUG=zclip"; exit 2; }
+	@bad=; try() { echo "$$*"; "$$@" || bad="$$bad $${1##*/}"; }; \
+	try $(BIN)/ruff check $(OF_PAPER) $(TESTS_OF_PAPER); \
+	try $(BIN)/ruff format --check $(OF_PAPER) $(TESTS_OF_PAPER); \
+	try $(BIN)/pyrefly check $(addsuffix /*.py,$(OF_PAPER)); \
+	try $(BIN)/lint-imports; \
+	try $(BIN)/python -m pytest -q -n 2 $(TESTS_OF_PAPER) tests/unit/core/test_methods.py tests/unit/core/test_dotted_names.py; \
+	try $(BIN)/python -m pytest -q --paper $(SLUG) tests/contracts tests/lab; \
+	try $(BIN)/tether-lab docs --check; \
+	try $(BIN)/tether-lab reproduce $(SLUG) --smoke; \
+	$(BIN)/tether-lab missing $(SLUG); \
+	test -z "$$bad" || { echo "and to mend:$$bad"; exit 1; }
 
 docs: $(VENV)/.stamp-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'

@@ -42,6 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--earlier-failures", action="store_true", help="name what failed in the run before, too")
     parser.addoption("--tenth", metavar="COMMIT", help="run the tenth of the nightly tests that a commit draws")
+    parser.addoption("--paper", metavar="SLUG", help="run only what is tried for this paper, a name or a class of it")
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
@@ -51,7 +52,11 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the tenth that ``--tenth`` asks for."""
+    """Leave the tenth that ``--tenth`` asks for, and what ``--paper`` does."""
+    if slug := config.getoption("--paper"):
+        of_paper = _of_paper(slug)
+        config.hook.pytest_deselected(items=[item for item in items if not of_paper(item)])
+        items[:] = filter(of_paper, items)
     commit = config.getoption("--tenth")
     if commit:
         drawn: dict[bool, list[pytest.Item]] = {True: [], False: []}
@@ -60,6 +65,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             drawn[lot == 0 and item.get_closest_marker("nightly") is not None].append(item)
         config.hook.pytest_deselected(items=drawn[False])
         items[:] = drawn[True]
+
+
+def _of_paper(slug: str) -> Callable[[pytest.Item], bool]:
+    """Whether a parameter of a test is the slug, a name that the paper registers, or a class of it."""
+    from tether.core.method_files import FILE, FOLDER, read_method
+
+    package = f"tether.methods.{slug.replace('-', '_')}"
+    method = read_method(FOLDER / slug.replace("-", "_") / FILE, package=package)
+    names = {slug, *(name for _, name, _ in method.registered())}
+
+    def of_paper(item: pytest.Item) -> bool:
+        given = item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
+        return any(
+            one in names if isinstance(one, str) else str(getattr(one, "__module__", "")).startswith(f"{package}.")
+            for one in given
+        )
+
+    return of_paper
 
 
 def pytest_collection_finish() -> None:

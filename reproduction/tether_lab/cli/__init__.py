@@ -17,7 +17,7 @@ class LabVerbs(Verbs):
 
     package = "tether_lab.cli"
     folder = Path(__file__).parent
-    order: ClassVar = {"Papers": ("list", "where", "reproduce", "bench", "docs")}
+    order: ClassVar = {"Papers": ("list", "where", "missing", "reproduce", "bench", "docs")}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -83,6 +83,7 @@ def command(
             raise InputError(f"{where}: uncommitted changes, which no result may rest on; commit them or give --out")
 
     before = stored_record() if smoke and as_stored and not record else None
+    compared = [slug for slug in chosen if before and (every or slug in before["papers"])]  # a new paper with nothing
     figures, differing = dict[str, Figures](), list[str]()
     with bars() as progress:
         for slug in chosen:
@@ -106,14 +107,14 @@ def command(
             if smoke:
                 figures[slug] = smoke_figures(result["seeds"][0])
                 found = differences(before, slug, figures[slug]) if before else []
-                differing += [slug] if found else []
+                differing += [slug] if found and slug in compared else []
                 for line in found:
                     say(f"  {line}")
     if record:
         store(figures, path=source_index.results_folder() / FILE)
-    elif before:
+    elif before and compared:
         exact = "to the last bit" if is_this_machine(before) else "within the tolerance for another machine"
-        say(f"{len(chosen) - len(differing)} of {len(chosen)} gave the figures of {before['commit']}, {exact}")
+        say(f"{len(compared) - len(differing)} of {len(compared)} gave the figures of {before['commit']}, {exact}")
         if differing:
             raise typer.Exit(1)
 

@@ -1,139 +1,90 @@
-"""The skeleton of a new paper: it is valid code in the right places, and nothing is written when anything is amiss."""
+"""A new paper of each kind runs as it was made, and nothing is written when anything is amiss."""
 
 from __future__ import annotations
 
-import ast
+import os
 import runpy
 import shutil
+import subprocess
+import sys
 
 import pytest
 
 from tether_lab.lab import source_index
 
-GIVEN = {"--slug": "gate-norm", "--part": "optim.clip.gate_norm.GateNorm", "--guide": "stability.md"}
-LAB = "reproduction/tether_lab/papers"
-METHODS = "src/tether/methods"
-LISTED, STUDY, METHOD = f"{METHODS}/slugs.txt", f"{LAB}/gate_norm/study.py", f"{METHODS}/gate_norm/method.toml"
-SHARED = {STUDY, METHOD, "tests/golden/test_gate_norm.py", LISTED}
-"""Written for every paper."""
-
-
-@pytest.fixture
-def root(tmp_path):
-    here = source_index.need_checkout("this test")
-    for package in ("optim", "adapt", "compress", "train", "data"):
-        folder = f"src/tether/{package}"
-        shutil.copytree(here / folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.pyc"))
-    for folder in (LAB, METHODS, "tests/golden", "docs/guides"):
-        (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / LISTED).write_text("adagc\nzclip\n")
-    shutil.copy(here / "docs/guides/stability.md", tmp_path / "docs/guides")
-    return tmp_path
+pytestmark = pytest.mark.slow
+KINDS = ("objective", "term", "head", "view", "recipe", "clipper", "probe")
+COPIED = ("src", "reproduction", "scripts", "docs", "tests/contracts", "tests/helpers", "tests/methods/zclip")
+FILES = ("README.md", "CHANGELOG.md", "pyproject.toml", "tests/conftest.py", "tests/lab/test_examples.py")
 
 
 @pytest.fixture(scope="module")
-def main():
-    return runpy.run_path(str(source_index.need_checkout("this test") / "scripts/new_paper"))["main"]
+def new_paper():
+    return runpy.run_path(str(source_index.need_checkout("this test") / "scripts/new_paper"))
 
 
-@pytest.fixture
-def written(main, root):
-    """Write a paper with these changes: the texts of the new or changed files, and the lines that each has more."""
-
-    def write(**change):
-        before = texts(root)
-        given = GIVEN | {f"--{key}": value for key, value in change.items()}
-        main([word for pair in given.items() for word in pair], root=root)
-        after = {name: text for name, text in texts(root).items() if text != before.get(name)}
-        for name, text in after.items():
-            assert name in (LISTED, METHOD) or ast.parse(text)
-        more = {name: set(text.splitlines()) - set(before.get(name, "").splitlines()) for name, text in after.items()}
-        return after, more
-
-    return write
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A checkout of its own, to which papers are added."""
+    here, root = source_index.need_checkout("this test"), tmp_path_factory.mktemp("checkout")
+    for folder in filter(lambda name: (here / name).is_dir(), COPIED):
+        shutil.copytree(here / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__", "gen", "_build"))
+    for name in FILES:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(here / name, root / name)
+    return root
 
 
-def texts(root):
-    return {path.relative_to(root).as_posix(): path.read_text() for path in root.rglob("*") if path.is_file()}
+def run(root, *words):
+    path = os.pathsep.join(map(str, (root / "src", root / "reproduction")))
+    environment = os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([sys.executable, *words], cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
-def test_it_writes_its_files_and_says_what_is_to_come(written, capsys):
-    after, more = written(mapping="CLIPPERS")
-    registry, part = "src/tether/optim/clip/registry.py", "src/tether/optim/clip/gate_norm.py"
-    assert after.keys() == SHARED | {registry, part}
-    said = capsys.readouterr().out
-    assert all(f"wrote {name}\n" in said for name in after)
-    assert "tests/golden/vectors/gate-norm.npz" in said
-    assert "docs/guides/stability.md" in said
-    assert "tether-lab bench stability --publish" in said
-    assert more[registry] == {'        "gate_norm": "tether.optim.clip.gate_norm:GateNorm",'}
-    assert all("TO FILL IN" in text for name, text in after.items() if name not in (registry, LISTED))
-    assert after[LISTED] == "adagc\ngate-norm\nzclip\n"
-    assert "promise of GradClipper" in after[part]
-    assert 'guide = "stability.md"' in after[METHOD]
-    assert "from tether.optim.clip.gate_norm import GateNorm" in after["tests/golden/test_gate_norm.py"]
+def test_every_kind_is_tried_here(new_paper):
+    assert new_paper["KINDS"].keys() == set(KINDS)
 
 
 @pytest.mark.parametrize(
-    ("mapping", "module", "registry", "names"),
-    [
-        ("DEBIASERS", "adapt.debias.new", "adapt/debias/registry.py", []),
-        ("COMPRESSORS", "compress.new", "compress/registry.py", []),
-        ("SCHEDULES", "train.new", "train/schedules.py", ["cosine", "constant", "trapezoid"]),
-        ("SOURCES", "data.sources.new", "data/opening.py", None),
-    ],
+    "kind", [pytest.param(kind, marks=[pytest.mark.nightly] if kind != "objective" else []) for kind in KINDS]
 )
-def test_a_registry_gets_one_line(written, mapping, module, registry, names):
-    after, more = written(mapping=mapping, part=f"{module}.New")
-    registry = f"src/tether/{registry}"
-    (line,) = more[registry]
-    assert f'"gate_norm": "tether.{module}:New"' in line
-    literal = next(
-        node.value.args[1]
-        for node in ast.parse(after[registry]).body
-        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == mapping
-    )
-    keys = list(ast.literal_eval(literal))
-    assert keys[-1] == "gate_norm"
-    assert names is None or keys[:-1] == names
-
-
-def test_a_part_needs_no_mapping(written, capsys):
-    after, _ = written(part="adapt.new.New")
-    assert after.keys() == SHARED | {"src/tether/adapt/new.py"}
-    assert "promise" not in after["src/tether/adapt/new.py"]
-    assert "bench" not in capsys.readouterr().out
-
-
-def test_a_part_that_is_there_is_left_as_it_is(written):
-    after, _ = written(part="optim.clip.global_norm.GlobalNorm")
-    assert after.keys() == SHARED
-    assert '"tether.optim.clip.global_norm.GlobalNorm"' in after[METHOD]
+def test_it_runs_as_it_was_made(root, kind):
+    slug, stem = f"trial-{kind}", f"trial_{kind}"
+    said = run(root, "scripts/new_paper", slug, "--kind", kind, "--title", 'A "new" way')
+    written = [line.removeprefix("wrote ") for line in said.splitlines() if line.startswith("wrote ")]
+    assert len(written) == 7
+    assert "title = \"A 'new' way\"" in (root / f"src/tether/methods/{stem}/method.toml").read_text()
+    assert slug in (root / "reproduction/tether_lab/papers/slugs.txt").read_text().split()
+    run(root, "-m", "ruff", "check", ".")
+    run(root, "-m", "ruff", "format", "--check", ".")
+    run(root, "-m", "tether_lab", "docs", "--check")
+    run(root, "-m", "pytest", "-q", f"tests/methods/{stem}")
+    run(root, "-m", "pytest", "-q", "--paper", slug, "tests/contracts", "tests/lab/test_examples.py")
+    assert "smoke run ended" in run(root, "-m", "tether_lab", "reproduce", slug, "--smoke")
+    lacks = run(root, "-m", "tether_lab", "missing", slug)
+    for what in (*(name for name in written if name.endswith((".py", ".toml")) and "__init__" not in name), "result"):
+        assert what in lacks
+    assert ("bench stability" in lacks) == (kind == "clipper")
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("given", "said"),
     [
-        ({"slug": "Gate_Norm"}, "expected lower-case words joined by hyphens"),
-        ({"part": "GateNorm"}, "--part: expected module.Class below tether"),
-        ({"part": "nowhere.gate_norm.GateNorm"}, "--part: no folder"),
-        ({"part": "optim.clip.global_norm.GateNorm"}, "global_norm.py exists already and defines no GateNorm"),
-        ({"mapping": "NOTHING"}, "expected one registry NOTHING below"),
-        ({"guide": "gate-norm.md"}, "no 'gate-norm.md' in"),
+        (["Gate_Norm", "--kind", "term"], "expected lower-case words joined by hyphens"),
+        (["new-way", "--kind", "garden"], "invalid choice: 'garden'"),
+        (["new-way"], "required: --kind"),
+        (["zclip", "--kind", "clipper"], "zclip exists already; choose another slug"),
+        (["new-way", "--kind", "clipper", "--class", "ZClip"], "has a class ZClip already"),
+        (["new-way", "--kind", "clipper", "--class", "zClip"], "expected a name such as GateNorm"),
+        (["global-norm", "--kind", "clipper"], "CLIPPERS has a 'global_norm' already"),
     ],
 )
-def test_nothing_is_written_when_anything_is_amiss(written, root, capsys, change, said):
-    before = texts(root)
+def test_nothing_is_written_when_anything_is_amiss(new_paper, capsys, given, said):
+    listed = source_index.LAB / "papers" / "slugs.txt"
+    before = listed.read_bytes(), sorted(source_index.PACKAGE.glob("methods/*"))
     with pytest.raises(SystemExit):
-        written(**change)
+        new_paper["main"](given)
     assert said in capsys.readouterr().err
-    assert texts(root) == before
-
-
-def test_a_slug_that_is_taken_is_refused(written, root, capsys):
-    written()
-    before = texts(root)
-    with pytest.raises(SystemExit):
-        written(part="optim.clip.other.Other")
-    assert "exists already; choose another slug" in capsys.readouterr().err
-    assert texts(root) == before
+    assert (listed.read_bytes(), sorted(source_index.PACKAGE.glob("methods/*"))) == before

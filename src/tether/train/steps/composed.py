@@ -23,6 +23,7 @@ from tether.models.frozen_copy import buffer_copy
 from tether.models.load import fill
 from tether.models.patch_attention import Attended
 from tether.models.positions import Pair
+from tether.models.sides import SIDES
 from tether.train.ema import TRAILING, trail_
 from tether.train.steps.heads import KeptHead, new_head
 from tether.train.steps.module import Encoder, StepModule, ViewRows, loss_inside
@@ -67,8 +68,9 @@ class ComposedStep:
             objective: the run's objective; the term ``objective`` is this one.
             steps: length of the run.
             seed: of all chance.
-            views: settings of ``ImageView`` and ``TextView`` by name; a name that is a source needs none. None has
-                ``image`` and ``text``. ``of: NAME`` takes another view's rows, window and all, for another ``encoder``.
+            views: settings of ``ImageView`` and ``TextView`` by name, or with ``name: KIND`` of another of ``VIEWS``; a
+                name that is a source needs none. None has ``image`` and ``text``. ``of: NAME`` takes another view's
+                rows, window and all, for another ``encoder``.
             terms: parts of ``TERMS`` or ``OBJECTIVES``, or ``objective``; each may have a ``weight`` and, under ``as``,
                 a name in the log. An objective is told its views: ``image``, ``text``, ``negative_image``,
                 ``negative_text``, and ``extra``. None has the objective alone.
@@ -356,10 +358,10 @@ def _view(name: str, given: Mapping[str, Mapping[str, Any]], *, steps: int, seed
         settings = {"source": drawn, **kept, **settings}
     source = settings.get("source", name)
     first = source[0] if isinstance(source, Sequence) and not isinstance(source, str) and source else source
-    side = next((side for side in VIEWS if str(first).endswith(side)), None)
+    side = next((side for side in SIDES if str(first).endswith(side)), None)
     if side is None:
         raise InputError(f"{where}: expected a source that ends in 'image' or 'text', got {source!r}")
-    return build({"source": source, **settings, "name": side}, VIEWS, where=where, steps=steps, seed=seed, view=drawn)
+    return build({"name": side, "source": source, **settings}, VIEWS, where=where, steps=steps, seed=seed, view=drawn)
 
 
 def _term(spec: Spec, objective: Objective, *, where: str, steps: int, seed: int) -> tuple[str, Term, float]:

@@ -385,7 +385,7 @@ VIEWS: Registry[View] = Registry(
         "text": "tether.train.steps.views:TextView",
     },
 )
-"""Kinds of views, by the side they are of."""
+"""Kinds of views: those of a side by its name, others by the ``name`` in a view's settings."""
 
 
 def captions_of(batch: Batch) -> Sequence[str]:
