@@ -45,7 +45,7 @@ def test_a_head_is_kept_and_makes_masks(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is for --with dinoiser, got values"):
         tether.segment("scenes:rows=2,size=64", "circle,star", model=model, head=head, using="values")
     probe = tether.adapt(model, "digits", recipe="probe", shots=2).head
-    with pytest.raises(InputError, match="made by .*grouping.*, got one of kind linear"):
+    with pytest.raises(InputError, match=r"made by .*grouping.*, got one of kind linear"):
         tether.segment("scenes:rows=2,size=64", "circle,star", model=model, head=probe)
     with pytest.raises(InputError, match="was fitted on an image side with digest"):
         tether.segment("scenes:rows=2,size=64", "circle,star", model=create("tiny", seed=2).eval(), head=head)

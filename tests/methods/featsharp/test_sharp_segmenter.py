@@ -65,7 +65,7 @@ def test_bad_input() -> None:
     with pytest.raises(InputError, match="tether adapt made by sharpen, got one of kind linear"):
         tether.segment("scenes:rows=2,size=64", CLASSES, model=model, sharpen=probe)
     head = SharpenerHead(Sharpener(64, grid=(4, 4))).bind_(model)
-    with pytest.raises(InputError, match="made by .*mask-aware.*, got one of kind sharpener"):
+    with pytest.raises(InputError, match=r"made by .*mask-aware.*, got one of kind sharpener"):
         tether.segment("scenes:rows=2,size=64", CLASSES, model=model, head=head)
     with pytest.raises(InputError, match="use tether segment --sharpen"):
         tether.classify("scenes:rows=2,size=64", model=model, head=head)
