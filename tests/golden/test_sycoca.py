@@ -7,7 +7,7 @@ import pytest
 import torch
 from loading import load
 
-from tether.losses.masked_patches import attentive_select, masked_patch_loss
+from tether.methods.sycoca.masked_patches import attentive_select, masked_patch_loss
 
 V = load("sycoca")
 TOLERANCE = {name: float(value) for name, value in V.meta["tolerance"].items()}

@@ -14,14 +14,15 @@ from torch import Tensor, nn
 from tether.adapt.recipes.tuning import Tuning, play
 from tether.core.types import Batch
 from tether.losses import ClipLoss
-from tether.losses.masked_patches import masked_patch_loss, patch_pixels, patch_scores
 from tether.methods.sycoca.cross_decoder import TextGuidedDecoder
+from tether.methods.sycoca.masked_patches import masked_patch_loss, patch_pixels, patch_scores
+from tether.methods.sycoca.untold_tokens import UntoldTokens
 from tether.models.dual import Clip
-from tether.models.tokens import UntoldTokens, removed_tokens
+from tether.models.tokens import removed_tokens
 from tether.optim.clip import GlobalNorm
 from tether.train.schedules import Cosine
 from tether.train.steps import ComposedStep
-from tether.train.steps.module import StepModule, ViewRows
+from tether.train.steps.module import StepModule, ViewRows, encode_views
 from tether.train.tensor_batches import ReplayedBatches
 from tether_lab.worlds import in_memory
 from tether_lab.worlds.plain_scenes import SIDE, PlainScenes, hidden_share, pixel_clip, told_scenes
@@ -128,7 +129,7 @@ def trained(lab: Lab, bed: RebuiltBench, arm: Arm, *, rate: float = RATE) -> Ste
 def hidden_by(model: Clip, told: PlainScenes) -> Int[Tensor, "n k"]:
     """The patches that are left when those that a model finds most similar to the captions are hidden."""
     views = {"image": ViewRows("image", told.pixels, want="tokens"), "text": _words(model, told.texts)}
-    found, _ = StepModule(model, micro_batch=128).encode(views)
+    found, _ = encode_views(StepModule(model, micro_batch=128), views)
     # pyrefly: ignore[bad-argument-type] - the view wants tokens
     return UntoldTokens(hide=0.5)(patch_scores(found["image"].tokens, found["text"].pooled), grid=GRID)
 
@@ -156,7 +157,7 @@ def measure(module: StepModule, told: PlainScenes, keep: Int[Tensor, "n k"]) -> 
         "true": _words(model, told.texts),
         "other": _words(model, others),
     }
-    seen, _ = StepModule(module.model, micro_batch=128).encode(views)
+    seen, _ = encode_views(StepModule(module.model, micro_batch=128), views)
     target = patch_pixels(told.pixels, patch=decoder.patch)
     hidden = removed_tokens(keep, tokens=target.shape[1])
     errors = []

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import abc
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from tether.core.component import closest
 from tether.core.errors import InputError
-from tether.core.ranges import Count, Decay, Part, Share, Whole, checked
+from tether.core.ranges import Count, Part, Whole, checked
 from tether.core.registry import Registry
+from tether.core.types import Features
 from tether.models.positions import Pair
 
 CountRule = Literal["round", "truncate", "truncate_plus_one"]
 Order = Literal["place", "score"]
 End = Literal["smallest", "largest"]
-Select = Literal["attentive", "random", "none"]
 
 
 @checked
@@ -105,10 +107,30 @@ class TokenChoice(abc.ABC):
 
     Attributes:
         scored: ``noise`` where the scores are drawn evenly from [0, 1), or ``attention``: how much an encoder's pooling
-            token attends to each patch, see ``patch_attention``; or ``text``: how similar each patch is to the caption.
+            token attends to each patch, see ``patch_attention``; or ``views``: see ``scores``.
+        views: names of the step's views whose features the scores are made of; those are encoded first.
     """
 
-    scored: Literal["noise", "attention", "text"] = "noise"
+    scored: Literal["noise", "attention", "views"] = "noise"
+    views: Sequence[str] = ()
+
+    def check_views(self, view: str, views: Mapping[str, Any]) -> None:
+        """Refuse a step whose ``views``, by name, cannot give the scores for the patches of one of them.
+
+        Raises:
+            InputError: such a step; it names the view and what was expected.
+        """
+        for name in self.views:
+            if name not in views:
+                raise InputError(f"step: views: {view}: patches: unknown view {name!r}; {closest(name, views)}")
+
+    def scored_at(self, step: int, *, steps: int) -> bool:
+        """Whether ``views`` give the scores at this step of a run, and noise does not."""
+        return self.scored == "views"
+
+    def scores(self, features: Mapping[str, Features]) -> Float[Tensor, "b n"]:
+        """The scores of each patch, from the features of ``views``."""
+        raise NotImplementedError(f"{type(self).__name__} is scored by {self.scored}")
 
     @abc.abstractmethod
     def count(self, grid: Pair) -> int:
@@ -161,7 +183,7 @@ class RandomTokens(TokenChoice):
 
     def __call__(self, scores: Float[Tensor, "b n"], *, grid: Pair) -> Int[Tensor, "b k"]:
         """See TokenChoice."""
-        return best_tokens(_fitting(scores, grid), count=self.count(grid), end=self.end, order=self.order)
+        return best_tokens(check_scores(scores, grid), count=self.count(grid), end=self.end, order=self.order)
 
 
 class GridTokens(TokenChoice):
@@ -199,7 +221,7 @@ class GridTokens(TokenChoice):
     def __call__(self, scores: Float[Tensor, "b n"], *, grid: Pair) -> Int[Tensor, "b k"]:
         """See TokenChoice; the largest scores of a window stay."""
         count = self.count(grid)
-        windows = _windows(_fitting(scores, grid), grid, self.window)
+        windows = _windows(check_scores(scores, grid), grid, self.window)
         best = best_tokens(windows.flatten(0, 1), count=self.each).unflatten(0, windows.shape[:2])
         places = torch.arange(scores.shape[1], device=scores.device).expand(len(scores), -1)
         found = _windows(places, grid, self.window).gather(2, best)
@@ -250,7 +272,7 @@ class BlockTokens(TokenChoice):
     def __call__(self, scores: Float[Tensor, "b n"], *, grid: Pair) -> Int[Tensor, "b k"]:
         """See TokenChoice; the rectangle begins at the largest score of all patches where one may begin."""
         down, across = self._size(grid)
-        starts = _fitting(scores, grid).unflatten(1, grid)[:, : grid[0] - down + 1, : grid[1] - across + 1]
+        starts = check_scores(scores, grid).unflatten(1, grid)[:, : grid[0] - down + 1, : grid[1] - across + 1]
         first = best_tokens(starts.flatten(1), count=1)
         top, left = first.div(starts.shape[2], rounding_mode="floor"), first % starts.shape[2]
         rows = top + torch.arange(down, device=scores.device)
@@ -289,58 +311,10 @@ class AttentiveTokens(TokenChoice):
     def __call__(self, scores: Float[Tensor, "b n"], *, grid: Pair) -> Int[Tensor, "b k"]:
         """See TokenChoice; the cells of the largest mean score stay."""
         cells = self.count(grid) // self.pool**2
-        means = _windows(_fitting(scores, grid), grid, self.pool).mean(dim=2)
+        means = _windows(check_scores(scores, grid), grid, self.pool).mean(dim=2)
         places = torch.arange(scores.shape[1], device=scores.device)[None]
         inside = _windows(places, grid, self.pool)[0]
         return inside[best_tokens(means, count=cells)].flatten(1).sort(dim=1).values
-
-
-class UntoldTokens(TokenChoice):
-    """The patches that the caption does not speak of; those that are most similar to it are hidden, to be rebuilt.
-
-    The masking of SyCoCa (arXiv 2401.02137); share and direction are our reading, as no code was found. Of equal scores
-    the first patch is hidden.
-
-    Example:
-        >>> import torch
-        >>> from tether.models.tokens import UntoldTokens
-        >>> UntoldTokens(hide=0.5)(torch.tensor([[0.1, 0.9, 0.5, 0.5]]), grid=(2, 2)).tolist()
-        [[0, 3]]
-    """
-
-    scored = "text"
-
-    @checked
-    def __init__(
-        self,
-        *,
-        hide: Decay = 0.5,
-        select: Select = "attentive",
-        random_first: Share = 0.1,
-        shown: str = "image",
-        said: str = "text",
-    ) -> None:
-        """Take the settings.
-
-        Args:
-            hide: share of the patches; ``int(n * hide)`` are hidden.
-            select: ``attentive`` goes by the scores, ``random`` hides any, ``none`` none.
-            random_first: first share of a run that hides any, while a text says nothing of a patch yet.
-            shown: the step's view of the whole images, with ``want: tokens``, whose patches are scored.
-            said: its view of the captions.
-        """
-        self.hide, self.select, self.random_first = 0.0 if select == "none" else hide, select, random_first
-        self.shown, self.said = shown, said
-
-    def count(self, grid: Pair) -> int:
-        """See TokenChoice."""
-        return grid[0] * grid[1] - int(grid[0] * grid[1] * self.hide)
-
-    def __call__(self, scores: Float[Tensor, "b n"], *, grid: Pair) -> Int[Tensor, "b k"]:
-        """See TokenChoice; the largest scores are hidden."""
-        tokens = _fitting(scores, grid).shape[1]
-        order = scores.argsort(dim=1, descending=True, stable=True)
-        return order[:, tokens - self.count(grid) :].sort(dim=1).values
 
 
 TOKEN_CHOICES: Registry[TokenChoice] = Registry(
@@ -350,7 +324,6 @@ TOKEN_CHOICES: Registry[TokenChoice] = Registry(
         "grid": "tether.models.tokens:GridTokens",
         "block": "tether.models.tokens:BlockTokens",
         "attentive": "tether.models.tokens:AttentiveTokens",
-        "untold": "tether.models.tokens:UntoldTokens",
     },
 )
 """Ways to choose the patches that a tower sees, by name."""
@@ -364,7 +337,8 @@ def _cut(grid: Pair, side: int, *, name: str) -> None:
         )
 
 
-def _fitting(scores: Tensor, grid: Pair) -> Tensor:
+def check_scores(scores: Tensor, grid: Pair) -> Tensor:
+    """The scores as they are; refused if they are not one for each patch of the grid."""
     if scores.shape[1] != grid[0] * grid[1]:
         raise InputError(f"scores: expected {grid[0]} x {grid[1]} for each image, got {scores.shape[1]}")
     return scores

@@ -11,8 +11,8 @@ from tether.core.errors import InputError, StoppedError, UnsupportedModelError
 from tether.core.gather import LOCAL, Gather
 from tether.core.types import Batch
 from tether.losses import ClipLoss
-from tether.losses.masked_patches import attentive_select
 from tether.methods.sycoca.decoder import CausalDecoder
+from tether.methods.sycoca.masked_patches import attentive_select
 from tether.models import create
 from tether.models.dense import dense_image, dense_text
 from tether.train import load_config, train
@@ -57,7 +57,7 @@ def test_all_losses_are_there_and_teach_everything():
 
 
 def hidden_of(step, module, batch, at, gather=LOCAL):
-    seen = step._see(module, batch, step=at, gather=gather)
+    seen = step.see(module, batch, step=at, gather=gather)
     return seen.views["masked_image"].about["keep"]
 
 
@@ -103,12 +103,10 @@ def test_hidden_patches_cannot_leak():
     batch = batch_of()
     with torch.no_grad():
         keep = hidden_of(step, module, batch, 3)
-        before = step._see(module, batch, step=3, gather=LOCAL).views["masked_image"].features.tokens
+        before = step.see(module, batch, step=3, gather=LOCAL).views["masked_image"].features.tokens
         hidden = torch.ones(4, 16, dtype=torch.bool).scatter(1, keep, False).view(4, 1, 4, 4)
         covered = torch.where(hidden.repeat_interleave(8, 2).repeat_interleave(8, 3), 0, batch.image)
-        after = (
-            step._see(module, Batch(covered, batch.text), step=3, gather=LOCAL).views["masked_image"].features.tokens
-        )
+        after = step.see(module, Batch(covered, batch.text), step=3, gather=LOCAL).views["masked_image"].features.tokens
     torch.testing.assert_close(before, after)
 
 

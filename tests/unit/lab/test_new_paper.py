@@ -56,7 +56,7 @@ def test_it_runs_as_it_was_made(root, kind):
     written = [line.removeprefix("wrote ") for line in said.splitlines() if line.startswith("wrote ")]
     assert len(written) == 7
     assert "title = \"A 'new' way\"" in (root / f"src/tether/methods/{stem}/method.toml").read_text()
-    assert slug in (root / "reproduction/tether_lab/papers/slugs.txt").read_text().split()
+    assert slug in (root / "src/tether/methods/slugs.txt").read_text().split()
     run(root, "-m", "ruff", "check", ".")
     run(root, "-m", "ruff", "format", "--check", ".")
     run(root, "-m", "tether_lab", "docs", "--check")
@@ -82,7 +82,7 @@ def test_it_runs_as_it_was_made(root, kind):
     ],
 )
 def test_nothing_is_written_when_anything_is_amiss(new_paper, capsys, given, said):
-    listed = source_index.LAB / "papers" / "slugs.txt"
+    listed = source_index.PACKAGE / "methods" / "slugs.txt"
     before = listed.read_bytes(), sorted(source_index.PACKAGE.glob("methods/*"))
     with pytest.raises(SystemExit):
         new_paper["main"](given)

@@ -114,7 +114,7 @@ def test_one_look_of_the_teacher_serves_both_views_and_the_target():
     module, calls = begun(step), []
     some, teacher = batch(module), step._teachers.load("teacher")
     teacher.visual.patch.register_forward_hook(lambda *_: calls.append(None))
-    seen = step._see(module, some, step=0, gather=LOCAL)
+    seen = step.see(module, some, step=0, gather=LOCAL)
     assert len(calls) == 1
     whole = some.extra["whole_image"]
     torch.testing.assert_close(seen.views["whole_image"].features.pooled, teacher.encode_image(whole).pooled)
@@ -148,7 +148,7 @@ def test_the_loss_is_the_papers(want):
             module.heads["projector"].layers[0].weight.add_(0.1 * torch.randn(32, 64))
         step.follow_(step=at)
     some = batch(module)
-    seen = step._see(module, some, step=2, gather=LOCAL).views
+    seen = step.see(module, some, step=2, gather=LOCAL).views
     read = {
         name: one.features.tokens[:, 0] if want == "state" else one.features.pooled
         for name, one in seen.items()
@@ -189,7 +189,7 @@ def test_a_smaller_look_costs_less_and_follows_the_average():
         for parameter in module.model.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape))
     step.follow_(step=0)
-    seen = step._see(module, some, step=1, gather=LOCAL).views
+    seen = step.see(module, some, step=1, gather=LOCAL).views
     average = step._teachers.moving.moving.model
     expected = average.resized(image_size=16).encode_image(some.extra["whole_image"]).pooled
     torch.testing.assert_close(seen["whole_image"].features.pooled, expected)
@@ -219,7 +219,7 @@ def test_towers_of_other_libraries_look_and_leave_out(name, tmp_path):
         for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape))
     step.follow_(step=0)
-    seen = step._see(module, some, step=1, gather=LOCAL).views
+    seen = step.see(module, some, step=1, gather=LOCAL).views
     average = step._teachers.moving.moving.model
     average = average.resized(image_size=size) if name in SMALLER else average
     expected = average.encode_image(seen["whole_image"].rows).pooled
@@ -247,7 +247,7 @@ def test_windows_of_a_view_need_no_boxes_from_the_loader():
     }
     step = step_of(views=views, terms=["objective"], heads={})
     module = begun(step)
-    about = step._see(module, batch(module), step=0, gather=LOCAL).views["image"].about
+    about = step.see(module, batch(module), step=0, gather=LOCAL).views["image"].about
     assert ((about["box"][:, 2:] - about["box"][:, :2]) < 0.9).all()
 
 

@@ -58,7 +58,7 @@ def one_tower(side: str, teacher: str, *, head: str | None = None, size: int | N
 
 def test_it_is_open_clips_distill_on_the_same_features(module, batch, teacher) -> None:
     step = STEPS["distill"](ClipLoss(), steps=3, seed=0, encoder=teacher, size=64)
-    views = step._see(begun(step, module), batch, step=0, gather=LOCAL).views
+    views = step.see(begun(step, module), batch, step=0, gather=LOCAL).views
     student, other = module.model, tether.load(teacher)
     mine: list[Tensor] = [normalize(views[name].features.pooled, dim=1) for name in views]
     assert {tuple(rows.shape) for rows in mine[2:]} == {(4, 48)}
@@ -73,7 +73,7 @@ def test_it_is_open_clips_distill_on_the_same_features(module, batch, teacher) -
 def test_divergence_and_cross_entropy_differ_by_the_teachers_entropy(module, batch) -> None:
     step = STEPS["distill"](ClipLoss(), steps=3, seed=0)  # the teacher is the model itself
     term, _ = step.terms["distill"]
-    seen = step._see(begun(step, module), batch, step=0, gather=LOCAL)
+    seen = step.see(begun(step, module), batch, step=0, gather=LOCAL)
     entropy = term(seen, step=0, gather=LOCAL)[0].total
     term.form = "kl"
     assert float(term(seen, step=0, gather=LOCAL)[0].total.detach()) == pytest.approx(0, abs=1e-6)
@@ -88,7 +88,7 @@ def test_one_tower_through_a_projection(module, batch, teacher, side) -> None:
     step = one_tower(side, teacher, head="to_theirs", size=64 if side == "image" else None)
     inside = begun(step, module)
     loss = step(inside, batch, step=0, gather=LOCAL)
-    views = step._see(inside, batch, step=0, gather=LOCAL).views
+    views = step.see(inside, batch, step=0, gather=LOCAL).views
     told = inside.heads["to_theirs"](views[side].features.pooled)
     expected = 1 - cosine_similarity(told, views[f"theirs_{side}"].features.pooled).mean()
     torch.testing.assert_close(loss.terms["distill"], expected.detach())

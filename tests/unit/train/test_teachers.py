@@ -47,7 +47,7 @@ def batch(model) -> Batch:
 
 
 def seen(step, module, some, at=0):
-    return step._see(module, some, step=at, gather=LOCAL).views
+    return step.see(module, some, step=at, gather=LOCAL).views
 
 
 def begun(step, model) -> StepModule:

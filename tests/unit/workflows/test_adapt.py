@@ -16,7 +16,7 @@ from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
 from tether.core.types import Loss
 from tether.models import create
-from tether.train.steps.module import ViewRows, loss_inside
+from tether.train.steps.module import ViewRows, encode_views, loss_inside
 from tether.workflows.adaptation.choose import choices
 from tether.workflows.adaptation.data import Asked, look_at, parts_of, words_of
 
@@ -35,7 +35,7 @@ class ShrinkStep:
         rows = batch.text if self.side == "text" else batch.image
 
         def inside(module):
-            found = module.encode({"it": ViewRows(self.side, rows)})[0]["it"].pooled
+            found = encode_views(module, {"it": ViewRows(self.side, rows)})[0]["it"].pooled
             return Loss(found.square().mean())
 
         return loss_inside(model, inside)

@@ -11,7 +11,7 @@ from tether.core.gather import Gather
 from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder
 from tether.core.types import Batch, Loss
-from tether.train.steps.module import InsideStep, StepModule, ViewRows
+from tether.train.steps.module import InsideStep, StepModule, ViewRows, encode_views
 
 LABEL = "label"
 """Where a batch of labelled images has the (b,) numbers of their classes in its extra."""
@@ -43,7 +43,7 @@ class ClassStep(InsideStep):
         views = {"image": ViewRows("image", batch.image)}
         if self._tokens is not None:
             views["text"] = ViewRows("text", self._tokens.to(device))
-        found, geometry = module.encode(views)[0], geometry_of(model)
+        found, geometry = encode_views(module, views)[0], geometry_of(model)
         image, text = found["image"].pooled, self._class_text.to(device)
         if self._tokens is not None:
             text = geometry.points(found["text"].pooled)

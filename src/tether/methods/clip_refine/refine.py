@@ -23,7 +23,7 @@ from tether.models.modes import eval_mode
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.train.loop import StepReport
 from tether.train.schedules import Constant
-from tether.train.steps.module import InsideStep, StepModule, ViewRows
+from tether.train.steps.module import InsideStep, StepModule, ViewRows, encode_views
 
 LEARNING_RATE, WEIGHT_DECAY = 1e-6, 0.1  # released config/01_post-pre-training/clip-refine.yaml
 LEAST_LENGTH = 0.5
@@ -65,7 +65,7 @@ class RefineStep(InsideStep):
     def loss_of(self, module: StepModule, batch: Batch, *, step: int, gather: Gather) -> Loss:
         """See InsideStep."""
         views = {"image": ViewRows("image", batch.image), "text": ViewRows("text", batch.text)}
-        (image, text), model = module.encode(views)[0].values(), module.model
+        (image, text), model = encode_views(module, views)[0].values(), module.model
         student = Encoded(image, text, model.logit_scale, model.logit_bias, geometry=geometry_of(model))
         old = None
         if self.teacher is not None:

@@ -26,7 +26,7 @@ from tether.models.modes import eval_mode
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.train.loop import StepReport
 from tether.train.schedules import Cosine
-from tether.train.steps.module import InsideStep, StepModule, ViewRows
+from tether.train.steps.module import InsideStep, StepModule, ViewRows, encode_views
 
 TEMPLATE = "a photo of a {}."  # released engine.py
 LEARNING_RATE, WEIGHT_DECAY = 5e-6, 0.1  # released main.py
@@ -66,7 +66,7 @@ class MarginStep(InsideStep):
 
     def loss_of(self, module: StepModule, batch: Batch, *, step: int, gather: Gather) -> Loss:
         """See InsideStep."""
-        image, labels = module.encode({"image": ViewRows("image", batch.image)})[0]["image"], batch.extra[LABEL]
+        image, labels = encode_views(module, {"image": ViewRows("image", batch.image)})[0]["image"], batch.extra[LABEL]
         assert isinstance(labels, Tensor)
         return self._loss(image.pooled, labels=labels)
 

@@ -12,7 +12,7 @@ from tether.core.types import Batch, Loss
 from tether.losses import caption_labels
 from tether.methods.dclip import dclip_loss
 from tether.methods.dclip.region_teacher import RegionTargets
-from tether.train.steps.module import StepModule, ViewRows, loss_inside
+from tether.train.steps.module import StepModule, ViewRows, encode_views, loss_inside
 from tether.train.steps.views import captions_of
 
 
@@ -65,7 +65,7 @@ class DclipStep:
                 raise InputError(f"{key}: the teacher was not asked for this image with the text {text!r:.100}")
         rows = torch.tensor([self.targets.place[pair] for pair in pairs], device=batch.image.device)
         found = dclip_loss(
-            module.encode({"image": ViewRows("image", batch.image)})[0]["image"].pooled,
+            encode_views(module, {"image": ViewRows("image", batch.image)})[0]["image"].pooled,
             self.targets.text[rows],
             self.targets.image[rows],
             model.logit_scale.detach(),

@@ -25,7 +25,7 @@ from tether.models.modes import eval_mode
 from tether.models.whole_texts import FitsContext, unheard
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.optim import AdamW, parameter_groups
-from tether.train.steps.module import StepModule, ViewRows, loss_inside
+from tether.train.steps.module import StepModule, ViewRows, encode_views, loss_inside
 
 LEARNING_RATE, WEIGHT_DECAY = 1e-5, 1e-4  # released scripts
 ROW = "row"
@@ -104,7 +104,7 @@ class LeafLoss:
         clean, found = self.attacked(model, texts, generator=generator)
         with unheard():
             ids = model.tokenizer(found.texts).to(device)
-        rows = module.encode({"text": ViewRows("text", ids)})[0]["text"].pooled
+        rows = encode_views(module, {"text": ViewRows("text", ids)})[0]["text"].pooled
         lost = [old and not new for old, new in zip(*map(self._fits.whole, (texts, found.texts)), strict=True)]
         changed = [old != new for old, new in zip(texts, found.texts, strict=True)]
         terms = {"changed": changed, "cut": lost}

@@ -22,7 +22,7 @@ from tether.models.dual import Clip
 from tether.models.modes import eval_mode
 from tether.models.tower_state import image_state
 from tether.models.wrapped_encoders import WrappedEncoder
-from tether.train.steps.module import StepModule, ViewRows, loss_inside
+from tether.train.steps.module import StepModule, ViewRows, encode_views, loss_inside
 
 Reads = Literal["state", "embedding"]
 Encoder = Clip | WrappedEncoder
@@ -69,7 +69,7 @@ class ArcMarginStep:
 
     def _loss(self, module: StepModule, batch: Batch, *, step: int) -> Loss:
         view = ViewRows("image", batch.image, want="state" if self.reads == "state" else "pooled")
-        found = module.encode({"image": view})[0]["image"]
+        found = encode_views(module, {"image": view})[0]["image"]
         row = found.pooled if self.reads == "embedding" or found.tokens is None else found.tokens[:, 0]
         head, labels = module.heads[CLASSES], batch.extra.get(LABEL)
         assert isinstance(head, ArcMarginHead)
@@ -136,7 +136,7 @@ class RealignStep:
         elif image.ndim != 2:
             with torch.no_grad():
                 image = model.encode_image(image).pooled
-        text = module.encode({"text": ViewRows("text", batch.text)})[0]["text"]
+        text = encode_views(module, {"text": ViewRows("text", batch.text)})[0]["text"]
         scale = model.logit_scale.detach()
         out = Encoded(Features(image.to(text.pooled)), text, scale, geometry=geometry_of(model))
         return self._objective(out, batch, gather=gather)

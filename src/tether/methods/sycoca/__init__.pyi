@@ -4,3 +4,4 @@ from .cross_decoder import decoder_layers as decoder_layers
 from .decoder import CausalDecoder as CausalDecoder
 from .rebuild_term import RebuildTerm as RebuildTerm
 from .step_noise import step_noise as step_noise
+from .untold_tokens import UntoldTokens as UntoldTokens

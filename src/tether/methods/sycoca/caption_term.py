@@ -11,10 +11,10 @@ from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.ranges import Decay, Share, checked
 from tether.core.types import Loss
-from tether.losses.masked_patches import choose_patches, patch_scores
 from tether.methods.sycoca.decoder import CausalDecoder
+from tether.methods.sycoca.masked_patches import choose_patches, patch_scores
 from tether.methods.sycoca.step_noise import step_noise
-from tether.models.tokens import Select
+from tether.methods.sycoca.untold_tokens import Select
 from tether.train.terms.term import SeenView, Term, TermInputs
 
 
@@ -42,7 +42,7 @@ class CaptionTerm(Term):
             image: view that is told; of ``look: tokens`` it has ``want: tokens``.
             text: view of the captions.
             look: what the decoder sees: the embedding, or patches, for which it has ``look: tokens``, too.
-            drop: share of the patches that it does not see, see ``losses.masked_patches.attentive_select``.
+            drop: share of the patches that it does not see, see ``methods.sycoca.masked_patches.attentive_select``.
             select: ``attentive`` keeps those that are most similar to the text, ``random`` any, ``none`` all.
             random_first: first share of the run that keeps any, while a text says nothing of a patch yet.
             steps: length of the run.

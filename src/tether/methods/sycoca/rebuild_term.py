@@ -9,8 +9,8 @@ from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.ranges import checked
 from tether.core.types import Loss
-from tether.losses.masked_patches import Pixel, masked_patch_loss, patch_pixels
 from tether.methods.sycoca.cross_decoder import TextGuidedDecoder
+from tether.methods.sycoca.masked_patches import Pixel, masked_patch_loss, patch_pixels
 from tether.models.tokens import removed_tokens
 from tether.train.terms.term import Term, TermInputs
 

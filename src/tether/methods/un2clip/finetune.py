@@ -25,7 +25,7 @@ from tether.models.image_digest import image_digest
 from tether.models.modes import eval_mode
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.optim import AdamW
-from tether.train.steps.module import StepModule, ViewRows
+from tether.train.steps.module import StepModule, ViewRows, encode_views
 
 Train = Literal["all", "last_k", "ln"]
 LEARNING_RATE = 1e-6  # of large pre-trained models, by the abstract and DIVA's scripts; not published
@@ -105,7 +105,7 @@ class UnclipLoss:
 
     def __call__(self, module: StepModule, batch: Batch, *, generator: torch.Generator) -> Loss:
         """Terms are ``reconstruction``, and ``moved``, the squared distance, where ``mu`` is above 0."""
-        rows = module.encode({"image": ViewRows("image", batch.image)})[0]["image"].pooled
+        rows = encode_views(module, {"image": ViewRows("image", batch.image)})[0]["image"].pooled
         x = denoised(self.denoiser, module.model, batch)
         total = self.denoiser.loss(x, rows, draws=self.draws, generator=generator)
         terms = {"reconstruction": total.detach()}

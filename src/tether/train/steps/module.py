@@ -54,7 +54,7 @@ class ViewRows:
 
     @property
     def batch_key(self) -> tuple[Any, ...]:
-        """Views of one key are encoded in one call; texts of any length are, for their padding can be cut again."""
+        """Views with equal keys share one forward pass. Texts need not have equal length: they are padded."""
         if self.side == "text":
             return "text", self.want, self.fixed
         kept = None if self.keep is None else self.keep.shape[1]
@@ -114,45 +114,53 @@ class StepModule(nn.Module):
         idle = [one for one in (self.model.logit_bias, *vectors) if one is not None and one.requires_grad]
         return sum((0.0 * one.sum() for one in idle), start=0.0)
 
-    def encode(self, views: Mapping[str, ViewRows]) -> tuple[dict[str, Features], dict[str, dict[str, Tensor]]]:
-        """Features of every view, and for each side the towers' extras, summed over all its views."""
-        groups: dict[tuple[Any, ...], list[str]] = {}
-        for name, view in views.items():
-            groups.setdefault(view.batch_key, []).append(name)
-        joined = [_joined([views[name] for name in names]) for names in groups.values()]
-        found: dict[str, Features] = {}
-        extra: dict[str, dict[str, Tensor]] = {"image": {}, "text": {}}
-        ready = [None if self.kept is None else self.kept(batch) for batch in joined]
-        encoded = iter(self._encode([batch for batch, one in zip(joined, ready, strict=True) if one is None]))
-        for names, batch, one in zip(groups.values(), joined, ready, strict=True):
-            features = next(encoded) if one is None else one
-            sums = extra[batch.side]
-            for key, value in features.extra.items():
-                sums[key] = sums[key] + value if key in sums else value
-            found |= _apart(features, {name: len(views[name].rows) for name in names})
-        return found, extra
 
-    def _encode(self, batches: Sequence[ViewRows]) -> list[Features]:
-        if not batches:
-            return []
-        images = [len(batch.rows) for batch in batches if batch.side == "image"]
-        most, size = max(images or [len(batch.rows) for batch in batches]), self.micro_batch
-        if size is None or size >= most:
-            return [run_tower(self.model, batch.side, batch.rows, batch.keep, batch.want) for batch in batches]
-        parts: list[list[Features]] = [[] for _ in batches]
-        for number in range(-(-most // size)):  # towers by turns, as the backward of shared towers adds up in order
-            for batch, done in zip(batches, parts, strict=True):
-                rows = size * -(-len(batch.rows) // most)
-                part = slice(number * rows, (number + 1) * rows)
-                if part.start >= len(batch.rows):
-                    continue
-                keep = None if batch.keep is None else batch.keep[part]
-                done.append(
-                    checkpoint(
-                        run_tower, self.model, batch.side, batch.rows[part], keep, batch.want, use_reentrant=False
-                    )
-                )
-        return [joined_features(part) for part in parts]
+def encode_views(
+    module: StepModule, views: Mapping[str, ViewRows]
+) -> tuple[dict[str, Features], dict[str, dict[str, Tensor]]]:
+    """Features of every view, and for each side the towers' extras, summed over all its views.
+
+    Views with equal keys share one forward pass.
+
+    Args:
+        module: whose model encodes them, ``micro_batch`` rows at once.
+        views: rows by name.
+    """
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    for name, view in views.items():
+        groups.setdefault(view.batch_key, []).append(name)
+    joined = [_joined([views[name] for name in names]) for names in groups.values()]
+    found: dict[str, Features] = {}
+    extra: dict[str, dict[str, Tensor]] = {"image": {}, "text": {}}
+    ready = [None if module.kept is None else module.kept(batch) for batch in joined]
+    todo = [batch for batch, one in zip(joined, ready, strict=True) if one is None]
+    encoded = iter(_encode(module.model, todo, micro_batch=module.micro_batch) if todo else [])
+    for names, batch, one in zip(groups.values(), joined, ready, strict=True):
+        features = next(encoded) if one is None else one
+        sums = extra[batch.side]
+        for key, value in features.extra.items():
+            sums[key] = sums[key] + value if key in sums else value
+        found |= _apart(features, {name: len(views[name].rows) for name in names})
+    return found, extra
+
+
+def _encode(model: Encoder, batches: Sequence[ViewRows], *, micro_batch: int | None) -> list[Features]:
+    images = [len(batch.rows) for batch in batches if batch.side == "image"]
+    most = max(images or [len(batch.rows) for batch in batches])
+    if micro_batch is None or micro_batch >= most:
+        return [run_tower(model, batch.side, batch.rows, batch.keep, batch.want) for batch in batches]
+    parts: list[list[Features]] = [[] for _ in batches]
+    for number in range(-(-most // micro_batch)):  # towers by turns, as the backward of shared towers adds up in order
+        for batch, done in zip(batches, parts, strict=True):
+            rows = micro_batch * -(-len(batch.rows) // most)
+            part = slice(number * rows, (number + 1) * rows)
+            if part.start >= len(batch.rows):
+                continue
+            keep = None if batch.keep is None else batch.keep[part]
+            done.append(
+                checkpoint(run_tower, model, batch.side, batch.rows[part], keep, batch.want, use_reentrant=False)
+            )
+    return [joined_features(part) for part in parts]
 
 
 def run_tower(model: Encoder, side: Side, rows: Tensor, keep: Tensor | None, want: ViewWant) -> Features:

@@ -20,15 +20,14 @@ from tether.core.hash_rng import hash_int
 from tether.core.protocols import Tokenizer
 from tether.core.ranges import Count, Part, Share, checked
 from tether.core.registry import Registry
-from tether.core.types import Batch, Features
-from tether.losses.masked_patches import patch_scores
+from tether.core.types import Batch
 from tether.models.anatomy.find import anatomy_of
 from tether.models.dual import Want
 from tether.models.patch_attention import Attended, scores_in_view
 from tether.models.positions import Pair
 from tether.models.sides import Side
 from tether.models.tokenizer import lengths
-from tether.models.tokens import TOKEN_CHOICES, RandomTokens, TokenChoice, UntoldTokens
+from tether.models.tokens import TOKEN_CHOICES, RandomTokens, TokenChoice
 from tether.train.steps.module import StepModule, ViewRows, ViewWant
 from tether.train.steps.rewrites import REWRITES, Rewrite
 from tether.train.terms.term import DENSE, LABELS
@@ -52,6 +51,20 @@ class View(abc.ABC):
 
     side: Side
     times = 1
+
+    @property
+    def needs(self) -> Sequence[str]:
+        """Names of other views that it is made with."""
+        return ()
+
+    @property
+    def guided(self) -> bool:
+        """Whether what the step's teacher attends to chooses its patches."""
+        return False
+
+    def waits(self, step: int) -> bool:
+        """Whether it is encoded at this step after the views that it needs."""
+        return False
 
     def __init__(self, *, source: str | list[str], encoder: str, want: ViewWant, optional: bool) -> None:
         """Take the settings that all views have."""
@@ -133,7 +146,7 @@ class ImageView(View):
             crop: least side of a random square window, as a share of the image's; 1 is no window.
             keep_patches: share of the patches that is kept; views of equally many rows keep the same ones.
             patches: which are kept, one of ``TOKEN_CHOICES``, instead of a share of them at random; ``attentive`` asks
-                the step's teacher, and ``untold`` two other views of the same rows.
+                the step's teacher.
             attended: with ``attentive``, a view of the same images that the teacher reads anyway, such as the whole
                 images: what it attends to there is mapped to where this view lies, so one forward serves several views.
             full_last: last share of the run that sees every patch.
@@ -182,7 +195,7 @@ class ImageView(View):
         own = batch.extra.get("keys") if rows is batch.image else None
         names = [str(key) for key in own] if isinstance(own, Sequence) else None
         keep = None
-        if self.choice is not None and step < self.full_from and not self.guided and not self.told_at(step):
+        if self.choice is not None and step < self.full_from and not self.guided and not self.waits(step):
             grid = patch_grid(module, rows)
             generator = torch.Generator().manual_seed(hash_int(str(step), seed=self.seed, salt="patches") >> 1)
             noise = torch.rand(len(rows) * gather.world, grid[0] * grid[1], generator=generator)
@@ -192,42 +205,19 @@ class ImageView(View):
 
     @property
     def guided(self) -> bool:
-        """Whether its choice of patches goes by what an encoder attends to."""
+        """See View."""
         return self.choice is not None and self.choice.scored == "attention"
 
     @property
-    def untold(self) -> UntoldTokens | None:
-        """Its choice of patches, where that goes by the caption."""
-        return self.choice if isinstance(self.choice, UntoldTokens) else None
+    def needs(self) -> Sequence[str]:
+        """See View: those that choose its patches."""
+        if self.attended is not None:
+            return [self.attended]
+        return () if self.choice is None else self.choice.views
 
-    def told_at(self, step: int) -> bool:
-        """Whether the caption chooses its patches at this step, and not noise."""
-        choice = self.untold
-        if choice is None or choice.select != "attentive" or step >= self.full_from:
-            return False
-        return step >= round(self.steps * choice.random_first)
-
-    @property
-    def scored_by(self) -> Sequence[str]:
-        """Views that choose its patches."""
-        return [] if self.untold is None else [self.untold.shown, self.untold.said]
-
-    def hide(self, rows: ViewRows, features: Mapping[str, Features], *, grid: Pair) -> ViewRows:
-        """Its rows without the patches that the caption speaks of.
-
-        Args:
-            rows: as ``rows`` gave them.
-            features: of the views encoded before.
-            grid: rows and columns of patches.
-
-        Raises:
-            InputError: views of unequal length.
-        """
-        choice = self.untold
-        assert choice is not None  # it is told
-        tokens = features[choice.shown].tokens
-        assert tokens is not None  # the view wants them
-        return replace(rows, keep=choice(patch_scores(tokens, features[choice.said].pooled), grid=grid))
+    def waits(self, step: int) -> bool:
+        """See View: where their features choose its patches."""
+        return self.choice is not None and step < self.full_from and self.choice.scored_at(step, steps=self.steps)
 
     def guide(self, rows: ViewRows, look: Attended, *, own: Pair, of: ViewRows, grid: Pair) -> ViewRows:
         """Its rows with the patches that were attended to.

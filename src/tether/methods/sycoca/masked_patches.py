@@ -82,7 +82,7 @@ def attentive_select(
 
     Example:
         >>> import torch
-        >>> from tether.losses.masked_patches import attentive_select
+        >>> from tether.methods.sycoca.masked_patches import attentive_select
         >>> patch, text = torch.tensor([[[1.0, 0], [0, 1], [1, 1], [1, 0]]]), torch.tensor([[2.0, 0]])
         >>> found = attentive_select(patch, text, drop=0.25, mask=0.25)
         >>> found.keep.tolist(), found.masked.tolist()

@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from tether.core.errors import InputError
-from tether.losses.masked_patches import attentive_select, choose_patches, masked_patch_loss, patch_pixels, patch_scores
+from tether.methods.sycoca.masked_patches import (
+    attentive_select,
+    choose_patches,
+    masked_patch_loss,
+    patch_pixels,
+    patch_scores,
+)
 
 
 @pytest.mark.parametrize(("drop", "mask"), [(0.0, 0.0), (0.5, 0.5), (0.29, 0.99), (0.999, 0.1)])
