@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from older_files import USES
+from older_files import USES, dated
 
 NEAR = {"sharpener_head": 0.15}
 """Absolute error where images are resized on the way, whose bytes another processor rounds otherwise."""
@@ -16,7 +16,9 @@ NEAR = {"sharpener_head": 0.15}
 @pytest.fixture(scope="module")
 def place(repository, tmp_path_factory):
     kept = repository / "tests/data/before_methods"
-    return shutil.copytree(kept, tmp_path_factory.mktemp("older") / "kept")
+    place = shutil.copytree(kept, tmp_path_factory.mktemp("older") / "kept")
+    dated(place / "pairs")  # a checkout gives them its own
+    return place
 
 
 @pytest.mark.parametrize("name", USES)

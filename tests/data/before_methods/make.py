@@ -17,7 +17,7 @@ from PIL import Image
 import tether
 from encoders import word_tokenizer
 from memory_rows import boxed, captions, damaged, squares, without_words
-from older_files import COMMIT, STEPS, USES, vectors
+from older_files import COMMIT, STEPS, USES, dated, vectors
 from tether.adapt.debias import DEBIASERS
 from tether.core.errors import StoppedError
 from tether.core.protocols import Tokenizer
@@ -119,6 +119,7 @@ def make(place: Path) -> None:
         Image.fromarray(row.image // 64 * 64).save(place / "pairs" / name)
         lines.append(f"{name},{row.texts[0]}")
     (place / "pairs" / "captions.csv").write_text("\n".join([*lines, ""]))
+    dated(place / "pairs")
     for name, settings in RUNS.items():
         stopped(place, name, settings)
     adapted = {"name": "caption_from_texts", "width": 16, "n_queries": 2, "steps": 2}
