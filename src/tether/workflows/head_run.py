@@ -9,6 +9,7 @@ from tether.adapt.recipes.registry import RECIPES
 from tether.core.component import build
 from tether.core.errors import InputError
 from tether.train.config import RunConfig, load_config
+from tether.workflows.fit import FITS
 from tether.workflows.models import Progress
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ _USED = ("data", "model", "fit", "evaluate", "seed", "size", "workers", "strict"
 
 def gives_head(config: RunConfig) -> bool:
     """Whether the settings are those of a head; nothing is imported to tell."""
-    return (config.fit if isinstance(config.fit, str | None) else config.fit.get("name")) in RECIPES
+    name = config.fit if isinstance(config.fit, str | None) else config.fit.get("name")
+    return name in RECIPES and name not in FITS
 
 
 def check_head_run(config: RunConfig) -> dict[str, Any]:
