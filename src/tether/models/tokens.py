@@ -129,7 +129,7 @@ class TokenChoice(abc.ABC):
         return self.scored == "views"
 
     def scores(self, features: Mapping[str, Features]) -> Float[Tensor, "b n"]:
-        """The scores of each patch, from the features of ``views``."""
+        """The scores of each patch, from the features of ``views``; asked only where ``scored`` is ``views``."""
         raise NotImplementedError(f"{type(self).__name__} is scored by {self.scored}")
 
     @abc.abstractmethod

@@ -23,7 +23,7 @@ class ModelChange(Protocol):
         Args:
             encoder: what was loaded, at the sizes of ``resized``.
             settings: what stands under the key.
-            seed: of the run.
+            seed: seed of the run.
 
         Raises:
             InputError: settings that do not fit, or a model that cannot be changed so.

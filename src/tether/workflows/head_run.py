@@ -21,7 +21,7 @@ _USED = ("data", "model", "fit", "evaluate", "seed", "size", "workers", "strict"
 def gives_head(config: RunConfig) -> bool:
     """Whether the settings are those of a head; nothing is imported to tell."""
     name = config.fit if isinstance(config.fit, str | None) else config.fit.get("name")
-    return name in RECIPES and name not in FITS
+    return name in RECIPES and name not in FITS  # maps are both: as a fit they make a model
 
 
 def check_head_run(config: RunConfig) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class Head(abc.ABC):
 
     Attributes:
         kind: its name in ``ADAPTED_HEADS``.
-        verb: what takes it by ``use``: ``detect``, ``segment`` or ``sharpen``; None of a head that names images.
+        verb: name of the command that takes the head by ``use``: ``detect``, ``segment`` or ``sharpen``; None of a head that names images.
         recipe: recipe of ``tether adapt`` that makes it.
         classes: the c names, in the order of the logits.
         encoder: digest of the image side that it was fitted on, see ``image_digest``; None until ``bind_``.
@@ -110,7 +110,7 @@ class Head(abc.ABC):
         """The head whose ``arrays`` and ``settings`` these are."""
 
     def use(self) -> HeadUse:
-        """How ``verb`` takes it."""
+        """How ``verb`` takes it; a head that names images has no such verb, and nothing calls this."""
         raise NotImplementedError(f"a head of kind {self.kind}: {self.verb}")
 
     def names_none(self) -> str | None:

@@ -121,7 +121,7 @@ def mine_pairs(
         nouns: of a caption; phrases will do.
         templates: sentences with ``{}`` for the noun; None takes those that suit the model.
         least: pairs of a lower score are left out.
-        threshold: see ``methods.ovseg.masked_crops.masked_crops``.
+        threshold: mask value above which a pixel is inside, see ``methods.ovseg.masked_crops.masked_crops``.
         fill: see there.
         expand: see there.
         batch_size: crops in one forward.

@@ -56,7 +56,7 @@ class ComposedStep(InsideStep):
         Args:
             objective: the run's objective; the term ``objective`` is this one.
             steps: length of the run.
-            seed: of all chance.
+            seed: seed of all random draws.
             views: settings of ``ImageView`` and ``TextView`` by name, or with ``name: KIND`` of another of ``VIEWS``; a
                 name that is a source needs none. None has ``image`` and ``text``. ``of: NAME`` takes another view's
                 rows, window and all, for another ``encoder``.

@@ -28,16 +28,16 @@ class ViewReader:
     whose patches the features of others choose.
 
     Attributes:
-        views: by name.
-        teachers: who reads besides the model.
+        views: the step's views by name.
+        teachers: encoders that read views without learning.
     """
 
     def __init__(self, views: Mapping[str, View], teachers: Teachers) -> None:
         """Check that the views and the teacher fit each other.
 
         Args:
-            views: by name.
-            teachers: who reads besides the model.
+            views: the step's views by name.
+            teachers: encoders that read views without learning.
 
         Raises:
             InputError: a view needs another or a teacher that is not there, or nobody needs the teacher.
@@ -78,10 +78,10 @@ class ViewReader:
         """All that terms see of a batch, but the copies that trail heads.
 
         Args:
-            module: the model and the heads.
-            batch: of this process.
+            module: module that holds the model and the heads.
+            batch: this process's rows.
             step: number of the step, from 0.
-            gather: over the processes.
+            gather: function that joins the rows of all processes.
 
         Raises:
             InputError: the batch does not hold what a view is made of.

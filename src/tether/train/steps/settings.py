@@ -26,10 +26,10 @@ def build_view(name: str, given: Mapping[str, Mapping[str, Any]], *, steps: int,
     """A view; with ``of: other`` it copies the settings of ``other`` and its seed, so that both see the same crop.
 
     Args:
-        name: of the view.
+        name: name of the view.
         given: settings of all views by name.
-        steps: length of the run.
-        seed: of all chance.
+        steps: length of the run in steps.
+        seed: seed of all random draws.
 
     Raises:
         InputError: settings that make no view; it names the view.
@@ -58,10 +58,10 @@ def build_terms(specs: Sequence[Spec], objective: Objective, *, steps: int, seed
     """Terms and their weights, by their names in the log; a name that was there before gets a number.
 
     Args:
-        specs: of the terms.
-        objective: of the run; the term ``objective`` is this one.
-        steps: length of the run.
-        seed: of all chance.
+        specs: names or settings of the terms, in order.
+        objective: the run's objective, which the term ``objective`` stands for.
+        steps: length of the run in steps.
+        seed: seed of all random draws.
 
     Raises:
         InputError: no terms, or settings that make none; it names the place.
