@@ -57,7 +57,7 @@ class Head(abc.ABC):
 
     Attributes:
         kind: its name in ``ADAPTED_HEADS``.
-        verb: name of the command that takes the head by ``use``: ``detect``, ``segment`` or ``sharpen``; None of a head that names images.
+        verb: command that takes the head by ``use``: ``detect``, ``segment`` or ``sharpen``; None names images.
         recipe: recipe of ``tether adapt`` that makes it.
         classes: the c names, in the order of the logits.
         encoder: digest of the image side that it was fitted on, see ``image_digest``; None until ``bind_``.
