@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -121,7 +121,7 @@ class FairerClip(ClassifierMixin, BaseEstimator):
         *,
         s: Sequence[object] | np.ndarray | None = None,
         text_features: Float[np.ndarray, "c d"] | None = None,
-    ) -> Self:
+    ) -> FairerClip:
         """Learn both maps from labelled images.
 
         Args:
@@ -151,7 +151,7 @@ class FairerClip(ClassifierMixin, BaseEstimator):
         text_features: Float[np.ndarray, "c d"],
         s: Sequence[object] | np.ndarray | None = None,
         start: Int[np.ndarray, " n"] | None = None,
-    ) -> Self:
+    ) -> FairerClip:
         """Learn both maps from pseudo-labels: zero-shot at first, from the second round on those of the current codes.
 
         The released settings take ``n_iter`` 2 to 4 here. Classes are numbered 0 to c - 1.
@@ -223,7 +223,7 @@ class FairerClip(ClassifierMixin, BaseEstimator):
         write_state(path, format=_FORMAT, settings=settings, arrays=dict(zip(_ARRAYS, values, strict=True)))
 
     @classmethod
-    def load(cls, path: Path | str) -> Self:
+    def load(cls, path: Path | str) -> FairerClip:
         """Read what ``save`` wrote, ready to transform and predict; nothing is unpickled."""
         settings, arrays = read_state(path, what="FairerClip", format=_FORMAT, arrays=frozenset(_ARRAYS))
         classes = settings.pop("classes")
@@ -249,7 +249,7 @@ class FairerClip(ClassifierMixin, BaseEstimator):
         text_features: np.ndarray | None,
         *,
         labels: Literal["given", "pseudo"],
-    ) -> Self:
+    ) -> FairerClip:
         classes = len(self.classes_)
         if classes < 2:
             raise InputError(f"y: expected at least two classes, got {classes} class")

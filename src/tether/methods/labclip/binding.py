@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self, final
+from typing import TYPE_CHECKING, Literal, final
 
 import numpy as np
 import torch
@@ -258,7 +258,7 @@ class LinearBindingMap(nn.Module):
         write_state(path, format=_FORMAT, settings={"base": base}, arrays={"matrix": wide_array(self.matrix)})
 
     @classmethod
-    def load(cls, path: Path | str, *, base: str | None = None, dim: int | None = None) -> Self:
+    def load(cls, path: Path | str, *, base: str | None = None, dim: int | None = None) -> LinearBindingMap:
         """Read what ``save`` wrote.
 
         Args:
