@@ -125,6 +125,9 @@ def _one_message(verb: Callable[[], Any] = lambda: None) -> Iterator[None]:
                 from tether.cli.mistakes import several_files
 
                 error.message += several_files(error.message)
+        elif type(error) is RuntimeError and isinstance(error.__context__, KeyboardInterrupt):
+            # A signal within ``Condition.wait`` leaves the lock untaken, and giving it back fails.
+            raise typer.Exit(_interrupted(error.__context__)) from None
         elif isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "CPUAllocator" in str(error):
             raise typer.Exit(_fail(error, f"out of memory: {reason_of(error)}")) from error
         raise

@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import sys
+import threading
 import types
 import warnings
 
@@ -74,6 +75,19 @@ def test_errors_become_one_message_and_a_code(verb, error, code, message):
     assert (got := call("probe"))[0] == code
     assert message in got[2]
     assert "Traceback" not in got[2]
+
+
+def test_a_signal_within_a_lock_is_no_bug(verb):
+    def command() -> None:
+        """Fails as ``Condition.wait`` does when the signal comes before it has its lock back."""
+        lock = threading.Lock()
+        with lock:
+            lock.release()
+            raise KeyboardInterrupt
+
+    verb(command)
+    code, _, stderr = call("probe")
+    assert (code, stderr) == (130, "tether: interrupted\n")
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), ModuleNotFoundError("No module named 'x'", name="x")])
