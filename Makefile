@@ -11,7 +11,7 @@ RUN := runs/demo
 # A second Python, with the torch that PyPI gives it: on Linux a CUDA build, which is what most users have.
 OTHER ?= $(shell command -v python3.13 || command -v python3.12)
 # Packages whose shapes and types are checked at every call while the golden tests run.
-SHAPES := tether.losses,tether.models,tether.evaluate,tether.optim,tether.generate,tether.methods
+SHAPES := tether.losses,tether.models,tether.evaluate,tether.optim,tether.generation,tether.methods
 # Tests start hundreds of processes, and each would compile every file again.
 export PYTHONDONTWRITEBYTECODE :=
 

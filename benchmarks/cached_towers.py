@@ -37,9 +37,9 @@ class Run:
     def __init__(self, folder: Path, *, features: str, trainable: list[str]) -> None:
         """Build it."""
         from tether.core.gather import LOCAL
-        from tether.train.config import RunConfig
-        from tether.train.parts import check_parts
-        from tether.train.trainer import Trainer
+        from tether.training.config import RunConfig
+        from tether.training.parts import check_parts
+        from tether.training.trainer import Trainer
 
         config = RunConfig(
             data={"name": "scenes", "rows": ROWS, "size": 64, "captions": "long"},
@@ -65,7 +65,7 @@ class Run:
 
     def take(self, steps: int) -> float:
         """Images a CPU second over so many steps, all threads counted."""
-        from tether.train.loop import fit
+        from tether.training.loop import fit
 
         start = time.process_time()
         fit(

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import tether
-from tether.adapt.finetune import MapFit
+from tether.adaptation.finetune import MapFit
 from tether.data import open_source
 from tether.evaluate.captions import caption_words, cider, repeated_bigrams
 from tether.evaluate.retrieval import recall_at_k

@@ -74,11 +74,11 @@ def worker(rank: int, world: int, port: int, model: str, repeats: int, folder: s
     from accelerate import Accelerator
 
     from tether.core.gather import process_gather
-    from tether.train import load_config
-    from tether.train.checkpoints import Checkpoint, load_checkpoint, open_checkpoint, save_checkpoint, step_name
-    from tether.train.parts import check_parts
-    from tether.train.sharded import save_sharded
-    from tether.train.trainer import Trainer
+    from tether.training import load_config
+    from tether.training.checkpoints import Checkpoint, load_checkpoint, open_checkpoint, save_checkpoint, step_name
+    from tether.training.parts import check_parts
+    from tether.training.sharded import save_sharded
+    from tether.training.trainer import Trainer
 
     torch.set_num_threads(1)
     device = Accelerator(cpu=True).device

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from open_clip import CoCa, CoCaLoss
 from torch import Tensor
 
-from tether.adapt.recipes.tuning import Tuning, play
+from tether.adaptation.recipes.tuning import Tuning, play
 from tether.core.types import Batch
 from tether.evaluate.captions import attribute_scores, cider, repeated_bigrams
 from tether.evaluate.retrieval import recall_at_k
@@ -39,9 +39,9 @@ from tether.models.dense import dense_image
 from tether.models.dual import Clip
 from tether.models.embed import encode_images, encode_texts
 from tether.optim.clip import GlobalNorm
-from tether.train.schedules import Cosine
-from tether.train.steps import ComposedStep
-from tether.train.tensor_batches import ReplayedBatches
+from tether.training.schedules import Cosine
+from tether.training.steps import ComposedStep
+from tether.training.tensor_batches import ReplayedBatches
 from tether_lab.lab.lab import Lab
 from tether_lab.worlds.in_memory import draws
 from tether_lab.worlds.plain_scenes import CONTEXT, SIDE, WORDS, PlainScenes, new_clip, told_scenes

@@ -199,7 +199,7 @@ def arms(seed: int, folder: Path, *, pairs: int = PAIRS, steps: int = STEPS) -> 
     from tether.core.component import build
     from tether.models.load import load
     from tether.tasks.classify.zero_shot import ZeroShotClassifier
-    from tether.train import RunConfig, train
+    from tether.training import RunConfig, train
 
     classes = Classes.make()
     pool_path = folder / "pool.parquet"

@@ -31,8 +31,8 @@ from torchao.quantization import IntxWeightOnlyConfig, PerAxis, PerGroup, quanti
 from torchao.quantization.quant_primitives import MappingType
 
 import tether
-from tether.compress.quantise import Octav
-from tether.compress.quantise.few_bits import RoundedRows
+from tether.compression.quantise import Octav
+from tether.compression.quantise.few_bits import RoundedRows
 from tether.core.errors import UnsupportedModelError
 from tether.core.types import Batch
 from tether.data.images import resize_and_crop

@@ -28,8 +28,8 @@ import torch.nn.functional as F
 import yaml
 
 import tether
-from tether.adapt.recipes import RECIPES, Given, Outcome
-from tether.adapt.weights import interpolate
+from tether.adaptation.recipes import RECIPES, Given, Outcome
+from tether.adaptation.weights import interpolate
 from tether.core.allocator import keep_freed_memory
 from tether.core.component import build
 from tether.core.errors import UnsupportedModelError

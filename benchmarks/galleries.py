@@ -54,7 +54,7 @@ def _wrapped(said: str, *, width: float, font: ImageFont.FreeTypeFont | ImageFon
 
 def drawing(lab: Lab) -> Image.Image:
     """Strokes, primitives, pixels and strokes without views, of the same prompts."""
-    from tether.generate import PlainView
+    from tether.generation import PlainView
     from tether_lab.worlds import drawn_prompts as bed
     from tether_lab.worlds.drawn_shapes import PHRASES
 
@@ -122,7 +122,7 @@ def people(lab: Lab) -> Image.Image:
 
 def digits(lab: Lab) -> Image.Image:
     """Digits of which one is to be left out, in the four steps that the check takes."""
-    from tether.generate import CFG
+    from tether.generation import CFG
     from tether_lab.worlds import negative_digits as bed
 
     found = bed.prepare(lab)

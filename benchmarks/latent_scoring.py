@@ -29,13 +29,13 @@ from PIL import Image
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from tether.generate.seen import as_images
+from tether.generation.seen import as_images
 from tether.models import create
 from tether.models.dual import Clip
 from tether.models.embed import encode_texts
 from tether.models.latent.clip import hold_codec_
 from tether.models.latent.codec import ConvCodec, ScaledCodec
-from tether.train.codec_training import train_codec
+from tether.training.codec_training import train_codec
 from tether_lab.lab.lab import Lab
 from tether_lab.worlds import in_memory, steered_latents
 from tether_lab.worlds.plain_scenes import SIDE, things_called

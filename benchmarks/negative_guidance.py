@@ -24,7 +24,7 @@ import torch
 from diffusers import FluxTransformer2DModel, UNet2DConditionModel
 from torch import Tensor
 
-from tether.generate import NAG, NAGGuidance, TextDiffusion
+from tether.generation import NAG, NAGGuidance, TextDiffusion
 from tether.models import create
 
 Way = Callable[[int], Tensor]

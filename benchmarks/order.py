@@ -24,8 +24,8 @@ import torch
 from torchvision.transforms.functional import gaussian_blur
 
 import tether
-from tether.adapt.recipes.order import OrderRecipe
-from tether.adapt.recipes.tuning import play
+from tether.adaptation.recipes.order import OrderRecipe
+from tether.adaptation.recipes.tuning import play
 from tether.core.types import ImageSpec, Row
 from tether.data.blocks import IndexedSource
 from tether.data.images import decode, resize_and_crop

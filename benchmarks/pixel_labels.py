@@ -32,7 +32,7 @@ from tether.data.blocks import IndexedSource
 from tether.data.dense_labels import IGNORED
 from tether.methods.cliptex.dense_probe import dense_probe
 from tether.models.composed.encoder import ComposedEncoder
-from tether.train import load_config, train
+from tether.training import load_config, train
 from tether.workflows.label import label
 
 NOISE = 0.15

@@ -34,8 +34,8 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 import tether
-from tether.adapt.heads.quality import QualityHead
-from tether.adapt.recipes import Given
+from tether.adaptation.heads.quality import QualityHead
+from tether.adaptation.recipes import Given
 from tether.core.protocols import DualEncoder
 from tether.core.types import Batch, Row
 from tether.data import open_source
@@ -47,7 +47,7 @@ from tether.methods.qualiclip.quality_ladder import ladder_correlations, level_o
 from tether.methods.qualiclip.recipe import QualityRecipe
 from tether.models import create
 from tether.tasks.quality import QualityScorer, sharpness
-from tether.train.steps.presets import ContrastiveStep
+from tether.training.steps.presets import ContrastiveStep
 from tether.workflows.adaptation.run import run
 from tether_lab.worlds import in_memory
 

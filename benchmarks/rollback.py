@@ -39,10 +39,10 @@ from tether.core.types import Batch, Loss
 from tether.data import open_source
 from tether.data.loader import Loader
 from tether.evaluate.measures import evaluate
-from tether.train import load_config, train
-from tether.train import trainer as trainer_module
-from tether.train.rollback import DivergedError
-from tether.train.schedules import Cosine
+from tether.training import load_config, train
+from tether.training import trainer as trainer_module
+from tether.training.rollback import DivergedError
+from tether.training.schedules import Cosine
 
 RULES = {
     "skip": [],

@@ -40,8 +40,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 import tether
-from tether.adapt.heads.masks import MasksHead
-from tether.adapt.recipes import RECIPES, Given, Outcome
+from tether.adaptation.heads.masks import MasksHead
+from tether.adaptation.recipes import RECIPES, Given, Outcome
 from tether.core.component import build
 from tether.core.errors import TetherError
 from tether.core.masks import NO_CLASS

@@ -12,7 +12,7 @@ import time
 import torch
 
 import tether
-from tether.adapt.finetune import MapFit
+from tether.adaptation.finetune import MapFit
 from tether.core.protocols import DualEncoder
 from tether.data import open_source
 from tether.data.loader import ordered

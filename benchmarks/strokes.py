@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from tether.generate.draw import StrokeCanvas, render_strokes
+from tether.generation.canvases import StrokeCanvas, render_strokes
 
 LEAST = 3.0
 """Times, at least, that drawing near strokes alone must be faster."""

@@ -94,7 +94,7 @@ def run_ours(seed: int) -> dict[str, list[list[float]]]:
 
     from tether.data import open_source
     from tether.evaluate import evaluate
-    from tether.train import load_config, train
+    from tether.training import load_config, train
 
     torch.set_num_threads(1)
     held = open_source({"name": "emoji", "split": "test", "size": 64}, where="benchmark")

@@ -46,10 +46,10 @@ from tether.models import create
 from tether.models.dual import Clip
 from tether.optim import AdamW, parameter_groups
 from tether.optim.clip import GlobalNorm
-from tether.train.loop import Player, Precision, fit
-from tether.train.schedules import Constant
-from tether.train.steps.module import StepModule
-from tether.train.steps.presets import ContrastiveStep
+from tether.training.loop import Player, Precision, fit
+from tether.training.schedules import Constant
+from tether.training.steps.module import StepModule
+from tether.training.steps.presets import ContrastiveStep
 from training_step import peer, race
 
 BASE = "open_clip, half"

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 from tether.core.atomic_io import write_json
 
 if TYPE_CHECKING:
-    from tether.train import RunConfig
+    from tether.training import RunConfig
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 _MUON = "optimizer={name: timm/muon, lr: 3.0e-3, momentum: 0.9, nesterov: true, ns_steps: 3}"
@@ -63,8 +63,8 @@ TRIAL_STEPS = 20
 
 def settings(arm: str, photos: str | None, *, seed: int) -> tuple[RunConfig, Any]:
     """An arm, and the source of what is held out."""
-    from tether.train import load_config
-    from tether.train.config import split_parts
+    from tether.training import load_config
+    from tether.training.config import split_parts
 
     common = [f"seed={seed}", "threads=1", "evaluate=null"]
     if photos is None:
@@ -95,8 +95,8 @@ def run(arm: str, photos: str | None, *, seed: int, steps: int | None, seconds: 
     from tether.core.protocols import DualEncoder
     from tether.data import open_source
     from tether.evaluate import evaluate
-    from tether.train import train
-    from tether.train.locked_towers import kept_where_resting
+    from tether.training import train
+    from tether.training.locked_towers import kept_where_resting
 
     torch.set_num_threads(1)
     config, held = settings(arm, photos, seed=seed)

@@ -21,7 +21,7 @@ from tether.methods.paraclip.ranking_overlap import average_overlap, ranking
 from tether.methods.veclip import TemplateFuser, fuse_captions
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.embed import encode_images, encode_texts
-from tether.train.steps.presets import ContrastiveStep
+from tether.training.steps.presets import ContrastiveStep
 from tether_lab.lab.card import Claim, Condition, Trial
 
 from .frozen import HELD_OUT, Photos, as_images, caption_recall, encoder, learn

@@ -21,8 +21,8 @@ from tether.methods.zclip import ZClip
 from tether.models.embed import encode_images, encode_texts
 from tether.optim import AdamW
 from tether.optim.clip import GlobalNorm, NoClip
-from tether.train.schedules import Constant
-from tether.train.steps.presets import ContrastiveStep
+from tether.training.schedules import Constant
+from tether.training.steps.presets import ContrastiveStep
 from tether_lab.lab.card import Claim, Condition, Trial
 from tether_lab.worlds.char_lm_spikes import LIMITS, PLANTED, SCALE, excess_loss
 

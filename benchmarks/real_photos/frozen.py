@@ -29,9 +29,9 @@ from tether.models.embed import encode_images, encode_texts
 from tether.models.sizes import Sizes
 from tether.optim import AdamW, parameter_groups
 from tether.optim.clip import GlobalNorm
-from tether.train.loop import Player, Precision, fit
-from tether.train.schedules import Cosine, Schedule
-from tether.train.steps.module import StepModule
+from tether.training.loop import Player, Precision, fit
+from tether.training.schedules import Cosine, Schedule
+from tether.training.steps.module import StepModule
 from tether_lab.worlds.domain_shift import Labelled, other_light
 
 HELD_OUT = 200

@@ -23,7 +23,7 @@ from tether.models.composed.encoder import ComposedEncoder
 from tether.models.embed import encode_images, encode_texts
 from tether.space import ConformityEstimator, conformity
 from tether.space.conformity import pearson
-from tether.train.steps.presets import ContrastiveStep
+from tether.training.steps.presets import ContrastiveStep
 from tether_lab.lab.card import Claim, Condition, Trial
 
 from .frozen import Photos, as_images, encoder, learn

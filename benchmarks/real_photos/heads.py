@@ -23,7 +23,7 @@ from tether.methods.clipood import class_texts, tune_images_
 from tether.methods.logitclip import LogitClipLoss
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.embed import encode_images, encode_texts
-from tether.train.steps.presets import ContrastiveStep
+from tether.training.steps.presets import ContrastiveStep
 from tether_lab.lab.card import Claim, Condition, Trial
 
 from .captions import taught

@@ -21,8 +21,8 @@ from tether.models.composed.encoder import ComposedEncoder
 from tether.models.embed import encode_images, encode_texts
 from tether.models.positions import resize_line, stretch
 from tether.models.text_windows import SlidingTextEncoder
-from tether.train.steps.composed import ComposedStep
-from tether.train.steps.presets import ContrastiveStep
+from tether.training.steps.composed import ComposedStep
+from tether.training.steps.presets import ContrastiveStep
 from tether_lab.lab.card import Claim, Condition, Trial
 
 from .captions import STEPS

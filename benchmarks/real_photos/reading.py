@@ -16,8 +16,8 @@ from tether.evaluate.text_retrieval import text_ranks
 from tether.losses import ClipLoss, MatryoshkaLoss
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.embed import encode_images, encode_texts
-from tether.train.steps.composed import ComposedStep
-from tether.train.steps.presets import ContrastiveStep
+from tether.training.steps.composed import ComposedStep
+from tether.training.steps.presets import ContrastiveStep
 from tether_lab.lab.card import Claim, Condition, Trial
 
 from .captions import BED, STEPS

@@ -44,17 +44,17 @@ KINDS = {
         "tether.losses.OBJECTIVES", "objectives", "loss", "Loss", "objectives.md", "pairs", ACCURACY, "CLIP's loss"
     ),
     "term": Kind(
-        "tether.train.terms.TERMS", "terms", "term", "Term", "steps.md", "pairs", ACCURACY, "CLIP's loss alone"
+        "tether.training.terms.TERMS", "terms", "term", "Term", "steps.md", "pairs", ACCURACY, "CLIP's loss alone"
     ),
     "view": Kind(
-        "tether.train.steps.views.VIEWS", "views", "view", "View", "steps.md", "pairs", ACCURACY, "images as they are"
+        "tether.training.steps.views.VIEWS", "views", "view", "View", "steps.md", "pairs", ACCURACY, "images as they are"
     ),
     "head": Kind(
         "tether.tasks.classify.CLASSIFIER_HEADS", "classifier_heads", "head", "Classifier", "classification.md",
         "a trained CLIP", ACCURACY, "the zero-shot classifier of the same model",
     ),
     "recipe": Kind(
-        "tether.adapt.recipes.RECIPES", "recipes", "recipe", "Recipe", "adaptation.md",
+        "tether.adaptation.recipes.RECIPES", "recipes", "recipe", "Recipe", "adaptation.md",
         "a trained CLIP", ACCURACY, "a linear probe of the same four images a class",
     ),
     "clipper": Kind(

@@ -49,7 +49,7 @@ WARM = (
     "tether.cli", "tether.data.curate.engine.run", "tether.methods.medical_survey.high_bit_depth",
     "tether.methods.scientific_papers.source",
     "tether.evaluate.report", "tether.evaluate.datasheet", "tether.tasks.curate", "tether.tasks.retrieve.index",
-    "tether.train.run",
+    "tether.training.run",
 )  # fmt: skip
 
 

@@ -19,12 +19,12 @@ READS: dict[str, Read] = {}
 
 PLAIN = {
     "decode": "tether.data.images:decode",
-    "recipe": "tether.train.config:load_config",
+    "recipe": "tether.training.config:load_config",
     "curate_recipe": "tether.data.curate.engine.recipe:read_recipe",
     "attribute_lexicon": "tether.methods.saner.lexicon:AttributeLexicon.load",
     "decomposition": "tether.core.decomposition:Decomposition.load",
     "space_state": "tether.space.whiten:Whitener.load",
-    "checkpoint": "tether.train.checkpoints:load_checkpoint",
+    "checkpoint": "tether.training.checkpoints:load_checkpoint",
     "report": "tether.evaluate.report:write",
 }
 """Readers that are one function of the package."""
@@ -127,7 +127,7 @@ def pool(path: Path) -> object:
 def overrides(path: Path) -> object:
     """Settings of the command line, one a line."""
     from tether.core.atomic_io import read_bytes
-    from tether.train.config import load_config
+    from tether.training.config import load_config
 
     lines = read_bytes(path, limit=2**20).decode(errors="surrogateescape").split("\n")
     return load_config(overrides=["data=emoji", *filter(None, lines)])
@@ -153,8 +153,8 @@ def bad_rows(path: Path) -> object:
 @read
 def resumed(path: Path) -> object:
     """A run that goes on."""
-    from tether.train import load_config, train
-    from tether.train.claim import check_recorded
+    from tether.training import load_config, train
+    from tether.training.claim import check_recorded
 
     os.chdir(path)  # a run is known by what it was started with, relative names too
     config = load_config(Path("run/config.yaml"))

@@ -358,7 +358,7 @@ def _(folder: Path) -> None:
 
 
 def _run(folder: Path) -> None:
-    from tether.train import load_config, train
+    from tether.training import load_config, train
 
     with contextlib.chdir(folder):
         _csv(Path())

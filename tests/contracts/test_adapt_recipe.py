@@ -13,8 +13,8 @@ import torch
 import tether
 from families import FAMILIES, hugging_face
 from memory_rows import boxed, captions, damaged, masked, squares, without_words
-from tether.adapt.heads import load_head
-from tether.adapt.recipes import RECIPES, Recipe, TuneRecipe
+from tether.adaptation.heads import load_head
+from tether.adaptation.recipes import RECIPES, Recipe, TuneRecipe
 from tether.core.component import build
 from tether.core.errors import InputError, StoppedError, UnsupportedModelError
 from tether.core.model_digest import model_digest

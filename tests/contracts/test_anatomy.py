@@ -15,7 +15,7 @@ from families import (
     siglip,
     timm_tower,
 )
-from tether.adapt.finetune.lora import Lora
+from tether.adaptation.finetune.lora import Lora
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.models import create
 from tether.models.anatomy.exceptions import EXCEPTIONS

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.generate import Moment, paint
-from tether.generate.draw import CANVASES, Canvas
+from tether.generation import Moment, paint
+from tether.generation.canvases import CANVASES, Canvas
 
 SETTINGS: dict[str, dict[str, int]] = {"strokes": {"n_strokes": 6}, "blobs": {"n_strokes": 6, "cameras": 2}}
 SETTINGS["primitives"] = {"patches": 2, "patch": 8}

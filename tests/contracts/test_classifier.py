@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from families import CLOSED, FAMILIES, SEALED, open_clip_tower
-from tether.adapt.finetune import tower_parameters
+from tether.adaptation.finetune import tower_parameters
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.methods.ft_clip import ClipClassifier
 from tether.models.anatomy.exceptions import EXCEPTIONS

@@ -23,7 +23,7 @@ from tether.models.composed.compose import compose
 from tether.models.latent.clip import init_from_pixel_clip
 from tether.models.latent.codec import ConvCodec
 from tether.models.sides import SIDES, side_parts
-from tether.train.locked_towers import resting_sides
+from tether.training.locked_towers import resting_sides
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")]
 

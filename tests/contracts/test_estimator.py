@@ -3,8 +3,8 @@
 import pytest
 from sklearn.utils.estimator_checks import check_estimator
 
-from tether.adapt.debias import DEBIASERS
-from tether.adapt.training_free import TRAINING_FREE
+from tether.adaptation.debias import DEBIASERS
+from tether.adaptation.training_free import TRAINING_FREE
 from tether.space import ESTIMATORS
 from tether.tasks.safety import CLASSIFIERS
 

@@ -9,7 +9,7 @@ import torch
 
 from tether.core.component import build
 from tether.core.errors import InputError
-from tether.generate import GENERATORS, TextGenerator, train_generator
+from tether.generation import GENERATORS, TextGenerator, train_generator
 from tether.models import create
 
 pytest.importorskip("diffusers", reason="needs tether-clip[generate]")

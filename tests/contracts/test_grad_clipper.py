@@ -21,7 +21,7 @@ from tether.methods.zclip import ZClip
 from tether.optim import AdamW, clip_and_step
 from tether.optim.clip import CLIPPERS, TensorClipper, UniformClipper
 from tether.optim.clip.base import NonFiniteGradientError
-from tether.train.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from tether.training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 
 SHAPES = {"tower.weight": (4, 3), "tower.bias": (5,), "conv": (2, 2, 2), "scale": ()}
 EXCEPTIONS = {

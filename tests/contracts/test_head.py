@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tether.adapt.heads import (
+from tether.adaptation.heads import (
     ADAPTED_HEADS,
     HEAD_FILE,
     CacheHead,
@@ -46,9 +46,9 @@ from tether.models.mask_decoder import MaskHead
 from tether.models.mask_models import NamedMasks
 from tether.models.patch_grouping import DinoiserHead
 from tether.models.ranking_adapter import RankingAdapter
-from tether.train.steps import ComposedStep
-from tether.train.steps.heads import TRAINED_HEADS
-from tether.train.terms import TERMS
+from tether.training.steps import ComposedStep
+from tether.training.steps.heads import TRAINED_HEADS
+from tether.training.terms import TERMS
 
 trained_heads = pytest.mark.parametrize("name", sorted(TRAINED_HEADS))
 adapted_heads = pytest.mark.parametrize("kind", sorted(ADAPTED_HEADS))

@@ -26,8 +26,8 @@ from optimizer_cases import (
 from tether.core.errors import InputError, StoppedError
 from tether.optim import OPTIMIZERS, parameter_groups
 from tether.optim.optimizer_base import Stepper
-from tether.train import load_config, train
-from tether.train.parallel import load_optimizer_tensors, optimizer_tensors
+from tether.training import load_config, train
+from tether.training.parallel import load_optimizer_tensors, optimizer_tensors
 
 pytestmark = pytest.mark.slow
 

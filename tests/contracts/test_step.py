@@ -13,8 +13,8 @@ from tether.core.types import Batch, Loss
 from tether.losses import ClipLoss
 from tether.models import create
 from tether.models.sides import SIDES
-from tether.train.steps import STEPS, ComposedStep
-from tether.train.steps.module import StepModule
+from tether.training.steps import STEPS, ComposedStep
+from tether.training.steps.module import StepModule
 
 STEPS_TOTAL = 10
 MODELS = {"skip_middle": {"vision": {"gate": "mirror"}, "text": {"gate": "mirror"}}}

@@ -23,8 +23,8 @@ from tether.losses import ClipLoss
 from tether.methods.clip_up.upcycle import upcycle
 from tether.models import create
 from tether.models.dual import Clip
-from tether.train.steps import ComposedStep, StepModule
-from tether.train.terms import TERMS, Term
+from tether.training.steps import ComposedStep, StepModule
+from tether.training.terms import TERMS, Term
 
 pytestmark = pytest.mark.slow
 terms = pytest.mark.parametrize("name", sorted(TERMS))

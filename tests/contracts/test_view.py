@@ -11,8 +11,8 @@ from tether.core.gather import LOCAL
 from tether.core.types import Batch
 from tether.losses import ClipLoss
 from tether.models import create
-from tether.train.steps import ComposedStep, StepModule
-from tether.train.steps.views import VIEWS
+from tether.training.steps import ComposedStep, StepModule
+from tether.training.steps.views import VIEWS
 
 views = pytest.mark.parametrize("name", VIEWS)
 

@@ -12,13 +12,13 @@ from unittest import mock
 from launch_training import launch
 from torch.distributed.tensor import DTensor
 
-from tether.train import load_config, train
+from tether.training import load_config, train
 
 
 def launch_without_gathering(folder: Path, settings: list[str], stop_after: int) -> None:
     """No tensor may be put together for a checkpoint."""
-    from tether.train import sharded
-    from tether.train.trainer import Trainer
+    from tether.training import sharded
+    from tether.training.trainer import Trainer
 
     def apart(function: Callable[..., Any]) -> Callable[..., Any]:
         def inner(*arguments: Any, **keywords: Any) -> Any:
@@ -36,7 +36,7 @@ def launch_without_gathering(folder: Path, settings: list[str], stop_after: int)
 
 def launch_killed(folder: Path, settings: list[str], step: int) -> None:
     """The last process is killed when it has written half of its part of a step's checkpoint."""
-    from tether.train import sharded
+    from tether.training import sharded
 
     written = sharded.write_shard
 
@@ -52,5 +52,5 @@ def launch_killed(folder: Path, settings: list[str], step: int) -> None:
 
 def launch_on_other_disks(folder: Path, settings: list[str]) -> None:
     """Each process has a folder of its own under the same name."""
-    with mock.patch("tether.train.shared_folder._PATIENCE", 0.1):
+    with mock.patch("tether.training.shared_folder._PATIENCE", 0.1):
         train(load_config(overrides=settings), folder=folder / os.environ["RANK"], resume=True)

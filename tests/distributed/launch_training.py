@@ -8,9 +8,9 @@ import torch
 
 from tether.core.errors import StoppedError
 from tether.core.types import Loss
-from tether.train import load_config, train
-from tether.train.steps import STEPS
-from tether.train.steps.presets import ContrastiveStep
+from tether.training import load_config, train
+from tether.training.steps import STEPS
+from tether.training.steps.presets import ContrastiveStep
 from tether.workflows.edits import EDITS
 
 

@@ -7,7 +7,7 @@ from test_training import assert_same_path, run
 
 import tether
 from tether.models import create
-from tether.train.checkpoints import list_checkpoints, load_checkpoint
+from tether.training.checkpoints import list_checkpoints, load_checkpoint
 
 EDITED = [
     "edits=[{name: kept_positions, keep: 8}, masked_patches]",

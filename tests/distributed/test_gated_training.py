@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from test_training import assert_same_path, run
 
-from tether.train.metrics_log import read_metrics
+from tether.training.metrics_log import read_metrics
 
 GATED = [
     "model={vision: {gate: mirror}, text: {gate: mirror}}",

@@ -7,8 +7,8 @@ from test_training import assert_same_path, run
 
 import tether
 from tether.models import create
-from tether.train.checkpoints import list_checkpoints, load_checkpoint
-from tether.train.metrics_log import read_metrics
+from tether.training.checkpoints import list_checkpoints, load_checkpoint
+from tether.training.metrics_log import read_metrics
 
 HEADED = [
     "contents={crops: {strong_image: {scale: [0.3, 1.0]}, other_image: {scale: [0.3, 1.0]}}, "

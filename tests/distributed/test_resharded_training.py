@@ -13,7 +13,7 @@ from test_training import SETTINGS, assert_same_path, run
 from planted_faults import launch_faulty
 from processes import ranks, run_ranks
 from tether.core.tensor_shards import shard_file
-from tether.train.checkpoints import list_checkpoints, load_checkpoint
+from tether.training.checkpoints import list_checkpoints, load_checkpoint
 
 FAULT = float("nan")
 HELD = [*FAULTY, "vocabulary=used"]

@@ -11,8 +11,8 @@ from test_training import assert_same_path
 
 from planted_faults import launch_faulty
 from processes import run_ranks
-from tether.train.metrics_log import read_metrics
-from tether.train.result import read_result
+from tether.training.metrics_log import read_metrics
+from tether.training.result import read_result
 
 TOWER = "width: 16, hidden: 16, heads: 1, layers: 1"
 FAULTY = [

@@ -7,7 +7,7 @@ from test_training import assert_same_path, run
 
 import tether
 from tether.models import create
-from tether.train.checkpoints import list_checkpoints, load_checkpoint
+from tether.training.checkpoints import list_checkpoints, load_checkpoint
 
 STAGED = [
     "step={views: {image: {}, text: {}, crop: {source: image, crop: 0.6, keep_patches: 0.5}, "

@@ -15,7 +15,7 @@ from launch_training import launch, launch_ranked
 from safetensors.torch import load_file
 
 from processes import Child, command_line, ranks, run_ranks
-from tether.train.metrics_log import read_metrics
+from tether.training.metrics_log import read_metrics
 
 SETTINGS = [
     "data={name: emoji, split: validation, size: 32}",

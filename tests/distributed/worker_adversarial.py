@@ -10,8 +10,8 @@ from tether.core.gather import LOCAL
 from tether.core.types import Batch
 from tether.methods.wgan_gp.step import AdversarialPair, CriticStep, GeneratorStep
 from tether.optim.clip import GlobalNorm
-from tether.train.loop import Player, Precision, fit
-from tether.train.schedules import Constant
+from tether.training.loop import Player, Precision, fit
+from tether.training.schedules import Constant
 
 ROWS, STEPS, PARTS = 6, 5, 2
 

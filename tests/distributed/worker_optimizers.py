@@ -19,7 +19,7 @@ from tether.core.component import build
 from tether.core.errors import InputError
 from tether.optim import OPTIMIZERS, parameter_groups, with_timm
 from tether.optim.optimizer_base import Stepper
-from tether.train.parallel import load_optimizer_tensors, optimizer_tensors
+from tether.training.parallel import load_optimizer_tensors, optimizer_tensors
 
 WORLD, ROWS, STEPS, HALF, POISONED = 2, 5, 12, 6, 4
 SPECS: dict[str, dict[str, Any]] = {name: {"name": name} for name in OPTIMIZERS} | {

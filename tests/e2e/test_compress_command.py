@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import tether
-from tether.compress.protect import Obfuscator
-from tether.compress.quantise import Octav
-from tether.compress.quantise.packed import PACKED_FILE, load_packed_
+from tether.compression.protect import Obfuscator
+from tether.compression.quantise import Octav
+from tether.compression.quantise.packed import PACKED_FILE, load_packed_
 from tether.core.errors import InputError
 from tether.models import create
 from tether.workflows.compress import NO_SPEED, compress

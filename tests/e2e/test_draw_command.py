@@ -13,8 +13,8 @@ from PIL import Image
 import tether
 from tether.core.errors import InputError, NotFiniteError, StoppedError
 from tether.core.locks import locked
-from tether.generate.draw import PixelCanvas, StrokeCanvas
-from tether.generate.draw.svg import read_svg, svg_text
+from tether.generation.canvases import PixelCanvas, StrokeCanvas
+from tether.generation.canvases.svg import read_svg, svg_text
 from tether.models import create
 from tether.models.dual import Clip
 from tether.workflows.draw import DrawnPrompt

@@ -152,8 +152,8 @@ def test_resume_needs_the_folder_only(place: Path, monkeypatch, capsys) -> None:
 
 def test_stopped_at_its_last_step_a_run_is_saved_and_finishes(tmp_path: Path) -> None:
     from tether.core.errors import StoppedError
-    from tether.train import load_config, train
-    from tether.train.checkpoints import list_checkpoints
+    from tether.training import load_config, train
+    from tether.training.checkpoints import list_checkpoints
 
     Image.new("RGB", (32, 32), "red").save(tmp_path / "a.png")
     Image.new("RGB", (32, 32), "blue").save(tmp_path / "b.png")

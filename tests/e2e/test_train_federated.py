@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import tether
-from tether.adapt.heads import load_head
+from tether.adaptation.heads import load_head
 from tether.models import create
 
 SETTINGS = ("fit.clients=2", "fit.rounds=3", "fit.batch_size=16", "fit.noise_seed=0")

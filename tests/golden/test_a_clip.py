@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tether.losses import clip_loss, nt_xent_loss, siamese_loss
 from tether.models.patch_attention import attentive_scores, map_scores
 from tether.models.tokens import AttentiveTokens, best_tokens, removed_tokens, take_tokens
-from tether.train.ema import MovingEncoder
+from tether.training.ema import MovingEncoder
 
 V = load("a-clip")
 RATIOS = sorted(match[1] for name in V.arrays if (match := re.fullmatch(r"mask_removed_r(\d+)", name)))

@@ -25,7 +25,7 @@ from tether.models.vision.region_tower import (
     alpha_param_groups,
     encode_regions,
 )
-from tether.train.schedules import Cosine
+from tether.training.schedules import Cosine
 
 V = load("alpha-clip")
 HYPER = V.meta["hyper"]

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from loading import load
 from torch import Tensor, nn
 
-from tether.generate import FinerField, InversionAim, Moment, layer_schedule, local_procrustes
-from tether.generate.invert.bank import blended
-from tether.generate.invert.field_fit import adversarial_gradients, perturbed
-from tether.generate.invert.implicit import mean_row
+from tether.generation import FinerField, InversionAim, Moment, layer_schedule, local_procrustes
+from tether.generation.inversion.bank import blended
+from tether.generation.inversion.field_fit import adversarial_gradients, perturbed
+from tether.generation.inversion.implicit import mean_row
 
 V = load("clip-inversion")
 HYPER = V.meta["hyper"]

@@ -7,7 +7,7 @@ from loading import load
 
 from tether.models.cost import patch_grid
 from tether.models.tokens import kept_count
-from tether.train.schedules import scaled_lr
+from tether.training.schedules import scaled_lr
 
 V = load("clipa-v2")
 

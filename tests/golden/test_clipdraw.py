@@ -10,8 +10,8 @@ import torch
 from loading import load
 from torch import Tensor
 
-from tether.generate import Moment, TextAim
-from tether.generate.draw import Camera, StrokeCanvas, render_blobs, render_strokes
+from tether.generation import Moment, TextAim
+from tether.generation.canvases import Camera, StrokeCanvas, render_blobs, render_strokes
 
 V = load("clipdraw")
 HYPER = V.meta["hyper"]

@@ -8,9 +8,9 @@ import torch
 from loading import load
 from torch import Tensor
 
-from tether.generate import Moment, TextAim
-from tether.generate.draw import PrimitiveCanvas, drop_mask
-from tether.generate.draw.primitives import base_points, patch_order
+from tether.generation import Moment, TextAim
+from tether.generation.canvases import PrimitiveCanvas, drop_mask
+from tether.generation.canvases.primitives import base_points, patch_order
 from tether.methods.clipdrawx.likeness import feature_loss
 
 V = load("clipdrawx")

@@ -10,7 +10,7 @@ from loading import load
 from torch import Tensor
 
 from open_clip_names import clip_of
-from tether.adapt.weights import interpolate
+from tether.adaptation.weights import interpolate
 from tether.losses import region_cosine_loss
 from tether.models.dense import DensePath, dense_image
 from tether.models.dual import Clip

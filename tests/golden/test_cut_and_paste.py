@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from loading import load
 
-from tether.generate.diffuse.attention import attended, weights
-from tether.generate.diffuse.ddim import ddim_step
+from tether.generation.diffuse.attention import attended, weights
+from tether.generation.diffuse.ddim import ddim_step
 from tether.methods.cut_and_paste.attention_maps import blend, fuse_frames, inject, token_map, token_mask
 
 V = load("cut-and-paste")

@@ -19,7 +19,7 @@ from tether.models.vision.eva import EvaTower
 from tether.models.vision.eva_config import EvaConfig, eva_block
 from tether.optim import Lamb, layer_decay_groups
 from tether.optim.layer_decay import layer_of
-from tether.train.schedules import Cosine
+from tether.training.schedules import Cosine
 
 V = load("eva-clip-18b")
 HYPER: dict[str, Any] = V.meta["hyper"]

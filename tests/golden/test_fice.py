@@ -7,8 +7,8 @@ import torch
 from loading import load
 from torch import Tensor
 
-from tether.generate import FICE_WEIGHTS
-from tether.generate.edit.kept_parts import changed_maps, changed_outside, code_spread, pasted, text_gap
+from tether.generation import FICE_WEIGHTS
+from tether.generation.edit.kept_parts import changed_maps, changed_outside, code_spread, pasted, text_gap
 
 V = load("fice")
 TOLERANCE = float(V.meta["tol"])

@@ -13,8 +13,8 @@ from torch import nn
 
 from tether.optim import layer_decay_groups
 from tether.optim.layer_decay import layer_of
-from tether.train.ema import MovingEncoder
-from tether.train.schedules import Cosine
+from tether.training.ema import MovingEncoder
+from tether.training.schedules import Cosine
 
 V = load("ft-clip")
 HYPER: dict[str, Any] = V.meta["hyper"]

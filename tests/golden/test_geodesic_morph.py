@@ -10,7 +10,7 @@ import torch
 from loading import load
 from torch import Tensor
 
-from tether.generate.edit import DirectionalLoss, StabilityLoss
+from tether.generation.edit import DirectionalLoss, StabilityLoss
 from tether.losses import GeodesicSimilarity, geodesic_kernel
 from tether.losses.flow_kernel import _complement, _subspace
 

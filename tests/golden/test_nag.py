@@ -7,7 +7,7 @@ import pytest
 import torch
 from loading import load
 
-from tether.generate.diffuse.nag import growth, nag
+from tether.generation.diffuse.nag import growth, nag
 
 V = load("nag")
 CLOSE = V.meta["tolerance"]

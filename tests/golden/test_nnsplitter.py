@@ -6,7 +6,7 @@ import torch
 from loading import load
 from torch import Tensor, nn
 
-from tether.compress.protect import Obfuscator, layer_weights, near_masks
+from tether.compression.protect import Obfuscator, layer_weights, near_masks
 
 V = load("nnsplitter")
 HYPER, CLOSE = V.meta["hyper"], V.meta["tolerance"]

@@ -7,7 +7,7 @@ import torch
 from loading import load
 from torch import Tensor
 
-from tether.compress.quantise import FakeQuant, octav_clip, round_to_levels
+from tether.compression.quantise import FakeQuant, octav_clip, round_to_levels
 
 V = load("octav")
 CLOSE = V.meta["tolerance"]

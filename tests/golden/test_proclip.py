@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tether.losses import proclip_loss
 from tether.models.text.embedder import EmbedderAdapter
-from tether.train.ema import MovingEncoder
+from tether.training.ema import MovingEncoder
 
 V = load("proclip")
 

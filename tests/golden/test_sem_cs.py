@@ -7,7 +7,7 @@ import torch
 from loading import load
 from torch import Tensor
 
-from tether.generate.edit import thresholded_patch_loss, tv4
+from tether.generation.edit import thresholded_patch_loss, tv4
 from tether.losses import directional_loss
 
 V = load("sem-cs")

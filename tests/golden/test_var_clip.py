@@ -9,8 +9,8 @@ import pytest
 import torch
 from loading import load
 
-from tether.generate.autoregress.sampling import kept, sample
-from tether.generate.autoregress.transformer import ScaleTransformer
+from tether.generation.autoregress.sampling import kept, sample
+from tether.generation.autoregress.transformer import ScaleTransformer
 from tether.models.latent.quantizer import MultiScaleQuantizer
 
 V = load("var-clip")

@@ -15,8 +15,8 @@ from tether.core.types import Batch
 from tether.methods.wgan_gp.loss import clip_weights_, gradient_penalty, wgan_critic_loss
 from tether.methods.wgan_gp.step import AdversarialPair, CriticStep
 from tether.optim.clip import NoClip
-from tether.train.loop import Player, Precision, StepReport, fit
-from tether.train.schedules import Constant
+from tether.training.loop import Player, Precision, StepReport, fit
+from tether.training.schedules import Constant
 
 V = load("wgan-gp")
 CASES = V.meta["cases"]

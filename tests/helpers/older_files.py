@@ -17,10 +17,10 @@ import torch
 
 import tether
 from memory_rows import squares, without_words
-from tether.adapt.debias import DEBIASERS
-from tether.adapt.heads import load_head
+from tether.adaptation.debias import DEBIASERS
+from tether.adaptation.heads import load_head
 from tether.space import ESTIMATORS
-from tether.train import load_config, train
+from tether.training import load_config, train
 from tether.workflows.protect import restored
 
 COMMIT, STEPS, TIME = "65575318", 4, 1_000_000_000

@@ -17,9 +17,9 @@ import torch
 from tether.core.errors import StoppedError
 from tether.core.types import Batch, Loss
 from tether.data.loader import Loader
-from tether.train import load_config, train
-from tether.train import run as run_module
-from tether.train import trainer as trainer_module
+from tether.training import load_config, train
+from tether.training import run as run_module
+from tether.training import trainer as trainer_module
 from tether.workflows.edits import EDITS
 
 _WHITE = 255

@@ -16,9 +16,9 @@ from typing import Any
 _CONTEXT = multiprocessing.get_context("forkserver")
 _PRELOAD = """
 pytest ftfy pandas pydantic rich.progress accelerate torch._dynamo torch.distributed.fsdp tether.cli.progress
-tether.cli.train tether.compress.quantise tether.data.augment tether.data.sets.emoji tether.data.sources.images
-tether.evaluate.measures tether.models.load tether.tasks.retrieve.embed tether.train.run tether.train.steps
-tether.train.trainer
+tether.cli.train tether.compression.quantise tether.data.augment tether.data.sets.emoji tether.data.sources.images
+tether.evaluate.measures tether.models.load tether.tasks.retrieve.embed tether.training.run tether.training.steps
+tether.training.trainer
 """
 _CONTEXT.set_forkserver_preload(_PRELOAD.split())
 

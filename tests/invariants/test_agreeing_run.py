@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from tether.core.errors import InputError, StoppedError
-from tether.train import load_config, train
-from tether.train.checkpoints import list_checkpoints, load_checkpoint
+from tether.training import load_config, train
+from tether.training.checkpoints import list_checkpoints, load_checkpoint
 
 GUIDED = "{patches: attentive, attended: whole_image, want: state}"
 STEP = (

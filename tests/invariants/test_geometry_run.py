@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tether.train import load_config, train
-from tether.train.checkpoints import list_checkpoints, load_checkpoint
-from tether.train.metrics_log import read_metrics
-from tether.train.run import StoppedError
+from tether.training import load_config, train
+from tether.training.checkpoints import list_checkpoints, load_checkpoint
+from tether.training.metrics_log import read_metrics
+from tether.training.run import StoppedError
 
 COMMON = [
     "data={name: scenes, rows: 24, things: [1, 1], captions: long}",

@@ -11,9 +11,9 @@ from tether.core.errors import InputError, StoppedError
 from tether.models import create
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.composed.grounded import ground
-from tether.train import load_config, train
-from tether.train.checkpoints import list_checkpoints, load_checkpoint
-from tether.train.metrics_log import read_metrics
+from tether.training import load_config, train
+from tether.training.checkpoints import list_checkpoints, load_checkpoint
+from tether.training.metrics_log import read_metrics
 
 COMMON = [
     "data={name: scenes, rows: 64, things: [1, 2]}",

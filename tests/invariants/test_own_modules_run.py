@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 import tether
 from tether.core.errors import InputError, StoppedError
 from tether.models import create
-from tether.train import load_config, train
-from tether.train.checkpoints import list_checkpoints, load_checkpoint
-from tether.train.metrics_log import read_metrics
+from tether.training import load_config, train
+from tether.training.checkpoints import list_checkpoints, load_checkpoint
+from tether.training.metrics_log import read_metrics
 
 COMMON = [
     "data={name: emoji, split: validation, size: 32}",

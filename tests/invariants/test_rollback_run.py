@@ -15,11 +15,11 @@ from planted_faults import FaultyLoader, LeapingLoader, faulty_run, killed_run, 
 from processes import Child
 from tether.core.errors import InputError
 from tether.data.loader import Loader
-from tether.train import load_config, train
-from tether.train.checkpoints import list_checkpoints
-from tether.train.metrics_log import read_metrics
-from tether.train.result import read_result
-from tether.train.rollback import DivergedError
+from tether.training import load_config, train
+from tether.training.checkpoints import list_checkpoints
+from tether.training.metrics_log import read_metrics
+from tether.training.result import read_result
+from tether.training.rollback import DivergedError
 
 TOWER = "width: 16, hidden: 16, heads: 1, layers: 2"
 PLAIN = [

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from processes import tether as tether_process
 from processes import wait_for
 from tether.core.errors import StoppedError
-from tether.train import load_config, train
-from tether.train.checkpoints import list_checkpoints, load_checkpoint
-from tether.train.metrics_log import read_metrics
+from tether.training import load_config, train
+from tether.training.checkpoints import list_checkpoints, load_checkpoint
+from tether.training.metrics_log import read_metrics
 
 SETTINGS = [
     "data={name: emoji, split: validation, size: 32}",

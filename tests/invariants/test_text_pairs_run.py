@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from tether.core.errors import InputError, StoppedError
-from tether.train import RunConfig, train
-from tether.train.checkpoints import list_checkpoints, load_checkpoint
-from tether.train.metrics_log import read_metrics
+from tether.training import RunConfig, train
+from tether.training.checkpoints import list_checkpoints, load_checkpoint
+from tether.training.metrics_log import read_metrics
 
 TEXTS = {"name": "info_nce", "image": "pairs_text", "text": "pairs_positive_text", "tau": 0.05, "as": "texts"}
 IMAGES = {"name": "objective"}

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from processes import tether as tether_process
 from processes import wait_for
 from tether.core.errors import InputError, MissingExtraError, StoppedError
-from tether.train import load_config, train
-from tether.train.checkpoints import list_checkpoints
-from tether.train.metrics_log import read_metrics
-from tether.train.rollback import DivergedError
+from tether.training import load_config, train
+from tether.training.checkpoints import list_checkpoints
+from tether.training.metrics_log import read_metrics
+from tether.training.rollback import DivergedError
 
 SETTINGS = [
     "data={name: emoji, split: validation, size: 32}",

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import torch
 
-from tether.adapt.recipes.defect_rows import DefectRows
-from tether.adapt.recipes.tuning import play
+from tether.adaptation.recipes.defect_rows import DefectRows
+from tether.adaptation.recipes.tuning import play
 from tether.methods.adaptclip.adapters import TrainedAdapters
 from tether.methods.adaptclip.head import AnomalyAdaptersHead
 from tether.methods.adaptclip.recipe import AnomalyAdaptersRecipe

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 import torch.nn.functional as F
 
-from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.recipe import TuneRecipe
-from tether.adapt.recipes.tuning import play
+from tether.adaptation.recipes.given import Given
+from tether.adaptation.recipes.recipe import TuneRecipe
+from tether.adaptation.recipes.tuning import play
 from tether.data.regions import RegionColumns
 from tether.evaluate.box_questions import ask_boxes
 from tether.models.dense_regions import Bins, Last, Rows

@@ -25,7 +25,7 @@ from tether.models.dual import Clip
 from tether.models.embed import encode_images
 from tether.models.tokenizer import ClipTokenizer
 from tether.optim.clip import NoClip
-from tether.train.steps.presets import ContrastiveStep, HardNegativeStep
+from tether.training.steps.presets import ContrastiveStep, HardNegativeStep
 from tether_lab.lab.model_cache import cached_model
 from tether_lab.worlds.in_memory import draws, fit_batches
 

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tether.adapt.recipes.order import OrderRecipe, OrderRows
-from tether.adapt.recipes.tuning import play
+from tether.adaptation.recipes.order import OrderRecipe, OrderRows
+from tether.adaptation.recipes.tuning import play
 from tether.evaluate.order import order_correlation
 from tether.losses.ranking import Component
 from tether.models.dual import Clip

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from tether.adapt.recipes.tuning import Tuning, play
+from tether.adaptation.recipes.tuning import Tuning, play
 from tether.core.gather import Gather
 from tether.core.types import Batch, Loss
 from tether.losses import ClipLoss
@@ -27,9 +27,9 @@ from tether.models.prompt_quality import PROMPTS
 from tether.models.save import save
 from tether.tasks.quality import QualityScorer, sharpness
 from tether.tasks.rank import fit_ridge
-from tether.train.steps.module import StepModule
-from tether.train.steps.presets import ContrastiveStep
-from tether.train.tensor_batches import TensorBatches
+from tether.training.steps.module import StepModule
+from tether.training.steps.presets import ContrastiveStep
+from tether.training.tensor_batches import TensorBatches
 from tether_lab.lab.model_cache import cached_model
 from tether_lab.worlds import drawn_shapes, in_memory
 from tether_lab.worlds.drawn_shapes import SIDE

@@ -30,8 +30,8 @@ from tether.models.dual import Clip
 from tether.models.embed import encode_images, encode_texts
 from tether.models.tokenizer import ClipTokenizer
 from tether.tasks.classify.zero_shot import ZeroShotClassifier
-from tether.train import load_config
-from tether.train.steps import ComposedStep
+from tether.training import load_config
+from tether.training.steps import ComposedStep
 from tether_lab.worlds import in_memory
 from tether_lab.worlds.with_heads import fit_with_heads
 

@@ -20,7 +20,7 @@ from tether.models.embed import encode_texts
 from tether.models.load import load
 from tether.models.save import save
 from tether.optim import AdamW
-from tether.train.schedules import Cosine
+from tether.training.schedules import Cosine
 from tether_lab.lab.model_cache import cached_model
 from tether_lab.worlds.detail_pairs import (
     DETAILS,

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tether.generate import ClipGoal, PlainView, RandomViews, paint
-from tether.generate.draw import Canvas, PixelCanvas, PrimitiveCanvas, StrokeCanvas
-from tether.generate.draw.primitives import Primitive
+from tether.generation import ClipGoal, PlainView, RandomViews, paint
+from tether.generation.canvases import Canvas, PixelCanvas, PrimitiveCanvas, StrokeCanvas
+from tether.generation.canvases.primitives import Primitive
 from tether.models.dual import Clip
 from tether.models.embed import encode_texts
 from tether_lab.lab.lab import Lab as _Lab

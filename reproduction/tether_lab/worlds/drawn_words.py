@@ -22,7 +22,7 @@ from tether.models import Clip, create
 from tether.models.load import load
 from tether.models.save import save
 from tether.tasks.read import Charset, DualReader
-from tether.train.steps.presets import ContrastiveStep
+from tether.training.steps.presets import ContrastiveStep
 from tether_lab.lab.model_cache import cached_model
 from tether_lab.worlds.in_memory import fit_rows
 

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tether.data.sets.people import PARTS, described
-from tether.generate.edit.guided_inversion import FICE_WEIGHTS, GuidedInversion
-from tether.generate.edit.kept_parts import PartMaps, stacked_maps
+from tether.generation.edit.guided_inversion import FICE_WEIGHTS, GuidedInversion
+from tether.generation.edit.kept_parts import PartMaps, stacked_maps
 from tether_lab.lab.lab import Lab
 from tether_lab.worlds import in_memory
 from tether_lab.worlds.dressed_people import (

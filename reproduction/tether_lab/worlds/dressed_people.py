@@ -29,7 +29,7 @@ from tether.models.dual import Clip
 from tether.models.latent.style import StyleCodec
 from tether.models.load import load
 from tether.models.save import save
-from tether.train.codec_training import train_codec
+from tether.training.codec_training import train_codec
 from tether_lab.lab.lab import Lab
 from tether_lab.lab.model_cache import cached_model
 from tether_lab.worlds import in_memory

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tether.data.sets.scenes import Scene, Thing, render
 from tether.data.sets.scenes.captions import PLACES
 from tether.data.sets.scenes.world import Dice
-from tether.generate.diffuse.text_diffusion import TextDiffusion
+from tether.generation.diffuse.text_diffusion import TextDiffusion
 from tether.methods.cut_and_paste.reference import ReferencePrompt, train_referenced
 from tether.methods.cut_and_paste.video import EditResult, VideoEditor
 from tether_lab.lab.lab import Lab

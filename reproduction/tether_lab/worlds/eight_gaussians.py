@@ -18,8 +18,8 @@ from tether.core.types import Batch
 from tether.methods.wgan_gp.loss import clip_weights_, gradient_penalty
 from tether.methods.wgan_gp.step import AdversarialPair, CriticStep, GeneratorStep
 from tether.optim.clip import NoClip
-from tether.train.loop import Player, Precision, StepReport, fit
-from tether.train.schedules import Constant
+from tether.training.loop import Player, Precision, StepReport, fit
+from tether.training.schedules import Constant
 
 RADIUS = 2 / 1.414  # gan_toy.py of igul222/improved_wgan_training
 SPREAD = 0.02 / 1.414
@@ -84,7 +84,7 @@ def network(outputs: int) -> nn.Sequential:
 def train(
     hold: Literal["penalty", "clipping"], *, seed: int, steps: int, bound: float = 0.01, adam: bool = False
 ) -> CriticRun:
-    """Train both players through ``tether.train.loop.fit``; equal seeds see the same weights, points and noise.
+    """Train both players through ``tether.training.loop.fit``; equal seeds see the same weights, points and noise.
 
     Args:
         hold: what keeps the critic's slope in check.

@@ -14,8 +14,8 @@ from sklearn.datasets import load_digits
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 
-from tether.adapt.recipes.given import Given
-from tether.adapt.training_free import TipAdapter
+from tether.adaptation.recipes.given import Given
+from tether.adaptation.training_free import TipAdapter
 from tether.data.labelled import LabelledRows, read_labels
 from tether.evaluate.few_shot import Draw, FewShotAnswer, Method
 from tether.methods.clipood import class_texts

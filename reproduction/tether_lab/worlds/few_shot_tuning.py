@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tether.adapt.recipes import RECIPES, Given
-from tether.adapt.weights import interpolate
+from tether.adaptation.recipes import RECIPES, Given
+from tether.adaptation.weights import interpolate
 from tether.core.component import build
 from tether.evaluate.few_shot import Draw, FewShotAnswer, Method, rows_at
 from tether.methods.clip_svd import Svd

@@ -22,7 +22,7 @@ from tether.losses import ClipLoss
 from tether.methods.clipa.shorten import Shortened, Shortening
 from tether.models import Clip, create
 from tether.models.tokenizer import TextCutWarning
-from tether.train.steps.composed import ComposedStep
+from tether.training.steps.composed import ComposedStep
 from tether_lab.worlds.in_memory import drawn, draws, fit_batches, unit_pairs
 
 SIDE, PATCH, CONTEXT, BATCH = 64, 8, 32, 64

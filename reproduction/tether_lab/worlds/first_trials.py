@@ -23,7 +23,7 @@ from tether.models.presets import create
 from tether.optim.clip import CLIPPERS
 from tether.tasks.classify import CLASSIFIER_HEADS
 from tether.tasks.classify.zero_shot import Scores, ZeroShotClassifier
-from tether.train.steps import ComposedStep
+from tether.training.steps import ComposedStep
 from tether.workflows.adapt import adapt
 from tether_lab.lab.card import Trial
 from tether_lab.worlds.char_lm_spikes import limit_trial

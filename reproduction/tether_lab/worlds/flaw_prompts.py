@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tether.adapt.heads.defect_texts import DefectTextsHead
-from tether.adapt.recipes.defect_rows import DefectRows, read_defects
-from tether.adapt.recipes.moving import rest_
-from tether.adapt.recipes.tuning import Tuning, play
+from tether.adaptation.heads.defect_texts import DefectTextsHead
+from tether.adaptation.recipes.defect_rows import DefectRows, read_defects
+from tether.adaptation.recipes.moving import rest_
+from tether.adaptation.recipes.tuning import Tuning, play
 from tether.core.gather import Gather
 from tether.core.types import Batch, Features, Loss, Row
 from tether.data.blocks import IndexedSource
@@ -29,8 +29,8 @@ from tether.models.prompts import Prompts
 from tether.models.value_attention import ValueRows, text_maps, text_probabilities
 from tether.tasks.anomaly import AnomalyclipDetector, Detector
 from tether.tasks.anomaly.value_looks import blurred
-from tether.train.steps.module import InsideStep, StepModule
-from tether.train.tensor_batches import TensorBatches
+from tether.training.steps.module import InsideStep, StepModule
+from tether.training.tensor_batches import TensorBatches
 from tether_lab.worlds.flaw_figures import flaw_figures
 from tether_lab.worlds.flawed_things import SEEN, TEMPLATES, UNSEEN, Flawed, base, flawed
 from tether_lab.worlds.flaws_within import flat, within_flawed

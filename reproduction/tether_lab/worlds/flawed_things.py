@@ -24,7 +24,7 @@ from tether.models.dual import Clip
 from tether.models.load import load
 from tether.models.presets import create
 from tether.models.save import save
-from tether.train.steps.presets import ContrastiveStep
+from tether.training.steps.presets import ContrastiveStep
 from tether_lab.lab.model_cache import cached_model
 from tether_lab.worlds import in_memory
 

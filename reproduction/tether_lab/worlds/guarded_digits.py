@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tether.compress.protect import Obfuscator, Secret, accuracy, layer_weights
-from tether.compress.protect.weights import ranges
+from tether.compression.protect import Obfuscator, Secret, accuracy, layer_weights
+from tether.compression.protect.weights import ranges
 from tether.methods.nnsplitter import fine_tune_attack, random_change
 from tether_lab.worlds.digits import digits
 

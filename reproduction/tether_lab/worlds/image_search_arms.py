@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tether.adapt.recipes.moving import move_
-from tether.adapt.recipes.tuning import Tuning, play
-from tether.adapt.weights import interpolate
+from tether.adaptation.recipes.moving import move_
+from tether.adaptation.recipes.tuning import Tuning, play
+from tether.adaptation.weights import interpolate
 from tether.core.gather import Gather
 from tether.core.types import Batch, Loss
 from tether.losses import clip_loss
@@ -22,8 +22,8 @@ from tether.methods.retrieval_align.finetune import CAPTIONS, CLASSES, LABEL
 from tether.models import Clip
 from tether.models.embed import encode_images, encode_texts
 from tether.optim import parameter_groups
-from tether.train.steps.module import StepModule, loss_inside
-from tether.train.tensor_batches import ReplayedBatches
+from tether.training.steps.module import StepModule, loss_inside
+from tether.training.tensor_batches import ReplayedBatches
 from tether_lab.worlds.in_memory import draws
 from tether_lab.worlds.shape_pairs import (
     BATCH,

@@ -24,10 +24,10 @@ from tether.models.embed import encode_images, encode_texts
 from tether.models.presets import create
 from tether.optim import AdamW, parameter_groups
 from tether.optim.clip import GlobalNorm
-from tether.train.loop import Player, Precision, fit
-from tether.train.schedules import Cosine
-from tether.train.steps.module import StepModule
-from tether.train.steps.presets import ContrastiveStep
+from tether.training.loop import Player, Precision, fit
+from tether.training.schedules import Cosine
+from tether.training.steps.module import StepModule
+from tether.training.steps.presets import ContrastiveStep
 from tether_lab.lab.trace import saw
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from tether.generate import ClipGoal, ColorViews, FinerField, ImageBank, fit_field, paint
-from tether.generate.draw import Canvas, PixelCanvas
-from tether.generate.invert.field_fit import blurred
-from tether.generate.invert.implicit import BLUR, GAMMA, InversionPlan, plan_inversion, start_image
+from tether.generation import ClipGoal, ColorViews, FinerField, ImageBank, fit_field, paint
+from tether.generation.canvases import Canvas, PixelCanvas
+from tether.generation.inversion.field_fit import blurred
+from tether.generation.inversion.implicit import BLUR, GAMMA, InversionPlan, plan_inversion, start_image
 from tether.models.dual import Clip
 from tether_lab.lab.lab import Lab
 from tether_lab.worlds import drawn_prompts, drawn_shapes, in_memory

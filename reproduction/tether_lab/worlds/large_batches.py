@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from tether.core.types import Batch
 from tether.losses import ClipLoss
 from tether.models import create
-from tether.train.steps.presets import ContrastiveStep
+from tether.training.steps.presets import ContrastiveStep
 from tether_lab.worlds import reworded
 from tether_lab.worlds.in_memory import draws, fit_batches, unit_pairs
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import UInt8
 from torch import Tensor
 
-from tether.adapt.distill import distil_text
+from tether.adaptation.distill import distil_text
 from tether.core.types import Batch, ImageSpec
 from tether.data.images import load
 from tether.data.sets.scenes import long, render
@@ -21,7 +21,7 @@ from tether.methods.tripletclip import SceneTwins
 from tether.models.dual import Clip
 from tether.models.embed import encode_texts
 from tether.models.tokenizer import TextCutWarning
-from tether.train.steps.presets import ClipInStep
+from tether.training.steps.presets import ClipInStep
 from tether_lab.worlds.attribute_swaps import SIDE, WORLD, quadruples, run
 from tether_lab.worlds.in_memory import mean_recall, unit_pairs
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 
-from tether.adapt.recipes.tuning import play
+from tether.adaptation.recipes.tuning import play
 from tether.core.masks import NO_CLASS
 from tether.data.regions import RegionColumns
 from tether.evaluate.dense import MaskScores

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.tuning import play
+from tether.adaptation.recipes.given import Given
+from tether.adaptation.recipes.tuning import play
 from tether.core.masks import BACKGROUND, NO_CLASS
 from tether.evaluate.dense import MaskScores
 from tether.methods.clip_dinoiser.distill import ColourTeacher, PatchTeacher

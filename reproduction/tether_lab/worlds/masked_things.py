@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 
-from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.tuning import play
+from tether.adaptation.recipes.given import Given
+from tether.adaptation.recipes.tuning import play
 from tether.core.types import Row
 from tether.data.blocks import IndexedSource
 from tether.data.region_files import NamedRegion

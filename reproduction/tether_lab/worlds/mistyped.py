@@ -26,8 +26,8 @@ from tether.models.embed import encode_images, encode_texts
 from tether.models.frozen_copy import frozen_copy
 from tether.models.presets import configure
 from tether.models.tokenizer import FunctionTokenizer
-from tether.train.steps.presets import ContrastiveStep
-from tether.train.tensor_batches import TensorBatches
+from tether.training.steps.presets import ContrastiveStep
+from tether.training.tensor_batches import TensorBatches
 from tether_lab.worlds.in_memory import drawn, draws, fit_batches
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from tether.models.embed import encode_images, encode_texts
 from tether.models.load import load
 from tether.models.presets import create
 from tether.models.save import save
-from tether.train import RunConfig, train
+from tether.training import RunConfig, train
 from tether_lab.worlds.pairs import Pairs, load_pairs
 from tether_lab.worlds.small_clip import small_clip
 

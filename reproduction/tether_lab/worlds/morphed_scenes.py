@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tether.generate import RandomViews
-from tether.generate.draw import PixelCanvas
-from tether.generate.edit import Morpher
-from tether.generate.edit.morph import SimilarityName
+from tether.generation import RandomViews
+from tether.generation.canvases import PixelCanvas
+from tether.generation.edit import Morpher
+from tether.generation.edit.morph import SimilarityName
 from tether_lab.worlds import recoloured_scenes
 from tether_lab.worlds.recoloured_scenes import RecolouredScenes, small
 

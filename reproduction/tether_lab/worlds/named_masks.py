@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from tether.adapt.recipes.class_masks import class_masks, perturbed
-from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.masks import HEAD, NAMER, PROMPTS, MaskAware, MaskText
-from tether.adapt.recipes.tuning import play
+from tether.adaptation.recipes.class_masks import class_masks, perturbed
+from tether.adaptation.recipes.given import Given
+from tether.adaptation.recipes.masks import HEAD, NAMER, PROMPTS, MaskAware, MaskText
+from tether.adaptation.recipes.tuning import play
 from tether.core.gather import Gather
 from tether.core.protocols import DualEncoder
 from tether.core.types import Batch, Loss, Row
@@ -32,7 +32,7 @@ from tether.models.embed import encode_texts
 from tether.models.mask_decoder import MaskHead, PixelDecoder
 from tether.models.mask_models import NamedMasks, PromptMasks, SeenImage, see_image
 from tether.models.region_pooling import pool_masks
-from tether.train.steps.module import InsideStep, StepModule
+from tether.training.steps.module import InsideStep, StepModule
 from tether_lab.lab.trace import saw
 from tether_lab.worlds import drawn_shapes
 from tether_lab.worlds.drawn_shapes import DRAWN, PHRASES, SHAPES, ShapeScenes

@@ -18,7 +18,7 @@ from tether.data.sets.scenes.negatives import swap_attribute
 from tether.evaluate.retrieval import recall_at_k
 from tether.losses import ClipLoss
 from tether.models import Clip, create
-from tether.train.steps.composed import ComposedStep
+from tether.training.steps.composed import ComposedStep
 from tether_lab.worlds.in_memory import draws, fit_batches, unit_pairs
 from tether_lab.worlds.reworded import SIDE, WORLD, draw_scenes
 

@@ -15,8 +15,8 @@ from tether.core.types import Batch
 from tether.losses import ClipLoss
 from tether.models.tokenizer import TextCutWarning
 from tether.models.tokens import AttentiveTokens
-from tether.train.steps.composed import ComposedStep
-from tether.train.steps.views import ImageView, ViewRows
+from tether.training.steps.composed import ComposedStep
+from tether.training.steps.views import ImageView, ViewRows
 from tether_lab.worlds.few_tokens import BATCH, PATCH, SIDE, Told
 from tether_lab.worlds.in_memory import draws, fit_batches
 

@@ -27,8 +27,8 @@ from tether.models import create
 from tether.models.dual import Clip
 from tether.models.tokenizer import ClipTokenizer
 from tether.tasks.classify.zero_shot import ZeroShotClassifier
-from tether.train import load_config
-from tether.train.steps import ComposedStep
+from tether.training import load_config
+from tether.training.steps import ComposedStep
 from tether.workflows.label import label
 from tether_lab.worlds import drawn_shapes, in_memory
 from tether_lab.worlds.drawn_shapes import BATCH, COLOURS, DRAWN, PATCH, SHAPES, SIDE, shape_world

@@ -22,7 +22,7 @@ from tether.models.dual import Clip
 from tether.models.embed import encode_texts
 from tether.models.presets import configure
 from tether.models.tokenizer import FunctionTokenizer
-from tether.train.steps.presets import ContrastiveStep
+from tether.training.steps.presets import ContrastiveStep
 from tether_lab.lab.model_cache import cached_model
 from tether_lab.worlds import in_memory
 

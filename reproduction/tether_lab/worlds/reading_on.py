@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from tether.adapt.finetune.kept_positions import KeptPositions
+from tether.adaptation.finetune.kept_positions import KeptPositions
 from tether.core.atomic_io import read_json, write_json
 from tether.losses import clip_loss, long_clip_loss
 from tether.methods.fix_clip import GroupHeads, fix_clip_loss

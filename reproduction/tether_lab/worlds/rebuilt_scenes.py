@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from tether.adapt.recipes.tuning import Tuning, play
+from tether.adaptation.recipes.tuning import Tuning, play
 from tether.core.types import Batch
 from tether.losses import ClipLoss
 from tether.methods.sycoca.cross_decoder import TextGuidedDecoder
@@ -20,10 +20,10 @@ from tether.methods.sycoca.untold_tokens import UntoldTokens
 from tether.models.dual import Clip
 from tether.models.tokens import removed_tokens
 from tether.optim.clip import GlobalNorm
-from tether.train.schedules import Cosine
-from tether.train.steps import ComposedStep
-from tether.train.steps.module import StepModule, ViewRows, encode_views
-from tether.train.tensor_batches import ReplayedBatches
+from tether.training.schedules import Cosine
+from tether.training.steps import ComposedStep
+from tether.training.steps.module import StepModule, ViewRows, encode_views
+from tether.training.tensor_batches import ReplayedBatches
 from tether_lab.worlds import in_memory
 from tether_lab.worlds.plain_scenes import SIDE, PlainScenes, hidden_share, pixel_clip, told_scenes
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tether.data.sets.scenes import World, render
 from tether.data.sets.scenes.captions import PLACES
-from tether.generate.seen import unit_images
+from tether.generation.seen import unit_images
 from tether.models.dual import Clip
 from tether.models.embed import encode_texts
 from tether_lab.worlds import in_memory

@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from tether.adapt.recipes.moving import move_
-from tether.adapt.recipes.tuning import Tuning
+from tether.adaptation.recipes.moving import move_
+from tether.adaptation.recipes.tuning import Tuning
 from tether.data.contents import BatchContents
 from tether.losses import ClipLoss
 from tether.optim.clip import GlobalNorm
-from tether.train.steps import ComposedStep
-from tether.train.tuning import play
+from tether.training.steps import ComposedStep
+from tether.training.tuning import play
 from tether_lab.worlds.asked_boxes import BATCH, COLUMNS, DECAY, STEPS, given_pairs
 
 if TYPE_CHECKING:

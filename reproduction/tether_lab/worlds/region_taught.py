@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import UInt8
 from torch import Tensor
 
-from tether.adapt.recipes.moving import move_
-from tether.adapt.recipes.tuning import Tuning, play
+from tether.adaptation.recipes.moving import move_
+from tether.adaptation.recipes.tuning import Tuning, play
 from tether.core.types import Batch, ImageSpec, Row
 from tether.data.blocks import IndexedSource
 from tether.data.regions import RegionColumns
@@ -25,7 +25,7 @@ from tether.methods.dclip.cross_modal import CrossModalTeacher
 from tether.methods.dclip.region_crops import RegionCropper
 from tether.models.dual import Clip
 from tether.models.embed import encode_images, encode_texts
-from tether.train.tensor_batches import ReplayedBatches
+from tether.training.tensor_batches import ReplayedBatches
 from tether_lab.worlds import in_memory
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tether.core.hash_rng import hash_int
-from tether.generate.edit import SemanticStyler, StyleWeights
+from tether.generation.edit import SemanticStyler, StyleWeights
 from tether_lab.worlds import recoloured_scenes
 from tether_lab.worlds.recoloured_scenes import RecolouredScenes
 

@@ -19,7 +19,7 @@ from tether.data.sets.scenes.captions import in_order
 from tether.data.sets.scenes.world import SHAPES
 from tether.losses import ClipLoss
 from tether.models import Clip, create
-from tether.train.steps.presets import ContrastiveStep
+from tether.training.steps.presets import ContrastiveStep
 from tether_lab.worlds.attribute_swaps import run
 from tether_lab.worlds.in_memory import draws
 

@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tether.generate.autoregress.generator import VarGenerator
-from tether.generate.autoregress.sampling import draw, sample
-from tether.generate.autoregress.transformer import LevelTransformer, Memory
-from tether.generate.training import train_generator
+from tether.generation.autoregress.generator import VarGenerator
+from tether.generation.autoregress.sampling import draw, sample
+from tether.generation.autoregress.transformer import LevelTransformer, Memory
+from tether.generation.training import train_generator
 from tether.models.dual import Clip
-from tether.train.codec_training import train_codec
+from tether.training.codec_training import train_codec
 from tether_lab.lab.lab import Lab
 from tether_lab.lab.model_cache import cached_model
 from tether_lab.lab.trace import saw

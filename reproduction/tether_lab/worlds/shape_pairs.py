@@ -26,7 +26,7 @@ from tether.models.embed import encode_images, encode_texts
 from tether.models.load import load
 from tether.models.save import save
 from tether.models.tower_state import image_state
-from tether.train.steps.presets import ContrastiveStep
+from tether.training.steps.presets import ContrastiveStep
 from tether_lab.lab.lab import Lab
 from tether_lab.lab.model_cache import cached_model
 from tether_lab.worlds.in_memory import dice_of, drawn, fit_rows

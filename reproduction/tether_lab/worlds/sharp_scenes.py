@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.tuning import play
+from tether.adaptation.recipes.given import Given
+from tether.adaptation.recipes.tuning import play
 from tether.core.masks import NO_CLASS
 from tether.core.types import Row
 from tether.data.blocks import IndexedSource

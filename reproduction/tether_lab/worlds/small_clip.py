@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from tether.data import open_source
 from tether.models.dual import Clip
 from tether.models.load import load
-from tether.train import RunConfig, train
+from tether.training import RunConfig, train
 from tether_lab.lab.model_cache import cached_model
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def small_clip(
         seed: of its training; default: the lab's.
         steps: of its training.
         data: what it learns from.
-        settings: further keys of ``tether.train.RunConfig``, such as ``{"objective": "siglip"}``.
+        settings: further keys of ``tether.training.RunConfig``, such as ``{"objective": "siglip"}``.
     """
     smoke = {"batch_size": 8, "schedule": "cosine"} if lab.smoke else {}
     wanted = {

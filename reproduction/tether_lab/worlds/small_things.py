@@ -21,7 +21,7 @@ from tether.models.load import load
 from tether.models.save import save
 from tether.tasks.classify.views import encode_windows, view_spec, whole
 from tether.tasks.classify.zero_shot import ZeroShotClassifier
-from tether.train.steps.presets import ContrastiveStep
+from tether.training.steps.presets import ContrastiveStep
 from tether_lab.lab.model_cache import cached_model
 from tether_lab.lab.trace import saw
 from tether_lab.worlds import in_memory

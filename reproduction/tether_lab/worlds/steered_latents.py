@@ -22,8 +22,8 @@ from tether.models.latent.clip import hold_codec_
 from tether.models.latent.codec import ConvCodec, ScaledCodec
 from tether.models.latent.codecs import load_codec, save_codec
 from tether.models.latent.tower import tower_on_latents
-from tether.train.codec_training import train_codec
-from tether.train.kept_latents import keep_latents_
+from tether.training.codec_training import train_codec
+from tether.training.kept_latents import keep_latents_
 from tether_lab.lab.model_cache import cached_model
 from tether_lab.worlds.plain_scenes import (
     RATE,

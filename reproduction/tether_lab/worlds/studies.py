@@ -24,8 +24,8 @@ from tether.data.sets.scenes.defects import KINDS, plant
 from tether.data.sets.scenes.render import render
 from tether.models import create
 from tether.models.dual import Clip
-from tether.train.steps.module import Want
-from tether.train.steps.presets import ContrastiveStep
+from tether.training.steps.module import Want
+from tether.training.steps.presets import ContrastiveStep
 from tether_lab.worlds.attribute_swaps import run
 from tether_lab.worlds.in_memory import draws
 

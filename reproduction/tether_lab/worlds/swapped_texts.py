@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from tether.adapt.distill import distil_text
+from tether.adaptation.distill import distil_text
 from tether.core.gather import LOCAL
 from tether.core.types import Batch
 from tether.data.sets.scenes import TEMPLATES, Dice, Scene, World, short
@@ -25,8 +25,8 @@ from tether.models.embed import encode_images, encode_texts
 from tether.models.load import load
 from tether.models.save import save
 from tether.optim import AdamW, parameter_groups
-from tether.train.schedules import Cosine
-from tether.train.steps.module import StepModule
+from tether.training.schedules import Cosine
+from tether.training.steps.module import StepModule
 from tether_lab.lab.model_cache import cached_model
 from tether_lab.worlds.in_memory import LARGEST_GRADIENT, dice_of, drawn, draws, fit_pairs, mean_recall
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.tuning import play
+from tether.adaptation.recipes.given import Given
+from tether.adaptation.recipes.tuning import play
 from tether.methods.excel_wsss.head import RelationHead
 from tether.methods.excel_wsss.recipe import RelationRecipe
 from tether.models.frozen_copy import frozen_copy

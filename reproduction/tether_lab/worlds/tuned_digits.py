@@ -15,8 +15,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.tuning import Outcome, play
+from tether.adaptation.recipes.given import Given
+from tether.adaptation.recipes.tuning import Outcome, play
 from tether.core.types import Batch
 from tether.data.sets.digits import NAMES, DigitsSet
 from tether.methods.ft_clip.recipe import READ, ClassifierRecipe
@@ -26,7 +26,7 @@ from tether.models.mean_patches import patch_tokens
 from tether.models.modes import eval_mode
 from tether.models.save import save
 from tether.models.tokenizer import lengths
-from tether.train.tensor_batches import ReplayedBatches
+from tether.training.tensor_batches import ReplayedBatches
 from tether_lab.lab.model_cache import cached_model
 from tether_lab.worlds import domain_shift
 from tether_lab.worlds.in_memory import draws, fit_pairs

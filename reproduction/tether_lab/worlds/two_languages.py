@@ -15,7 +15,7 @@ from tether.core.types import Batch
 from tether.losses import OBJECTIVES
 from tether.models import create
 from tether.models.embed import encode_texts
-from tether.train.steps.composed import ComposedStep
+from tether.training.steps.composed import ComposedStep
 from tether_lab.worlds.in_memory import draws, fit_batches, unit_pairs
 from tether_lab.worlds.pairs import Pairs, emoji
 

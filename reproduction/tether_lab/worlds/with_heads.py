@@ -13,10 +13,10 @@ from tether.core.gather import LOCAL
 from tether.core.types import Batch
 from tether.optim import OPTIMIZERS, parameter_groups, with_timm
 from tether.optim.clip import GlobalNorm
-from tether.train.loop import Player, Precision, fit
-from tether.train.schedules import Cosine
-from tether.train.steps import ComposedStep
-from tether.train.steps.module import StepModule
+from tether.training.loop import Player, Precision, fit
+from tether.training.schedules import Cosine
+from tether.training.steps import ComposedStep
+from tether.training.steps.module import StepModule
 from tether_lab.worlds import in_memory
 
 if TYPE_CHECKING:

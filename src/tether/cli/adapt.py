@@ -22,7 +22,7 @@ from tether.cli.options import (
 from tether.cli.say import say
 
 if TYPE_CHECKING:
-    from tether.train.loop import StepReport
+    from tether.training.loop import StepReport
     from tether.workflows.adapt import AdaptPlan
 
 
@@ -141,7 +141,7 @@ def command(
 
 def _settings(recipe: str | None) -> str:
     """What a recipe may be told, as the end of a message."""
-    from tether.adapt.recipes import RECIPES
+    from tether.adaptation.recipes import RECIPES
     from tether.core.component import schema
 
     part = RECIPES.get(str(recipe).replace("-", "_"))

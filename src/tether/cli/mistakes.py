@@ -89,7 +89,7 @@ def several_files(message: str) -> str:
 
 def _setting(word: str) -> str:
     """The key of a run's settings that a word means."""
-    from tether.train.config import RunConfig
+    from tether.training.config import RunConfig
 
     key = word.replace("-", "_")
     return key if key in RunConfig.model_fields and key not in ("data", "model") else meant(key, RunConfig.model_fields)

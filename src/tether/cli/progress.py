@@ -12,7 +12,7 @@ from tether.cli import screen
 from tether.cli.say import say
 from tether.cli.screen import Screen, Words, bars
 from tether.cli.stopping import Stopping
-from tether.train.run_files import BAD_ROWS
+from tether.training.run_files import BAD_ROWS
 
 if TYPE_CHECKING:
     from tether.workflows.train import TrainedRun

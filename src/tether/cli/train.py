@@ -14,7 +14,7 @@ from tether.cli.options import Device
 from tether.cli.say import say
 
 if TYPE_CHECKING:
-    from tether.train.config import RunConfig
+    from tether.training.config import RunConfig
     from tether.workflows.train import Prepared
 
 COMPARE = "compare"
@@ -69,9 +69,9 @@ def command(
       tether train photos/ --recipe demo steps=1000 --out runs/scratch
       tether train --resume --out runs/mine
     """
-    from tether.train.claim import check_free
-    from tether.train.epochs import with_steps
-    from tether.train.run_files import CONFIG, SUMMARY
+    from tether.training.claim import check_free
+    from tether.training.epochs import with_steps
+    from tether.training.run_files import CONFIG, SUMMARY
     from tether.workflows.head_run import gives_head
     from tether.workflows.remarks import remarks
     from tether.workflows.train import prepare
@@ -95,7 +95,7 @@ def command(
     prepared = prepare(data, recipe=recipe, start=start, settings=given)
     config = prepared.config
     if recorded:
-        from tether.train.claim import check_recorded
+        from tether.training.claim import check_recorded
 
         check_recorded(config, given=[*given, *([] if start is None else ["model"])], folder=out)
     _tell(prepared)
@@ -160,7 +160,7 @@ def _tell(prepared: Prepared) -> None:
 
 def _learn_head(config: RunConfig, *, out: Path, dry_run: bool, device: str) -> None:
     from tether.cli.screen import bar
-    from tether.train.config import dump_config
+    from tether.training.config import dump_config
     from tether.workflows.head_run import learn_head
 
     if dry_run:
@@ -176,10 +176,10 @@ def _learn_head(config: RunConfig, *, out: Path, dry_run: bool, device: str) -> 
 
 def _dry_run(config: RunConfig, notes: Sequence[str], *, where: str, device: str) -> None:
     """Build all parts, take a few steps, and say what the run would cost."""
-    from tether.train.config import dump_config
-    from tether.train.dry_run import dry_run as steps_of
-    from tether.train.parts import check_parts
-    from tether.train.view_costs import view_costs
+    from tether.training.config import dump_config
+    from tether.training.dry_run import dry_run as steps_of
+    from tether.training.parts import check_parts
+    from tether.training.view_costs import view_costs
     from tether.workflows.edits import EDITS
 
     if config.fit is not None:
@@ -208,7 +208,7 @@ def _compare(config: RunConfig, *, out: Path, steps: int | None, resume: bool) -
 
     from tether.cli.progress import TrainingProgress
     from tether.core.atomic_io import write_text
-    from tether.train.run_files import COMPARE_PAGE
+    from tether.training.run_files import COMPARE_PAGE
     from tether.workflows.clipper_comparison.compare import STEPS, compare
     from tether.workflows.clipper_comparison.report import grid, report
     from tether.workflows.edits import EDITS

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from tether.adapt.heads.masks import MasksHead
+from tether.adaptation.heads.masks import MasksHead
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.masks import BACKGROUND, NO_CLASS
 from tether.core.protocols import DualEncoder, Source

@@ -11,7 +11,7 @@ from tether.core.atomic_io import write_json
 from tether.core.printable import printable
 from tether.core.shape import read_record
 from tether.data.sources.split import held_out_word
-from tether.train.epochs import MANY_EPOCHS
+from tether.training.epochs import MANY_EPOCHS
 
 FILE = "meaning.json"
 _DEPTHS = (10, 5, 1)

@@ -11,8 +11,8 @@ from typing import Any, cast
 
 from torch import nn
 
-from tether.adapt.heads import Head, MasksHead
-from tether.adapt.recipes import RECIPES, Case, Recipe
+from tether.adaptation.heads import Head, MasksHead
+from tether.adaptation.recipes import RECIPES, Case, Recipe
 from tether.core.component import build, closest
 from tether.core.errors import InputError, MissingExtraError
 from tether.core.geometry import check_finite

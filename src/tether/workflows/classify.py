@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from tether.adapt.heads import Head, load_head
+from tether.adaptation.heads import Head, load_head
 from tether.core.component import build
 from tether.core.errors import InputError
 from tether.data import open_source

@@ -13,9 +13,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from tether.compress import COMPRESSORS, REPAIRS
-from tether.compress.quantise.few_bits import Octav
-from tether.compress.quantise.packed import PACKED_FILE, save_packed
+from tether.compression import COMPRESSORS, REPAIRS
+from tether.compression.quantise.few_bits import Octav
+from tether.compression.quantise.packed import PACKED_FILE, save_packed
 from tether.core.atomic_io import write_json
 from tether.core.component import build, closest, settings
 from tether.core.errors import InputError

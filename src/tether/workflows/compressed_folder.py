@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tether.compress.quantise.packed import PACKED_FILE
+from tether.compression.quantise.packed import PACKED_FILE
 from tether.core.errors import InputError
 from tether.core.locks import is_lock
 from tether.core.replaced_parts import unfinished

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import nn
 
-from tether.adapt.heads import Head
+from tether.adaptation.heads import Head
 from tether.core.anomaly_map import AnomalyMap
 from tether.core.atomic_io import csv_file, local
 from tether.core.errors import InputError

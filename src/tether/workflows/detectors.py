@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from tether.adapt.heads import Head, head_for
+from tether.adaptation.heads import Head, head_for
 from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder

@@ -18,11 +18,11 @@ from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, Whole, checked
-from tether.generate.draw import CANVASES, Canvas, FinerField, PrimitiveCanvas, StrokeCanvas
-from tether.generate.draw.svg import read_svg
-from tether.generate.goals import ClipGoal, PlainView, RandomViews
-from tether.generate.invert.implicit import begin
-from tether.generate.painting import Painting
+from tether.generation.canvases import CANVASES, Canvas, FinerField, PrimitiveCanvas, StrokeCanvas
+from tether.generation.canvases.svg import read_svg
+from tether.generation.goals import ClipGoal, PlainView, RandomViews
+from tether.generation.inversion.implicit import begin
+from tether.generation.painting import Painting
 from tether.workflows.drawing.beginning import Beginning, bank_goal, beginning
 from tether.workflows.drawing.result import PaintedImage, nearness
 from tether.workflows.drawing.state import check_state, painted, setback_remarks

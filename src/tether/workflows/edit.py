@@ -20,13 +20,13 @@ from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, PositiveRate, Whole, checked
 from tether.data.images import decode
-from tether.generate.draw import Canvas, PixelCanvas
-from tether.generate.edit.frames import png_bytes
-from tether.generate.edit.morph import Morpher
-from tether.generate.edit.style import SemanticStyler
-from tether.generate.edit.style_net import StyleNetCanvas
-from tether.generate.goals import Goal, PlainView, RandomViews
-from tether.generate.painting import Painting
+from tether.generation.canvases import Canvas, PixelCanvas
+from tether.generation.edit.frames import png_bytes
+from tether.generation.edit.morph import Morpher
+from tether.generation.edit.style import SemanticStyler
+from tether.generation.edit.style_net import StyleNetCanvas
+from tether.generation.goals import Goal, PlainView, RandomViews
+from tether.generation.painting import Painting
 from tether.workflows.drawing.mask import check_part, read_mask
 from tether.workflows.drawing.result import PaintedImage, as_bytes, nearness
 from tether.workflows.drawing.state import check_state, painted, setback_remarks

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tether.adapt.edits import WEIGHT_EDITS
-from tether.adapt.finetune import ADAPTERS
-from tether.compress import COMPRESSORS
+from tether.adaptation.edits import WEIGHT_EDITS
+from tether.adaptation.finetune import ADAPTERS
+from tether.compression import COMPRESSORS
 from tether.core.protocols import ModelEdit
 from tether.core.registry import Registry
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from tether.adapt.finetune.map_fit import MapFit
+from tether.adaptation.finetune.map_fit import MapFit
 from tether.core.atomic_io import write_json
 from tether.core.component import build
 from tether.core.errors import InputError
@@ -22,20 +22,20 @@ from tether.models.composed.compose import compose
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.load import load
 from tether.models.save import save
-from tether.train.claim import claimed
-from tether.train.config import RunConfig, load_config
-from tether.train.environment import describe_environment
-from tether.train.metrics_log import Logbook
-from tether.train.result import Result, read_result
-from tether.train.run_files import BAD_ROWS, ENVIRONMENT, METRICS, SUMMARY
-from tether.train.tower_features import TowerFeatures, tower_features
+from tether.training.claim import claimed
+from tether.training.config import RunConfig, load_config
+from tether.training.environment import describe_environment
+from tether.training.metrics_log import Logbook
+from tether.training.result import Result, read_result
+from tether.training.run_files import BAD_ROWS, ENVIRONMENT, METRICS, SUMMARY
+from tether.training.tower_features import TowerFeatures, tower_features
 from tether.workflows.models import with_total
 
 RECALL = re.compile(r"text_to_image_r\d+")
 FITS: Registry[Any] = Registry(
     "fits",
     {
-        "maps": "tether.adapt.finetune.map_fit:MapFit",
+        "maps": "tether.adaptation.finetune.map_fit:MapFit",
     },
 )
 """What ``RunConfig.fit`` may name."""

@@ -18,13 +18,13 @@ from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
 from tether.core.ranges import Count, Whole, checked
 from tether.data import open_source
-from tether.generate.autoregress.generator import VarGenerator
-from tether.generate.edit.frames import png_bytes
-from tether.generate.training import train_generator
+from tether.generation.autoregress.generator import VarGenerator
+from tether.generation.edit.frames import png_bytes
+from tether.generation.training import train_generator
 from tether.models.latent.codecs import load_codec, save_codec
 from tether.tasks.retrieve.gallery import gallery
 from tether.tasks.retrieve.search import Hit
-from tether.train.codec_training import train_codec
+from tether.training.codec_training import train_codec
 from tether.workflows.learning_folder import learning, mean_of_last, read_images
 from tether.workflows.models import Data, Model, OnStage, opened
 
@@ -209,7 +209,7 @@ def generate(
 
     Example:
         >>> import tether
-        >>> from tether.generate import VarGenerator
+        >>> from tether.generation import VarGenerator
         >>> from tether.workflows.generate import generate
         >>> model = tether.load("tiny", random_weights=True)
         >>> maker = VarGenerator(model, size=16, scales=(1, 2, 4), vocab=16, width=16, depth=1).eval()

@@ -22,14 +22,14 @@ from tether.core.ranges import Count, NonNegative, PositiveRate, Whole, checked
 from tether.core.types import ImageSpec
 from tether.data import open_source
 from tether.data.images import decode, resize_and_crop
-from tether.generate.edit.guided_inversion import FICE_WEIGHTS, GuidedInversion
-from tether.generate.edit.kept_parts import PartMaps, pasted
-from tether.generate.edit.segmenter_parser import SegmenterParser
-from tether.generate.goals import PlainView, RandomViews
+from tether.generation.edit.guided_inversion import FICE_WEIGHTS, GuidedInversion
+from tether.generation.edit.kept_parts import PartMaps, pasted
+from tether.generation.edit.segmenter_parser import SegmenterParser
+from tether.generation.goals import PlainView, RandomViews
 from tether.models.latent.style import StyleCodec
 from tether.tasks.segment import SEGMENTERS
 from tether.tasks.segment.segmenter import DenseSegmenter
-from tether.train.codec_training import train_codec
+from tether.training.codec_training import train_codec
 from tether.workflows.drawing.mask import check_part, read_mask
 from tether.workflows.drawing.state import check_state, painted
 from tether.workflows.edit import EditedImage, edited

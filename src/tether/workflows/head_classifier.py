@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch.nn.functional as F
 from torch import Tensor
 
-from tether.adapt.heads import Head
+from tether.adaptation.heads import Head
 from tether.core.protocols import DualEncoder
 from tether.core.types import Batch
 from tether.models.embed import encode_images

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tether.adapt.recipes.registry import RECIPES
+from tether.adaptation.recipes.registry import RECIPES
 from tether.core.component import build
 from tether.core.errors import InputError
-from tether.train.config import RunConfig, load_config
+from tether.training.config import RunConfig, load_config
 from tether.workflows.fit import FITS
 from tether.workflows.models import Progress
 

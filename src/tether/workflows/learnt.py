@@ -11,7 +11,7 @@ from tether.core.protocols import Source
 from tether.core.yaml_files import read_yaml
 from tether.data.recorded import open_recorded
 from tether.data.sources.split import digest_of, held_out_word, images_of
-from tether.train.run_files import CONFIG
+from tether.training.run_files import CONFIG
 
 
 def remark(model: str, source: Source) -> str:

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tether.adapt.heads import OrderHead
-from tether.adapt.recipes import OrderRecipe, OrderRows, play
+from tether.adaptation.heads import OrderHead
+from tether.adaptation.recipes import OrderRecipe, OrderRows, play
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import DualEncoder

@@ -9,8 +9,8 @@ from typing import Any
 from tether.data.sources.split import held_out_of
 from tether.data.survey import Survey
 from tether.optim.clip import CLIPPERS
-from tether.train.config import split_parts
-from tether.train.epochs import MANY_EPOCHS
+from tether.training.config import split_parts
+from tether.training.epochs import MANY_EPOCHS
 
 STARTER = "starter"
 FEW, MANY = 20_000, 1_000_000

@@ -9,7 +9,7 @@ from typing import cast
 
 from torch import nn
 
-from tether.compress.protect import Obfuscator, Secret
+from tether.compression.protect import Obfuscator, Secret
 from tether.core.atomic_io import write_json
 from tether.core.errors import InputError
 from tether.core.locks import locked

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from tether.adapt.heads import QualityHead
+from tether.adaptation.heads import QualityHead
 from tether.core.atomic_io import csv_file
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder

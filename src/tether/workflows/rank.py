@@ -13,8 +13,8 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from tether.adapt.heads import OrderHead, load_head
-from tether.adapt.recipes import OrderRecipe
+from tether.adaptation.heads import OrderHead, load_head
+from tether.adaptation.recipes import OrderRecipe
 from tether.core.atomic_io import csv_file
 from tether.core.component import build
 from tether.core.errors import InputError

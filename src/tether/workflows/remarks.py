@@ -10,9 +10,9 @@ from tether.core.errors import InputError
 from tether.core.protocols import Source
 from tether.data import open_source
 from tether.data.text_pairs import TextPairs
-from tether.train.config import RunConfig, Spec
-from tether.train.schedules import SCHEDULES
-from tether.train.stages import Stretch, stretches
+from tether.training.config import RunConfig, Spec
+from tether.training.schedules import SCHEDULES
+from tether.training.stages import Stretch, stretches
 
 
 def remarks(config: RunConfig) -> Iterator[str]:

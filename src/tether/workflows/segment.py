@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from tether.adapt.heads import Head
+from tether.adaptation.heads import Head
 from tether.core.atomic_io import csv_file
 from tether.core.component import build
 from tether.core.errors import InputError, NotFiniteError, UnsupportedModelError

@@ -26,14 +26,14 @@ from tether.evaluate.measures import check_measurable
 from tether.evaluate.measures import measure as measures_of
 from tether.models.load import load
 from tether.models.tokenizer import TextCutWarning
-from tether.train.claim import check_free
-from tether.train.config import RunConfig, load_config
-from tether.train.epochs import steps_per_epoch
-from tether.train.locked_towers import kept_where_resting
-from tether.train.parts import check_parts
-from tether.train.result import Result
-from tether.train.run import train as run
-from tether.train.steps.module import Encoder
+from tether.training.claim import check_free
+from tether.training.config import RunConfig, load_config
+from tether.training.epochs import steps_per_epoch
+from tether.training.locked_towers import kept_where_resting
+from tether.training.parts import check_parts
+from tether.training.result import Result
+from tether.training.run import train as run
+from tether.training.steps.module import Encoder
 from tether.workflows.calibration import keep_cutoffs
 from tether.workflows.edits import EDITS
 from tether.workflows.fit import check_fit, fit

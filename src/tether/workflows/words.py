@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tether.adapt.heads import load_head
-from tether.adapt.heads.word import WordHead
+from tether.adaptation.heads import load_head
+from tether.adaptation.heads.word import WordHead
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.models.worded import WordedEncoder

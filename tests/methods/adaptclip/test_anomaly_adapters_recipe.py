@@ -11,9 +11,9 @@ import torch
 
 import tether
 from memory_rows import MemoryRows, damaged
-from tether.adapt.heads import load_head
-from tether.adapt.recipes import Given, play
-from tether.adapt.recipes.defect_rows import DefectRows, read_defects
+from tether.adaptation.heads import load_head
+from tether.adaptation.recipes import Given, play
+from tether.adaptation.recipes.defect_rows import DefectRows, read_defects
 from tether.core.errors import InputError
 from tether.data.defect_truths import DefectTruths
 from tether.methods.adaptclip import AdaptclipDetector, AnomalyAdaptersHead, AnomalyAdaptersRecipe

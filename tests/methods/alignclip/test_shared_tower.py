@@ -8,10 +8,10 @@ from tether.core.types import Batch
 from tether.methods.alignclip import AlignClipLoss
 from tether.models import create
 from tether.models.embed import encode_texts
-from tether.train import load_config, train
-from tether.train.steps.module import StepModule
-from tether.train.steps.presets import SemanticStep
-from tether.train.steps.teachers import BUCKETS, count_words
+from tether.training import load_config, train
+from tether.training.steps.module import StepModule
+from tether.training.steps.presets import SemanticStep
+from tether.training.steps.teachers import BUCKETS, count_words
 
 TEXTS = ["a red circle", "a blue square over a red circle", "snow"]
 

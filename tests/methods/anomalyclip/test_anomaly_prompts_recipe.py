@@ -14,9 +14,9 @@ from PIL import Image
 
 import tether
 from memory_rows import MemoryRows, damaged, squares
-from tether.adapt.heads import DefectTextsHead, load_head
-from tether.adapt.recipes import Given, play
-from tether.adapt.recipes.defect_rows import read_defects
+from tether.adaptation.heads import DefectTextsHead, load_head
+from tether.adaptation.recipes import Given, play
+from tether.adaptation.recipes.defect_rows import read_defects
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.types import Features, Row
 from tether.data.defect_truths import DefectTruths, mask_at
@@ -201,7 +201,7 @@ def test_settings_that_do_not_fit(model: Clip, more: dict[str, object], message:
 
 
 def test_heads_of_other_encoders_and_methods(model: Clip, tmp_path: Path) -> None:
-    from tether.adapt.heads import LinearHead
+    from tether.adaptation.heads import LinearHead
 
     scenes = "scenes:rows=2,size=64"
     head = DefectTextsHead(DefectTexts(torch.randn(2, 64))).bind_(model)

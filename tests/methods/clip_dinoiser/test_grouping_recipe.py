@@ -11,8 +11,8 @@ import torch
 import tether
 from families import FAMILIES
 from memory_rows import squares, without_words
-from tether.adapt.heads import load_head
-from tether.adapt.recipes import Given, play
+from tether.adaptation.heads import load_head
+from tether.adaptation.recipes import Given, play
 from tether.core.errors import InputError
 from tether.methods.clip_dinoiser import GroupingHead, GroupingRecipe
 from tether.methods.clip_dinoiser.distill import ColourTeacher, GroupingStep, ValueTeacher, seed_saliency

@@ -15,7 +15,7 @@ from tether.core.cameras import Lens, camera_rays, orbit_pose
 from tether.core.errors import InputError, StoppedError
 from tether.data.posed import PosedViews, read_posed
 from tether.data.sets.solids import COLOURS, SHAPES, Solid, SolidsSet, solid_view, solid_views
-from tether.generate.painting import PaintingProgress
+from tether.generation.painting import PaintingProgress
 from tether.methods.clip_nerf import (
     Codes,
     ConditionalField,

@@ -16,7 +16,7 @@ from tether.core.types import Batch, Encoded, Features
 from tether.methods.clip_refine import ClipRefineLoss, RefineStep, refine_
 from tether.models import create
 from tether.models.frozen_copy import frozen_copy
-from tether.train.steps.module import StepModule
+from tether.training.steps.module import StepModule
 
 DIM = 6
 TEXTS = ["a small red cat", "the dog", "the sun", "a cat sits in the sun"]

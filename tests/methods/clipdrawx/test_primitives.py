@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tether.core.errors import InputError
-from tether.generate import Moment, paint
-from tether.generate.draw import PrimitiveCanvas, StrokeCanvas
-from tether.generate.draw.primitives import base_points, patch_order, traces
+from tether.generation import Moment, paint
+from tether.generation.canvases import PrimitiveCanvas, StrokeCanvas
+from tether.generation.canvases.primitives import base_points, patch_order, traces
 from tether.methods.clipdrawx.likeness import LikenessGoal, feature_loss, text_attention
 from tether.models import create
 

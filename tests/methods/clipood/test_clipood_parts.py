@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from encoders import ENCODERS
-from tether.adapt.finetune import image_parameters
+from tether.adaptation.finetune import image_parameters
 from tether.core.errors import InputError
 from tether.methods.clipood import BetaMovingAverage, MarginMetricSoftmax, beta_weights, class_texts, tune_images_
 from tether.models import create

@@ -9,7 +9,7 @@ import torch
 
 from tether.core.errors import InputError, StoppedError
 from tether.core.types import Features
-from tether.generate import TextDiffusion
+from tether.generation import TextDiffusion
 from tether.methods.cut_and_paste import ReferencePrompt, VideoEditor, train_referenced
 from tether.methods.cut_and_paste.reference import ReferencedStep, reference_size, with_tokens
 from tether.models import create

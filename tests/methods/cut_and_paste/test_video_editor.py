@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tether.core.errors import InputError, UnsupportedModelError
-from tether.generate import TextDiffusion
+from tether.generation import TextDiffusion
 from tether.methods.cut_and_paste import VideoEditor
 from tether.methods.cut_and_paste.attention_maps import blend, fuse_frames, inject, token_map, token_mask
 from tether.methods.cut_and_paste.attention_store import AttentionStore, besides

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 import tether
 from encoders import ENCODERS
 from memory_rows import squares
-from tether.adapt.finetune import tower_parameters
-from tether.adapt.recipes import Given, play
+from tether.adaptation.finetune import tower_parameters
+from tether.adaptation.recipes import Given, play
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.gather import LOCAL
 from tether.core.types import Batch, ImageSpec, Row
@@ -27,7 +27,7 @@ from tether.methods.dclip.region_crops import RegionCropper
 from tether.models import create
 from tether.models.composed.compose import compose
 from tether.models.embed import encode_texts
-from tether.train.steps.module import StepModule
+from tether.training.steps.module import StepModule
 
 SOURCE = ScenesSet(rows=12, things=(1, 2))
 COLUMNS = RegionColumns(most=2, unit="pixel")

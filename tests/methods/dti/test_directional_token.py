@@ -60,7 +60,7 @@ def test_it_learns_directions_alone(tmp_path: Path) -> None:
 
 def test_the_denoising_loss_reaches_it() -> None:
     pytest.importorskip("diffusers", reason="needs tether-clip[generate]")
-    from tether.generate import TextDiffusion
+    from tether.generation import TextDiffusion
 
     encoder = model()
     diffusion = TextDiffusion(encoder, size=8, channels=(8, 16)).eval().requires_grad_(False)

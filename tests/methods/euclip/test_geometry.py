@@ -23,8 +23,8 @@ from tether.core.types import Batch, Encoded, Features
 from tether.losses import ClipLoss, clip_loss
 from tether.methods.euclip import GeometryLoss, entailment, geometry_loss
 from tether.models import create
-from tether.train.steps import STEPS
-from tether.train.steps.module import StepModule
+from tether.training.steps import STEPS
+from tether.training.steps.module import StepModule
 
 CURVED = [name for name in GEOMETRIES if name.startswith("hyperbolic")]
 ROUND = ["clip", "elliptic"]

@@ -11,8 +11,8 @@ import torch
 
 import tether
 from memory_rows import MemoryRows, boxed, squares
-from tether.adapt.heads import load_head
-from tether.adapt.recipes import Given, play
+from tether.adaptation.heads import load_head
+from tether.adaptation.recipes import Given, play
 from tether.core.errors import InputError
 from tether.methods.excel_wsss import RelationHead, RelationRecipe
 from tether.methods.excel_wsss.distill import LabelMaker

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 import tether
 from memory_rows import COLOURS, MemoryRows, squares
-from tether.adapt.heads import load_head
-from tether.adapt.recipes import Given
+from tether.adaptation.heads import load_head
+from tether.adaptation.recipes import Given
 from tether.core.errors import InputError
 from tether.core.hash_rng import hash_int
 from tether.core.types import Row

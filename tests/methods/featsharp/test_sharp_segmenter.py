@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import tether
-from tether.adapt.heads import LinearHead
+from tether.adaptation.heads import LinearHead
 from tether.core.errors import InputError
 from tether.methods.featsharp import Sharpener, SharpenerHead, SharpSegmenter
 from tether.models import create

@@ -10,8 +10,8 @@ import torch
 
 import tether
 from memory_rows import squares, without_words
-from tether.adapt.heads import load_head
-from tether.adapt.recipes import Given, play
+from tether.adaptation.heads import load_head
+from tether.adaptation.recipes import Given, play
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.methods.featsharp import Sharpener, SharpenerHead, SharpenRecipe, SimpleDownsampler
 from tether.methods.featsharp.distill import SharpenStep, consistency, draw_views, fit_statistics_

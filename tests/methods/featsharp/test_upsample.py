@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from families import FAMILIES
-from tether.adapt.heads import load_head
+from tether.adaptation.heads import load_head
 from tether.core.errors import InputError
 from tether.methods.featsharp import (
     AttentionDownsampler,

@@ -12,7 +12,7 @@ from torch import nn
 
 import tether
 from families import FAMILIES
-from tether.compress.quantise import Octav
+from tether.compression.quantise import Octav
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.methods.gate_norm import GateNorm, gate_norm, gate_norm_scores, prune_attention
 from tether.models import create

@@ -13,10 +13,10 @@ from tether.methods.improved_baselines import barlow_loss, sinkhorn, swapped_los
 from tether.methods.improved_baselines.projectors import PairedProjectors
 from tether.methods.improved_baselines.synced_batch_norm import SyncedBatchNorm
 from tether.models import create
-from tether.train import RunConfig, train
-from tether.train.checkpoints import list_checkpoints, load_checkpoint
-from tether.train.steps import ComposedStep
-from tether.train.steps.module import StepModule
+from tether.training import RunConfig, train
+from tether.training.checkpoints import list_checkpoints, load_checkpoint
+from tether.training.steps import ComposedStep
+from tether.training.steps.module import StepModule
 
 STRONG = {"local_images": ["strong_image", "other_image"], "local_texts": ["strong_text", "other_text"]}
 VIEWS = {name: {} for name in ("image", "text", *STRONG["local_images"], *STRONG["local_texts"])}

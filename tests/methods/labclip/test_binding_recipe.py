@@ -7,7 +7,7 @@ import torch
 
 import tether
 from memory_rows import COLOURS, MemoryRows, squares
-from tether.adapt.recipes import Given
+from tether.adaptation.recipes import Given
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.model_digest import model_digest
 from tether.methods.labclip import BindingRecipe

@@ -12,7 +12,7 @@ from tether.models import create
 from tether.models.embed import encode_texts
 from tether.models.frozen_copy import frozen_copy
 from tether.models.whole_texts import FitsContext
-from tether.train.steps.module import StepModule
+from tether.training.steps.module import StepModule
 
 TEXTS = ["a small red circle", "two blue squares", "a green star", "the old house"]
 

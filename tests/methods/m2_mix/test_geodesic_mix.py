@@ -12,7 +12,7 @@ from tether.methods.m2_mix import M2MixLoss, m2_mix_loss
 from tether.methods.m2_mix.hard_contrastive import HardContrastiveLoss, hard_contrastive_loss
 from tether.methods.m2_mix.loss import geodesic_mix
 from tether.space.slerp import slerp
-from tether.train.steps.presets import ContrastiveStep
+from tether.training.steps.presets import ContrastiveStep
 
 GENERATOR = torch.Generator().manual_seed(0)
 HALF = (0.5, 0.5, 0.5, 0.5)

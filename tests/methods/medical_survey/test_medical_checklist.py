@@ -29,9 +29,9 @@ from tether.methods.medical_survey import (
 from tether.methods.medical_survey.volume_encoder import SliceStackEncoder
 from tether.models import create
 from tether.models.embed import encode_images
-from tether.train import RunConfig
-from tether.train.steps.module import StepModule
-from tether.train.steps.presets import ContrastiveStep
+from tether.training import RunConfig
+from tether.training.steps.module import StepModule
+from tether.training.steps.presets import ContrastiveStep
 
 GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "medical.md"
 FINDINGS = ["a bright mark", "a dark line"]

@@ -20,8 +20,8 @@ from tether.data.loader import Loader
 from tether.losses import OBJECTIVES
 from tether.methods.medical_survey.volume_encoder import SliceStackEncoder
 from tether.models import create
-from tether.train.steps.module import StepModule
-from tether.train.steps.presets import ContrastiveStep
+from tether.training.steps.module import StepModule
+from tether.training.steps.presets import ContrastiveStep
 
 
 @pytest.fixture(scope="module", params=list(ENCODERS))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tether.core.errors import InputError, UnsupportedModelError
-from tether.generate import CFG, NAG, NAGGuidance, TextDiffusion, nag
+from tether.generation import CFG, NAG, NAGGuidance, TextDiffusion, nag
 from tether.methods.nag import guided_pipeline, negative_states
 from tether.models import create
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 import tether
 from families import FAMILIES
-from tether.compress.protect import FilterController, Obfuscator, Secret, accuracy, layer_weights, near_masks
-from tether.compress.protect.weights import eps_of_share, mean_weight, ranges
-from tether.compress.quantise import Octav
+from tether.compression.protect import FilterController, Obfuscator, Secret, accuracy, layer_weights, near_masks
+from tether.compression.protect.weights import eps_of_share, mean_weight, ranges
+from tether.compression.quantise import Octav
 from tether.core.errors import InputError, NotFiniteError, UnsupportedModelError
 from tether.core.model_digest import model_digest
 from tether.core.types import Batch

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from families import FAMILIES
-from tether.compress.quantise import FakeQuant, Octav
+from tether.compression.quantise import FakeQuant, Octav
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.types import Batch
 from tether.methods.norm_tweaking import NormTweak, NormTweaker, distribution_loss, own_texts

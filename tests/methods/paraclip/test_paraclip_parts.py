@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from encoders import ENCODERS
-from tether.adapt.finetune import freeze_image_tower, tower_parameters
+from tether.adaptation.finetune import freeze_image_tower, tower_parameters
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.types import Batch
 from tether.losses import clip_loss, multi_text_loss

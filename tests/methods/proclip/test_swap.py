@@ -11,7 +11,7 @@ import torch
 import tether
 from encoders import ENCODERS, WORDS
 from memory_rows import squares
-from tether.adapt.distill import distil_text
+from tether.adaptation.distill import distil_text
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.gather import LOCAL
 from tether.core.model_digest import model_digest
@@ -25,7 +25,7 @@ from tether.models.cached import side_digest
 from tether.models.composed.compose import compose
 from tether.models.embed import encode_texts
 from tether.models.text.embedder import EmbedderAdapter
-from tether.train.steps.module import StepModule
+from tether.training.steps.module import StepModule
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ import torch
 
 import tether
 from memory_rows import MemoryRows, squares, without_words
-from tether.adapt.heads import QualityHead, load_head
+from tether.adaptation.heads import QualityHead, load_head
 from tether.core.errors import InputError
 from tether.core.types import Row
 from tether.methods.qualiclip import DEGRADATIONS, QualityRecipe

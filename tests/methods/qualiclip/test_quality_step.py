@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import tether
-from tether.adapt.heads import LinearHead, QualityHead
+from tether.adaptation.heads import LinearHead, QualityHead
 from tether.core.errors import InputError
 from tether.data.images import decode
 from tether.methods.qualiclip.curate_step import QualityFilter

@@ -18,8 +18,8 @@ from tether.losses import ClipLoss, clip_loss
 from tether.methods.specs import SpecsLoss
 from tether.methods.specs.evaluation import SpecsIncrements, SpecsScore, increment_rates, specs_score
 from tether.models import create
-from tether.train.steps.module import StepModule
-from tether.train.steps.presets import SpecsStep
+from tether.training.steps.module import StepModule
+from tether.training.steps.presets import SpecsStep
 
 NAMES = ("caption", "base", "detail", "neg")
 LONG = "There are two things: a red star and a blue ring. Everything is on sand. The red star is large."
@@ -320,7 +320,7 @@ class TestStep:
             SpecsStep(ClipLoss(), steps=5, seed=0, **settings)
 
     def test_one_batch_of_a_run_trains(self, tmp_path) -> None:
-        from tether.train import RunConfig, train
+        from tether.training import RunConfig, train
 
         config = {
             "size": "tiny",

@@ -15,10 +15,10 @@ from tether.methods.sycoca.decoder import CausalDecoder
 from tether.methods.sycoca.masked_patches import attentive_select
 from tether.models import create
 from tether.models.dense import dense_image, dense_text
-from tether.train import load_config, train
-from tether.train.metrics_log import read_metrics
-from tether.train.steps import ComposedStep
-from tether.train.steps.module import StepModule
+from tether.training import load_config, train
+from tether.training.metrics_log import read_metrics
+from tether.training.steps import ComposedStep
+from tether.training.steps.module import StepModule
 
 pytestmark = pytest.mark.slow
 

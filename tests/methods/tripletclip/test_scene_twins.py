@@ -16,7 +16,7 @@ from tether.data.loader import Loader
 from tether.data.sets.scenes import Thing, short
 from tether.methods.tripletclip import SceneTwins
 from tether.models.tokenizer import ClipTokenizer
-from tether.train import load_config, train
+from tether.training import load_config, train
 
 SPEC = ImageSpec((16, 16))
 CHANGES = ("swap", "recolour", "reshape", "resize", "retexture", "break", "mend", "remove", "add", "background")

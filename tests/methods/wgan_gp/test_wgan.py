@@ -19,8 +19,8 @@ from tether.methods.wgan_gp.loss import clip_weights_, gradient_penalty, wgan_cr
 from tether.methods.wgan_gp.step import AdversarialPair, CriticStep, GeneratorStep
 from tether.models import create
 from tether.optim.clip import NoClip
-from tether.train.loop import Player, Precision, fit
-from tether.train.schedules import Constant
+from tether.training.loop import Player, Precision, fit
+from tether.training.schedules import Constant
 
 
 def net(*sizes: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Sequential:

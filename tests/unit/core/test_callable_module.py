@@ -17,7 +17,7 @@ def test_help_and_signature_are_the_functions() -> None:
     assert "tether.train - Train a dual encoder on pairs of images and texts." in shown
     assert "tether.train(data=None, *, out, recipe=None, start=None," in shown
     assert "resume: go on from the folder's newest checkpoint." in shown
-    assert inspect.getdoc(tether.train) == tether.train.__doc__
+    assert inspect.getdoc(tether.train) == tether.training.__doc__
 
 
 def test_generate_and_compress_are_called_as_their_neighbours() -> None:

@@ -37,7 +37,7 @@ from tether.core.printable import csv_cell, printable
 from tether.core.tensor_file import sort_metadata
 from tether.core.yaml_files import parse_yaml, read_yaml
 from tether.data.bad_rows import BadRows
-from tether.train.metrics_log import Logbook
+from tether.training.metrics_log import Logbook
 
 
 def test_a_file_is_whole_or_the_old_one(tmp_path):

@@ -20,7 +20,7 @@ from tether_lab.lab import part_reference
 OWN = {"global_norm": "tether.optim.clip.global_norm:GlobalNorm", "none": "tether.optim.clip.global_norm:NoClip"}
 CODE = """
 import torch
-from tether.adapt.heads import LinearHead
+from tether.adaptation.heads import LinearHead
 from tether.optim.clip import GlobalNorm
 
 
@@ -349,7 +349,7 @@ def test_an_installed_package_trains_and_is_listed(tmp_path):
         "assert list(OBJECTIVES)[-1] == 'my_loss' and 'my_clip.parts' not in sys.modules\n"
         "settings = dict(steps=2, batch_size=8, objective={'name': 'my_loss', 'power': 3.0}, clipper='my_clipper',\n"
         "    size='tiny', data='digits')\n"
-        f"found = tether.train.train(tether.train.RunConfig(**settings), folder=Path({str(tmp_path / 'run')!r}))\n"
+        f"found = tether.training.train(tether.training.RunConfig(**settings), folder=Path({str(tmp_path / 'run')!r}))\n"
         "print(type(found).__name__, 'my_clip.parts' in sys.modules)\n",
         PYTHONPATH=os.pathsep.join([str(folder.parent), *filter(None, [os.environ.get("PYTHONPATH")])]),
     )

@@ -11,9 +11,9 @@ import torch
 from tether.core.errors import InputError, StoppedError
 from tether.data.loader import Loader
 from tether.optim.clip import CLIPPERS
-from tether.train import RunConfig, train
-from tether.train.metrics_log import read_metrics
-from tether.train.run_files import CHECKPOINTS, COMPARE, COMPARE_JSON, COMPARE_PAGE, METRICS
+from tether.training import RunConfig, train
+from tether.training.metrics_log import read_metrics
+from tether.training.run_files import CHECKPOINTS, COMPARE, COMPARE_JSON, COMPARE_PAGE, METRICS
 from tether.workflows.clipper_comparison import compare as own_run
 from tether.workflows.clipper_comparison.compare import candidates, compare
 from tether.workflows.clipper_comparison.report import MATTERS, Comparison, Seen, advise, look, report

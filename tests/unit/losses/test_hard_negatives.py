@@ -23,8 +23,8 @@ from tether.methods.clip_in import SymmetricHardNegativeLoss, symmetric_negative
 from tether.methods.tripletclip import NegClipLoss, TripletClipLoss, neg_clip_accuracy, neg_clip_loss, triplet_clip_loss
 from tether.methods.tripletclip.neg_clip import neg_clip_terms
 from tether.models import create
-from tether.train.steps.module import StepModule, joined_texts
-from tether.train.steps.presets import HardNegativeStep
+from tether.training.steps.module import StepModule, joined_texts
+from tether.training.steps.presets import HardNegativeStep
 
 WIDTH = 6
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}

@@ -16,8 +16,8 @@ from tether.models.blocks.options import BlockConfig
 from tether.models.blocks.presets import BLOCK_PRESETS, BlockPreset, block_preset, block_stack
 from tether.models.export import export
 from tether.optim import parameter_groups
-from tether.train import train
-from tether.train.config import load_config
+from tether.training import train
+from tether.training.config import load_config
 
 pytestmark = pytest.mark.slow
 

@@ -18,8 +18,8 @@ from tether.models.composed.dual_tower import dual_tower
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.embed import encode_texts
 from tether.models.named import near
-from tether.train.config import RunConfig
-from tether.train.parts import new_encoder
+from tether.training.config import RunConfig
+from tether.training.parts import new_encoder
 
 pytestmark = pytest.mark.slow
 

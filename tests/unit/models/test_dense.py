@@ -13,8 +13,8 @@ from tether.methods.medical_survey import LocalAlignmentLoss
 from tether.models import create
 from tether.models.anatomy.exceptions import EXCEPTIONS
 from tether.models.dense import DensePath, dense_image, dense_layers, dense_text, dense_tokens, word_mask
-from tether.train.steps.module import StepModule
-from tether.train.steps.presets import ContrastiveStep
+from tether.training.steps.module import StepModule
+from tether.training.steps.presets import ContrastiveStep
 
 
 def pixels(count=3, *, size=32):

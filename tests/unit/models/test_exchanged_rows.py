@@ -9,7 +9,7 @@ from torch import nn
 
 import tether
 from families import eva_tower
-from tether.adapt.finetune import Lora
+from tether.adaptation.finetune import Lora
 from tether.core.errors import InputError, StoppedError, UnsupportedModelError
 from tether.methods.stable_spam import FourBits
 from tether.models import create
@@ -24,7 +24,7 @@ from tether.models.exchange import (
     save_exchanged,
     take_back_,
 )
-from tether.train import load_config, train
+from tether.training import load_config, train
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,7 @@ from tether.core.geometry import COSINE, GEOMETRIES, HasGeometry, geometry_of
 from tether.core.types import Batch
 from tether.methods.euclip import GeometryLoss
 from tether.models import create
-from tether.train.steps import ContrastiveStep, StepModule
+from tether.training.steps import ContrastiveStep, StepModule
 
 CURVED = [name for name in GEOMETRIES if name.startswith("hyperbolic")]
 every = pytest.mark.parametrize("name", GEOMETRIES)
@@ -46,7 +46,7 @@ def test_a_model_keeps_its_geometry_in_its_folder(name: str, tmp_path) -> None:
 
 
 def test_checkpoints_of_a_run_know_their_geometry(tmp_path) -> None:
-    from tether.train import RunConfig, train
+    from tether.training import RunConfig, train
 
     config = {
         "size": "tiny",

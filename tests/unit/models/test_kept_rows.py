@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from families import FAMILIES
-from tether.adapt.finetune import ADAPTERS, KeptPositions
+from tether.adaptation.finetune import ADAPTERS, KeptPositions
 from tether.core.component import build
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.models import create

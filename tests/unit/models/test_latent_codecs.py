@@ -19,7 +19,7 @@ from tether.models.latent.codec import Codec, ConvCodec
 from tether.models.latent.codecs import CODECS, FORMAT, load_codec, save_codec
 from tether.models.latent.diffusers import DiffusersCodec
 from tether.models.latent.spec import LatentSpec
-from tether.train.codec_training import train_codec
+from tether.training.codec_training import train_codec
 
 PIXELS = torch.randint(0, 256, (4, 3, 16, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 SMALL = {"channels": 3, "downsampling": 4, "width": 8}

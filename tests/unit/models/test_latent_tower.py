@@ -22,9 +22,9 @@ from tether.models.latent.clip import hold_codec_, init_from_pixel_clip
 from tether.models.latent.codec import ConvCodec
 from tether.models.latent.codecs import save_codec
 from tether.models.latent.spec import LatentSpec
-from tether.train.codec_training import train_codec
-from tether.train.kept_latents import KeptLatents
-from tether.train.parts import new_encoder
+from tether.training.codec_training import train_codec
+from tether.training.kept_latents import KeptLatents
+from tether.training.parts import new_encoder
 from tether.workflows.train import prepare
 
 PIXELS = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -19,8 +19,8 @@ from tether.models.blocks.mirror_gate import MirrorGate, moments, tally
 from tether.models.blocks.packed_sequences import Runs
 from tether.models.export import export
 from tether.models.save import save
-from tether.train.steps.module import StepModule
-from tether.train.steps.presets import SkipMiddleStep
+from tether.training.steps.module import StepModule
+from tether.training.steps.presets import SkipMiddleStep
 
 CAPTIONS = ["a cat", "a small red cat sits on the long green mat", "sun", "a dog", "the old man and the sea"]
 PERI = BlockConfig(attn_norm=("pre", "out"), ffn_norm=("pre", "out"), rope="interleaved")

@@ -17,8 +17,8 @@ from tether.core.model_digest import model_digest
 from tether.models import create
 from tether.models.save import separate, write_config, write_weights
 from tether.models.wrapped_encoders import OpenClipEncoder
-from tether.train import load_config, train
-from tether.train.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from tether.training import load_config, train
+from tether.training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ from tether.core.errors import InputError
 from tether.models.latent.codec import ConvCodec
 from tether.models.latent.codecs import load_codec, save_codec
 from tether.models.latent.quantizer import MultiScaleQuantizer
-from tether.train.codec_training import train_codec
+from tether.training.codec_training import train_codec
 
 SMALL = {"vocab": 16, "channels": 4, "scales": (1, 2, 4)}
 PIXELS = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import tether
-from tether.adapt.distill import distil_text
+from tether.adaptation.distill import distil_text
 from tether.core.errors import InputError
 from tether.core.gather import LOCAL
 from tether.core.types import Batch, ImageSpec
@@ -23,9 +23,9 @@ from tether.methods.tripletclip import SceneTwins
 from tether.models import create
 from tether.models.blocks.rope import half_rope
 from tether.models.tokenizer import ClipTokenizer
-from tether.train import load_config, train
-from tether.train.steps.module import StepModule
-from tether.train.steps.presets import ClipInStep, HardNegativeStep
+from tether.training import load_config, train
+from tether.training.steps.module import StepModule
+from tether.training.steps.presets import ClipInStep, HardNegativeStep
 
 TEXTS = ["a red star and a blue ring", "a ring", "two green hearts on paper", "a blue ring and a red star"]
 LONG = "There are two things: a red star and a blue ring. The red star is in the top left. Everything is on sand."

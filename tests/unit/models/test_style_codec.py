@@ -12,7 +12,7 @@ from tether.core.state_file import write_state
 from tether.models.latent.codec import ConvCodec
 from tether.models.latent.codecs import save_codec
 from tether.models.latent.style import FORMAT, StyleCodec
-from tether.train.codec_training import train_codec
+from tether.training.codec_training import train_codec
 
 PIXELS = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 

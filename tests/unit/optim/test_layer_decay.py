@@ -14,7 +14,7 @@ from tether.core.errors import InputError
 from tether.models import create
 from tether.optim import layer_decay_groups
 from tether.optim.layer_decay import layer_of
-from tether.train.steps.module import StepModule
+from tether.training.steps.module import StepModule
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "eva02_tiny_patch14_224"])

@@ -14,7 +14,7 @@ from optimizer_cases import Network, assert_equal, run, weights
 from tether.core.component import build
 from tether.core.errors import InputError
 from tether.optim import OPTIMIZERS, parameter_groups, with_timm
-from tether.train.parallel import load_optimizer_tensors, optimizer_tensors
+from tether.training.parallel import load_optimizer_tensors, optimizer_tensors
 
 USABLE = [
     name

@@ -10,13 +10,13 @@ import torch
 
 import tether
 from memory_rows import MemoryRows, captions, squares, without_words
-from tether.adapt.recipes import RECIPES, FitRecipe, Outcome, TuneRecipe, Tuning
-from tether.adapt.recipes.moving import move_, rest_
+from tether.adaptation.recipes import RECIPES, FitRecipe, Outcome, TuneRecipe, Tuning
+from tether.adaptation.recipes.moving import move_, rest_
 from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
 from tether.core.types import Loss
 from tether.models import create
-from tether.train.steps.module import ViewRows, encode_views, loss_inside
+from tether.training.steps.module import ViewRows, encode_views, loss_inside
 from tether.workflows.adaptation.choose import choices
 from tether.workflows.adaptation.data import Asked, look_at, parts_of, words_of
 

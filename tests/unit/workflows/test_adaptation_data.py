@@ -93,7 +93,7 @@ def test_a_column_that_holds_no_classes_is_named_with_those_there_are():
 
 
 def test_where_no_column_is_named_the_columns_are_told(model):
-    from tether.adapt.recipes import RECIPES
+    from tether.adaptation.recipes import RECIPES
 
     source = MemoryRows([replace(row, texts=(), meta={"kind": row.meta["label"]}) for row in squares(12).rows])
     case = look_at(source, Asked())

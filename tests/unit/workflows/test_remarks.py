@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import tether
-from tether.train.config import load_config
+from tether.training.config import load_config
 from tether.workflows.remarks import remarks, shared_captions
 
 PAIRS = "step={views: {image: {}, text: {}, pairs_text: {}, pairs_positive_text: {}}, "

@@ -18,7 +18,7 @@ from tether.data.survey import RowCount, Survey
 from tether.evaluate.meaning import Meaning, depth_for, read_meaning
 from tether.models.presets import create
 from tether.models.save import save
-from tether.train.config import load_config
+from tether.training.config import load_config
 from tether.workflows.learnt import remark
 from tether.workflows.plan import FEW, MANY, plan
 from tether.workflows.train import prepare

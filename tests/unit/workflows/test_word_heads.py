@@ -12,7 +12,7 @@ from PIL import Image
 
 import tether
 from memory_rows import squares, without_words
-from tether.adapt.heads import WordHead, load_head
+from tether.adaptation.heads import WordHead, load_head
 from tether.core.errors import InputError
 from tether.methods.dti.recipe import NewWordRecipe
 from tether.models import create

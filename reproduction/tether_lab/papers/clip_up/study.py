@@ -148,7 +148,7 @@ def train(lab: Lab, model: Clip, *, steps: int, rate: float, balanced: bool = Fa
     """
     from tether.core.types import Batch
     from tether.losses import ClipLoss
-    from tether.train.steps.composed import ComposedStep
+    from tether.training.steps.composed import ComposedStep
     from tether_lab.worlds import in_memory, reworded
 
     seen = reworded.draw_scenes("train", count=lab.steps(IMAGES, 160), seed=lab.seed)

@@ -75,7 +75,7 @@ CARD = Card.of(
 
 def reproduce(lab: Lab) -> Trial:
     """One seed: strokes, free pixels, and strokes without views, judged alike."""
-    from tether.generate import PlainView
+    from tether.generation import PlainView
     from tether_lab.worlds import drawn_prompts as bed
 
     found = bed.bed(lab)

@@ -79,7 +79,7 @@ CARD = Card.of(
 
 def reproduce(lab: Lab) -> Trial:
     """One seed: what patches, crops and whole images say before and after."""
-    from tether.adapt.recipes.dense import DenseRecipe
+    from tether.adaptation.recipes.dense import DenseRecipe
     from tether_lab.worlds import asked_boxes
 
     bed = asked_boxes.prepare(lab)

@@ -129,7 +129,7 @@ def fit(scenes: DetailScenes, lab: Lab, *, setting: Setting, entailment_weight: 
     from tether.core.types import Batch
     from tether.methods.euclip import GeometryLoss
     from tether.models import create
-    from tether.train.steps.presets import ContrastiveStep
+    from tether.training.steps.presets import ContrastiveStep
     from tether_lab.worlds.in_memory import fit_rows
 
     model = create(

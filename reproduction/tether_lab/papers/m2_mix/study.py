@@ -130,7 +130,7 @@ def reproduce(lab: Lab) -> Trial:
 def tuned(lab: Lab, start: Clip, objective: Objective, *, pairs: Pairs) -> Clip:
     """A copy of the start after a stage on the pairs it was trained on; its logit scale stays."""
     from tether.core.types import Batch
-    from tether.train.steps.presets import ContrastiveStep
+    from tether.training.steps.presets import ContrastiveStep
     from tether_lab.worlds.in_memory import draws, fit_batches
 
     model, steps = copy.deepcopy(start), lab.steps(STEPS)

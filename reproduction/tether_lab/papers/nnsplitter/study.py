@@ -87,7 +87,7 @@ def reproduce(lab: Lab) -> Trial:
     """Split one net, change it at random and by its gradient alone, and attack the copy with some of the data."""
     import torch
 
-    from tether.compress.protect import layer_weights
+    from tether.compression.protect import layer_weights
     from tether.core.model_digest import model_digest
     from tether_lab.worlds.guarded_digits import SHARES, GuardedBed
 

@@ -106,7 +106,7 @@ def own_text(lab: Lab, model: CharModel, *, rows: int) -> Tensor:
 
 def mended(lab: Lab, texts: Tensor, **rounding: Any) -> tuple[float, float, float]:
     """Nats of the rounded model and of the tweaked one, and the share of layers whose loss fell."""
-    from tether.compress.quantise import Octav
+    from tether.compression.quantise import Octav
     from tether.methods.norm_tweaking import NormTweak
     from tether_lab.worlds import deep_char_lm
 
@@ -125,7 +125,7 @@ def distilled(lab: Lab, plain: CharModel, texts: Tensor, *, rate: float) -> floa
     import torch
     import torch.nn.functional as F
 
-    from tether.compress.quantise import Octav
+    from tether.compression.quantise import Octav
     from tether.models.stacks import stack_norms
     from tether_lab.worlds import deep_char_lm
 

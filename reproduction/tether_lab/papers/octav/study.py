@@ -138,7 +138,7 @@ def samples(lab: Lab) -> dict[str, Tensor]:
 
 def clips(x: Tensor, bits: int) -> dict[str, Tensor]:
     """The clip value of every rule."""
-    from tether.compress.quantise import octav_clip
+    from tether.compression.quantise import octav_clip
 
     a = x.abs()
     found = {f"share_{share:g}": a.quantile(share) for share in SHARES}
@@ -147,7 +147,7 @@ def clips(x: Tensor, bits: int) -> dict[str, Tensor]:
 
 def error(x: Tensor, s: Tensor, bits: int, *, top: bool = False) -> float:
     """Mean squared error of rounding."""
-    from tether.compress.quantise import round_to_levels
+    from tether.compression.quantise import round_to_levels
 
     return float((round_to_levels(x, s, bits, top=top) - x).square().mean())
 
@@ -175,7 +175,7 @@ def trained(lab: Lab, *, observer: Literal["octav", "max"], grad: Literal["mad",
     from torch import nn
     from torch.nn.utils import parametrize
 
-    from tether.compress.quantise import FakeQuant
+    from tether.compression.quantise import FakeQuant
 
     pixels, labels = load_digits(return_X_y=True)
     x, y = torch.from_numpy(pixels).float() / 16, torch.from_numpy(labels)

@@ -172,7 +172,7 @@ def _pixels(images: Sequence) -> Tensor:
 def _train_(model: Clip, lab: Lab, pixels: Tensor, tokens: Tensor) -> None:
     from tether.core.types import Batch
     from tether.losses import ClipLoss
-    from tether.train.steps.presets import ContrastiveStep
+    from tether.training.steps.presets import ContrastiveStep
     from tether_lab.worlds.in_memory import fit_rows
 
     steps = lab.steps(STEPS)

@@ -106,7 +106,7 @@ def reproduce(lab: Lab) -> Trial:
 
     from tether.losses import ClipLoss
     from tether.models import create
-    from tether.train.steps.presets import ContrastiveStep, SpecsStep
+    from tether.training.steps.presets import ContrastiveStep, SpecsStep
     from tether_lab.worlds.details import detail_scenes
 
     train = detail_scenes(lab, split="train", rows=lab.steps(ROWS, 64))

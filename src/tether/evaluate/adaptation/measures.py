@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from tether.adapt.heads import Head
-from tether.adapt.heads.masks import MasksHead
+from tether.adaptation.heads import Head
+from tether.adaptation.heads.masks import MasksHead
 from tether.core.protocols import DualEncoder, Source
 from tether.data.defect_truths import DefectTruths
 from tether.data.labelled import label_of

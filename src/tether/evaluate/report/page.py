@@ -27,7 +27,7 @@ from tether.evaluate.report.run_charts import of_run
 from tether.evaluate.report.run_folder import RunFolder, read_run
 from tether.evaluate.retrieval import ranks
 from tether.evaluate.zero_shot import logits, zero_shot
-from tether.train.signs import signs_of
+from tether.training.signs import signs_of
 
 FILE = "report.html"
 THUMBNAIL = 56  # pixels; shown at up to twice that

@@ -13,8 +13,8 @@ from tether.core.atomic_io import read_json, read_text
 from tether.core.errors import InputError
 from tether.core.shape import MAYBE_NUMBER, check, finite
 from tether.core.yaml_files import read_yaml
-from tether.train.metrics_log import read_metrics
-from tether.train.run_files import METRICS
+from tether.training.metrics_log import read_metrics
+from tether.training.run_files import METRICS
 
 _CONFIG = {"steps?": (int, None), "batch_size?": int, "accumulate?": int}
 _ENVIRONMENT = {"threads?": MAYBE_NUMBER, "libraries?": {}, "accelerators?": (None, [str])}

@@ -14,7 +14,7 @@ from tether.core.gather import Gather
 from tether.core.ranges import Positive, checked
 from tether.core.types import Loss
 from tether.losses.self_supervised import nt_xent_loss, siamese_loss
-from tether.train.terms.term import SeenView, Term, TermInputs
+from tether.training.terms.term import SeenView, Term, TermInputs
 
 
 class SimclrTerm(Term):

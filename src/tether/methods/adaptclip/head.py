@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tether.adapt.heads.defect_texts import CLASSES, check_classes
-from tether.adapt.heads.head import Head, HeadUse
+from tether.adaptation.heads.defect_texts import CLASSES, check_classes
+from tether.adaptation.heads.head import Head, HeadUse
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.methods.adaptclip.adapters import AdaptClip, TrainedAdapters

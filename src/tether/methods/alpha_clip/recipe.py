@@ -12,13 +12,13 @@ from annotated_types import Ge, Le
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from tether.adapt.finetune.lora import Lora as LoraEdit
-from tether.adapt.recipes.class_step import CROPS
-from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.moving import check_own_towers, move_, prefixes
-from tether.adapt.recipes.recipe import TuneRecipe
-from tether.adapt.recipes.refusals import check_cosine_model, refused
-from tether.adapt.recipes.tuning import Tuning
+from tether.adaptation.finetune.lora import Lora as LoraEdit
+from tether.adaptation.recipes.class_step import CROPS
+from tether.adaptation.recipes.given import Given
+from tether.adaptation.recipes.moving import check_own_towers, move_, prefixes
+from tether.adaptation.recipes.recipe import TuneRecipe
+from tether.adaptation.recipes.refusals import check_cosine_model, refused
+from tether.adaptation.recipes.tuning import Tuning
 from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.hash_rng import hash_int
@@ -34,8 +34,8 @@ from tether.models.editable import IN_A_BLOCK, editable_layers, name_pattern
 from tether.models.frozen_copy import frozen_copy
 from tether.models.vision.alpha_stem import AlphaStem, add_alpha_, stem_of
 from tether.models.vision.region_tower import alpha_from_mask, alpha_param_groups, encode_regions
-from tether.train.schedules import Cosine
-from tether.train.steps.module import InsideStep, StepModule, joined_texts
+from tether.training.schedules import Cosine
+from tether.training.steps.module import InsideStep, StepModule, joined_texts
 
 POINTS = 3
 """Points that stand for a mask or a box."""

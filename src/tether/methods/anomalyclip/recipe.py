@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from annotated_types import Ge, Lt, MaxLen, MinLen
 from torch import Tensor
 
-from tether.adapt.heads.defect_texts import CLASSES, DefectTextsHead
-from tether.adapt.recipes.defect_rows import DefectRows, read_defects
-from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.moving import rest_
-from tether.adapt.recipes.recipe import TuneRecipe
-from tether.adapt.recipes.refusals import check_cosine_model, check_text_tower
-from tether.adapt.recipes.tuning import Outcome, Tuning
+from tether.adaptation.heads.defect_texts import CLASSES, DefectTextsHead
+from tether.adaptation.recipes.defect_rows import DefectRows, read_defects
+from tether.adaptation.recipes.given import Given
+from tether.adaptation.recipes.moving import rest_
+from tether.adaptation.recipes.recipe import TuneRecipe
+from tether.adaptation.recipes.refusals import check_cosine_model, check_text_tower
+from tether.adaptation.recipes.tuning import Outcome, Tuning
 from tether.core.gather import Gather
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Layer, NonNegative, PositiveRate, PositiveSingle, Whole, checked
@@ -27,9 +27,9 @@ from tether.models.anatomy.find import text_anatomy
 from tether.models.defect_texts import DefectTexts
 from tether.models.prompts import Prompts
 from tether.models.value_attention import LAST, TEMPERATURE, ValueRows, text_maps
-from tether.train.schedules import Constant
-from tether.train.steps.module import InsideStep, StepModule
-from tether.train.tensor_batches import TensorBatches
+from tether.training.schedules import Constant
+from tether.training.steps.module import InsideStep, StepModule
+from tether.training.tensor_batches import TensorBatches
 
 PROMPTS = "prompts"
 DEEP = 8

@@ -18,8 +18,8 @@ from tether.methods.clap.contrast import quantile_mask
 from tether.methods.clap.inpaint_net import InpaintNet
 from tether.methods.clap.msgms import msgms
 from tether.methods.clap.padding import mirrored
-from tether.train.tensor_batches import TensorBatches
-from tether.train.tuning import Tuning, play
+from tether.training.tensor_batches import TensorBatches
+from tether.training.tuning import Tuning, play
 
 _BLOBS = 4
 """Rows and columns of random numbers that random masks are made of."""

@@ -20,7 +20,7 @@ from tether.methods.clip_dinoiser.patch_affinity import Cosine, patch_affinity
 from tether.models.anatomy.find import tower_of
 from tether.models.patch_grouping import THIRD_FROM_THE_END, DinoiserHead, inner_map
 from tether.models.tower_state import grid_of
-from tether.train.steps.module import InsideStep, StepModule
+from tether.training.steps.module import InsideStep, StepModule
 
 PatchTeacher = Callable[[Tensor], Float[Tensor, "b c r s"]]
 """(b, 3, h, w) uint8 images to a map of features, of any grid; patches of one thing have a high cosine."""

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tether.adapt.heads.head import Head, HeadUse
+from tether.adaptation.heads.head import Head, HeadUse
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Layer, checked

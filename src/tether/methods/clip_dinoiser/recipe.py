@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tether.adapt.recipes.class_step import CROPS
-from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.moving import rest_
-from tether.adapt.recipes.recipe import TuneRecipe
-from tether.adapt.recipes.tuning import Outcome, Tuning
+from tether.adaptation.recipes.class_step import CROPS
+from tether.adaptation.recipes.given import Given
+from tether.adaptation.recipes.moving import rest_
+from tether.adaptation.recipes.recipe import TuneRecipe
+from tether.adaptation.recipes.tuning import Outcome, Tuning
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Layer, Positive, PositiveRate, Rate, checked
 from tether.data.contents import BatchContents

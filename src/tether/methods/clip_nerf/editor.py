@@ -18,10 +18,10 @@ from tether.core.errors import InputError, NotFiniteError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, PositiveRate, Whole, checked
 from tether.core.state_file import check_encoder, encoder_digest, read_state, wide_array, write_state
-from tether.generate.draw.canvas import FRONT, Canvas, Viewpoint
-from tether.generate.goals import ClipGoal, PlainView, TextAim
-from tether.generate.painting import PaintingProgress, paint
-from tether.generate.seen import unit_images
+from tether.generation.canvases.canvas import FRONT, Canvas, Viewpoint
+from tether.generation.goals import ClipGoal, PlainView, TextAim
+from tether.generation.painting import PaintingProgress, paint
+from tether.generation.seen import unit_images
 from tether.methods.clip_nerf.field import CodeMapper, Codes, Width
 from tether.methods.clip_nerf.scenes import FieldScenes
 from tether.models.embed import encode_texts

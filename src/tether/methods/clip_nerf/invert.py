@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Decay, NonNegative, Rate, Whole, checked
-from tether.generate.draw.canvas import FRONT, Canvas, Viewpoint
-from tether.generate.goals import ClipGoal, Goal, Moment, PlainView, TextAim
-from tether.generate.painting import paint
-from tether.generate.seen import unit_images
+from tether.generation.canvases.canvas import FRONT, Canvas, Viewpoint
+from tether.generation.goals import ClipGoal, Goal, Moment, PlainView, TextAim
+from tether.generation.painting import paint
+from tether.generation.seen import unit_images
 from tether.methods.clip_nerf.field import Codes
 from tether.methods.clip_nerf.scenes import FieldScenes
 

@@ -18,9 +18,9 @@ from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, PositiveRate, Whole, checked
 from tether.data.posed import PosedViews
-from tether.generate.draw.canvas import FRONT, Canvas, Viewpoint
-from tether.generate.goals import ClipGoal, Moment, PlainView, TextAim
-from tether.generate.painting import paint
+from tether.generation.canvases.canvas import FRONT, Canvas, Viewpoint
+from tether.generation.goals import ClipGoal, Moment, PlainView, TextAim
+from tether.generation.painting import paint
 from tether.methods.clip_nerf.rays import patch_grid
 from tether.methods.clip_nerf.scenes import FieldScenes
 from tether.models.embed import encode_texts

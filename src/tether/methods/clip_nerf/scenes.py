@@ -18,9 +18,9 @@ from tether.core.errors import InputError
 from tether.core.ranges import Count, NonNegative, PositiveRate, Whole, checked
 from tether.core.state_file import read_state, wide_array, write_state
 from tether.data.posed import PosedViews
-from tether.generate.draw.canvas import FRONT, Canvas, Viewpoint
-from tether.generate.goals import Moment
-from tether.generate.painting import PaintingProgress, paint
+from tether.generation.canvases.canvas import FRONT, Canvas, Viewpoint
+from tether.generation.goals import Moment
+from tether.generation.painting import PaintingProgress, paint
 from tether.methods.clip_nerf.field import Codes, ConditionalField
 from tether.methods.clip_nerf.rays import March, RaysSeen, march_rays
 from tether.models.convert.weights import filled

@@ -6,17 +6,17 @@ from typing import Literal, cast
 
 import torch
 
-from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.moving import move_
-from tether.adapt.recipes.recipe import Case, TuneRecipe
-from tether.adapt.recipes.tuning import Tuning
+from tether.adaptation.recipes.given import Given
+from tether.adaptation.recipes.moving import move_
+from tether.adaptation.recipes.recipe import Case, TuneRecipe
+from tether.adaptation.recipes.tuning import Tuning
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, Positive, PositiveRate, Rate, checked
 from tether.methods.clip_refine.refine import LEARNING_RATE, WEIGHT_DECAY, RefineStep
 from tether.methods.clip_refine.step import ClipRefineLoss
 from tether.models.frozen_copy import frozen_copy
-from tether.train.schedules import Constant
-from tether.train.steps.module import Encoder
+from tether.training.schedules import Constant
+from tether.training.steps.module import Encoder
 
 
 class CloseTheGap(TuneRecipe):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tether.adapt.finetune.descent import descent
+from tether.adaptation.finetune.descent import descent
 from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.geometry import geometry_of
@@ -21,9 +21,9 @@ from tether.models.dual import Clip
 from tether.models.frozen_copy import frozen_copy
 from tether.models.modes import eval_mode
 from tether.models.wrapped_encoders import WrappedEncoder
-from tether.train.loop import StepReport
-from tether.train.schedules import Constant
-from tether.train.steps.module import InsideStep, StepModule, ViewRows, encode_views
+from tether.training.loop import StepReport
+from tether.training.schedules import Constant
+from tether.training.steps.module import InsideStep, StepModule, ViewRows, encode_views
 
 LEARNING_RATE, WEIGHT_DECAY = 1e-6, 0.1  # released config/01_post-pre-training/clip-refine.yaml
 LEAST_LENGTH = 0.5

@@ -8,13 +8,13 @@ from typing import Annotated, cast
 from annotated_types import MinLen
 from torch import nn
 
-from tether.adapt.recipes.class_step import ClassStep
-from tether.adapt.recipes.class_tuning import Images, contents_of
-from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.moving import Sides, check_own_towers, rest_, sides_of
-from tether.adapt.recipes.recipe import Case, TuneRecipe
-from tether.adapt.recipes.refusals import refused
-from tether.adapt.recipes.tuning import Tuning
+from tether.adaptation.recipes.class_step import ClassStep
+from tether.adaptation.recipes.class_tuning import Images, contents_of
+from tether.adaptation.recipes.given import Given
+from tether.adaptation.recipes.moving import Sides, check_own_towers, rest_, sides_of
+from tether.adaptation.recipes.recipe import Case, TuneRecipe
+from tether.adaptation.recipes.refusals import refused
+from tether.adaptation.recipes.tuning import Tuning
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Part, Positive, checked

@@ -9,7 +9,7 @@ from tether.core.errors import InputError
 from tether.core.printable import quoted
 from tether.methods.clip_up.upcycle import upcycle
 from tether.models.described import mapping
-from tether.train.steps.module import Encoder
+from tether.training.steps.module import Encoder
 
 
 class Upcycled:

@@ -11,7 +11,7 @@ from tether.core.gather import Gather
 from tether.core.ranges import NonNegative, checked
 from tether.core.types import Loss
 from tether.models.blocks.moe import expert_losses
-from tether.train.terms.term import Term, TermInputs
+from tether.training.terms.term import Term, TermInputs
 
 
 class ExpertBalance(Term):

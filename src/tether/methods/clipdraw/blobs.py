@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Positive, checked
-from tether.generate.draw.blob_raster import Camera, render_blobs
-from tether.generate.draw.canvas import FRONT, Canvas, Viewpoint
-from tether.generate.draw.strokes import CanvasSide
+from tether.generation.canvases.blob_raster import Camera, render_blobs
+from tether.generation.canvases.canvas import FRONT, Canvas, Viewpoint
+from tether.generation.canvases.strokes import CanvasSide
 
 _DISTANCE, _HEIGHT, _WANDER = 3.0, 0.2, 0.3
 """Of cameras from the middle, of their height at most before that, and of a knot from the last one at most."""

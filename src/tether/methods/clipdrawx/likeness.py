@@ -12,8 +12,8 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Layer, NonNegative, checked
-from tether.generate.goals import Moment
-from tether.generate.seen import seen_by
+from tether.generation.goals import Moment
+from tether.generation.seen import seen_by
 from tether.models.dense import dense_image, dense_layers
 from tether.models.embed import encode_texts
 
@@ -48,7 +48,7 @@ class LikenessGoal:
 
     Example:
         >>> import torch
-        >>> from tether.generate import Moment
+        >>> from tether.generation import Moment
         >>> from tether.methods.clipdrawx.likeness import LikenessGoal
         >>> from tether.models import create
         >>> image = torch.rand(1, 3, 32, 32)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Positive, checked
 from tether.models.frozen_copy import frozen_copy
-from tether.train.ema import approach_
+from tether.training.ema import approach_
 
 BETA = 0.5  # arXiv 2302.00864, released main.py
 Module = TypeVar("Module", bound=nn.Module)

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tether.adapt.finetune.descent import descent, exactly
-from tether.adapt.finetune.towers import image_parameters
+from tether.adaptation.finetune.descent import descent, exactly
+from tether.adaptation.finetune.towers import image_parameters
 from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.ranges import Count, NonNegative, Positive, checked
@@ -24,9 +24,9 @@ from tether.models.dual import Clip
 from tether.models.embed import encode_texts
 from tether.models.modes import eval_mode
 from tether.models.wrapped_encoders import WrappedEncoder
-from tether.train.loop import StepReport
-from tether.train.schedules import Cosine
-from tether.train.steps.module import InsideStep, StepModule, ViewRows, encode_views
+from tether.training.loop import StepReport
+from tether.training.schedules import Cosine
+from tether.training.steps.module import InsideStep, StepModule, ViewRows, encode_views
 
 TEMPLATE = "a photo of a {}."  # released engine.py
 LEARNING_RATE, WEIGHT_DECAY = 5e-6, 0.1  # released main.py

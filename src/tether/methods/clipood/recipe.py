@@ -6,12 +6,12 @@ from typing import cast
 
 from torch import nn
 
-from tether.adapt.recipes.class_tuning import Images, contents_of
-from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.moving import check_own_towers, move_
-from tether.adapt.recipes.recipe import TuneRecipe
-from tether.adapt.recipes.refusals import refused
-from tether.adapt.recipes.tuning import Outcome, Tuning
+from tether.adaptation.recipes.class_tuning import Images, contents_of
+from tether.adaptation.recipes.given import Given
+from tether.adaptation.recipes.moving import check_own_towers, move_
+from tether.adaptation.recipes.recipe import TuneRecipe
+from tether.adaptation.recipes.refusals import refused
+from tether.adaptation.recipes.tuning import Outcome, Tuning
 from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, Positive, PositiveRate, Rate, checked

@@ -12,7 +12,7 @@ from tether.core.types import Loss
 from tether.methods.cliptex.loss import NormalForm, PseudoLabelLoss
 from tether.models.dense_heads import DenseHead
 from tether.space.heat_maps import grid_of
-from tether.train.terms.term import Term, TermInputs
+from tether.training.terms.term import Term, TermInputs
 
 
 class PseudoLabelTerm(Term):

@@ -15,8 +15,8 @@ from tether.core.types import Loss
 from tether.losses.boxes import centres, corners, overlap
 from tether.losses.region_contrast import Equal, box_distance_loss, region_contrast_loss
 from tether.models.prompter import Prompter
-from tether.train.terms.region_batch import pooled, regions_of
-from tether.train.terms.term import Term, TermInputs
+from tether.training.terms.region_batch import pooled, regions_of
+from tether.training.terms.term import Term, TermInputs
 
 
 class RegionTextTerm(Term):

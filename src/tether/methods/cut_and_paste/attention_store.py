@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.ranges import checked
-from tether.generate.diffuse.attention import PLAIN, CrossPieces, attended, weights
+from tether.generation.diffuse.attention import PLAIN, CrossPieces, attended, weights
 
 Beside = Literal["first", "previous"]
 Replace = Callable[[int, str, Tensor], Tensor | None]
@@ -32,7 +32,7 @@ class AttentionStore(contextlib.AbstractContextManager):
 
     Example:
         >>> import torch
-        >>> from tether.generate import TextDiffusion
+        >>> from tether.generation import TextDiffusion
         >>> from tether.methods.cut_and_paste.attention_store import AttentionStore
         >>> from tether.models import create
         >>> diffusion = TextDiffusion(create("tiny").eval(), size=8, channels=(8, 16))

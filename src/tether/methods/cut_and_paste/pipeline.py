@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.types import Features
-from tether.generate.diffuse.sampler import Objective, Sampler
+from tether.generation.diffuse.sampler import Objective, Sampler
 
 _PARTS = ("unet", "vae", "tokenizer", "text_encoder", "scheduler")
 

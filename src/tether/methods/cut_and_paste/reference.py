@@ -15,14 +15,14 @@ from tether.core.errors import InputError
 from tether.core.ranges import Count, PositiveRate, Share, Whole, checked
 from tether.core.state_file import check_encoder, read_state, wide_array, write_state
 from tether.core.types import Features
-from tether.generate.diffuse.text_diffusion import TextDiffusion
-from tether.generate.training import NOTHING, MakerStep
+from tether.generation.diffuse.text_diffusion import TextDiffusion
+from tether.generation.training import NOTHING, MakerStep
 from tether.models.image_digest import image_digest
 from tether.models.token_rows import TokenRows
 from tether.optim.clip import GlobalNorm
-from tether.train.schedules import Cosine
-from tether.train.tensor_batches import ReplayedBatches
-from tether.train.tuning import Tuning, play
+from tether.training.schedules import Cosine
+from tether.training.tensor_batches import ReplayedBatches
+from tether.training.tuning import Tuning, play
 
 _FORMAT = "tether-reference-prompt-1"
 AT_ONCE = 64
@@ -44,7 +44,7 @@ class ReferencePrompt(nn.Module):
     Example:
         >>> import torch
         >>> from tether.methods.cut_and_paste import ReferencePrompt
-        >>> from tether.generate import TextDiffusion
+        >>> from tether.generation import TextDiffusion
         >>> from tether.models import create
         >>> diffusion = TextDiffusion(create("tiny").eval(), size=8, channels=(8, 16))
         >>> ReferencePrompt(diffusion).tokens(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).shape
@@ -195,7 +195,7 @@ def train_referenced(
     Example:
         >>> import torch
         >>> from tether.methods.cut_and_paste import ReferencePrompt, train_referenced
-        >>> from tether.generate import TextDiffusion
+        >>> from tether.generation import TextDiffusion
         >>> from tether.models import create
         >>> diffusion = TextDiffusion(create("tiny").eval(), size=8, channels=(8, 16))
         >>> images, alone = (torch.zeros(2, 3, side, side, dtype=torch.uint8) for side in (8, 32))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Share, Whole, checked
-from tether.generate.diffuse.text_diffusion import TextDiffusion
+from tether.generation.diffuse.text_diffusion import TextDiffusion
 from tether.methods.cut_and_paste.attention_maps import blend, fuse_frames, inject, token_mask
 from tether.methods.cut_and_paste.attention_store import AttentionStore, Beside
 from tether.methods.cut_and_paste.pipeline import PipelineDiffusion
@@ -43,7 +43,7 @@ class VideoEditor:
 
     Example:
         >>> import torch
-        >>> from tether.generate import TextDiffusion
+        >>> from tether.generation import TextDiffusion
         >>> from tether.methods.cut_and_paste import VideoEditor
         >>> from tether.models import create
         >>> diffusion = TextDiffusion(create("tiny").eval(), size=8, channels=(8, 16))

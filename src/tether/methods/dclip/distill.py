@@ -12,8 +12,8 @@ from tether.core.types import Batch, Loss
 from tether.losses import caption_labels
 from tether.methods.dclip import dclip_loss
 from tether.methods.dclip.region_teacher import RegionTargets
-from tether.train.steps.module import StepModule, ViewRows, encode_views, loss_inside
-from tether.train.steps.views import captions_of
+from tether.training.steps.module import StepModule, ViewRows, encode_views, loss_inside
+from tether.training.steps.views import captions_of
 
 
 class DclipStep:
@@ -28,7 +28,7 @@ class DclipStep:
         >>> from tether.core.gather import LOCAL
         >>> from tether.core.types import Batch
         >>> from tether.models import create
-        >>> from tether.train.steps.module import StepModule
+        >>> from tether.training.steps.module import StepModule
         >>> model, rows = create("tiny"), torch.randn(1, 64)
         >>> step = DclipStep(RegionTargets({("7", "a star"): 0}, text=rows, image=rows))
         >>> image, whose = torch.zeros(1, 3, 32, 32, dtype=torch.uint8), {"keys": ["7"], "texts": ["a star"]}

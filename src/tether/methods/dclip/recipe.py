@@ -8,11 +8,11 @@ from typing import Annotated, Literal, cast
 import torch
 from annotated_types import Ge, Le
 
-from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.moving import check_own_towers, move_
-from tether.adapt.recipes.recipe import TuneRecipe
-from tether.adapt.recipes.refusals import check_cosine_model
-from tether.adapt.recipes.tuning import Tuning
+from tether.adaptation.recipes.given import Given
+from tether.adaptation.recipes.moving import check_own_towers, move_
+from tether.adaptation.recipes.recipe import TuneRecipe
+from tether.adaptation.recipes.refusals import check_cosine_model
+from tether.adaptation.recipes.tuning import Tuning
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, PositiveRate, Rate, Share, checked

@@ -29,7 +29,7 @@ from tether.models.embed import encode_texts
 from tether.models.modes import eval_mode
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.optim import AdamW, parameter_groups
-from tether.train.schedules import Cosine
+from tether.training.schedules import Cosine
 
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 0.01  # not published
 _AT_ONCE = 64

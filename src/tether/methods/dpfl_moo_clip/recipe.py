@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from annotated_types import Ge, Le, Lt
 from torch import nn
 
-from tether.adapt.heads.linear import LinearHead
-from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.recipe import FitRecipe
-from tether.adapt.recipes.tuning import Outcome
+from tether.adaptation.heads.linear import LinearHead
+from tether.adaptation.recipes.given import Given
+from tether.adaptation.recipes.recipe import FitRecipe
+from tether.adaptation.recipes.tuning import Outcome
 from tether.core.errors import InputError
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import DualEncoder

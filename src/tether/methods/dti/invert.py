@@ -11,7 +11,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.hash_rng import hash_int
 from tether.core.ranges import Count, NonNegative, Rate, Whole, checked
-from tether.generate.diffuse.text_diffusion import TextDiffusion
+from tether.generation.diffuse.text_diffusion import TextDiffusion
 from tether.methods.dti.optimizer import SphericalSGD
 from tether.models.directional_token import DirectionalToken, NormStats, token_norm_stats
 
@@ -99,7 +99,7 @@ def denoising_loss(
     Example:
         >>> import torch
         >>> from tether.methods.dti import DirectionalToken, denoising_loss, learn_word_
-        >>> from tether.generate import TextDiffusion
+        >>> from tether.generation import TextDiffusion
         >>> from tether.models import create
         >>> model = create("tiny").eval()
         >>> diffusion = TextDiffusion(model, size=8, channels=(8, 16)).eval()

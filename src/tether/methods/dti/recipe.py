@@ -11,12 +11,12 @@ from annotated_types import MinLen
 from jaxtyping import Float
 from torch import Tensor
 
-from tether.adapt.heads.word import WordHead
-from tether.adapt.recipes.given import ROWS, Given
-from tether.adapt.recipes.moving import rest_
-from tether.adapt.recipes.recipe import TuneRecipe
-from tether.adapt.recipes.refusals import check_cosine_model, check_text_tower
-from tether.adapt.recipes.tuning import Outcome, Tuning
+from tether.adaptation.heads.word import WordHead
+from tether.adaptation.recipes.given import ROWS, Given
+from tether.adaptation.recipes.moving import rest_
+from tether.adaptation.recipes.recipe import TuneRecipe
+from tether.adaptation.recipes.refusals import check_cosine_model, check_text_tower
+from tether.adaptation.recipes.tuning import Outcome, Tuning
 from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.hash_rng import hash_int
@@ -28,9 +28,9 @@ from tether.methods.dti.optimizer import tangent
 from tether.models.cached import CachedEncoder, side_digest
 from tether.models.directional_token import DirectionalToken, Length, tokenizer_hash
 from tether.models.text_vectors import FILLER
-from tether.train.schedules import Constant
-from tether.train.steps.module import InsideStep, StepModule
-from tether.train.tensor_batches import TensorBatches
+from tether.training.schedules import Constant
+from tether.training.steps.module import InsideStep, StepModule
+from tether.training.tensor_batches import TensorBatches
 
 TOKEN = "word"
 _NONSENSE = "qzxwvkj"

@@ -20,7 +20,7 @@ from tether.methods.excel_wsss.class_maps import BLOCKS, class_maps, patch_atten
 from tether.methods.excel_wsss.map_refinement import attention_refine, mean_attention, pseudo_labels, stretched
 from tether.methods.excel_wsss.patch_relation import block_patches, predicted_affinity, relation_weights
 from tether.models.anatomy.find import anatomy_of
-from tether.train.steps.module import InsideStep, StepModule
+from tether.training.steps.module import InsideStep, StepModule
 
 ADAPTER, DECODER = "adapter", "decoder"
 

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tether.adapt.heads.head import HeadUse
-from tether.adapt.heads.text_rows import TextRowsHead
+from tether.adaptation.heads.head import HeadUse
+from tether.adaptation.heads.text_rows import TextRowsHead
 from tether.core.errors import InputError
 from tether.core.ranges import Count, PositiveSingle, checked
 from tether.methods.excel_wsss.class_maps import BLOCKS

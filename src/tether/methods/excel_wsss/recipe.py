@@ -7,12 +7,12 @@ from typing import Literal
 
 import torch
 
-from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.masks import MOST_CLASSES, class_rows, heads_of
-from tether.adapt.recipes.moving import rest_
-from tether.adapt.recipes.recipe import TuneRecipe
-from tether.adapt.recipes.refusals import check_cosine_model
-from tether.adapt.recipes.tuning import Outcome, Tuning
+from tether.adaptation.recipes.given import Given
+from tether.adaptation.recipes.masks import MOST_CLASSES, class_rows, heads_of
+from tether.adaptation.recipes.moving import rest_
+from tether.adaptation.recipes.recipe import TuneRecipe
+from tether.adaptation.recipes.refusals import check_cosine_model
+from tether.adaptation.recipes.tuning import Outcome, Tuning
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import Count, NonNegative, PositiveRate, Rate, Share, Whole, checked
@@ -22,7 +22,7 @@ from tether.methods.excel_wsss.distill import ADAPTER, DECODER, LabelMaker, Rela
 from tether.methods.excel_wsss.head import RelationHead
 from tether.methods.excel_wsss.patch_relation import ExcelAdapter, ExcelDecoder
 from tether.models.anatomy.find import anatomy_of
-from tether.train.schedules import Cosine
+from tether.training.schedules import Cosine
 
 
 class RelationRecipe(TuneRecipe):

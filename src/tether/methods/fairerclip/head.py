@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from tether.adapt.heads.head import Head, Multiplier
+from tether.adaptation.heads.head import Head, Multiplier
 from tether.core.errors import InputError
 from tether.core.ranges import checked
 from tether.methods.fairerclip.hsic import RandomFeatures

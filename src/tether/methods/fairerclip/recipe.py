@@ -11,10 +11,10 @@ from annotated_types import MinLen
 from jaxtyping import Float
 from torch import Tensor
 
-from tether.adapt.recipes.given import EmbeddedRows, Given
-from tether.adapt.recipes.recipe import FitRecipe
-from tether.adapt.recipes.refusals import check_cosine_model
-from tether.adapt.recipes.tuning import Outcome
+from tether.adaptation.recipes.given import EmbeddedRows, Given
+from tether.adaptation.recipes.recipe import FitRecipe
+from tether.adaptation.recipes.refusals import check_cosine_model
+from tether.adaptation.recipes.tuning import Outcome
 from tether.core.errors import InputError
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import DualEncoder

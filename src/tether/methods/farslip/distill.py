@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tether.adapt.distill.clipself import at_size
+from tether.adaptation.distill.clipself import at_size
 from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.hash_rng import hash_int
@@ -23,8 +23,8 @@ from tether.losses import caption_labels, clip_loss, patch_distill_loss, region_
 from tether.losses.checks import unit_rows
 from tether.losses.region_distill import Towards
 from tether.models.dense_regions import Last, dense_patches, pooled_patches
-from tether.train.steps.module import Encoder, InsideStep, StepModule
-from tether.train.steps.teachers import MovingTeacher, StartTeacher, Teacher
+from tether.training.steps.module import Encoder, InsideStep, StepModule
+from tether.training.steps.teachers import MovingTeacher, StartTeacher, Teacher
 
 TeacherName = Literal["self", "ema", "frozen"]
 RegionRow = Literal["cls", "patches", "region"]
@@ -48,7 +48,7 @@ class LocalGlobalStep(InsideStep):
         >>> from tether.core.gather import LOCAL
         >>> from tether.core.types import Batch
         >>> from tether.models import create
-        >>> from tether.train.steps.module import StepModule
+        >>> from tether.training.steps.module import StepModule
         >>> model = create("tiny").eval()
         >>> batch = Batch(torch.rand(2, 3, 32, 32), model.tokenizer(["a red star", "a blue ring"]))
         >>> sorted(LocalGlobalStep()(StepModule(model), batch, step=0, gather=LOCAL).terms)

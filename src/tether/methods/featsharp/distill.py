@@ -21,7 +21,7 @@ from tether.core.warps import homography_grid, inside, random_homographies, warp
 from tether.methods.featsharp import AttentionDownsampler, Sharpener, SimpleDownsampler, patch_maps
 from tether.methods.featsharp.loss import map_error, seam_weights, total_variation
 from tether.methods.featsharp.phi_s import PhiS
-from tether.train.steps.module import InsideStep, StepModule
+from tether.training.steps.module import InsideStep, StepModule
 
 SHARPENER, DOWNSAMPLER = "sharpener", "downsampler"
 Downsampler = AttentionDownsampler | SimpleDownsampler

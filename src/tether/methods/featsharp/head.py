@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tether.adapt.heads.head import Head, HeadUse
+from tether.adaptation.heads.head import Head, HeadUse
 from tether.core.errors import InputError
 from tether.core.state_file import wide_array
 from tether.methods.featsharp import Sharpener

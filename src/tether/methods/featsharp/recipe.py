@@ -9,11 +9,11 @@ from typing import Annotated, Literal
 import torch
 from annotated_types import Ge, Le
 
-from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.moving import rest_
-from tether.adapt.recipes.recipe import TuneRecipe
-from tether.adapt.recipes.refusals import refused
-from tether.adapt.recipes.tuning import Outcome, Tuning
+from tether.adaptation.recipes.given import Given
+from tether.adaptation.recipes.moving import rest_
+from tether.adaptation.recipes.recipe import TuneRecipe
+from tether.adaptation.recipes.refusals import refused
+from tether.adaptation.recipes.tuning import Outcome, Tuning
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, PositiveRate, checked
@@ -23,7 +23,7 @@ from tether.methods.featsharp.fuse import Input
 from tether.methods.featsharp.head import SharpenerHead
 from tether.methods.featsharp.phi_s import hadamard
 from tether.models.tower_state import patch_grid
-from tether.train.schedules import Constant
+from tether.training.schedules import Constant
 
 LOOKED_AT = 32
 """Images in one forward, where the statistics of patches are taken."""

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tether.adapt.heads.linear import LinearHead
+from tether.adaptation.heads.linear import LinearHead
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Part, PositiveRate, Rate, checked
 from tether.models.anatomy.find import tower_of

@@ -8,10 +8,10 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from tether.adapt.recipes.class_step import LABEL
-from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.recipe import Case, TuneRecipe
-from tether.adapt.recipes.tuning import Outcome, Tuning
+from tether.adaptation.recipes.class_step import LABEL
+from tether.adaptation.recipes.given import Given
+from tether.adaptation.recipes.recipe import Case, TuneRecipe
+from tether.adaptation.recipes.tuning import Outcome, Tuning
 from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.core.gather import Gather
@@ -23,10 +23,10 @@ from tether.methods.ft_clip.classifier import ClipClassifier
 from tether.methods.ft_clip.label_augment import LabelAugment
 from tether.methods.ft_clip.label_loss import LabelLoss
 from tether.models.mean_patches import Pool, patch_tokens
-from tether.train.ema import MovingEncoder
-from tether.train.loop import StepReport
-from tether.train.schedules import Cosine
-from tether.train.steps.module import Encoder, InsideStep, StepModule
+from tether.training.ema import MovingEncoder
+from tether.training.loop import StepReport
+from tether.training.schedules import Cosine
+from tether.training.steps.module import Encoder, InsideStep, StepModule
 
 READ = "read"
 MEMORY = 0.075

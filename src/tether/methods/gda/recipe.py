@@ -7,11 +7,11 @@ from typing import Literal
 import numpy as np
 import torch
 
-from tether.adapt.heads.linear import LinearHead
-from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.recipe import Case, FitRecipe
-from tether.adapt.recipes.refusals import check_cosine_model
-from tether.adapt.recipes.tuning import Outcome
+from tether.adaptation.heads.linear import LinearHead
+from tether.adaptation.recipes.given import Given
+from tether.adaptation.recipes.recipe import Case, FitRecipe
+from tether.adaptation.recipes.refusals import check_cosine_model
+from tether.adaptation.recipes.tuning import Outcome
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Positive, Whole, checked
 from tether.methods.gda import GDAClassifier

@@ -12,8 +12,8 @@ from tether.core.types import Loss
 from tether.losses.boxes import Over
 from tether.losses.checks import caption_labels
 from tether.methods.grain.loss import Among, Duplicates, grain_loss
-from tether.train.terms.region_batch import regions_of
-from tether.train.terms.term import Term, TermInputs
+from tether.training.terms.region_batch import regions_of
+from tether.training.terms.term import Term, TermInputs
 
 
 class GroundingTerm(Term):

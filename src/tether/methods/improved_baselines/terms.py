@@ -18,7 +18,7 @@ from tether.methods.improved_baselines.barlow import barlow_loss
 from tether.methods.improved_baselines.projectors import PairedProjectors
 from tether.methods.improved_baselines.swapped import VIEWS, Iterations, prototype_swapped_loss, swapped_loss
 from tether.models.sides import SIDES, Side
-from tether.train.terms.term import Term, TermInputs
+from tether.training.terms.term import Term, TermInputs
 
 Names = list[str] | None
 

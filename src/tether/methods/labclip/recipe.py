@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from tether.adapt.recipes.given import EmbeddedRows, Given
-from tether.adapt.recipes.recipe import FitRecipe
-from tether.adapt.recipes.refusals import check_cosine_model, refused
-from tether.adapt.recipes.tuning import Outcome
+from tether.adaptation.recipes.given import EmbeddedRows, Given
+from tether.adaptation.recipes.recipe import FitRecipe
+from tether.adaptation.recipes.refusals import check_cosine_model, refused
+from tether.adaptation.recipes.tuning import Outcome
 from tether.core.errors import InputError
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import DualEncoder

@@ -14,7 +14,7 @@ from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import NonNegative, checked
 from tether.core.types import ImageSpec
-from tether.generate.seen import as_images
+from tether.generation.seen import as_images
 from tether.models.embed import encode_texts
 from tether.models.latent.codec import Codec
 from tether.models.latent.tower import LatentTower

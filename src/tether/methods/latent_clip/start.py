@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tether.models.latent.clip import init_from_pixel_clip
 from tether.models.latent.codecs import load_codec
-from tether.train.steps.module import Encoder
+from tether.training.steps.module import Encoder
 
 
 class OnLatents:

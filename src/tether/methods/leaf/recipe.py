@@ -6,11 +6,11 @@ from typing import Literal, cast
 
 import torch
 
-from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.moving import check_own_towers, move_
-from tether.adapt.recipes.recipe import Case, TuneRecipe
-from tether.adapt.recipes.refusals import check_cosine_model
-from tether.adapt.recipes.tuning import Tuning
+from tether.adaptation.recipes.given import Given
+from tether.adaptation.recipes.moving import check_own_towers, move_
+from tether.adaptation.recipes.recipe import Case, TuneRecipe
+from tether.adaptation.recipes.refusals import check_cosine_model
+from tether.adaptation.recipes.tuning import Tuning
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, Positive, checked
 from tether.methods.leaf.robust import LEARNING_RATE, ROW, WEIGHT_DECAY, LeafLoss, LeafStep
@@ -18,8 +18,8 @@ from tether.methods.leaf.typos import WordConstraint
 from tether.models.dual import Clip
 from tether.models.frozen_copy import frozen_copy
 from tether.models.wrapped_encoders import WrappedEncoder
-from tether.train.schedules import Cosine
-from tether.train.tensor_batches import TensorBatches
+from tether.training.schedules import Cosine
+from tether.training.tensor_batches import TensorBatches
 
 WARMUP = 1400  # released scripts; at most a tenth of a run here
 

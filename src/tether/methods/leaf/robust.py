@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tether.adapt.finetune.towers import tower_parameters
+from tether.adaptation.finetune.towers import tower_parameters
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.gather import Gather
 from tether.core.hash_rng import hash_int
@@ -25,7 +25,7 @@ from tether.models.modes import eval_mode
 from tether.models.whole_texts import FitsContext, unheard
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.optim import AdamW, parameter_groups
-from tether.train.steps.module import StepModule, ViewRows, encode_views, loss_inside
+from tether.training.steps.module import StepModule, ViewRows, encode_views, loss_inside
 
 LEARNING_RATE, WEIGHT_DECAY = 1e-5, 1e-4  # released scripts
 ROW = "row"

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tether.core.errors import InputError, UnsupportedModelError, refusing
-from tether.generate.diffuse.nag import NAG
-from tether.generate.diffuse.nag_guidance import NAGGuidance
+from tether.generation.diffuse.nag import NAG
+from tether.generation.diffuse.nag_guidance import NAGGuidance
 
 
 def guided_pipeline(
@@ -37,7 +37,7 @@ def guided_pipeline(
         InputError: an empty text.
 
     Example:
-        >>> from tether.generate import NAG
+        >>> from tether.generation import NAG
         >>> from tether.methods.nag import guided_pipeline
         >>> def draw(pipe, text):  # pipe = diffusers.FluxPipeline.from_pretrained(...)
         ...     with guided_pipeline(pipe, "glasses", NAG(scale=5.0)):

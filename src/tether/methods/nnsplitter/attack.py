@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tether.compress.protect.descent import Read, check_frozen, read_batch
-from tether.compress.protect.weights import Range, layer_weights, ranges
+from tether.compression.protect.descent import Read, check_frozen, read_batch
+from tether.compression.protect.weights import Range, layer_weights, ranges
 from tether.core.errors import InputError
 from tether.core.ranges import Count, PositiveRate, checked
 

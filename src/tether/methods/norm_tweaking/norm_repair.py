@@ -12,7 +12,7 @@ from annotated_types import Ge, MinLen
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tether.compress.quantise.few_bits import RoundedRows
+from tether.compression.quantise.few_bits import RoundedRows
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, PositiveRate, checked
@@ -48,7 +48,7 @@ class NormTweak:
     Example:
         >>> import torch
         >>> from tether.methods.norm_tweaking import NormTweak
-        >>> from tether.compress.quantise import Octav
+        >>> from tether.compression.quantise import Octav
         >>> from tether.core.types import Batch
         >>> from tether.models import create
         >>> model = create("tiny").eval()

@@ -83,7 +83,7 @@ class NormTweaker:
     Example:
         >>> import torch
         >>> from torch import nn
-        >>> from tether.compress.quantise import FakeQuant
+        >>> from tether.compression.quantise import FakeQuant
         >>> from tether.methods.norm_tweaking import NormTweaker
         >>> _ = torch.manual_seed(0)
         >>> blocks = [nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8)) for _ in range(2)]

@@ -10,11 +10,11 @@ from annotated_types import Ge, Le
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.moving import check_own_towers, move_, rest_
-from tether.adapt.recipes.recipe import TuneRecipe
-from tether.adapt.recipes.refusals import check_cosine_model
-from tether.adapt.recipes.tuning import Tuning
+from tether.adaptation.recipes.given import Given
+from tether.adaptation.recipes.moving import check_own_towers, move_, rest_
+from tether.adaptation.recipes.recipe import TuneRecipe
+from tether.adaptation.recipes.refusals import check_cosine_model
+from tether.adaptation.recipes.tuning import Tuning
 from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.protocols import DualEncoder
@@ -29,9 +29,9 @@ from tether.models.anatomy.find import tower_of
 from tether.models.embed import encode_texts
 from tether.models.frozen_copy import frozen_copy
 from tether.models.vision.mask_prompt_stem import prompts_of
-from tether.train.schedules import Cosine
-from tether.train.steps.module import InsideStep, StepModule
-from tether.train.tensor_batches import TensorBatches
+from tether.training.schedules import Cosine
+from tether.training.steps.module import InsideStep, StepModule
+from tether.training.tensor_batches import TensorBatches
 
 Repeated = Literal["positives", "negatives"]
 

@@ -7,11 +7,11 @@ from typing import cast
 
 import torch
 
-from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.moving import check_own_towers, move_
-from tether.adapt.recipes.recipe import TuneRecipe
-from tether.adapt.recipes.refusals import check_cosine_model
-from tether.adapt.recipes.tuning import Tuning
+from tether.adaptation.recipes.given import Given
+from tether.adaptation.recipes.moving import check_own_towers, move_
+from tether.adaptation.recipes.recipe import TuneRecipe
+from tether.adaptation.recipes.refusals import check_cosine_model
+from tether.adaptation.recipes.tuning import Tuning
 from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.protocols import DualEncoder
@@ -20,8 +20,8 @@ from tether.core.types import Batch, Loss
 from tether.methods.paraclip import ParaphrasePairs, RuleParaphraser
 from tether.methods.paraclip.loss import LEAST_ROWS
 from tether.methods.paraclip.step import LEARNING_RATE, WEIGHT_DECAY, ParaclipStep, paraphrase_batches
-from tether.train.steps.module import Encoder, InsideStep, StepModule
-from tether.train.tensor_batches import ReplayedBatches
+from tether.training.steps.module import Encoder, InsideStep, StepModule
+from tether.training.tensor_batches import ReplayedBatches
 
 
 class Paraphrases(TuneRecipe):

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from tether.adapt.finetune.descent import descent, exactly
-from tether.adapt.finetune.towers import freeze_image_tower, tower_parameters
+from tether.adaptation.finetune.descent import descent, exactly
+from tether.adaptation.finetune.towers import freeze_image_tower, tower_parameters
 from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.geometry import geometry_of
@@ -22,8 +22,8 @@ from tether.methods.paraclip.loss import LEAST_ROWS, paraclip_loss
 from tether.models.dual import Clip
 from tether.models.modes import eval_mode
 from tether.models.wrapped_encoders import WrappedEncoder
-from tether.train.loop import StepReport
-from tether.train.schedules import Cosine
+from tether.training.loop import StepReport
+from tether.training.schedules import Cosine
 
 LEARNING_RATE, WEIGHT_DECAY = 1e-5, 0.1  # not published; the sheet's suggestion for a small model
 TEXTS = 3

@@ -29,10 +29,10 @@ from tether.models.dual import Clip
 from tether.models.frozen_copy import frozen_copy
 from tether.models.text.embedder import EXPANSION, Few
 from tether.models.wrapped_encoders import WrappedEncoder
-from tether.train.ema import MovingEncoder
-from tether.train.locked_towers import kept_where_resting
-from tether.train.steps.module import InsideStep, StepModule
-from tether.train.steps.views import captions_of
+from tether.training.ema import MovingEncoder
+from tether.training.locked_towers import kept_where_resting
+from tether.training.steps.module import InsideStep, StepModule
+from tether.training.steps.views import captions_of
 
 EMA = 0.999
 """Momentum of the teacher; the paper's is not known."""
@@ -69,7 +69,7 @@ def swap_text(
 
     Example:
         >>> import torch
-        >>> from tether.adapt.distill import distil_text
+        >>> from tether.adaptation.distill import distil_text
         >>> from tether.methods.proclip import swap_text
         >>> from tether.models import create
         >>> class Letters:

@@ -8,13 +8,13 @@ from typing import Any, cast
 
 from torch import nn
 
-from tether.adapt.finetune.lora import Lora as LoraEdit
-from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.moving import check_own_towers, rest_
-from tether.adapt.recipes.recipe import TuneRecipe
-from tether.adapt.recipes.refusals import check_cosine_model, refused
-from tether.adapt.recipes.tuning import Outcome, Tuning
-from tether.adapt.recipes.two_stages import TwoStages
+from tether.adaptation.finetune.lora import Lora as LoraEdit
+from tether.adaptation.recipes.given import Given
+from tether.adaptation.recipes.moving import check_own_towers, rest_
+from tether.adaptation.recipes.recipe import TuneRecipe
+from tether.adaptation.recipes.refusals import check_cosine_model, refused
+from tether.adaptation.recipes.tuning import Outcome, Tuning
+from tether.adaptation.recipes.two_stages import TwoStages
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Decay, NonNegative, PositiveRate, Rate, Whole, checked
 from tether.core.types import Batch
@@ -25,7 +25,7 @@ from tether.models.editable import IN_A_BLOCK
 from tether.models.text.embedder import EXPANSION, Few
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.optim import parameter_groups
-from tether.train.schedules import Cosine
+from tether.training.schedules import Cosine
 
 
 class SwapText(TuneRecipe):

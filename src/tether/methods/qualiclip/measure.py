@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tether.adapt.heads.quality import QualityHead
+from tether.adaptation.heads.quality import QualityHead
 from tether.data.bad_rows import BadRows
 from tether.data.loader import ordered
 from tether.evaluate.adaptation.figures import (

@@ -11,12 +11,12 @@ from annotated_types import Ge, Le, MinLen
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from tether.adapt.heads.quality import QualityHead
-from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.moving import check_own_towers, move_
-from tether.adapt.recipes.recipe import TuneRecipe
-from tether.adapt.recipes.refusals import check_cosine_model
-from tether.adapt.recipes.tuning import Outcome, Tuning
+from tether.adaptation.heads.quality import QualityHead
+from tether.adaptation.recipes.given import Given
+from tether.adaptation.recipes.moving import check_own_towers, move_
+from tether.adaptation.recipes.recipe import TuneRecipe
+from tether.adaptation.recipes.refusals import check_cosine_model
+from tether.adaptation.recipes.tuning import Outcome, Tuning
 from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.core.gather import Gather
@@ -27,8 +27,8 @@ from tether.core.types import Batch, Loss
 from tether.methods.qualiclip import DEGRADATIONS, LADDERS, LEVELS, degrade
 from tether.methods.qualiclip.loss import Pairs, quality_ranking_loss
 from tether.models.prompt_quality import PROMPTS, SCALE, checked_prompts, prompt_rows
-from tether.train.steps.module import InsideStep, StepModule
-from tether.train.tensor_batches import Batches
+from tether.training.steps.module import InsideStep, StepModule
+from tether.training.tensor_batches import Batches
 
 
 class QualityRecipe(TuneRecipe):

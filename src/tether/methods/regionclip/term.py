@@ -18,8 +18,8 @@ from tether.core.types import Loss
 from tether.data.region_proposals import cut_regions, enlarged, jittered, random_boxes
 from tether.losses.region_contrast import region_contrast_loss
 from tether.losses.region_distill import concept_distill_loss, concept_labels
-from tether.train.terms.region_batch import pooled, regions_of
-from tether.train.terms.term import LOGIT_SCALE, SeenView, Term, TermInputs
+from tether.training.terms.region_batch import pooled, regions_of
+from tether.training.terms.term import LOGIT_SCALE, SeenView, Term, TermInputs
 
 
 class ConceptTerm(Term):

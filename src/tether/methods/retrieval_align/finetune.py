@@ -22,7 +22,7 @@ from tether.models.dual import Clip
 from tether.models.modes import eval_mode
 from tether.models.tower_state import image_state
 from tether.models.wrapped_encoders import WrappedEncoder
-from tether.train.steps.module import StepModule, ViewRows, encode_views, loss_inside
+from tether.training.steps.module import StepModule, ViewRows, encode_views, loss_inside
 
 Reads = Literal["state", "embedding"]
 Encoder = Clip | WrappedEncoder

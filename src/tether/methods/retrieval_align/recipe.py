@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tether.adapt.recipes.class_tuning import Images, contents_of
-from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.moving import check_own_towers, move_
-from tether.adapt.recipes.recipe import Case, TuneRecipe
-from tether.adapt.recipes.refusals import check_cosine_model
-from tether.adapt.recipes.tuning import Played, Tuning, play
-from tether.adapt.recipes.two_stages import TwoStages
+from tether.adaptation.recipes.class_tuning import Images, contents_of
+from tether.adaptation.recipes.given import Given
+from tether.adaptation.recipes.moving import check_own_towers, move_
+from tether.adaptation.recipes.recipe import Case, TuneRecipe
+from tether.adaptation.recipes.refusals import check_cosine_model
+from tether.adaptation.recipes.tuning import Played, Tuning, play
+from tether.adaptation.recipes.two_stages import TwoStages
 from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.model_digest import model_digest
@@ -38,10 +38,10 @@ from tether.methods.retrieval_align.finetune import (
 from tether.methods.retrieval_align.loss import MARGIN, SCALE, Margin
 from tether.models.embed import encode_texts
 from tether.optim import parameter_groups
-from tether.train.loop import StepReport
-from tether.train.schedules import Cosine
-from tether.train.steps.module import Encoder
-from tether.train.tensor_batches import Batches
+from tether.training.loop import StepReport
+from tether.training.schedules import Cosine
+from tether.training.steps.module import Encoder
+from tether.training.tensor_batches import Batches
 
 SENTENCES = ("a photo of a {}.", "{}", "a picture of the {}.", "one {}.", "this is a {}.")
 """Sentences of a class where it has fewer prompts than ``captions`` asks for."""
@@ -62,7 +62,7 @@ class ImageSearch(TuneRecipe):
     Example:
         >>> import torch
         >>> from tether.methods.retrieval_align import ImageSearch
-        >>> from tether.train.tensor_batches import TensorBatches
+        >>> from tether.training.tensor_batches import TensorBatches
         >>> from tether.models import create
         >>> model, images = create("tiny"), torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
         >>> rows = {"image": images, "label": torch.tensor([0, 0, 1, 1]), "captions": torch.randn(4, 2, model.dim)}

@@ -10,7 +10,7 @@ from tether.core.gather import Gather
 from tether.core.ranges import NonNegative, checked
 from tether.core.types import Loss
 from tether.methods.specs.loss import SpecsLoss
-from tether.train.terms.term import Term, TermInputs
+from tether.training.terms.term import Term, TermInputs
 
 
 class DetailHinges(Term):

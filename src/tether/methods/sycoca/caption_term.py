@@ -15,7 +15,7 @@ from tether.methods.sycoca.decoder import CausalDecoder
 from tether.methods.sycoca.masked_patches import choose_patches, patch_scores
 from tether.methods.sycoca.step_noise import step_noise
 from tether.methods.sycoca.untold_tokens import Select
-from tether.train.terms.term import SeenView, Term, TermInputs
+from tether.training.terms.term import SeenView, Term, TermInputs
 
 
 class CaptionTerm(Term):

@@ -12,7 +12,7 @@ from tether.core.types import Loss
 from tether.methods.sycoca.cross_decoder import TextGuidedDecoder
 from tether.methods.sycoca.masked_patches import Pixel, masked_patch_loss, patch_pixels
 from tether.models.tokens import removed_tokens
-from tether.train.terms.term import Term, TermInputs
+from tether.training.terms.term import Term, TermInputs
 
 
 class RebuildTerm(Term):

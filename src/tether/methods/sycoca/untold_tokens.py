@@ -14,7 +14,7 @@ from tether.core.types import Features
 from tether.methods.sycoca.masked_patches import patch_scores
 from tether.models.positions import Pair
 from tether.models.tokens import TokenChoice, check_scores
-from tether.train.steps.views import MODEL, ImageView, View
+from tether.training.steps.views import MODEL, ImageView, View
 
 Select = Literal["attentive", "random", "none"]
 

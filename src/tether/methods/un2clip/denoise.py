@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tether.adapt.finetune.descent import exactly
+from tether.adaptation.finetune.descent import exactly
 from tether.core.errors import InputError
 from tether.core.hash_rng import hash_int
 from tether.core.ranges import Count, NonNegative, Positive, Share, checked
@@ -19,7 +19,7 @@ from tether.models.image_digest import image_digest
 from tether.models.modes import eval_mode
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.optim import AdamW, parameter_groups
-from tether.train.schedules import Cosine
+from tether.training.schedules import Cosine
 
 LEAST_GAIN = 0.05
 """Share by which exchanged embeddings must raise the denoiser's loss; below, its gradient says nothing of an image."""

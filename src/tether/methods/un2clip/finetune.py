@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tether.adapt.finetune.descent import exactly
-from tether.adapt.finetune.towers import tower_parameters
+from tether.adaptation.finetune.descent import exactly
+from tether.adaptation.finetune.towers import tower_parameters
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.ranges import Count, NonNegative, Number, Positive, checked
 from tether.core.types import Batch, Loss
@@ -25,7 +25,7 @@ from tether.models.image_digest import image_digest
 from tether.models.modes import eval_mode
 from tether.models.wrapped_encoders import WrappedEncoder
 from tether.optim import AdamW
-from tether.train.steps.module import StepModule, ViewRows, encode_views
+from tether.training.steps.module import StepModule, ViewRows, encode_views
 
 Train = Literal["all", "last_k", "ln"]
 LEARNING_RATE = 1e-6  # of large pre-trained models, by the abstract and DIVA's scripts; not published

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tether.adapt.recipes.given import Given
-from tether.adapt.recipes.moving import move_, rest_
-from tether.adapt.recipes.recipe import TuneRecipe
-from tether.adapt.recipes.tuning import Outcome, Tuning
-from tether.adapt.recipes.two_stages import TwoStages
+from tether.adaptation.recipes.given import Given
+from tether.adaptation.recipes.moving import move_, rest_
+from tether.adaptation.recipes.recipe import TuneRecipe
+from tether.adaptation.recipes.tuning import Outcome, Tuning
+from tether.adaptation.recipes.two_stages import TwoStages
 from tether.core.gather import Gather
 from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import Count, NonNegative, Number, Positive, Share, Whole, checked
@@ -28,9 +28,9 @@ from tether.models.embed import encode_images, encode_texts
 from tether.models.frozen_copy import frozen_copy
 from tether.models.image_digest import image_digest
 from tether.models.wrapped_encoders import WrappedEncoder
-from tether.train.loop import StepReport
-from tether.train.schedules import Constant, Cosine
-from tether.train.steps.module import InsideStep, StepModule
+from tether.training.loop import StepReport
+from tether.training.schedules import Constant, Cosine
+from tether.training.steps.module import InsideStep, StepModule
 
 Encoder = Clip | WrappedEncoder
 PROBE = 128

@@ -29,9 +29,9 @@ from tether.models.text_state import text_state
 from tether.optim import parameter_groups
 from tether.tasks.caption.clip_s import PREFIX
 from tether.tasks.caption.training import caption_batches, check_captions
-from tether.train.loop import StepReport
-from tether.train.tensor_batches import ReplayedBatches
-from tether.train.tuning import Tuning, play
+from tether.training.loop import StepReport
+from tether.training.tensor_batches import ReplayedBatches
+from tether.training.tuning import Tuning, play
 
 HEAD_RATE, WEIGHT_DECAY = 10.0, 0.1
 _FORMAT = "tether-grammar-1"

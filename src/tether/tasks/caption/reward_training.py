@@ -19,8 +19,8 @@ from tether.losses import self_critical_loss
 from tether.models.modes import eval_mode
 from tether.tasks.caption.captioner import PrefixCaptioner
 from tether.tasks.caption.training import Memory, Tune, caption_batches, teach_
-from tether.train.loop import StepReport
-from tether.train.tuning import play
+from tether.training.loop import StepReport
+from tether.training.tuning import play
 
 LEARNING_RATE = 5e-6
 """Of the release, for a captioner of 12 layers; a small one needs more."""

@@ -34,7 +34,7 @@ from tether.tasks.caption.memory import (
 )
 from tether.tasks.caption.prefix import PrefixAdaptor
 from tether.tasks.caption.training import BATCH, LEARNING_RATE, Tune, check_captions, fit_pairs
-from tether.train.loop import StepReport
+from tether.training.loop import StepReport
 
 Gap = Literal["noise", "shift", "both", "none"]
 COPIES = 10

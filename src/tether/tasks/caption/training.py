@@ -18,10 +18,10 @@ from tether.core.ranges import Count, PositiveRate, Rate, Whole, checked
 from tether.core.types import Batch, Loss
 from tether.models.modes import at_rest
 from tether.tasks.caption.captioner import PrefixCaptioner
-from tether.train.loop import StepReport
-from tether.train.schedules import Cosine
-from tether.train.tensor_batches import ReplayedBatches
-from tether.train.tuning import Played, Tuning, play
+from tether.training.loop import StepReport
+from tether.training.schedules import Cosine
+from tether.training.tensor_batches import ReplayedBatches
+from tether.training.tuning import Played, Tuning, play
 
 Tune = Literal["adaptor", "all"]
 Memory = Callable[[Tensor, torch.Generator], Float[Tensor, "b k d"]]

@@ -12,10 +12,10 @@ from tether.core.gather import Gather
 from tether.core.hash_rng import hash_int
 from tether.core.types import Batch, Loss
 from tether.models.modes import at_rest
-from tether.train.loop import StepReport
-from tether.train.schedules import Cosine
-from tether.train.tensor_batches import TensorBatches
-from tether.train.tuning import Tuning, play
+from tether.training.loop import StepReport
+from tether.training.schedules import Cosine
+from tether.training.tensor_batches import TensorBatches
+from tether.training.tuning import Tuning, play
 
 _WARMUP = 0.075  # of the steps, as released
 

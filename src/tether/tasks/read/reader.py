@@ -37,7 +37,7 @@ from tether.tasks.read.dual_decoder import DualDecoder
 from tether.tasks.read.learning import learn_
 from tether.tasks.read.orders import permutations
 from tether.tasks.read.permuted_decoder import PermutedDecoder
-from tether.train.loop import StepReport
+from tether.training.loop import StepReport
 
 READER_FILE, SCENE_FILE, MODEL_FOLDER = "reader.safetensors", "scene.safetensors", "model"
 _FORMAT = "tether-reader-1"

@@ -26,7 +26,7 @@ from tether.tasks.read.charset import Charset
 from tether.tasks.read.learning import learn_
 from tether.tasks.read.reader import READER_FILE, SCENE_FILE, DualReader, image_tokens, stacked
 from tether.tasks.read.scene_attention import GatedSceneAttention
-from tether.train.loop import StepReport
+from tether.training.loop import StepReport
 
 _FORMAT = "tether-scene-reader-1"
 

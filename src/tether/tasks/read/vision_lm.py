@@ -32,7 +32,7 @@ from tether.tasks.caption.captioner import PrefixCaptioner
 from tether.tasks.read.learning import learn_
 from tether.tasks.read.merged_vision import MergedVision, VisionPixels, VisionTokens, splice
 from tether.tasks.read.reader import MODEL_FOLDER
-from tether.train.loop import StepReport
+from tether.training.loop import StepReport
 
 PAGE_FILE, VOCABULARY_FOLDER, LM_FOLDER = "vision_lm.safetensors", "vocabulary", "language_model"
 _FORMAT = "tether-vision-lm-1"

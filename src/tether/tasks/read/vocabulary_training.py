@@ -18,7 +18,7 @@ from tether.models.vision.vocabulary import VisionVocabulary
 from tether.tasks.read.learning import learn_
 from tether.tasks.read.merged_vision import MergedVision, VisionTokens
 from tether.tasks.read.vision_lm import VisionLM
-from tether.train.loop import StepReport
+from tether.training.loop import StepReport
 
 NO_TEXT = "no text"
 """What is written of an image without text."""

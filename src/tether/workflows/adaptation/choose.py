@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tether.adapt.recipes import RECIPES, Case, Recipe
+from tether.adaptation.recipes import RECIPES, Case, Recipe
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.protocols import DualEncoder
 from tether.workflows.adaptation.data import KINDS

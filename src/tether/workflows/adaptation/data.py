@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from tether.adapt.recipes import Case, Given, Kind
+from tether.adaptation.recipes import Case, Given, Kind
 from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.core.hash_rng import hash_int

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from tether.adapt.heads import HEAD_FILE
+from tether.adaptation.heads import HEAD_FILE
 from tether.core.atomic_io import read_json, remove_leftovers, write_json
 from tether.core.errors import InputError
 from tether.core.locks import check_links, is_lock, locked
@@ -21,7 +21,7 @@ from tether.models.tokenizer_files import TOKENIZER_FOLDER
 from tether.tasks.caption.captioner import FILE, LM_FOLDER
 from tether.tasks.read.reader import MODEL_FOLDER, READER_FILE, SCENE_FILE
 from tether.tasks.read.vision_lm import PAGE_FILE, VOCABULARY_FOLDER
-from tether.train.checkpoints import list_checkpoints
+from tether.training.checkpoints import list_checkpoints
 
 UNFINISHED = "unfinished"
 """Folder of the checkpoints and of what the run was asked for, while it is not done."""

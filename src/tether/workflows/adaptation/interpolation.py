@@ -6,7 +6,7 @@ from typing import cast
 
 from torch import nn
 
-from tether.adapt.weights import interpolate
+from tether.adaptation.weights import interpolate
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder, Source
 from tether.evaluate.adaptation.report import CurvePoint

@@ -16,7 +16,7 @@ from tether.core.errors import InputError
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import Source
 from tether.evaluate.adaptation.report import FORMAT, JSON_FILE
-from tether.train.tuning import Played, Tuning, play
+from tether.training.tuning import Played, Tuning, play
 from tether.workflows.adaptation.folder import Existing, claimed, replaced_result
 from tether.workflows.adaptation.run import OnStep
 

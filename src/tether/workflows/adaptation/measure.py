@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tether.adapt.heads import Head, MasksHead, OrderHead
-from tether.adapt.recipes import Given, Kind
+from tether.adaptation.heads import Head, MasksHead, OrderHead
+from tether.adaptation.recipes import Given, Kind
 from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder, Source
 from tether.data.loader import ordered
@@ -231,7 +231,7 @@ def resting(base: DualEncoder, model: DualEncoder | None, *, free: frozenset[str
 
 def _text_same(base: DualEncoder, changed: set[str]) -> bool:
     """Whether no tensor that a text's embedding depends on has changed."""
-    from tether.adapt.recipes.moving import prefixes
+    from tether.adaptation.recipes.moving import prefixes
 
     begins = tuple(f"{one}." for one in prefixes(base, "text"))
     return not any(f"{name}.".startswith(begins) for name in changed)

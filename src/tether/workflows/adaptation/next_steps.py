@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 
-from tether.adapt.recipes import Case, Recipe
+from tether.adaptation.recipes import Case, Recipe
 from tether.evaluate.adaptation import Compared
 
 

@@ -14,11 +14,11 @@ from typing import cast
 import torch
 from torch import nn
 
-from tether.adapt.recipes import FitRecipe, Given, Outcome, Recipe, TuneRecipe, play
+from tether.adaptation.recipes import FitRecipe, Given, Outcome, Recipe, TuneRecipe, play
 from tether.core.errors import NotFiniteError, UnsupportedModelError
 from tether.core.protocols import DualEncoder
 from tether.models.composed.towers import TowerSide
-from tether.train.loop import StepReport
+from tether.training.loop import StepReport
 
 OnStep = Callable[[StepReport, int], None]
 

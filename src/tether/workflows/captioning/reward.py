@@ -37,7 +37,7 @@ from tether.tasks.caption import (
 )
 from tether.tasks.caption.reward_grammar import GrammarFit, GrammarHead, check_judge
 from tether.tasks.caption.training import teach_
-from tether.train.tuning import Played
+from tether.training.tuning import Played
 from tether.workflows.adaptation.learnt import LearntReport, LearntRun, held_out
 from tether.workflows.adaptation.run import named
 from tether.workflows.captioning.run import WritingReport, reported

@@ -18,14 +18,14 @@ from tether.core.gather import process_gather
 from tether.core.locks import locked
 from tether.core.protocols import ModelEdit
 from tether.data.loader import Loader
-from tether.train.checkpoints import list_checkpoints
-from tether.train.config import RunConfig, Spec
-from tether.train.metrics_log import read_metrics
-from tether.train.parts import new_encoder
-from tether.train.rollback import DivergedError
-from tether.train.run import train
-from tether.train.run_files import CHECKPOINTS, COMPARE, COMPARE_JSON, CONFIG, METRICS
-from tether.train.stages import stretches
+from tether.training.checkpoints import list_checkpoints
+from tether.training.config import RunConfig, Spec
+from tether.training.metrics_log import read_metrics
+from tether.training.parts import new_encoder
+from tether.training.rollback import DivergedError
+from tether.training.run import train
+from tether.training.run_files import CHECKPOINTS, COMPARE, COMPARE_JSON, CONFIG, METRICS
+from tether.training.stages import stretches
 from tether.workflows.clipper_comparison.costs import Cost, calm_gradients_, costs
 from tether.workflows.clipper_comparison.report import LEAST, Comparison, advise, look
 from tether.workflows.clipper_comparison.trace import RunTrace
@@ -217,7 +217,7 @@ class _OneLoader:
 
 def _peak(config: RunConfig, *, done: int) -> float:
     """The highest learning rate of the steps done as a fraction of the highest of the whole schedule."""
-    from tether.train.schedules import SCHEDULES
+    from tether.training.schedules import SCHEDULES
 
     schedule = build(config.schedule, SCHEDULES, where="schedule")
     factors = [schedule.factor(step, steps=config.steps) for step in range(config.steps)]

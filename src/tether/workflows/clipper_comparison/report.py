@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tether.train.config import Spec
+from tether.training.config import Spec
 from tether.workflows.clipper_comparison.curves import curves
 from tether.workflows.clipper_comparison.sections import StabilityReport, StabilitySection, VerdictGrid
 from tether.workflows.clipper_comparison.trace import BEFORE, DEVIATIONS, RISE, RunTrace, spikes

@@ -17,9 +17,9 @@ from tether.core.types import ImageSpec
 from tether.data import open_source
 from tether.data.images import load
 from tether.data.loader import ordered
-from tether.generate.goals import ClipGoal, PlainView, TextAim
-from tether.generate.invert.bank import ImageBank
-from tether.generate.invert.implicit import ColorViews, InversionPlan, plan_inversion, start_image
+from tether.generation.goals import ClipGoal, PlainView, TextAim
+from tether.generation.inversion.bank import ImageBank
+from tether.generation.inversion.implicit import ColorViews, InversionPlan, plan_inversion, start_image
 from tether.models.embed import encode_texts
 from tether.workflows.models import Data
 

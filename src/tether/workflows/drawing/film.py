@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tether.evaluate.html.curves import Kind, Line, chart
 from tether.evaluate.html.templates import render
-from tether.generate.edit.frames import png_bytes
+from tether.generation.edit.frames import png_bytes
 
 _KINDS: tuple[Kind, ...] = ("main", "second", "third", "fourth", "fifth", "sixth")
 """Of the losses' lines, in order."""

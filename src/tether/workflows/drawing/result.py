@@ -13,9 +13,9 @@ from torch import Tensor
 
 from tether.core.atomic_io import atomic_path, write_text
 from tether.core.protocols import DualEncoder
-from tether.generate.edit.frames import png_bytes
-from tether.generate.edit.style_goals import unit_images
-from tether.generate.painting import Painting
+from tether.generation.edit.frames import png_bytes
+from tether.generation.edit.style_goals import unit_images
+from tether.generation.painting import Painting
 from tether.models.embed import encode_texts
 from tether.workflows.drawing.film import film_page, png_uri
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from tether.core.errors import InputError, NotFiniteError, StoppedError
 from tether.core.locks import locked
-from tether.generate.draw import Canvas
-from tether.generate.goals import Goal
-from tether.generate.painting import Painting, PaintingProgress, paint
-from tether.generate.painting_file import load_painting, save_painting
+from tether.generation.canvases import Canvas
+from tether.generation.goals import Goal
+from tether.generation.painting import Painting, PaintingProgress, paint
+from tether.generation.painting_file import load_painting, save_painting
 
 
 def painted(

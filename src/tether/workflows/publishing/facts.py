@@ -16,7 +16,7 @@ from tether.evaluate.html.text import duration
 from tether.evaluate.meaning import read_meaning
 from tether.evaluate.report.run_folder import RunFolder, read_run
 from tether.models.named import HUB, OPEN_CLIP, STARTER
-from tether.train.run_files import CONFIG, METRICS
+from tether.training.run_files import CONFIG, METRICS
 from tether.workflows.publishing.hub import PushTarget, check_target
 from tether.workflows.publishing.redacted import place, settings
 from tether.workflows.publishing.results import KnownResults, numbers_of, read_results

@@ -28,7 +28,7 @@ from tether.evaluate.reading import ReadingScores, reading_scores
 from tether.tasks.read import Charset, DualReader, ReadScenes, ReadWords, SceneReader
 from tether.tasks.read.charset import unreadable
 from tether.tasks.read.reader import word_spec
-from tether.train.loop import StepReport
+from tether.training.loop import StepReport
 from tether.workflows.adaptation.boxes import boxes_said
 from tether.workflows.adaptation.learnt import HELD_OUT, LearntReport, LearntRun, held_out
 from tether.workflows.adaptation.run import named

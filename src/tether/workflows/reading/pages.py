@@ -21,7 +21,7 @@ from tether.evaluate.reading import reading_scores
 from tether.models.vision.vocabulary import VisionVocabulary
 from tether.tasks.read import ReadPages, VisionLM, pretrain_vocabulary
 from tether.tasks.read.merged_vision import squeezed
-from tether.train.loop import StepReport
+from tether.training.loop import StepReport
 from tether.workflows.adaptation.learnt import LearntReport, LearntRun, held_out
 from tether.workflows.adaptation.run import named
 from tether.workflows.models import Progress

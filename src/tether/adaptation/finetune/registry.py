@@ -1,0 +1,20 @@
+"""The parts that a configuration names; each is imported when it is asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tether.core.registry import Registry
+
+if TYPE_CHECKING:
+    from tether.core.protocols import ModelEdit
+
+ADAPTERS: Registry[ModelEdit] = Registry(
+    "adapters",
+    {
+        "kept_positions": "tether.adaptation.finetune.kept_positions:KeptPositions",
+        "lora": "tether.adaptation.finetune.lora:Lora",
+        "masked_patches": "tether.adaptation.finetune.masked_patches:MaskedPatches",
+    },
+)
+"""Every edit that trains a model further by the name a recipe uses."""
