@@ -47,7 +47,8 @@ KINDS = {
         "tether.training.terms.TERMS", "terms", "term", "Term", "steps.md", "pairs", ACCURACY, "CLIP's loss alone"
     ),
     "view": Kind(
-        "tether.training.steps.views.VIEWS", "views", "view", "View", "steps.md", "pairs", ACCURACY, "images as they are"
+        "tether.training.steps.views.VIEWS", "views", "view", "View", "steps.md",
+        "pairs", ACCURACY, "images as they are",
     ),
     "head": Kind(
         "tether.tasks.classify.CLASSIFIER_HEADS", "classifier_heads", "head", "Classifier", "classification.md",

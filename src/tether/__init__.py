@@ -13,15 +13,18 @@ from tether.core import moved
 if TYPE_CHECKING:
     from tether.models.load import load as load
     from tether.models.save import save as save
+    from tether.workflows.adapt import adapt as adapt
     from tether.workflows.audit import audit as audit
     from tether.workflows.caption import caption as caption
     from tether.workflows.classify import classify as classify
+    from tether.workflows.compress import compress as compress
     from tether.workflows.detect import detect as detect
     from tether.workflows.draw import draw as draw
     from tether.workflows.edit import edit as edit
     from tether.workflows.embed import embed as embed
     from tether.workflows.evaluate import evaluate as eval
     from tether.workflows.export import export as export
+    from tether.workflows.generate import generate as generate
     from tether.workflows.norms import norms as norms
     from tether.workflows.push import push as push
     from tether.workflows.quality import quality as quality
@@ -29,12 +32,17 @@ if TYPE_CHECKING:
     from tether.workflows.read import read as read
     from tether.workflows.search import search as search
     from tether.workflows.segment import segment as segment
+    from tether.workflows.train import train as train
 
 moved.install()
 
 __version__ = "0.2.0"
 
 _LAZY = {
+    "adapt": ("tether.workflows.adapt", "adapt"),
+    "compress": ("tether.workflows.compress", "compress"),
+    "generate": ("tether.workflows.generate", "generate"),
+    "train": ("tether.workflows.train", "train"),
     "load": ("tether.models.load", "load"),
     "save": ("tether.models.save", "save"),
     "export": ("tether.workflows.export", "export"),
@@ -54,8 +62,6 @@ _LAZY = {
     "edit": ("tether.workflows.edit", "edit"),
     "classify": ("tether.workflows.classify", "classify"),
 }
-_PACKAGES = ("adapt", "compress", "generate", "train")
-"""Packages that are verbs as well; see ``core.callable_module``."""
 
 __all__ = [
     "__version__",
@@ -92,6 +98,4 @@ def __getattr__(name: str) -> object:
     if name in _LAZY:
         module, attribute = _LAZY[name]
         return getattr(importlib.import_module(module), attribute)
-    if name in _PACKAGES:
-        return importlib.import_module(f"tether.{name}")
     raise AttributeError(f"module 'tether' has no attribute {name!r}")

@@ -120,7 +120,7 @@ def faulty_run(folder: Path, settings: list[str], *, factor: float, loader: type
 
 
 def killed_run(folder: Path, settings: list[str], factor: float, places: range, call: str, late: bool) -> None:
-    """A run whose process is killed when it calls that function of ``train.run``: before it, or ``late``, after it."""
+    """A run whose process is killed when it calls that function of ``training.run``: before, or ``late``, after it."""
     inner = getattr(run_module, call)
 
     def last_call(*arguments: Any, **more: Any) -> None:

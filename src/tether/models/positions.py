@@ -318,7 +318,7 @@ class RotaryPositions:
     """Drop a text's table; its attention turns by place instead (arXiv 2508.02329), for Tether's own towers.
 
     The copy's text embeddings are no longer the original's until it has learnt to read again:
-    ``adapt.distill.distil_text`` teaches it by the original, then it trains on long captions. A text may have any
+    ``adaptation.distill.distil_text`` teaches it by the original, then it trains on long captions. A text may have any
     length up to the context; its end token, wherever it stands, gives the embedding.
 
     Attributes:

@@ -28,7 +28,7 @@ VERSION = 1
 CONFIG_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
 HEAD_FILE = "head.safetensors"
-"""What ``adapt.heads`` writes, beside a model or without one."""
+"""What ``adaptation.heads`` writes, beside a model or without one."""
 HEAD_FORMAT = "tether.head/1"
 
 

@@ -1,6 +1,6 @@
 """Checkpoints: one folder a step, written atomically, safetensors and JSON only.
 
-One process writes each group of tensors whole, or each process its own part of all of them (``train.sharded``).
+One process writes each group of tensors whole, or each process its own part of all of them (``training.sharded``).
 """
 
 from __future__ import annotations

@@ -69,8 +69,8 @@ def train(
         evaluate: measures a model; called every ``config.evaluate.every`` steps and at the end.
         on_record: gets each log record (main process only).
         should_stop: asked after every step; when true the run saves and raises ``StoppedError``.
-        edits: what ``config.edits`` may name, such as ``tether.compression.quantise.QUANTISERS``. They are applied before
-            training and merged into the weights after it, before the last evaluation.
+        edits: what ``config.edits`` may name, such as ``tether.compression.quantise.QUANTISERS``. They are applied
+            before training and merged into the weights after it, before the last evaluation.
         device: ``auto`` is an accelerator if there is one; ``cpu``; ``cuda``.
         make_loader: gives the batches; who trains several times on the same data can hand out one loader again.
 

@@ -42,7 +42,7 @@ class Tuning(Generic[T]):
     it, and applies its ``edits``, before.
 
     Attributes:
-        step: from a batch to a loss; it is called with a ``train.steps.module.StepModule`` around the model, whose
+        step: from a batch to a loss; it is called with a ``training.steps.module.StepModule`` around the model, whose
             ``heads`` are ``modules``. A ``Stateful`` step and a ``Taught`` one are saved with the checkpoints.
         batches: endless; ``data.loader.Loader``, ``TensorBatches`` or ``ReplayedBatches``.
         steps: of the optimiser.

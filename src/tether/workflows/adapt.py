@@ -80,7 +80,7 @@ class Adapted:
         return "\n".join(self.report.lines())
 
     def save(self, folder: str | Path) -> Path:
-        """Write model (``tether.load`` opens it), head (``adapt.heads.load_head``), page and numbers."""
+        """Write model (``tether.load`` opens it), head (``adaptation.heads.load_head``), page and numbers."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if self.head is not None:
@@ -143,9 +143,9 @@ def adapt(
     Args:
         model: loaded, or a name that ``tether.load`` takes.
         data: what ``data.open_source`` takes.
-        recipe: one of ``adapt.recipes.RECIPES``, ``tasks.caption.CAPTION_RECIPES`` or ``tasks.read.READ_RECIPES``, with
-            underscores or hyphens, or a mapping with ``name`` and its settings; None takes the cheapest that suits the
-            data.
+        recipe: one of ``adaptation.recipes.RECIPES``, ``tasks.caption.CAPTION_RECIPES`` or ``tasks.read.READ_RECIPES``,
+            with underscores or hyphens, or a mapping with ``name`` and its settings; None takes the cheapest that
+            suits the data.
         shots: images a class to learn from, drawn by the seed; None takes all.
         test: data to measure on; None holds a part of ``data`` out.
         keep: data that must not be forgotten; None looks at drawings with their names (``emoji:split=test``)

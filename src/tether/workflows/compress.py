@@ -151,8 +151,8 @@ def compress(
         edits: names of ``compress.COMPRESSORS`` and ``compress.REPAIRS``, with settings as in ``octav,bits=4``, or
             mappings with ``name`` and settings.
         out: folder of the result, which ``tether.load`` opens, and of the report.
-        protect: a new file for the secret of ``compress.protect.Obfuscator``, outside of ``out``: after the edits few
-            weights are changed so that images do not find their own texts any more; ``restored`` takes that back.
+        protect: a new file for the secret of ``compression.protect.Obfuscator``, outside of ``out``: after the edits
+            few weights are changed so that images do not find their own texts any more; ``restored`` takes that back.
         share: of the weights that may be changed, in the mean over choices of rows.
         calibrate: images and texts for edits that look at data; not those that are measured on.
         rows: of ``calibrate``, from the first.

@@ -106,8 +106,8 @@ def draw(
     Args:
         prompt: what to draw; several texts for the sides of ``blobs``, each its part of the circle.
         model: loaded, or a name that ``tether.load`` takes.
-        canvas: a name of ``generate.draw.CANVASES``, with settings as ``strokes:n_strokes=64``, a mapping of them, or
-            a canvas of your own.
+        canvas: a name of ``generation.canvases.CANVASES``, with settings as ``strokes:n_strokes=64``, a mapping of
+            them, or a canvas of your own.
         negatives: what not to show.
         negative_weight: of each, CLIPDraw's 0.3.
         steps: of the optimiser.
@@ -115,7 +115,7 @@ def draw(
         frames: kept for the film, besides the start.
         start: for strokes an SVG of paths to start from, in place of random ones; for an implicit canvas an image.
         bank: images, best with texts, for an implicit canvas (``data.open_source``): it starts from the nearest of the
-            first 2,000, and the text is turned to where images lie (``generate.invert``).
+            first 2,000, and the text is turned to where images lie (``generation.invert``).
         judge: another model that says how near the drawing is to the prompt.
         state: file of the drawing on its way; it stays until ``DrawnPrompt.remove_state``, for after what you write.
         resume: go on from there, if there is one.

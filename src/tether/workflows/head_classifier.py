@@ -19,7 +19,7 @@ class HeadClassifier:
     """Names images by a head of ``tether adapt``; its ``Scores`` have logits in the place of cosines.
 
     Attributes:
-        head: of ``adapt.heads.load_head``.
+        head: of ``adaptation.heads.load_head``.
         scale: multiplier of the logits.
         calibration: how it was fitted, or None where it is 1.
     """

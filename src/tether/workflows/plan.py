@@ -22,7 +22,7 @@ class TrainingPlan:
     """A recipe for some data, and why.
 
     Attributes:
-        recipe: keys of ``train.config.RunConfig``.
+        recipe: keys of ``training.config.RunConfig``.
         because: why it is so, in sentences.
         change: what one would change, as arguments of ``tether train``.
     """

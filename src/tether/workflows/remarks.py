@@ -19,7 +19,7 @@ def remarks(config: RunConfig) -> Iterator[str]:
     """One sentence for each thing that a run would pass over in silence.
 
     Args:
-        config: with its length in steps, see ``train.epochs.with_steps``.
+        config: with its length in steps, see ``training.epochs.with_steps``.
 
     Raises:
         InputError: data that cannot be opened.

@@ -344,12 +344,13 @@ def test_an_installed_package_trains_and_is_listed(tmp_path):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-clip\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[{GROUP}]\nmy_clip = my_clip\n")
     said = run(
-        "import sys, tether\nfrom pathlib import Path\n"
+        "import sys\nfrom pathlib import Path\n"
         "from tether.losses import OBJECTIVES\n"
+        "from tether.training import RunConfig, train\n"
         "assert list(OBJECTIVES)[-1] == 'my_loss' and 'my_clip.parts' not in sys.modules\n"
         "settings = dict(steps=2, batch_size=8, objective={'name': 'my_loss', 'power': 3.0}, clipper='my_clipper',\n"
         "    size='tiny', data='digits')\n"
-        f"found = tether.training.train(tether.training.RunConfig(**settings), folder=Path({str(tmp_path / 'run')!r}))\n"
+        f"found = train(RunConfig(**settings), folder=Path({str(tmp_path / 'run')!r}))\n"
         "print(type(found).__name__, 'my_clip.parts' in sys.modules)\n",
         PYTHONPATH=os.pathsep.join([str(folder.parent), *filter(None, [os.environ.get("PYTHONPATH")])]),
     )

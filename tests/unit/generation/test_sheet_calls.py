@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tether import generate
+from tether import generation
 from tether.core.errors import InputError
 from tether.generation import TextDiffusion, nag
 from tether.generation.autoregress.transformer import ScaleTransformer
@@ -35,13 +35,13 @@ def test_what_a_sheet_gives_by_place_is_taken_by_place() -> None:
 
 def test_drawing_is_a_call_of_the_package() -> None:
     seen = list[int]()
-    made = generate.draw(
+    made = generation.draw(
         StrokeCanvas(3, 32), MODEL, "a red circle", negatives=["text"], steps=2, n_augment=0,
         callback=lambda step, _: seen.append(step),
     )  # fmt: skip
     assert (made.image.shape, seen) == ((3, 32, 32), [1, 2])
     with pytest.raises(InputError, match="prompt: expected a text with words"):
-        generate.draw(StrokeCanvas(3, 32), MODEL, " ")
+        generation.draw(StrokeCanvas(3, 32), MODEL, " ")
 
 
 def test_marks_may_be_numbers_and_maps_whole() -> None:

@@ -33,7 +33,7 @@ def descent(
     weight_decay: float,
     precision: Literal["fp32", "bf16"],
 ) -> Callable[..., None]:
-    """``train.loop.fit`` with all but the module, ``batches``, ``start``, ``steps`` and ``on_step`` given.
+    """``training.loop.fit`` with all but the module, ``batches``, ``start``, ``steps`` and ``on_step`` given.
 
     It moves by AdamW with torch's own settings, and clips nothing.
 

@@ -20,7 +20,7 @@ from tether.core.ranges import checked
 class CacheHead(Head):
     """``weight @ x + alpha exp(-beta (1 - keys @ x)) @ labels`` of embeddings x scaled to length 1: a Tip-Adapter.
 
-    Source: arXiv 2111.03930, equation 8; ``adapt.training_free.TipAdapter`` finds what it holds.
+    Source: arXiv 2111.03930, equation 8; ``adaptation.training_free.TipAdapter`` finds what it holds.
 
     Example:
         >>> import torch

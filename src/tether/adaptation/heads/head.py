@@ -191,7 +191,7 @@ class Head(abc.ABC):
 
 
 def read_head(folder: Path | str, kinds: Mapping[str, type[Head]], *, model: DualEncoder | None = None) -> Head:
-    """See ``adapt.heads.load_head``; ``kinds`` are those that a file may name."""
+    """See ``adaptation.heads.load_head``; ``kinds`` are those that a file may name."""
     path = _file_of(local(folder))
     settings, arrays = read_state(path, what="head", format=HEAD_FORMAT)
     try:

@@ -40,7 +40,7 @@ class DefectRows:
     products: tuple[str, ...] = ()
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """As ``train.tensor_batches.TensorBatches`` takes them."""
+        """As ``training.tensor_batches.TensorBatches`` takes them."""
         return {"image": self.rows, "label": self.labels, "mask": self.masks, "masked": self.masked}
 
 

@@ -83,7 +83,7 @@ class Recipe(abc.ABC):
         return ""
 
     def check(self, model: DualEncoder) -> None:
-        """Refuse a model with a reason of ``adapt.recipes.refusals``; it is asked before data are read."""
+        """Refuse a model with a reason of ``adaptation.recipes.refusals``; it is asked before data are read."""
         del model
 
     def remarks(self, model: DualEncoder) -> list[str]:

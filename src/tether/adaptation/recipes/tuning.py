@@ -1,4 +1,4 @@
-"""What a recipe gives, and the tuning that it describes, which ``train.tuning.play`` plays."""
+"""What a recipe gives, and the tuning that it describes, which ``training.tuning.play`` plays."""
 
 from __future__ import annotations
 

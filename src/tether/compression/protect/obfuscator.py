@@ -14,7 +14,15 @@ from torch import nn
 from tether.compression.protect.controller import FilterController
 from tether.compression.protect.descent import Penalty, Read, accuracy, check_frozen, make_wrong_, read_batch
 from tether.compression.protect.secret import Secret, changes
-from tether.compression.protect.weights import Masks, Range, eps_of_share, layer_weights, mean_weight, near_masks, ranges
+from tether.compression.protect.weights import (
+    Masks,
+    Range,
+    eps_of_share,
+    layer_weights,
+    mean_weight,
+    near_masks,
+    ranges,
+)
 from tether.core.errors import InputError
 from tether.core.ranges import Count, NonNegative, Number, Part, Positive, PositiveRate, checked
 

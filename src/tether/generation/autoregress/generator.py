@@ -30,8 +30,8 @@ _KNOWN = 50_000
 class VarGenerator(TextGenerator):
     """A codec of multi-scale codewords and a transformer that guesses them from a text's embedding, scale by scale.
 
-    Train ``codec`` first (``train.codec_training.train_codec``), then the rest with ``generate.train_generator``, which
-    leaves the codec as it is. Any encoder of ``tether.load`` may read the texts; its rows are made unit rows.
+    Train ``codec`` first (``training.codec_training.train_codec``), then the rest with ``generation.train_generator``,
+    which leaves the codec as it is. Any encoder of ``tether.load`` may read the texts; its rows are made unit rows.
 
     Source: VAR-CLIP (arXiv 2408.01181). There a text stands in for the class of VAR.
 

@@ -32,7 +32,7 @@ FRONT = Viewpoint()
 
 
 class Canvas(nn.Module, ABC):
-    """Parameters that make an image, for ``generate.paint``.
+    """Parameters that make an image, for ``generation.paint``.
 
     A canvas says which of its parameters play which role (``points``, ``width``), how fast each role moves by default,
     and where they must stay. It may be made of elements that a render can leave out, may be looked at from several

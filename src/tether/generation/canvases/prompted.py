@@ -28,7 +28,7 @@ def draw(
     seed: Whole = 0,
     frames: Whole = 12,
 ) -> Painting:
-    """Draw a text; ``generate.draw(...)`` is this function. ``paint`` has more settings, ``tether.draw`` is the verb.
+    """Draw a text; ``paint`` has more settings, ``tether.draw`` is the verb.
 
     Args:
         canvas: moved in place.
@@ -49,10 +49,10 @@ def draw(
     Source: CLIPDraw (arXiv 2106.14843).
 
     Example:
-        >>> from tether import generate
+        >>> from tether import generation
         >>> from tether.generation.canvases import StrokeCanvas
         >>> from tether.models import create
-        >>> drawn = generate.draw(StrokeCanvas(3, 32), create("tiny").eval(), "a red circle", steps=2, n_augment=1)
+        >>> drawn = generation.draw(StrokeCanvas(3, 32), create("tiny").eval(), "a red circle", steps=2, n_augment=1)
         >>> drawn.image.shape, [frame.step for frame in drawn.frames]
         (torch.Size([3, 32, 32]), [0, 1, 2])
     """

@@ -91,7 +91,7 @@ class FieldEditor(nn.Module):
     ) -> list[float]:
         """Learn a map: views of edited scenes shall be near the texts for the model. All else rests.
 
-        It is ``generate.paint`` with a scene, a text and a known pose drawn for each image.
+        It is ``generation.paint`` with a scene, a text and a known pose drawn for each image.
 
         Args:
             prompts: what edits may ask for: of any scene, or a list of texts for each scene, in their order. Texts that
@@ -103,7 +103,7 @@ class FieldEditor(nn.Module):
             rate: of Adam.
             keep: weight of the squared length of what is added to a code.
             seed: of the draws.
-            progress: of a run to go on with; see ``generate.paint``, as for the rest.
+            progress: of a run to go on with; see ``generation.paint``, as for the rest.
             save: called with the progress every 50 steps.
             on_progress: called with steps done and in all.
             should_stop: asked after each step.

@@ -51,8 +51,8 @@ def recolour(
     """Give one scene the colours of a text, its grey values staying those of its views.
 
     A step sees one random patch of one view, and moves the last layer of colours alone, of both fields where there are
-    two. It is ``generate.paint`` with two goals: the squared error of grey values, and 1 minus the cosine of the patch
-    and the text. Nothing is learnt beforehand, and other scenes of the field change, too.
+    two. It is ``generation.paint`` with two goals: the squared error of grey values, and 1 minus the cosine of the
+    patch and the text. Nothing is learnt beforehand, and other scenes of the field change, too.
 
     Args:
         scenes: learnt; they are left as they are.

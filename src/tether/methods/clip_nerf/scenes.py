@@ -279,7 +279,7 @@ def learn_scenes(
 ) -> list[float]:
     """Learn field and codes together from views, in place: an auto-decoder, in place of the paper's critic.
 
-    It is ``generate.paint`` on rays, so that it goes on from a ``progress`` bit for bit.
+    It is ``generation.paint`` on rays, so that it goes on from a ``progress`` bit for bit.
 
     Args:
         scenes: made for these views; a GPU is used where they are on one.
@@ -291,7 +291,7 @@ def learn_scenes(
         clear: of what stops a ray whose pixel is white in the view; without it a field may fill what is empty with
             white. 0 for scenes with white things.
         seed: of the draws.
-        progress: of a run to go on with; see ``generate.paint``, as for the rest.
+        progress: of a run to go on with; see ``generation.paint``, as for the rest.
         save: called with the progress every 50 steps.
         on_progress: called with steps done and in all.
         should_stop: asked after each step.

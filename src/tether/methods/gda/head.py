@@ -14,7 +14,14 @@ from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from tether.adaptation.training_free.text_guided import LOGIT_SCALE, Labelled, Rows, TextGuidedClassifier, accuracy, as_array
+from tether.adaptation.training_free.text_guided import (
+    LOGIT_SCALE,
+    Labelled,
+    Rows,
+    TextGuidedClassifier,
+    accuracy,
+    as_array,
+)
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Positive, Whole, check_values, checked
 from tether.space.validation import checked_unit_rows

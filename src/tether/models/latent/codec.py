@@ -128,8 +128,8 @@ class KlBottleneck(nn.Module):
 class ConvCodec(ScaledCodec):
     """A small convolutional auto-encoder: squares of 2 by 2, then a residual block at each size.
 
-    Train it with ``train.codec_training.train_codec``; its first latents mean nothing. What its latents are held to is
-    a ``KlBottleneck``, or a ``MultiScaleQuantizer``, which has them as numbers of codewords (``ids``), at one image
+    Train it with ``training.codec_training.train_codec``; its first latents mean nothing. What its latents are held to
+    is a ``KlBottleneck``, or a ``MultiScaleQuantizer``, which has them as numbers of codewords (``ids``), at one image
     size.
 
     Attributes:

@@ -28,8 +28,8 @@ class StyleCodec(nn.Module):
 
     The decoder starts from a learnt map of 4 x 4 and doubles it; at each layer a code scales and shifts its channels
     after their norm over the image (arXiv 1812.04948, section 2). It is trained to make images again
-    (``train.codec_training.train_codec``), with a normal distribution around each code, so it is no GAN: what it makes
-    is blurred, and editing its codes stays near images that it knows.
+    (``training.codec_training.train_codec``), with a normal distribution around each code, so it is no GAN: what it
+    makes is blurred, and editing its codes stays near images that it knows.
 
     Attributes:
         codes: layers, each with a code.

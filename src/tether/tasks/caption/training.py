@@ -95,7 +95,7 @@ def teach_(
         steps: of AdamW.
         learning_rate: after the published warm-up of 200 steps, or a tenth where that is less; it falls as a cosine.
         weight_decay: on matrices only.
-        play: takes the steps; ``train.tuning.play``, told where and how.
+        play: takes the steps; ``training.tuning.play``, told where and how.
     """
     with at_rest(captioner):
         captioner.requires_grad_(True)

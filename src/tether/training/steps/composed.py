@@ -63,7 +63,7 @@ class ComposedStep(InsideStep):
             terms: parts of ``TERMS`` or ``OBJECTIVES``, or ``objective``; each may have a ``weight`` and, under ``as``,
                 a name in the log. An objective is told its views: ``image``, ``text``, ``negative_image``,
                 ``negative_text``, and ``extra``. None has the objective alone.
-            heads: parts of ``train.steps.heads.TRAINED_HEADS`` by name.
+            heads: parts of ``training.steps.heads.TRAINED_HEADS`` by name.
             teacher: who reads the views with ``encoder: teacher``: ``start``, the model before the run;
                 ``{load: NAME}``, a frozen one; ``{ema: {...}}``, one that trails the model, see ``MovingTeacher``.
 

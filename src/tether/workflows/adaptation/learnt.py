@@ -130,7 +130,7 @@ class LearntRun:
             yield found
 
     def play(self, tuning: Tuning[None], model: nn.Module, *, folder: Path | None) -> Played[None]:
-        """See ``train.tuning.play``."""
+        """See ``training.tuning.play``."""
         on_step, steps = self.on_step, tuning.steps
         look = None if on_step is None else lambda report: on_step(report, steps)
         return play(tuning, model, folder=folder, seed=self.seed, on_step=look, should_stop=self.should_stop)
