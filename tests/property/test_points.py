@@ -27,7 +27,7 @@ def sides(draw, least: int = 1):
 
 
 @pytest.mark.parametrize("name", GEOMETRIES)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(sides(), st.floats(0.1, 10))
 def test_loss_is_finite_and_not_negative_with_finite_gradients(name, rows, curvature) -> None:
     if name in ("clip", "elliptic"):  # a row of zeros has no direction and is refused
@@ -43,7 +43,7 @@ def test_loss_is_finite_and_not_negative_with_finite_gradients(name, rows, curva
 
 
 @pytest.mark.parametrize("name", ["euclidean-squared", "hyperbolic"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(sides(), st.sampled_from([0.0, 0.1, 2.0]))
 @example([torch.tensor([[0.0, 1.4e-44]]), torch.tensor([[0.0, 1.0]])], 0.0)
 @example([torch.tensor([[0.0, 2e-38]]), torch.tensor([[0.0, 1.0]])], 0.0)
@@ -59,7 +59,7 @@ def test_cones_cost_an_angle_and_have_finite_gradients(name, rows, radius) -> No
 
 
 @pytest.mark.parametrize("name", ["euclidean", "euclidean-squared", "hyperbolic", "hyperbolic-squared"])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(sides())
 def test_no_point_is_nearer_than_itself(name, rows) -> None:
     geometry = Geometry(name, 1.0 if name.startswith("hyperbolic") else None)
@@ -68,7 +68,7 @@ def test_no_point_is_nearer_than_itself(name, rows) -> None:
     assert (geometry.similarity(x, y) <= own[:, None] + 1e-5).all()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(alphabet="ab ,.;:!?\t\nand withbut", max_size=60) | st.text(max_size=40))
 def test_pieces_join_to_the_caption(text) -> None:
     pieces = split_caption(text)
@@ -77,7 +77,7 @@ def test_pieces_join_to_the_caption(text) -> None:
     assert not pieces or growing(pieces)[-1] == " ".join(pieces)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     images=st.integers(1, 12),
     texts=st.integers(1, 20),

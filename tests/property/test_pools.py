@@ -78,7 +78,7 @@ TEXT = st.text(alphabet=LETTERS, max_size=24)
 ENTRIES = st.lists(st.text(alphabet=LETTERS, min_size=1, max_size=6), min_size=1, max_size=30, unique=True)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(ENTRIES, st.lists(st.one_of(st.none(), TEXT, st.text(max_size=30)), max_size=12))
 def test_backends_agree(entries, captions):
     expected = [
@@ -95,7 +95,7 @@ def test_backends_agree(entries, captions):
 MIXED = "ab (.，犬猫タหༀ\u0301\n"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(st.text(alphabet=MIXED, min_size=1, max_size=4), min_size=1, max_size=30, unique=True),
     st.lists(st.one_of(st.none(), st.text(alphabet=MIXED, max_size=24), st.text(max_size=30)), max_size=12),
@@ -114,7 +114,7 @@ def test_backends_agree_on_words_without_blanks(entries, captions):
         assert [ids[a:b].tolist() for a, b in itertools.pairwise(indptr)] == expected
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.text(alphabet=LETTERS, max_size=40), max_size=8))
 def test_columns_are_read_as_texts_are(texts):
     import pyarrow as pa
@@ -122,7 +122,7 @@ def test_columns_are_read_as_texts_are(texts):
     assert token_lists(pa.array(texts, pa.string())).to_pylist() == [tokens(text) for text in texts]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.lists(st.integers(0, 9), max_size=4, unique=True).map(sorted), min_size=1, max_size=30),
     st.floats(1, 20),
@@ -171,7 +171,7 @@ class Digits:
         return torch.tensor([[int(letter) + 1 for letter in text.ljust(3, "9")] for text in texts])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     count=st.integers(6, 60),
     size=st.integers(1, 20),

@@ -31,8 +31,8 @@ from tether.data.sets.scenes.world import ATTRIBUTES, BACKGROUNDS, COLOURS, SHAP
 from tether.methods.tripletclip import EDITS, draw_edit
 
 seeds = st.integers(0, 2**32)
-some = settings(max_examples=40, deadline=None, derandomize=True)
-many = settings(max_examples=150, deadline=None, derandomize=True)
+some = settings(max_examples=40, derandomize=True)
+many = settings(max_examples=150, derandomize=True)
 
 WORDS = {"size": SIZES, "state": STATES, "texture": TEXTURES, "colour": COLOURS, "shape": SHAPES}
 SAID = "|".join(word for key in ("size", "state", "texture", "colour") for word in WORDS[key])

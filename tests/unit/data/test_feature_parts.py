@@ -78,7 +78,7 @@ def names(count: int) -> list[str]:
     return [f"k{at}" for at in range(count)]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     known=st.booleans(),
     stops=st.lists(st.integers(0, 45), max_size=4),
@@ -216,7 +216,6 @@ def numbers(source: Numbers, *, limit: int, part_rows: int = 512) -> list[int]:
     return [int(row.key) for part in parts for block in part.blocks() for row in part.read(block)]
 
 
-@settings(deadline=None)  # thousands of blocks, also on a loaded machine
 @given(total=st.integers(1, 3000), limit=st.integers(1, 3000), block=st.integers(1, 700))
 @example(total=100, limit=90, block=40)
 @example(total=1010, limit=1000, block=1024)
