@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
 from tether.core.errors import InputError
@@ -29,13 +31,13 @@ class Condition:
     """
 
     says: str
-    ours: str
+    ours: str = "ours"
     than: str | float
-    better: Better
+    better: Better = "higher"
     least: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """What the reproduction must show, fixed before it is run.
 
@@ -55,26 +57,13 @@ class Claim:
 
     says: str
     metric: str
-    better: Better
+    better: Better = "higher"
     margin: float
     baseline: str
     scale: str
     kind: Kind = "better"
     equal: str = ""
     conditions: tuple[Condition, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tried:
-    """A test bed, metric or configuration that was tried before or beside the claim's, with what came out.
-
-    Attributes:
-        bed: what was tried, in words.
-        outcome: its figures, in words.
-    """
-
-    bed: str
-    outcome: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +85,7 @@ class Card:
         code: official repository as ``owner/name``, or the empty string.
         differences: how this differs from the paper or its code, one sentence each.
         authors: family names in the order of the paper, for the bibliography.
-        tried: test beds and configurations that gave another answer, or none.
+        tried: test beds, metrics and configurations before or beside the claim's, each with what came out.
     """
 
     slug: str
@@ -113,7 +102,7 @@ class Card:
     code: str = ""
     differences: tuple[str, ...] = ()
     authors: tuple[str, ...] = ()
-    tried: tuple[Tried, ...] = ()
+    tried: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def package(self) -> str:
@@ -128,7 +117,7 @@ class Card:
         claim: Claim,
         minutes: float,
         differences: tuple[str, ...] = (),
-        tried: tuple[Tried, ...] = (),
+        tried: Mapping[str, str] = MappingProxyType({}),
     ) -> Card:
         """The card of a method that Tether has; see the attributes.
 

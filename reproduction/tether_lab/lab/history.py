@@ -142,12 +142,23 @@ def _claim_at(root: Path, commit: str, names: tuple[str, ...]) -> str | None:
     return None
 
 
+_DEFAULTS = (("ours", "ours"), ("better", "higher"))
+"""Of ``Condition`` and ``Claim``, which cards spelt out before these had them."""
+
+
 def _claim_in(text: str) -> str:
-    """What a card claims, and the constants of its module that the claim may name."""
+    """What a card claims, whether or not it spells out defaults, and the module's constants that it may name."""
     tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            node.keywords = [one for one in node.keywords if (one.arg, _text(one.value)) not in _DEFAULTS]
     claims = [node.value for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "claim"]
     constants = [node for node in tree.body if isinstance(node, (ast.Assign, ast.AnnAssign)) and _plain(node)]
     return "\n".join(ast.dump(node) for node in (*claims, *constants))
+
+
+def _text(node: ast.expr) -> object:
+    return node.value if isinstance(node, ast.Constant) else None
 
 
 def _plain(assigned: ast.stmt) -> bool:

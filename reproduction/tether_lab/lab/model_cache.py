@@ -8,11 +8,15 @@ import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from tether.core.atomic_io import read_json, write_json
 from tether.core.cache_folder import cache_dir
 from tether_lab.lab import source_index
 from tether_lab.lab.trace import SmokeTrace, was_trained
+
+if TYPE_CHECKING:
+    from tether.models import Clip
 
 TRAINED = "trained.json"
 """Beside the model: what ``SmokeTrace`` saw while it was trained."""
@@ -52,3 +56,12 @@ def cached_model(name: str, *, made_by: Path, facts: object, make: Callable[[Pat
                     raise
     was_trained(read_json(folder / TRAINED))
     return folder
+
+
+def cached_clip(name: str, teach: Callable[[], Clip], *, made_by: Path, facts: object) -> Clip:
+    """A CLIP in evaluation mode, taught at the first call; see ``cached_model``."""
+    from tether.models.load import load
+    from tether.models.save import save
+
+    folder = cached_model(name, made_by=made_by, facts=facts, make=lambda folder: save(teach(), folder / "model"))
+    return cast("Clip", load(folder / "model")).eval()

@@ -104,7 +104,7 @@ def paper(row: PaperStatus) -> str:
         _measured(row),
         _on_photographs(row.photos),
         "## What was tried besides" if card.tried else "",
-        bullets(escaped(f"{sentence(one.bed)} {sentence(one.outcome)}") for one in card.tried),
+        bullets(escaped(f"{sentence(bed)} {sentence(outcome)}") for bed, outcome in card.tried.items()),
         "## What differs from the paper" if card.differences else "",
         bullets(map(escaped, card.differences)),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -17,12 +17,10 @@ from tether.methods.adaptclip.recipe import AnomalyAdaptersRecipe
 from tether.models.dual import Clip
 from tether.models.frozen_copy import frozen_copy
 from tether.tasks.anomaly import Detector
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds import flawed_things
 from tether_lab.worlds.flaw_figures import flaw_figures
 from tether_lab.worlds.flawed_things import DAMAGED, NORMAL, SEEN, TEMPLATES, UNSEEN, Flawed
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 LOOKS, EACH = 4, 20
 """Of each shape to learn from: products, and images of each."""

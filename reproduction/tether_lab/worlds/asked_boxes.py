@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,13 +16,11 @@ from tether.data.regions import RegionColumns
 from tether.evaluate.box_questions import ask_boxes
 from tether.models.dense_regions import Bins, Last, Rows
 from tether.models.dual import Clip
-from tether.models.embed import encode_images, encode_texts
+from tether.models.embed import encode_images
+from tether.models.wrapped_encoders import WrappedEncoder
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds import drawn_shapes, in_memory, masked_things
 from tether_lab.worlds.drawn_shapes import PHRASES, ShapeScenes
-
-if TYPE_CHECKING:
-    from tether.models.wrapped_encoders import WrappedEncoder
-    from tether_lab.lab.lab import Lab
 
 STEPS, BATCH, DECAY = 150, 64, 0.1
 SINGLE = 1_500
@@ -85,13 +83,13 @@ def boxes_named(
     """Boxes whose phrase, of all phrases of the scenes, the patches inside say best; percent."""
     (found,) = ask_boxes(bed.asked, models=[model], columns=RegionColumns(**COLUMNS), last=last, rows=rows, bins=bins)
     assert found.patches is not None  # it is a vision transformer
-    return 100 * float(found.patches.float().mean())
+    return in_memory.percent(found.patches)
 
 
 def crops_named(model: Clip | WrappedEncoder, bed: BoxBench) -> float:
     """The same of the boxes cut out and shown alone."""
     (found,) = ask_boxes(bed.asked, models=[model], columns=RegionColumns(**COLUMNS))
-    return 100 * float(found.crops.float().mean())
+    return in_memory.percent(found.crops)
 
 
 def recall(model: Clip | WrappedEncoder, bed: BoxBench) -> float:
@@ -102,6 +100,6 @@ def recall(model: Clip | WrappedEncoder, bed: BoxBench) -> float:
 def images_named(model: Clip | WrappedEncoder, bed: BoxBench) -> float:
     """Single things whose phrase, out of 24, the whole image says best; percent."""
     image = F.normalize(encode_images(model, [drawn_shapes.pixels_of(bed.single)]), dim=1)
-    text = F.normalize(encode_texts(model, PHRASES), dim=1)
+    text = in_memory.unit_texts(model, PHRASES)
     right = torch.tensor([PHRASES.index(some[0]) for some in bed.single.phrases])
-    return 100 * float(((image @ text.T).argmax(dim=1) == right).float().mean())
+    return in_memory.percent((image @ text.T).argmax(dim=1) == right)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +14,10 @@ from tether.methods.trim import Trimmed, trim_tokens
 from tether.models.anatomy.find import anatomy_of
 from tether.models.attention_maps import attention_maps
 from tether.models.dual import Clip
-from tether.models.embed import encode_texts
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds import drawn_shapes
 from tether_lab.worlds.drawn_shapes import COLOURS, DRAWN, PATCH, PHRASES, SHAPES, SIDE
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
+from tether_lab.worlds.in_memory import percent, unit_texts
 
 THINGS, PROBE, ASKED = (3, 4), 200, 1_000
 """Things of a scene; scenes that signs and blocks are chosen on, and those that are measured."""
@@ -70,7 +68,7 @@ class TokenBed:
 def prepare(lab: Lab) -> TokenBed:
     """The CLIP from the cache, and scenes."""
     model = drawn_shapes.captioned_base(lab).eval().requires_grad_(False)
-    phrases = F.normalize(encode_texts(model, list(PHRASES)), dim=1)
+    phrases = unit_texts(model, list(PHRASES))
     questions = F.normalize(phrases.unflatten(0, (len(COLOURS), len(SHAPES))).mean(0), dim=1)
     probe, asked = (
         _scenes(lab, model, name, count=lab.steps(count, 8))
@@ -133,7 +131,7 @@ def colours_right(bed: TokenBed, scenes: AskedScenes, tokens: Float[Tensor, "n m
     rows = scenes.pooled if tokens is None else bed.model.visual.project(bed.model.visual.readout(tokens)).mean(1)
     of_shape = bed.phrases.unflatten(0, (len(COLOURS), len(SHAPES)))[:, scenes.named % len(SHAPES)]
     cosines = torch.einsum("nd,cnd->nc", F.normalize(rows, dim=1), of_shape)
-    return 100 * float((cosines.argmax(1) == scenes.named // len(SHAPES)).float().mean())
+    return percent(cosines.argmax(1) == scenes.named // len(SHAPES))
 
 
 def best_sign(bed: TokenBed) -> Sign:

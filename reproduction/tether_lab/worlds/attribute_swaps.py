@@ -6,10 +6,9 @@ import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
@@ -22,15 +21,12 @@ from tether.losses import ClipLoss
 from tether.methods.tripletclip import NegClipLoss, SceneTwins
 from tether.models import create
 from tether.models.dual import Clip
-from tether.models.embed import encode_images
 from tether.models.tokenizer import ClipTokenizer
 from tether.optim.clip import NoClip
 from tether.training.steps.presets import ContrastiveStep, HardNegativeStep
+from tether_lab.lab.lab import Lab
 from tether_lab.lab.model_cache import cached_model
-from tether_lab.worlds.in_memory import draws, fit_batches
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
+from tether_lab.worlds.in_memory import draws, fit_batches, unit_images
 
 SIDE, CONTEXT = 32, 16
 QUADRUPLES, HELD_OUT = 2500, 400
@@ -161,6 +157,16 @@ def without_twin_images(lab: Lab, *, steps: int, batch: int) -> dict[str, SwapOu
     return {name: SwapOutcome(**one) for name, one in read_json(folder / "found.json").items()}
 
 
+def beside_twin_images(
+    lab: Lab, name: str, objective: Objective, *, steps: int, batch: int
+) -> tuple[Clip, dict[str, SwapOutcome]]:
+    """The CLIP that learns quadruples by an objective, and what it learnt beside ``without_twin_images``, by name."""
+    found = without_twin_images(lab, steps=steps, batch=batch)
+    count = lab.steps(QUADRUPLES, 64)
+    model = train(objective, seed=lab.seed, steps=lab.steps(steps), batch=batch, count=count)
+    return model, found | {name: measure(model, quadruples("test", count=lab.steps(HELD_OUT, 40)))}
+
+
 def run(model: Clip, step: Step, batches: Iterator[Batch], *, steps: int) -> None:
     """Train a model in place, on the CPU in float32, and leave it in eval mode."""
     fit_batches(model, step, batches, steps=steps, warmup=min(WARMUP, steps - 1), clipper=NoClip())
@@ -168,7 +174,7 @@ def run(model: Clip, step: Step, batches: Iterator[Batch], *, steps: int) -> Non
 
 def _batches(data: Quadruples, *, size: int, form: str, generator: torch.Generator) -> Iterator[Batch]:
     count = len(data)
-    for rows in draws(2 * count if form == "pairs" else count, size=size, generator=generator, repeats=False):
+    for rows in draws(2 * count if form == "pairs" else count, size=size, generator=generator):
         if form == "pairs":
             yield Batch(data.pixels[rows], data.tokens[rows])
             continue
@@ -182,7 +188,7 @@ def _batches(data: Quadruples, *, size: int, form: str, generator: torch.Generat
 
 def measure(model: Clip, data: Quadruples) -> SwapOutcome:
     """Both questions, on held-out quadruples."""
-    image = F.normalize(encode_images(model, data.pixels.split(256)), dim=1)
+    image = unit_images(model, data.pixels)
     with torch.no_grad():
         text = torch.cat([model.encode_text(part).unit for part in data.tokens.split(256)])
     count = len(data)

@@ -17,22 +17,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tether.core.hash_rng import hash_uniform
-from tether.data.sets.scenes import Dice, Scene, World, short
+from tether.data.sets.scenes import Dice, Scene, short
 from tether.losses import clip_loss
-from tether_lab.worlds.in_memory import drawn
+from tether_lab.worlds.in_memory import drawn, plain_world
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "heart", "ring", "diamond")
 COLOURS = ("red", "yellow", "green", "blue", "purple", "pink", "black", "turquoise", "brown")
-WORLD = World(
-    things=(2, 2),
-    shapes=SHAPES,
-    colours=COLOURS,
-    sizes=("large",),
-    textures=("plain",),
-    backgrounds=("snow", "sand"),
-    broken=0.0,
-    pairs="all",
-)
+WORLD = plain_world(things=(2, 2), shapes=SHAPES, colours=COLOURS, sizes=("large",), backgrounds=("snow", "sand"))
 SIDE, WIDTH, DIM = 64, 128, 64
 HELD_OUT = 0.2
 """Share of the combinations that only testing shows."""

@@ -9,28 +9,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
-import torch.nn.functional as F
+from torch import Tensor
 
+from tether.core.protocols import DualEncoder
 from tether.data.sets.scenes import TEMPLATES, Dice, Thing, World
 from tether.data.sets.scenes.captions import PLACES, with_article
 from tether.evaluate.embeddings import shrink
 from tether.models.dual import Clip
-from tether.models.embed import encode_images, encode_texts
+from tether.models.embed import encode_images
 from tether.models.load import load
 from tether.models.presets import create
 from tether.models.save import save
+from tether_lab.lab.lab import Lab
 from tether_lab.lab.model_cache import cached_model
 from tether_lab.lab.trace import saw
-from tether_lab.worlds.in_memory import dice_of, drawn, draws, fit_pairs
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from tether.core.protocols import DualEncoder
-    from tether_lab.lab.lab import Lab
+from tether_lab.worlds.in_memory import dice_of, drawn, draws, fit_pairs, unit_texts
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "ring", "moon")
 """The first half leans to the first ground, the second half to the second."""
@@ -145,7 +141,7 @@ def images(model: Clip, images: Leaning) -> Tensor:
 
 def sentences(model: DualEncoder, given: Sequence[str]) -> Tensor:
     """(n, d) unit embeddings of sentences."""
-    rows = F.normalize(encode_texts(model, given), dim=1)
+    rows = unit_texts(model, given)
     saw(rows)
     return rows
 
@@ -176,6 +172,5 @@ def _teach(lab: Lab, pairs: Leaning, *, steps: int) -> Clip:
     model = create("tiny", seed=lab.seed, dim=DIM, image_size=SIDE, context=CONTEXT)
     ids = model.tokenizer(list(pairs.texts))
     model.prune_vocabulary_(ids)
-    size = min(BATCH, len(pairs))
-    rows = draws(len(pairs), size=size, generator=lab.generator("batches"), repeats=False)
+    rows = draws(len(pairs), size=BATCH, generator=lab.generator("batches"))
     return fit_pairs(model, pairs.pixels, ids, rows=rows, steps=steps, warmup=min(WARMUP, steps), seed=lab.seed)

@@ -4,30 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import UInt8
 from torch import Tensor
 
 from tether.core.hash_rng import hash_int
-from tether.core.types import Batch
-from tether.data.sets.scenes import Dice, Scene, World
+from tether.data.sets.scenes import Dice, Scene
 from tether.data.sets.scenes.captions import listed, noun, whereabouts, with_article
 from tether.evaluate.captions import attribute_scores
-from tether.losses import ClipLoss
 from tether.models import Clip, create
-from tether.models.load import load
-from tether.models.save import save
-from tether.training.steps.presets import ContrastiveStep
-from tether_lab.lab.model_cache import cached_model
-from tether_lab.worlds.in_memory import drawn, fit_rows
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
+from tether_lab.lab.lab import Lab
+from tether_lab.lab.model_cache import cached_clip
+from tether_lab.worlds.in_memory import fit_captions, plain_world, small_drawn
 
 SHAPES = ("circle", "triangle", "star", "cross")
 COLOURS = ("red", "orange", "green", "blue", "purple")
@@ -82,20 +74,12 @@ class ReferencedScenes:
 def scenes(name: str, *, seed: int, count: int, captions: int = 1) -> ReferencedScenes:
     """So many scenes by a name and a seed, with so many captions of each."""
     dice = Dice(np.random.default_rng(hash_int(name, seed=seed, salt="captioned scenes")))
-    world = World(
-        things=(1, 2),
-        shapes=SHAPES,
-        colours=COLOURS,
-        sizes=("large",),
-        textures=("plain",),
-        backgrounds=("paper", "snow", "stone", "wood"),
-        broken=0.0,
-        pairs="all",
+    world = plain_world(
+        things=(1, 2), shapes=SHAPES, colours=COLOURS, sizes=("large",), backgrounds=("paper", "snow", "stone", "wood")
     )
     found = [world.draw(dice) for _ in range(count)]
-    large = drawn(found, size=2 * SIDE).float()
     return ReferencedScenes(
-        F.avg_pool2d(large, 2).round_().to(torch.uint8),
+        small_drawn(found, size=SIDE),
         tuple(tuple(_caption(scene, dice) for _ in range(captions)) for scene in found),
         tuple(
             frozenset(word for one in scene.things for word in (one.shape, one.colour, whereabouts(one)))
@@ -119,30 +103,22 @@ def caption_clip(lab: Lab, *, judge: bool = False) -> Clip:
         judge: one of other first weights, other scenes and another order of batches.
     """
     seed = hash_int("judge", seed=lab.seed, salt="caption clip") % 2**31 if judge else lab.seed
-
-    def make(folder: Path) -> None:
-        save(_taught(lab, seed=seed), folder / "model")
-
-    folder = cached_model("caption-clip", made_by=Path(__file__), facts=[seed, lab.smoke], make=make)
-    return cast(Clip, load(folder / "model")).eval()
+    teach = partial(_taught, lab, seed=seed)
+    return cached_clip("caption-clip", teach, made_by=Path(__file__), facts=[seed, lab.smoke])
 
 
 def _taught(lab: Lab, *, seed: int) -> Clip:
     shown = scenes("clip", seed=seed, count=lab.steps(PAIRS, 64))
     model = create("tiny", seed=seed, image_size=SIDE, context=CONTEXT, logit_scale=SCALE)
     model.freeze_logit_scale_()
-    ids = model.tokenizer(shown.texts)
-    model.prune_vocabulary_(model.tokenizer([*shown.texts, *WORDS]))
-    steps = lab.steps(STEPS)
-    fit_rows(
+    return fit_captions(
         model,
-        lambda rows: Batch(shown.pixels[rows], ids[rows]),
-        rows=len(shown.texts),
-        step=ContrastiveStep(ClipLoss(duplicates="positives"), steps=steps, seed=seed),
-        steps=steps,
+        shown.pixels,
+        shown.texts,
+        steps=lab.steps(STEPS),
+        seed=seed,
+        generator=torch.Generator().manual_seed(seed),
+        further=WORDS,
         batch_size=BATCH,
         learning_rate=RATE,
-        generator=torch.Generator().manual_seed(seed),
     )
-    model.restore_vocabulary_()
-    return model.eval()

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from tether.evaluate.captions import cider, repeated_bigrams
 from tether.evaluate.geometry import modality_gap
 from tether.models.causal_lm import small_causal_lm
 from tether.models.dual import Clip
-from tether.models.embed import encode_texts
 from tether.tasks.caption import Captioned, ImageRows, NearestCaptions, PrefixAdaptor, TextOnlyCaptioner, read_images
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds.captioned_scenes import REFERENCES, ReferencedScenes, caption_clip, scenes
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
+from tether_lab.worlds.in_memory import unit_texts
 
 TEXTS, IMAGES = 4_000, 400
 STEPS, BATCH, RATE, WIDTH, LAYERS, QUERIES, INNER, DROPOUT = 900, 64, 2e-3, 64, 1, 4, 256, 0.0
@@ -104,4 +101,4 @@ def figures(name: str, captions: list[str], bed: TextOnlyBench) -> dict[str, flo
 
 def gap(bed: TextOnlyBench) -> float:
     """Distance between the mean unit rows of images and of their captions."""
-    return float(modality_gap(bed.seen.image, F.normalize(encode_texts(bed.model, bed.test.texts), dim=1)))
+    return float(modality_gap(bed.seen.image, unit_texts(bed.model, bed.test.texts)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,18 +13,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tether.core.cameras import Lens
+from tether.data.posed import PosedViews
 from tether.data.sets.solids import ANGLE, COLOURS, SHAPES, Solid, circle_of_poses, solid_view, solid_views
 from tether.methods.clip_nerf import Codes, ConditionalField, FieldEditor, FieldScenes, March, invert_view, learn_scenes
 from tether.methods.clip_nerf.editor import Which
 from tether.methods.clip_nerf.field import beside
 from tether.methods.clip_nerf.volume import positional_encoding
 from tether.models.dual import Clip
-from tether.models.embed import encode_images, encode_texts
+from tether.models.embed import encode_images
+from tether_lab.lab.lab import Lab
+from tether_lab.worlds.in_memory import unit_texts
 from tether_lab.worlds.small_clip import small_clip
-
-if TYPE_CHECKING:
-    from tether.data.posed import PosedViews
-    from tether_lab.lab.lab import Lab
 
 SIDE, SAMPLES, CODE = 32, 16, 16
 POSES, OTHER_POSES = 8, 3
@@ -208,7 +207,7 @@ def edited(lab: Lab, bench: SolidsBench, scenes: FieldScenes, editor: FieldEdito
                 wanted.append(asked.caption)
     names = [Solid(shape, colour).caption for shape in SHAPES for colour in COLOURS]
     rows = F.normalize(encode_images(bench.judge, [(torch.stack(images) * 255).round().to(torch.uint8)]), dim=1)
-    called = (rows @ F.normalize(encode_texts(bench.judge, names), dim=1).T).argmax(dim=1).tolist()
+    called = (rows @ unit_texts(bench.judge, names).T).argmax(dim=1).tolist()
     found["judged"] = [100.0 * (names[one] == want) for one, want in zip(called, wanted, strict=True)]
     return Edits(**{name: sum(values) / len(values) for name, values in found.items()})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from tether.core.protocols import GradClipper
 from tether.optim.clip import GlobalNorm, NoClip
 from tether_lab.lab.card import Trial
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds import char_lm
 from tether_lab.worlds.char_lm import (
     CONTEXT,
@@ -24,9 +25,6 @@ from tether_lab.worlds.char_lm import (
     adamw,
     alphabet_size,
 )
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 Disturb = Callable[[int, nn.Module], None]
 

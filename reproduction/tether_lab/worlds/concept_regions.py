@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tether.data.captions.concepts import concept_pool
 from tether_lab.worlds import masked_things
-
-if TYPE_CHECKING:
-    from tether_lab.worlds.asked_boxes import BoxBench
+from tether_lab.worlds.asked_boxes import BoxBench
 
 PROMPT = "a {}"
 RANDOM = masked_things.THINGS[1] - 1

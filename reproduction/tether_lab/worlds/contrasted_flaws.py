@@ -6,7 +6,7 @@ The flawed things and their CLIP are those of ``flawed_things``; for the network
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,14 +19,12 @@ from tether.data.sets.scenes.world import COLOURS, SHAPES
 from tether.data.sets.textile import Label, TextileSet
 from tether.methods.clap import ClapDetector
 from tether.methods.clap.contrast import contrast, unit_range
+from tether.models.dual import Clip
 from tether.tasks.anomaly import Detector, PatchesDetector
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds import flawed_things, in_memory
+from tether_lab.worlds.flawed_things import Flawed
 from tether_lab.worlds.flaws_within import flat, within_flawed
-
-if TYPE_CHECKING:
-    from tether.models.dual import Clip
-    from tether_lab.lab.lab import Lab
-    from tether_lab.worlds.flawed_things import Flawed
 
 Dense = Literal["tokens", "values", "value-attention"]
 BLOCKS: dict[Dense, int] = {"tokens": 1, "values": 1, "value-attention": 2}
@@ -151,9 +149,7 @@ def _at_pixels(maps: Float[Tensor, "n r c"], images: Flawed) -> Float[np.ndarray
     return F.interpolate(maps[:, None], images.masks.shape[1:], mode="bilinear").flatten().numpy()
 
 
-def cloth_figures(
-    lab: Lab, model: Clip, *, dense: Dense, side: int = SIDE, size: int | None = SIZE
-) -> dict[str, float]:
+def cloth_figures(lab: Lab, model: Clip, *, dense: Dense) -> dict[str, float]:
     """Image AUROC on photographs of cloth, percent: blurred by both sets of texts or by the positive ones alone.
 
     Each learns its network from the same normal photographs. Beside it is a memory of their patches.
@@ -162,8 +158,6 @@ def cloth_figures(
         lab: seed.
         model: the CLIP.
         dense: see ``ClapDetector``.
-        side: likewise.
-        size: likewise; the memory of patches has it, too.
     """
     few = lab.steps(CLOTH)
     good, normal = cloth(lab, "normal", split="train", count=few), cloth(lab, "normal", split="test", count=few)
@@ -173,14 +167,14 @@ def cloth_figures(
         "positive": POSITIVE,
         "dense": dense,
         "blocks": BLOCKS[dense],
-        "size": size,
-        "side": side,
+        "size": SIZE,
+        "side": SIDE,
         "steps": lab.steps(STEPS),
     }
     arms: dict[str, Detector] = {
         "contrast": ClapDetector(negative=NEGATIVE, **settings),
         "positive": ClapDetector(negative=None, **settings),
-        "patches": PatchesDetector(size=size),
+        "patches": PatchesDetector(size=SIZE),
     }
     found = {}
     for name, detector in arms.items():

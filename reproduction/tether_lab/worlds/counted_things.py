@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,11 +17,9 @@ from tether.losses.ranking import Component
 from tether.models.dual import Clip
 from tether.models.embed import encode_images
 from tether.tasks.rank import fit_ridge, scores_by_text
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds import drawn_shapes
 from tether_lab.worlds.drawn_shapes import SHAPES, ShapeScenes
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 THINGS, COUNTS = 4, (1, 4)
 """Things of every image, and how many of them have the shape that its text names."""
@@ -146,9 +143,7 @@ def by_ridge(bed: CountBench, *, patches: bool = False) -> float:
     return correlation(scores, bed.asked)
 
 
-def by_adapter(
-    lab: Lab, bed: CountBench, *, components: Sequence[Component], rate: float, steps: int = STEPS, layers: int = LAYERS
-) -> float:
+def by_adapter(lab: Lab, bed: CountBench, *, components: Sequence[Component], rate: float) -> float:
     """The recipe ``order``: one adapter for all texts.
 
     Args:
@@ -156,8 +151,6 @@ def by_adapter(
         bed: of the seed.
         components: of its loss.
         rate: learning rate.
-        steps: of the optimiser.
-        layers: of the adapter.
     """
     recipe = OrderRecipe(
         column="count",
@@ -165,9 +158,9 @@ def by_adapter(
         negatives=0.0,
         components=components,
         group=lab.steps(GROUP, 4),
-        steps=lab.steps(steps),
+        steps=lab.steps(STEPS),
         learning_rate=rate,
-        n_layers=layers,
+        n_layers=LAYERS,
     )
     made = play(recipe.describe(bed.model, bed.examples.tokens, seed=lab.seed), bed.model, seed=lab.seed).outcome
     assert made is not None

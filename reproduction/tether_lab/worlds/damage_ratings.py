@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -22,12 +22,10 @@ from tether.models.embed import encode_images
 from tether.models.load import load
 from tether.models.save import save
 from tether.tasks.safety.prompt_classifier import INIT_TEXTS
+from tether_lab.lab.lab import Lab
 from tether_lab.lab.model_cache import cached_model
 from tether_lab.worlds import in_memory
 from tether_lab.worlds.in_memory import dice_of, drawn
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 GOOD, BAD = ("intact", "clean", "fine"), ("damaged", "ruined", "spoiled")
 """Words of the captions for things with hardly any damage and for badly damaged ones."""

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,25 +17,19 @@ from torch import Tensor, nn
 from tether.adaptation.recipes.tuning import Tuning, play
 from tether.core.gather import Gather
 from tether.core.types import Batch, Loss
-from tether.losses import ClipLoss
 from tether.methods.qualiclip import LEVELS, degrade
 from tether.methods.qualiclip.quality_ladder import Photos, ladder_correlations, level_order
 from tether.methods.qualiclip.recipe import QualityRecipe, QualityStep
 from tether.models.dual import Clip
-from tether.models.load import load
 from tether.models.prompt_quality import PROMPTS
-from tether.models.save import save
 from tether.tasks.quality import QualityScorer, sharpness
 from tether.tasks.rank import fit_ridge
 from tether.training.steps.module import StepModule
-from tether.training.steps.presets import ContrastiveStep
 from tether.training.tensor_batches import TensorBatches
-from tether_lab.lab.model_cache import cached_model
+from tether_lab.lab.lab import Lab
+from tether_lab.lab.model_cache import cached_clip
 from tether_lab.worlds import drawn_shapes, in_memory
 from tether_lab.worlds.drawn_shapes import SIDE
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 SEEN = ("gaublur", "whitenoise", "jpeg", "darken", "nonlincontrchange")
 """Kinds that are learnt from; ``pixelate`` is no ladder on drawings of this size."""
@@ -100,28 +94,24 @@ def prepare(lab: Lab) -> DegradedBench:
 def told_base(lab: Lab) -> Clip:
     """The CLIP after further steps on captions that speak of quality, in eval mode; then from the user's cache."""
 
-    def make(folder: Path) -> None:
+    def teach() -> Clip:
         count = lab.steps(SAID, 48)
         scenes = drawn_shapes.drawn_scenes(lab, "told", count=count, world=drawn_shapes.shape_world((1, 4)))
         pixels, texts = told(drawn_shapes.pixels_of(scenes), scenes.texts, generator=lab.generator("told"))
         model = drawn_shapes.captioned_base(lab)
-        ids = model.tokenizer(texts)
-        model.prune_vocabulary_(model.tokenizer([*texts, *PROMPTS, *drawn_shapes.PHRASES]))
-        in_memory.fit_rows(
+        return in_memory.fit_captions(
             model,
-            lambda rows: Batch(pixels[rows], ids[rows]),
-            rows=count,
-            step=ContrastiveStep(ClipLoss(duplicates="positives"), steps=lab.steps(SAID_STEPS), seed=lab.seed),
+            pixels,
+            texts,
             steps=lab.steps(SAID_STEPS),
+            seed=lab.seed,
+            generator=lab.generator("told, batches"),
+            further=(*PROMPTS, *drawn_shapes.PHRASES),
             batch_size=drawn_shapes.BATCH,
             learning_rate=SAID_RATE,
-            generator=lab.generator("told, batches"),
         )
-        model.restore_vocabulary_()
-        save(model.eval(), folder / "model")
 
-    facts = [lab.seed, lab.smoke]
-    return cast(Clip, load(cached_model("told-shapes", made_by=Path(__file__), facts=facts, make=make) / "model"))
+    return cached_clip("told-shapes", teach, made_by=Path(__file__), facts=[lab.seed, lab.smoke])
 
 
 def told(

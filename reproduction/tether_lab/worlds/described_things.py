@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
@@ -27,17 +26,14 @@ from tether.models import create
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.composed.grounded import ground
 from tether.models.dual import Clip
-from tether.models.embed import encode_images, encode_texts
 from tether.models.tokenizer import ClipTokenizer
+from tether.models.wrapped_encoders import WrappedEncoder
 from tether.tasks.classify.zero_shot import ZeroShotClassifier
 from tether.training import load_config
 from tether.training.steps import ComposedStep
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds import in_memory
 from tether_lab.worlds.with_heads import fit_with_heads
-
-if TYPE_CHECKING:
-    from tether.models.wrapped_encoders import WrappedEncoder
-    from tether_lab.lab.lab import Lab
 
 SHAPES = ("circle", "star", "heart", "cross", "moon", "ring")
 COLOURS = ("red", "orange", "green", "blue", "purple", "pink")
@@ -216,8 +212,8 @@ def learn(lab: Lab, bed: DescribedBench, arm: Arm, *, rate: float, steps: int) -
 
 def figures_of(model: Clip | WrappedEncoder, bed: DescribedBench) -> DescribedFigures:
     """All questions."""
-    image = F.normalize(encode_images(model, bed.twins.split(256)), dim=1)
-    text = F.normalize(encode_texts(model, bed.twin_texts), dim=1)
+    image = in_memory.unit_images(model, bed.twins)
+    text = in_memory.unit_texts(model, bed.twin_texts)
     other = text.roll(len(text) // 2, dims=0)
     names = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
     described = zero_shot_with_descriptions(

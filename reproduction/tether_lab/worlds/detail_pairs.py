@@ -5,21 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from tether.core.protocols import DualEncoder
 from tether.data.sets.scenes import Dice, Scene, World, short
 from tether.data.sets.scenes.world import SIZES
-from tether.models.embed import encode_images, encode_texts
-from tether_lab.worlds.in_memory import drawn
-
-if TYPE_CHECKING:
-    from tether.core.protocols import DualEncoder
+from tether_lab.worlds.in_memory import percent, small_drawn, unit_images, unit_texts
 
 SIZE = 32
 Detail = Literal["place", "size", "texture", "count"]
@@ -147,14 +143,14 @@ def _aside(scene: Scene) -> bool:
 
 
 def _images(scenes: Sequence[Scene]) -> UInt8[Tensor, "n 3 32 32"]:
-    return F.avg_pool2d(drawn(scenes, size=2 * SIZE).float(), 2).round_().to(torch.uint8)
+    return small_drawn(scenes, size=SIZE)
 
 
 def class_accuracy(model: DualEncoder, images: DetailedScenes) -> float:
     """Percent of the images whose nearest class text is that of the larger thing."""
-    text = F.normalize(encode_texts(model, [f"a {name}" for name in CLASSES]), dim=1)
-    image = F.normalize(encode_images(model, images.pixels.split(500)), dim=1)
-    return 100 * float(((image @ text.T).argmax(dim=1) == images.labels).float().mean())
+    text = unit_texts(model, [f"a {name}" for name in CLASSES])
+    image = unit_images(model, images.pixels, batch=500)
+    return percent((image @ text.T).argmax(dim=1) == images.labels)
 
 
 def probe_accuracy(model: DualEncoder, fitted: DetailPairs, asked: DetailPairs) -> float:
@@ -170,12 +166,12 @@ def probe_accuracy(model: DualEncoder, fitted: DetailPairs, asked: DetailPairs) 
 
 def matching(model: DualEncoder, pairs: DetailPairs) -> float:
     """Percent of the images that lie nearer to their own caption than to that of their pair's other image."""
-    texts = [F.normalize(encode_texts(model, said), dim=1) for said in pairs.texts]
-    image = [F.normalize(encode_images(model, pixels.split(500)), dim=1) for pixels in pairs.pixels]
+    texts = [unit_texts(model, said) for said in pairs.texts]
+    image = [unit_images(model, pixels, batch=500) for pixels in pairs.pixels]
     right = [(image[side] * (texts[side] - texts[1 - side])).sum(dim=1) > 0 for side in (0, 1)]
-    return 100 * float(torch.cat(right).float().mean())
+    return percent(torch.cat(right))
 
 
 def _rows(model: DualEncoder, pairs: DetailPairs) -> tuple[np.ndarray, np.ndarray]:
-    image = [F.normalize(encode_images(model, pixels.split(500)), dim=1) for pixels in pairs.pixels]
+    image = [unit_images(model, pixels, batch=500) for pixels in pairs.pixels]
     return torch.cat(image).numpy(), np.repeat([0, 1], [len(one) for one in image])

@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 
 from tether.core.types import Batch
 from tether.losses import clip_loss
@@ -16,12 +15,10 @@ from tether.methods.un2clip import InvertUnclip, image_choice, train_denoiser
 from tether.methods.un2clip.denoise import drawn
 from tether.methods.un2clip.denoiser import ConditionalDenoiser
 from tether.models.dual import Clip
-from tether.models.embed import encode_texts
-from tether.models.load import load
-from tether.models.save import save
 from tether.optim import AdamW
 from tether.training.schedules import Cosine
-from tether_lab.lab.model_cache import cached_model
+from tether_lab.lab.lab import Lab
+from tether_lab.lab.model_cache import cached_clip
 from tether_lab.worlds.detail_pairs import (
     DETAILS,
     SIZE,
@@ -32,10 +29,7 @@ from tether_lab.worlds.detail_pairs import (
     told_images,
 )
 from tether_lab.worlds.flat_denoisers import FlatDecoder, FlatDenoiser
-from tether_lab.worlds.in_memory import taught
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
+from tether_lab.worlds.in_memory import taught, unit_texts
 
 IMAGES, TELLING, BASE_STEPS = 6_000, 0.1, 600
 APART, CLASSED, PAIRS, GATE = 1_000, 1_000, 300, 400
@@ -72,14 +66,11 @@ class DetailBench:
             {detail: detail_pairs(detail, count, seed=seed + part) for detail in DETAILS} for part in (3, 4)
         )
 
-        def make(folder: Path) -> None:
+        def teach() -> Clip:
             further = [text for pairs in self.asked.values() for side in pairs.texts for text in side]
-            model = taught(lab, self.images.pixels, self.images.texts, steps=lab.steps(BASE_STEPS), further=further)
-            save(model, folder / "model")
+            return taught(lab, self.images.pixels, self.images.texts, steps=lab.steps(BASE_STEPS), further=further)
 
-        facts = [lab.seed, lab.smoke]
-        folder = cached_model("detail-base", made_by=Path(__file__), facts=facts, make=make)
-        self.base = cast(Clip, load(folder / "model")).eval()
+        self.base = cached_clip("detail-base", teach, made_by=Path(__file__), facts=[lab.seed, lab.smoke])
         gate = self.apart.pixels[:GATE]
         self.held_out = Batch(gate, torch.empty(len(gate), 0, dtype=torch.int64))
 
@@ -157,7 +148,7 @@ class DetailBench:
         optimizer = AdamW([named[name] for name in image_choice(model)], lr=rate)
         known = {text: place for place, text in enumerate(dict.fromkeys(self.images.texts))}
         labels = torch.tensor([known[text] for text in self.images.texts])
-        texts, scale = F.normalize(encode_texts(model, list(known)), dim=1), model.logit_scale.detach()
+        texts, scale = unit_texts(model, list(known)), model.logit_scale.detach()
         schedule, order = Cosine(warmup=min(50, count // 10)), self.lab.generator("contrastive")
         for step in range(count):
             rows = torch.randperm(len(labels), generator=order)[:CONTRASTIVE_BATCH]

@@ -8,20 +8,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tether.core.protocols import DualEncoder
 from tether.data.segments import growing, split_caption
 from tether.data.sets.scenes.captions import PLACES
 from tether.data.sets.scenes.world import SIZES
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds.pairs import load_pairs
-
-if TYPE_CHECKING:
-    from tether.core.protocols import DualEncoder
-    from tether_lab.lab.lab import Lab
 
 SIZE = 32
 DETAILS = 4

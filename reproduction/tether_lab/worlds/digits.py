@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +13,8 @@ from tether.core.protocols import GradClipper
 from tether.methods.nfnet_agc.nf_resnet import NFBlock, NFResNet
 from tether.methods.nfnet_agc.scaled_std_conv import ScaledStdConv2d
 from tether.optim import SGD
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds.pairs import load_pairs
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 WIDTHS, DEPTHS = (24, 24, 24), (2, 2, 2)
 BATCH, EPOCHS, MOMENTUM = 256, 12, 0.9

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
@@ -15,9 +14,8 @@ from tether.core.hash_rng import hash_uniform
 from tether.data.sets.scenes import HELD_OUT_PAIRS, Dice, World
 from tether.data.sets.scenes.world import COLOURS, SHAPES
 from tether.models import Clip, create
-from tether.models.embed import encode_images
 from tether_lab.lab.trace import saw
-from tether_lab.worlds.in_memory import drawn, draws, fit_pairs
+from tether_lab.worlds.in_memory import draws, fit_pairs, small_drawn, unit_images
 
 IMAGE_SIZE = 32
 CLASSES: tuple[str, ...] = tuple(
@@ -62,8 +60,7 @@ def draw(classes: Sequence[str], *, count: int, rng: np.random.Generator) -> Lab
         if number is not None:
             scenes.append(scene)
             labels.append(number)
-    large = drawn(scenes, size=2 * IMAGE_SIZE).float()
-    return Labelled(F.avg_pool2d(large, 2).round_().to(torch.uint8), torch.tensor(labels))
+    return Labelled(small_drawn(scenes, size=IMAGE_SIZE), torch.tensor(labels))
 
 
 def other_light(things: Labelled, *, generator: torch.Generator) -> Labelled:
@@ -85,14 +82,14 @@ def start(*, seed: int, steps: int, pairs: int = PAIRS) -> Clip:
     model = create("tiny", seed=seed, image_size=IMAGE_SIZE)
     tokens = model.tokenizer([TEMPLATE.format(name) for name in CLASSES])
     model.prune_vocabulary_(tokens)
-    rows = draws(pairs, size=BATCH, generator=torch.Generator().manual_seed(seed))
+    rows = draws(pairs, size=BATCH, generator=torch.Generator().manual_seed(seed), repeats=True)
     said = tokens[things.labels]
     return fit_pairs(model, things.pixels, said, rows=rows, steps=steps, warmup=WARMUP, seed=seed)
 
 
 def accuracy(model: Clip, things: Labelled, *, class_text: Tensor) -> float:
     """Share whose most similar class text is the right one."""
-    images = F.normalize(encode_images(model, things.pixels.split(500)), dim=1)
+    images = unit_images(model, things.pixels, batch=500)
     cosines = images @ class_text.T
     saw(cosines)
     return float((cosines.argmax(dim=1) == things.labels).float().mean())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -16,13 +15,11 @@ from tether.generation import ClipGoal, PlainView, RandomViews, paint
 from tether.generation.canvases import Canvas, PixelCanvas, PrimitiveCanvas, StrokeCanvas
 from tether.generation.canvases.primitives import Primitive
 from tether.models.dual import Clip
-from tether.models.embed import encode_texts
+from tether_lab.lab.lab import Lab
 from tether_lab.lab.lab import Lab as _Lab
 from tether_lab.worlds import drawn_shapes
 from tether_lab.worlds.drawn_shapes import COLOURS, PHRASES, SHAPES, SIDE
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
+from tether_lab.worlds.in_memory import percent, unit_texts
 
 PROMPTS, STEPS, PIXEL_STEPS, STROKES = 12, 150, 350, 24
 """Drawings of each arm, steps of strokes and of pixels, which take as long, and strokes."""
@@ -78,7 +75,7 @@ def bed(lab: Lab, *, prompts: int = PROMPTS) -> DrawingBed:
     guide = drawn_shapes.captioned_base(lab)
     judge = drawn_shapes.captioned_base(_Lab(lab.seed ^ 1, smoke=lab.smoke))
     with torch.no_grad():
-        texts = F.normalize(encode_texts(judge, list(PHRASES)), dim=1)
+        texts = unit_texts(judge, list(PHRASES))
     order = torch.randperm(len(PHRASES), generator=lab.generator("prompts")).tolist()
     return DrawingBed(guide.eval(), judge.eval(), texts, reader(lab), tuple(order[: lab.steps(prompts, 2)]))
 
@@ -144,13 +141,13 @@ def judged(found: DrawingBed, drawn: Drawings) -> dict[str, float]:
     right = torch.tensor(found.asked)
     images = (drawn.images * 255).round().to(torch.uint8)
     scores = found.judge.encode_image(images).unit @ found.texts.T
-    own = F.normalize(encode_texts(found.guide, [PHRASES[number] for number in found.asked]), dim=1)
+    own = unit_texts(found.guide, [PHRASES[number] for number in found.asked])
     colour, shape = found.reader(drawn.images)
     return {
-        "top1": 100 * float((scores.argmax(1) == right).float().mean()),
+        "top1": percent(scores.argmax(1) == right),
         "likely": 100 * float((found.judge.logit_scale * scores).softmax(1)[range(len(right)), right].mean()),
-        "colour": 100 * float((colour.argmax(1) == right // len(SHAPES)).float().mean()),
-        "shape": 100 * float((shape.argmax(1) == right % len(SHAPES)).float().mean()),
+        "colour": percent(colour.argmax(1) == right // len(SHAPES)),
+        "shape": percent(shape.argmax(1) == right % len(SHAPES)),
         "attributes": 50
         * float(
             (colour.argmax(1) == right // len(SHAPES)).float().mean()
@@ -167,7 +164,7 @@ def idle_share(found: DrawingBed, drawn: Drawings) -> float:
     shares = list[float]()
     for number, canvas in zip(found.asked, drawn.canvases, strict=True):
         goal = ClipGoal.of_prompts(found.guide, PHRASES[number], views=PlainView())
-        text = F.normalize(encode_texts(found.guide, [PHRASES[number]]), dim=1)[0]
+        text = unit_texts(found.guide, [PHRASES[number]])[0]
         without = ~torch.eye(canvas.elements, dtype=torch.bool)
         images = torch.stack([canvas.render(), *(canvas.render(keep=keep) for keep in without)])
         cosines = goal.rows(images) @ text
@@ -178,14 +175,14 @@ def idle_share(found: DrawingBed, drawn: Drawings) -> float:
 class AttributeReader(nn.Module):
     """A small convolutional network that tells colour and shape of a thing, trained on labelled scenes."""
 
-    def __init__(self, *, width: int = 24) -> None:
-        """Args: width: channels of its first layer."""
+    def __init__(self) -> None:
+        """Draw the weights."""
         super().__init__()
         layers = list[nn.Module]()
-        for before, after in ((3, width), (width, 2 * width), (2 * width, 2 * width)):
+        for before, after in ((3, 24), (24, 48), (48, 48)):
             layers += [nn.Conv2d(before, after, 3, 2, 1), nn.BatchNorm2d(after), nn.ReLU()]
         self.body = nn.Sequential(*layers, nn.Flatten())
-        self.colour, self.shape = (nn.Linear(2 * width * (SIDE // 8) ** 2, len(names)) for names in (COLOURS, SHAPES))
+        self.colour, self.shape = (nn.Linear(48 * (SIDE // 8) ** 2, len(names)) for names in (COLOURS, SHAPES))
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b c"], Float[Tensor, "b s"]]:
         """Logits of colours and of shapes."""

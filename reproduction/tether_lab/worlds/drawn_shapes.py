@@ -4,29 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from tether.core.types import Batch, ImageSpec, Row
+from tether.core.types import ImageSpec, Row
 from tether.data.blocks import IndexedSource
 from tether.data.images import resize_and_crop
 from tether.data.sets.scenes import RenderedScene, Scene, World, render, short
 from tether.data.sets.scenes.captions import noun, with_article
-from tether.losses import ClipLoss
 from tether.methods.dclip.region_crops import cut_box
 from tether.models.dual import Clip
-from tether.models.load import load
 from tether.models.presets import create
-from tether.models.save import save
-from tether.training.steps.presets import ContrastiveStep
-from tether_lab.lab.model_cache import cached_model
+from tether_lab.lab.lab import Lab
+from tether_lab.lab.model_cache import cached_clip
 from tether_lab.worlds import in_memory
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 SHAPES = ("circle", "square", "triangle", "star")
 COLOURS = ("red", "orange", "green", "blue", "purple", "pink")
@@ -41,15 +34,12 @@ MARGIN = 0.5
 
 def shape_world(things: tuple[int, int], *, counted: tuple[str, int, int] | None = None) -> World:
     """Large plain things; ``counted`` as in ``World``."""
-    return World(
+    return in_memory.plain_world(
         things=things,
         shapes=SHAPES,
         colours=COLOURS,
         sizes=("large",),
-        textures=("plain",),
         backgrounds=("paper", "snow", "stone", "wood"),
-        broken=0.0,
-        pairs="all",
         counted=counted,
     )
 
@@ -143,25 +133,21 @@ def close_ups(scenes: ShapeScenes, *, lab: Lab) -> UInt8[Tensor, "n 3 s s"]:
 def captioned_base(lab: Lab) -> Clip:
     """The CLIP, in eval mode; trained at the first call of a seed, then read from the user's cache."""
 
-    def make(folder: Path) -> None:
+    def teach() -> Clip:
         pairs = drawn_scenes(lab, "base", count=lab.steps(PAIRS, 64), world=shape_world((1, 4)))
         model = create("tiny", seed=lab.seed, image_size=SIDE, patch=PATCH)
         near = drawn_scenes(lab, "close-ups", count=lab.steps(CLOSE_UPS, 32), world=shape_world((1, 1)))
         pixels, texts = torch.cat([pixels_of(pairs), close_ups(near, lab=lab)]), pairs.texts + near.texts
-        ids = model.tokenizer(texts)
-        model.prune_vocabulary_(model.tokenizer([*texts, *PHRASES]))
-        in_memory.fit_rows(
+        return in_memory.fit_captions(
             model,
-            lambda rows: Batch(pixels[rows], ids[rows]),
-            rows=len(texts),
-            step=ContrastiveStep(ClipLoss(duplicates="positives"), steps=lab.steps(STEPS), seed=lab.seed),
+            pixels,
+            texts,
             steps=lab.steps(STEPS),
+            seed=lab.seed,
+            generator=lab.generator("base"),
+            further=PHRASES,
             batch_size=BATCH,
             learning_rate=RATE,
-            generator=lab.generator("base"),
         )
-        model.restore_vocabulary_()
-        save(model.eval(), folder / "model")
 
-    facts = [lab.seed, lab.smoke]
-    return cast(Clip, load(cached_model("drawn-shapes", made_by=Path(__file__), facts=facts, make=make) / "model"))
+    return cached_clip("drawn-shapes", teach, made_by=Path(__file__), facts=[lab.seed, lab.smoke])

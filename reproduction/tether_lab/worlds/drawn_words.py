@@ -6,28 +6,20 @@ import string
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from tether.core.hash_rng import hash_int
-from tether.core.types import Batch
-from tether.losses import ClipLoss
 from tether.models import Clip, create
-from tether.models.load import load
-from tether.models.save import save
 from tether.tasks.read import Charset, DualReader
-from tether.training.steps.presets import ContrastiveStep
-from tether_lab.lab.model_cache import cached_model
-from tether_lab.worlds.in_memory import fit_rows
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
+from tether_lab.lab.lab import Lab
+from tether_lab.lab.model_cache import cached_clip, cached_model
+from tether_lab.worlds.in_memory import fit_captions
 
 LONGEST, CELL, HEIGHT = 8, 8, 8
 """Letters of a word, at most, and pixels of a letter's cell."""
@@ -37,7 +29,7 @@ NOISE = 12.0
 HIDDEN = 1
 """Letters of an occluded word that a bar covers whole."""
 LETTERS = Charset(string.ascii_lowercase)
-DIM, BATCH, RATE = 64, 128, 2e-3
+DIM = 64
 PERMS = 4
 """Orders of reading; both ways of reading and one pair at random."""
 
@@ -103,27 +95,12 @@ def _glyphs(points: int) -> dict[str, Float[np.ndarray, "h w"]]:
 def word_clip(lab: Lab, name: str, pixels: UInt8[Tensor, "n 3 h w"], words: Sequence[str], *, steps: int) -> Clip:
     """A tiny CLIP that learnt crops and their words, in eval mode; at the first call, then from the user's cache."""
 
-    def make(folder: Path) -> None:
+    def teach() -> Clip:
         model = create("tiny", seed=lab.seed, dim=DIM, image_size=(HEIGHT, CELL * LONGEST), patch=CELL)
-        ids: Int[Tensor, "n l"] = model.tokenizer(list(words))
-        model.prune_vocabulary_(ids)
-        taken = lab.steps(steps)
-        fit_rows(
-            model,
-            lambda rows: Batch(pixels[rows], ids[rows]),
-            rows=len(words),
-            step=ContrastiveStep(ClipLoss(duplicates="positives"), steps=taken, seed=lab.seed),
-            steps=taken,
-            batch_size=BATCH,
-            learning_rate=RATE,
-            generator=lab.generator(name),
-        )
-        model.restore_vocabulary_()
-        save(model, folder / "model")
+        chance = lab.generator(name)
+        return fit_captions(model, pixels, words, steps=lab.steps(steps), seed=lab.seed, generator=chance)
 
-    facts = [name, lab.seed, lab.smoke, steps]
-    folder = cached_model("word-clip", made_by=Path(__file__), facts=facts, make=make)
-    return cast(Clip, load(folder / "model")).eval()
+    return cached_clip("word-clip", teach, made_by=Path(__file__), facts=[name, lab.seed, lab.smoke, steps])
 
 
 def right(read: Sequence[str], words: Sequence[str]) -> float:

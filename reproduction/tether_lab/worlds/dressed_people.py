@@ -27,13 +27,11 @@ from tether.data.sets.people import (
 )
 from tether.models.dual import Clip
 from tether.models.latent.style import StyleCodec
-from tether.models.load import load
-from tether.models.save import save
 from tether.training.codec_training import train_codec
 from tether_lab.lab.lab import Lab
-from tether_lab.lab.model_cache import cached_model
+from tether_lab.lab.model_cache import cached_clip, cached_model
 from tether_lab.worlds import in_memory
-from tether_lab.worlds.made_scenes import filled, write_net
+from tether_lab.worlds.made_scenes import filled, train_net, write_net
 
 Net = TypeVar("Net", bound=nn.Module)
 SIDE = 32
@@ -130,13 +128,12 @@ def people_clip(lab: Lab, *, judge: bool = False) -> Clip:
     """A tiny CLIP of captioned people; the judge, one for all seeds, has other weights and people; kept in a cache."""
     own = _fixed(lab, "clip") if judge else lab
 
-    def make(folder: Path) -> None:
+    def teach() -> Clip:
         told = people(own, "clip", count=own.steps(PEOPLE, 64))
         texts = [described(one) for one in told.persons]
-        save(in_memory.taught(own, told.pixels, texts, steps=own.steps(CLIP_STEPS)), folder / "model")
+        return in_memory.taught(own, told.pixels, texts, steps=own.steps(CLIP_STEPS))
 
-    folder = cached_model("people-clip", made_by=Path(__file__), facts=[own.seed, own.smoke], make=make)
-    return cast(Clip, load(folder / "model")).eval()
+    return cached_clip("people-clip", teach, made_by=Path(__file__), facts=[own.seed, own.smoke])
 
 
 def people_codec(lab: Lab) -> StyleCodec:
@@ -226,15 +223,13 @@ def _taught(own: Lab, name: str, kind: type[Net], loss: Callable[[Net, DressedPe
     def make(folder: Path) -> None:
         folder.mkdir()
         told, steps = people(own, name, count=own.steps(PEOPLE, 64)), own.steps(NET_STEPS)
-        optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=max(2, steps))
-        rows = in_memory.draws(len(told.persons), size=NET_BATCH, generator=own.generator(name))
-        for _, some in zip(range(steps), rows, strict=False):
-            optimizer.zero_grad()
+
+        def of_batch(some: Tensor) -> Tensor:
             persons = tuple(told.persons[int(row)] for row in some)
-            loss(net, DressedPeople(persons, told.pixels[some], told.parts[some])).backward()
-            optimizer.step()
-            schedule.step()
+            return loss(net, DressedPeople(persons, told.pixels[some], told.parts[some]))
+
+        rows, chance = len(told.persons), own.generator(name)
+        train_net(net, of_batch, rows=rows, size=NET_BATCH, steps=steps, generator=chance)
         write_net(net, folder / "net")
 
     folder = cached_model(f"people-{name}", made_by=Path(__file__), facts=[own.seed, own.smoke], make=make)

@@ -209,7 +209,7 @@ def teach(lab: Lab, judge: CropClassifier, images: Tensor, masks: Tensor, things
     x = crops(images, masks)
     labels = torch.tensor([(COLOURS.index(one.colour), SHAPES.index(one.shape)) for one in things])
     optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3)
-    rows = in_memory.draws(len(x), size=64, generator=lab.generator("judge"))
+    rows = in_memory.draws(len(x), size=64, generator=lab.generator("judge"), repeats=True)
     for _, some in zip(range(lab.steps(CLASSIFIER_STEPS)), rows, strict=False):
         optimizer.zero_grad()
         shown = x[some] + 0.1 * torch.randn(x[some].shape, generator=lab.generator(f"noise {int(some[0])}"))

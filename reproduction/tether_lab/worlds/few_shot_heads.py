@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -22,11 +22,9 @@ from tether.methods.clipood import class_texts
 from tether.methods.gda import GDAClassifier
 from tether.methods.gda.head import ALPHAS
 from tether.models.embed import encode_images
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds.domain_shift import TEMPLATE
 from tether_lab.worlds.held_out_things import HeldOutThings, ThingRows
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 STRENGTHS = tuple(10.0**power for power in range(-2, 5))
 """Of logistic regression, one of which is chosen on validation rows."""
@@ -162,15 +160,13 @@ def gda(at: EmbeddedSets, *, crops: bool = False, **settings) -> Method:
     return method
 
 
-def gda_unlabelled(at: EmbeddedSets, *, n_iter: int = 1) -> Method:
+def gda_unlabelled(at: EmbeddedSets) -> Method:
     """Ours without the labels of what is shown."""
 
     def fit(draw: Draw):
         head, text = GDAClassifier(logit_scale=at.scale), at.text[list(draw.classes)]
         rows, _ = at.shown(draw, crops=False)
-        return head.fit_unlabelled(
-            rows, text_weights=text, classes=draw.classes, validation=at.chosen(draw), n_iter=n_iter
-        )
+        return head.fit_unlabelled(rows, text_weights=text, classes=draw.classes, validation=at.chosen(draw))
 
     return of_head(fit, at)
 
@@ -227,11 +223,11 @@ def lda(at: EmbeddedSets, *, crops: bool = False) -> Method:
     return of_head(lambda draw: shrunk_lda(*at.shown(draw, crops=crops)), at)
 
 
-def logistic(at: EmbeddedSets, *, crops: bool = False) -> Method:
+def logistic(at: EmbeddedSets) -> Method:
     """Scikit-learn's logistic regression; its strength is chosen on validation rows."""
 
     def fit(draw: Draw) -> LogisticRegression:
-        shown = at.shown(draw, crops=crops)
+        shown = at.shown(draw)
         made = [LogisticRegression(C=strength, max_iter=1000).fit(*shown) for strength in STRENGTHS]
         return max(made, key=lambda one: one.score(*at.chosen(draw)))
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tether.adaptation.recipes import RECIPES, Given
@@ -23,11 +22,10 @@ from tether.models.embed import encode_images, encode_texts
 from tether.models.exchange import linears
 from tether.models.sides import SIDES
 from tether.workflows.adaptation.run import run
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds.domain_shift import TEMPLATE
 from tether_lab.worlds.held_out_things import HeldOutThings, ThingRows
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
+from tether_lab.worlds.in_memory import unit_images
 
 HALFWAY = 0.5
 SPREAD = 0.2
@@ -90,7 +88,7 @@ def given(things: HeldOutThings, draw: Draw) -> Given:
 
 def answer(things: HeldOutThings, model: Clip) -> FewShotAnswer:
     """A model's own choice of the nearest class text."""
-    images = F.normalize(encode_images(model, pixels_of(things).split(250)), dim=1)
+    images = unit_images(model, pixels_of(things), batch=250)
 
     def said(rows: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:
         text = class_texts(model, [things.train.classes[label] for label in classes], template=TEMPLATE)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
 from tether.core.types import Batch
@@ -92,6 +92,15 @@ def grown(model: Clip) -> Clip:
     return model.resized(image_size=SIDE, context=CONTEXT, how=[{"name": "bicubic", "antialias": True}, "linear"])
 
 
+def pruned_to_(model: Clip, texts: Sequence[str]) -> Int[Tensor, "n l"]:
+    """The texts as tokens, cut where they are too long; the model's table keeps these alone."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TextCutWarning)  # a word may be more than one token
+        tokens = model.tokenizer(list(texts))
+    model.prune_vocabulary_(tokens)
+    return tokens
+
+
 def fit(
     model: Clip,
     pixels: UInt8[Tensor, "n 3 h w"],
@@ -119,17 +128,14 @@ def fit(
         teacher: of the step.
         watch: is given the teacher's tensors once, when a third of the steps is over.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TextCutWarning)  # a word may be more than one token
-        tokens = model.tokenizer(list(texts))
-    model.prune_vocabulary_(tokens)
+    tokens = pruned_to_(model, texts)
     views = {"image": dict(image or {}), "text": {}} | {name: dict(view) for name, view in (more_views or {}).items()}
     step = ComposedStep(ClipLoss(), steps=steps, seed=seed, views=views, teacher=dict(teacher) if teacher else None)
     step.new_heads(model)  # there are none, but the teacher looks at the model
 
     def batches() -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(seed)
-        order = draws(len(pixels), size=min(BATCH, len(pixels)), generator=generator, repeats=False)
+        order = draws(len(pixels), size=BATCH, generator=generator)
         for number, rows in enumerate(order):
             if watch is not None and number == steps // 3:
                 watch(step.teacher_tensors())

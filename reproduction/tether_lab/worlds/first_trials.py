@@ -7,11 +7,12 @@ batches and steps. A tiny CLIP learns "the digit seven"; a chance answer is one 
 from __future__ import annotations
 
 import tempfile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from tether.core.protocols import Objective, Step
 from tether.core.types import Batch
 from tether.data import open_source
 from tether.data.sets.digits import NAMES
@@ -26,13 +27,10 @@ from tether.tasks.classify.zero_shot import Scores, ZeroShotClassifier
 from tether.training.steps import ComposedStep
 from tether.workflows.adapt import adapt
 from tether_lab.lab.card import Trial
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds.char_lm_spikes import limit_trial
 from tether_lab.worlds.in_memory import fit_rows
 from tether_lab.worlds.pairs import load_pairs
-
-if TYPE_CHECKING:
-    from tether.core.protocols import Objective, Step
-    from tether_lab.lab.lab import Lab
 
 SIDE, BATCH, STEPS, RATE = 32, 64, 200, 2e-3
 SHOTS = 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -31,12 +31,10 @@ from tether.tasks.anomaly import AnomalyclipDetector, Detector
 from tether.tasks.anomaly.value_looks import blurred
 from tether.training.steps.module import InsideStep, StepModule
 from tether.training.tensor_batches import TensorBatches
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds.flaw_figures import flaw_figures
 from tether_lab.worlds.flawed_things import SEEN, TEMPLATES, UNSEEN, Flawed, base, flawed
 from tether_lab.worlds.flaws_within import flat, within_flawed
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 LEARN, ASKED, EPOCHS = 400, 400, 10
 BLOCKS = 2

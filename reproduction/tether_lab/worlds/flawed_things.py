@@ -8,28 +8,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 
-from tether.core.types import Batch
 from tether.data.sets.scenes import Dice, Scene, Thing, World, draw_defect, render
 from tether.data.sets.scenes.defects import KINDS
 from tether.data.sets.scenes.world import DAMAGES, SHAPES
-from tether.losses import ClipLoss
 from tether.models.dual import Clip
-from tether.models.load import load
 from tether.models.presets import create
-from tether.models.save import save
-from tether.training.steps.presets import ContrastiveStep
-from tether_lab.lab.model_cache import cached_model
+from tether_lab.lab.lab import Lab
+from tether_lab.lab.model_cache import cached_clip
 from tether_lab.worlds import in_memory
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 SEEN = ("circle", "square", "triangle", "cross", "moon")
 UNSEEN = tuple(shape for shape in SHAPES if shape not in SEEN)
@@ -115,26 +107,21 @@ def base(lab: Lab) -> Clip:
     the time, as ``object``.
     """
 
-    def make(folder: Path) -> None:
+    def teach() -> Clip:
         pixels, texts = captioned(lab, "base", count=lab.steps(PAIRS, 64))
         model = create("tiny", seed=lab.seed, image_size=SIDE, patch=PATCH, vision={"layers": LAYERS})
-        ids = model.tokenizer(texts)
-        model.prune_vocabulary_(ids)
-        in_memory.fit_rows(
+        return in_memory.fit_captions(
             model,
-            lambda rows: Batch(pixels[rows], ids[rows]),
-            rows=len(texts),
-            step=ContrastiveStep(ClipLoss(duplicates="positives"), steps=lab.steps(STEPS), seed=lab.seed),
+            pixels,
+            texts,
             steps=lab.steps(STEPS),
+            seed=lab.seed,
+            generator=lab.generator("base"),
             batch_size=BATCH,
             learning_rate=RATE,
-            generator=lab.generator("base"),
         )
-        model.restore_vocabulary_()
-        save(model.eval(), folder / "model")
 
-    facts = [lab.seed, lab.smoke]
-    return cast(Clip, load(cached_model("flawed-things", made_by=Path(__file__), facts=facts, make=make) / "model"))
+    return cached_clip("flawed-things", teach, made_by=Path(__file__), facts=[lab.seed, lab.smoke])
 
 
 def captioned(lab: Lab, name: str, *, count: int) -> tuple[UInt8[Tensor, "n 3 h w"], list[str]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -16,12 +14,10 @@ from tether.models.dual import Clip
 from tether.tasks.anomaly.detector import Detector, ImageFeatures
 from tether.tasks.anomaly.harmonic import harmonic_map, harmonic_mean
 from tether.tasks.anomaly.patches import PatchesDetector
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds.flaw_figures import flaw_figures
 from tether_lab.worlds.flawed_things import LAYERS, SEEN, TEMPLATES, UNSEEN, Flawed, flawed
 from tether_lab.worlds.flaws_within import flat, within_flawed
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 ASKED, CHOOSING, GOOD, OF_A_PRODUCT = 300, 100, 4, 60
 """Images that are asked about, those to choose by, good ones of a product, and those asked about of each product."""

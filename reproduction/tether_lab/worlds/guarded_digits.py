@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +12,8 @@ from torch import Tensor, nn
 from tether.compression.protect import Obfuscator, Secret, accuracy, layer_weights
 from tether.compression.protect.weights import ranges
 from tether.methods.nnsplitter import fine_tune_attack, random_change
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds.digits import digits
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 Batches = list[tuple[Tensor, Tensor]]
 WIDTHS, VALIDATION = (16, 32, 80), 300

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -15,12 +14,10 @@ from tether.data.sets.scenes.captions import listed, noun, with_article
 from tether.evaluate.embeddings import shrink
 from tether.models.dual import Clip
 from tether.models.embed import encode_images, encode_texts
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds import in_memory
 from tether_lab.worlds.damage_ratings import COLOURS, SHAPES
 from tether_lab.worlds.in_memory import dice_of, drawn
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 SIDE, STEPS, PAIRS = 32, 300, 4096
 COLOURED = 0.15

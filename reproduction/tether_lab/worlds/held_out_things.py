@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import UInt8
 from torch import Tensor
 
@@ -19,14 +18,10 @@ from tether.data.labelled import LabelledRows, read_labels
 from tether.data.sets.scenes import Dice, World
 from tether.data.sets.scenes.world import BACKGROUNDS
 from tether.models import Clip, create
-from tether.models.load import load
-from tether.models.save import save
-from tether_lab.lab.model_cache import cached_model
+from tether_lab.lab.lab import Lab
+from tether_lab.lab.model_cache import cached_clip
 from tether_lab.worlds import domain_shift
-from tether_lab.worlds.in_memory import drawn, draws, fit_pairs
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
+from tether_lab.worlds.in_memory import draws, fit_pairs, small_drawn
 
 HELD_OUT, LEARNT = 40, 20
 """Classes that the CLIP never sees, and how many of them are learnt; the others are the unseen ones."""
@@ -86,13 +81,10 @@ def held_out_things(lab: Lab) -> HeldOutThings:
     Which classes are held out, learnt and unseen is the same in every seed.
     """
     held, known = domain_shift.split_classes(HELD_OUT)
-
-    def make(folder: Path) -> None:
-        save(_start(lab, known, text=(*known, *held)), folder / "model")
-
-    folder = cached_model("held-out-things", made_by=Path(__file__), facts=[lab.seed, lab.smoke], make=make)
+    teach = partial(_start, lab, known, text=(*known, *held))
+    model = cached_clip("held-out-things", teach, made_by=Path(__file__), facts=[lab.seed, lab.smoke])
     parts = [_rows(held, lab.steps(count, 22), seed=lab.seed, part=part) for part, count in ((2, TRAIN), (3, TEST))]
-    return HeldOutThings(cast(Clip, load(folder / "model")).eval(), parts[0], parts[1], held[LEARNT:])
+    return HeldOutThings(model, parts[0], parts[1], held[LEARNT:])
 
 
 def _start(lab: Lab, known: Sequence[str], *, text: Sequence[str]) -> Clip:
@@ -101,7 +93,7 @@ def _start(lab: Lab, known: Sequence[str], *, text: Sequence[str]) -> Clip:
     model = create("tiny", seed=lab.seed, image_size=domain_shift.IMAGE_SIZE)
     tokens = model.tokenizer([domain_shift.TEMPLATE.format(name) for name in text])
     model.prune_vocabulary_(tokens)
-    rows = draws(count, size=BATCH, generator=torch.Generator().manual_seed(lab.seed))
+    rows = draws(count, size=BATCH, generator=torch.Generator().manual_seed(lab.seed), repeats=True)
     said = tokens[things.labels]
     return fit_pairs(model, things.pixels, said, rows=rows, steps=lab.steps(STEPS), warmup=WARMUP, seed=lab.seed)
 
@@ -109,8 +101,7 @@ def _start(lab: Lab, known: Sequence[str], *, text: Sequence[str]) -> Clip:
 def _rows(names: Sequence[str], count: int, *, seed: int, part: int) -> LabelledRows:
     dice = Dice(np.random.default_rng([seed, part]))
     scenes = [world.draw(dice) for world in map(_only, names) for _ in range(count)]
-    large = drawn(scenes, size=2 * domain_shift.IMAGE_SIZE).float()
-    pixels = F.avg_pool2d(large, 2).round_().to(torch.uint8)
+    pixels = small_drawn(scenes, size=domain_shift.IMAGE_SIZE)
     labels = [name for name in names for _ in range(count)]
     return read_labels(ThingRows(pixels, labels, name=f"things {seed} {part}"), classes=names)
 

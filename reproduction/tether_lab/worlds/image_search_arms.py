@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from tether.models.embed import encode_images, encode_texts
 from tether.optim import parameter_groups
 from tether.training.steps.module import StepModule, loss_inside
 from tether.training.tensor_batches import ReplayedBatches
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds.in_memory import draws
 from tether_lab.worlds.shape_pairs import (
     BATCH,
@@ -36,9 +37,6 @@ from tether_lab.worlds.shape_pairs import (
     states,
     token_ids,
 )
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 STEPS, REALIGN_STEPS = 200, 200
 RATE, REALIGN_RATE, HEAD_RATE, DECAY = 1e-3, 3e-4, 1e-2, 0.1
@@ -181,4 +179,4 @@ def _pairs(lab: Lab, tokens: Int[Tensor, "n k l"]) -> Iterator[Batch]:
 
 
 def _rows(lab: Lab, told: CaptionedShapes) -> Iterator[Tensor]:
-    return draws(len(told.labels), size=BATCH, generator=lab.generator("order"), repeats=False)
+    return draws(len(told.labels), size=BATCH, generator=lab.generator("order"))

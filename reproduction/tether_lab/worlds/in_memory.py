@@ -5,8 +5,10 @@ The loops are a run's without its files, for checks that train many models.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +18,12 @@ from torch import Tensor
 
 from tether.core.gather import LOCAL
 from tether.core.hash_rng import hash_int
+from tether.core.protocols import DualEncoder, GradClipper, Step
 from tether.core.types import Batch
-from tether.data.sets.scenes import Dice, Scene, render
+from tether.data.sets.scenes import Dice, Scene, World, render
 from tether.evaluate.retrieval import recall_at_k
 from tether.losses import ClipLoss
+from tether.models.dual import Clip
 from tether.models.embed import encode_images, encode_texts
 from tether.models.presets import create
 from tether.optim import AdamW, parameter_groups
@@ -28,16 +32,15 @@ from tether.training.loop import Player, Precision, fit
 from tether.training.schedules import Cosine
 from tether.training.steps.module import StepModule
 from tether.training.steps.presets import ContrastiveStep
+from tether_lab.lab.lab import Lab
 from tether_lab.lab.trace import saw
-
-if TYPE_CHECKING:
-    from tether.core.protocols import DualEncoder, GradClipper, Step
-    from tether.models.dual import Clip
-    from tether_lab.lab.lab import Lab
 
 WARM_FRACTION = 0.1
 BETAS = (0.9, 0.98)  # arXiv 2103.00020, table 6
 LARGEST_GRADIENT = 1.0
+
+plain_world = partial(World, textures=("plain",), broken=0.0, pairs="all")
+"""Whole things without a texture, in all pairs of colour and shape."""
 
 
 def dice_of(lab: Lab, name: str, *, salt: str) -> Dice:
@@ -50,16 +53,22 @@ def drawn(scenes: Iterable[Scene], *, size: int) -> UInt8[Tensor, "n 3 h w"]:
     return torch.stack([torch.from_numpy(render(scene, size=size).pixels).permute(2, 0, 1) for scene in scenes])
 
 
-def draws(count: int, *, size: int, generator: torch.Generator, repeats: bool = True) -> Iterator[Int[Tensor, " b"]]:
+def small_drawn(scenes: Iterable[Scene], *, size: int) -> UInt8[Tensor, "n 3 h w"]:
+    """Images of scenes, drawn at twice the size and averaged."""
+    return F.avg_pool2d(drawn(scenes, size=2 * size).float(), 2).round_().to(torch.uint8)
+
+
+def draws(count: int, *, size: int, generator: torch.Generator, repeats: bool = False) -> Iterator[Int[Tensor, " b"]]:
     """Rows of batches without end.
 
     Args:
         count: rows to choose from.
-        size: of a batch.
+        size: of a batch; without repeats at most ``count``.
         generator: draws them.
         repeats: whether each batch is drawn anew; else all rows come once in a random order, again and again, and what
             does not fill a batch is left out.
     """
+    size = size if repeats else min(size, count)
     while True:
         if repeats:
             yield torch.randint(count, (size,), generator=generator)
@@ -67,20 +76,51 @@ def draws(count: int, *, size: int, generator: torch.Generator, repeats: bool = 
             yield from torch.randperm(count, generator=generator)[: count // size * size].split(size)
 
 
+def shuffled(pixels: Tensor, tokens: Tensor, *, size: int, generator: torch.Generator) -> Iterator[Batch]:
+    """Batches of pairs without end, by ``draws`` without repeats."""
+    return (Batch(pixels[rows], tokens[rows]) for rows in draws(len(pixels), size=size, generator=generator))
+
+
+def unit_images(model: DualEncoder, pixels: UInt8[Tensor, "n 3 h w"], *, batch: int = 256) -> Float[Tensor, "n d"]:
+    """Unit embeddings of images, so many in a forward."""
+    return F.normalize(encode_images(model, pixels.split(batch)), dim=1)
+
+
+def unit_texts(model: DualEncoder, texts: Sequence[str]) -> Float[Tensor, "n d"]:
+    """Unit embeddings of texts."""
+    return F.normalize(encode_texts(model, texts), dim=1)
+
+
 def unit_pairs(
     model: DualEncoder, pixels: UInt8[Tensor, "n 3 h w"], texts: Sequence[str]
 ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "m d"]]:
     """Unit embeddings of images and texts."""
-    image = F.normalize(encode_images(model, pixels.split(256)), dim=1)
-    text = F.normalize(encode_texts(model, texts), dim=1)
+    image, text = unit_images(model, pixels), unit_texts(model, texts)
     saw(torch.cat([image, text]))
     return image, text
+
+
+def percent(holds: Tensor) -> float:
+    """How often something holds."""
+    return 100 * float(holds.float().mean())
 
 
 def mean_recall(image: Float[Tensor, "n d"], text: Float[Tensor, "n d"], *, k: int = 1) -> float:
     """Recall at ``k``, the mean of both directions."""
     found = recall_at_k(image, text, k=(k,))
     return (found[f"image_to_text_r{k}"] + found[f"text_to_image_r{k}"]) / 2
+
+
+def seconds_in_turn(ways: Sequence[Callable[[Tensor], object]], given: Tensor, *, calls: int) -> list[float]:
+    """Processor time of each way, over so many calls of all in turn, after one call of each."""
+    spent = [0.0] * len(ways)
+    for call in range(calls + 1):
+        for place, way in enumerate(ways):
+            begun = time.process_time()
+            way(given)
+            if call:  # the first warms up
+                spent[place] += time.process_time() - begun
+    return spent
 
 
 def fit_pairs(
@@ -114,20 +154,49 @@ def taught(lab: Lab, pixels: Tensor, texts: Sequence[str], *, steps: int, furthe
         further: texts whose tokens keep their place in the table besides those of the captions.
     """
     model = create("tiny", seed=lab.seed, dim=64, image_size=32)
+    chance = lab.generator("batches")
+    return fit_captions(model, pixels, texts, steps=steps, seed=lab.seed, generator=chance, further=further)
+
+
+def fit_captions(
+    model: Clip,
+    pixels: Tensor,
+    texts: Sequence[str],
+    *,
+    steps: int,
+    seed: int,
+    generator: torch.Generator,
+    further: Sequence[str] = (),
+    batch_size: int = 128,
+    learning_rate: float = 2e-3,
+) -> Clip:
+    """Train on images with a caption each with ``fit_rows``; equal captions of a batch are each other's positives.
+
+    Args:
+        model: as ``create`` or ``load`` gave it; it comes back in evaluation mode.
+        pixels: (n, 3, h, w).
+        texts: n captions.
+        steps: optimiser steps.
+        seed: of the step.
+        generator: of the batches.
+        further: texts whose tokens keep their place in the table besides those of the captions.
+        batch_size: see ``fit_rows``.
+        learning_rate: the highest.
+    """
     ids = model.tokenizer(list(texts))
     model.prune_vocabulary_(model.tokenizer([*texts, *further]))
     fit_rows(
         model,
         lambda rows: Batch(pixels[rows], ids[rows]),
         rows=len(texts),
-        step=ContrastiveStep(ClipLoss(duplicates="positives"), steps=steps, seed=lab.seed),
+        step=ContrastiveStep(ClipLoss(duplicates="positives"), steps=steps, seed=seed),
         steps=steps,
-        batch_size=128,
-        learning_rate=2e-3,
-        generator=lab.generator("batches"),
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        generator=generator,
     )
     model.restore_vocabulary_()
-    return model.eval()
+    return model
 
 
 def fit_rows(

@@ -107,9 +107,7 @@ class Start:
     seconds: float
 
 
-def starts(
-    lab: Lab, found: InversionBed, *, settings: dict[str, Any] | None = None, gamma: float = GAMMA
-) -> list[Start]:
+def starts(lab: Lab, found: InversionBed) -> list[Start]:
     """One of each text."""
     made = list[Start]()
     for number in found.asked:
@@ -121,10 +119,10 @@ def starts(
         image = start_image(plan, bank)
         assert image is not None
         blur = BLUR * SIDE
-        field = FinerField(size=SIDE, generator=lab.generator(f"field {text}"), **(settings or FIELD))
+        field = FinerField(size=SIDE, generator=lab.generator(f"field {text}"), **FIELD)
         begun = time.process_time()
         fit_field(
-            image, field=field, gamma=gamma, steps=lab.steps(FIT_STEPS), blur=blur, lr=FIT_RATE, points=POINTS,
+            image, field=field, gamma=GAMMA, steps=lab.steps(FIT_STEPS), blur=blur, lr=FIT_RATE, points=POINTS,
             seed=lab.seed,
         )  # fmt: skip
         spent = time.process_time() - begun
@@ -205,9 +203,9 @@ def judged(found: InversionBed, made: Float[Tensor, "n 3 s s"]) -> dict[str, flo
     told = (read[0] == right // len(SHAPES)).float() + (read[1] == right % len(SHAPES)).float()
     probability = (found.judge.logit_scale * scores).softmax(1)[range(len(right)), right]
     return {
-        "top1": 100 * float((named == right).float().mean()),
-        "colour": 100 * float((named // len(SHAPES) == right // len(SHAPES)).float().mean()),
-        "shape": 100 * float((named % len(SHAPES) == right % len(SHAPES)).float().mean()),
+        "top1": in_memory.percent(named == right),
+        "colour": in_memory.percent(named // len(SHAPES) == right // len(SHAPES)),
+        "shape": in_memory.percent(named % len(SHAPES) == right % len(SHAPES)),
         "likely": 100 * float(probability.mean()),
         "distance": float((1 - (rows @ found.real.T).amax(1)).mean()),
         "detail": float(detail_share(made).mean()) / found.detail,

@@ -5,20 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from tether.core.types import Batch
 from tether.losses import ClipLoss
 from tether.models import create
 from tether.training.steps.presets import ContrastiveStep
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds import reworded
-from tether_lab.worlds.in_memory import draws, fit_batches, unit_pairs
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
+from tether_lab.worlds.in_memory import fit_batches, shuffled, unit_pairs
 
 SCENES, BATCH, STEPS, WARMUP = 8192, 1024, 64, 8
 HELD_OUT = 1024
@@ -45,8 +42,7 @@ def held_out_loss(lab: Lab, optimizer: Callable[[list[dict[str, Any]]], torch.op
     model.prune_vocabulary_(tokens)
     steps = lab.steps(STEPS)
     step = ContrastiveStep(ClipLoss(duplicates="positives"), steps=steps, seed=lab.seed, keep_patches=KEEP_PATCHES)
-    rows = draws(len(seen), size=min(BATCH, len(seen)), generator=lab.generator("batches"), repeats=False)
-    batches = (Batch(seen.pixels[some], tokens[some]) for some in rows)
+    batches = shuffled(seen.pixels, tokens, size=BATCH, generator=lab.generator("batches"))
     fit_batches(model, step, batches, steps=steps, warmup=WARMUP, weight_decay=WEIGHT_DECAY, optimizer=optimizer)
     model.restore_vocabulary_()
     images, texts = unit_pairs(model, asked.pixels, queries)

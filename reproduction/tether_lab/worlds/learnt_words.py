@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -19,14 +18,11 @@ from tether.methods.dti.invert import DirectionalToken, learn_word_, token_norm_
 from tether.methods.dti.recipe import word_loss
 from tether.methods.dti.slerp import slerp
 from tether.models.dual import Clip
-from tether.models.embed import encode_images
 from tether.models.new_tokens import NewTokens
+from tether_lab.lab.lab import Lab
 from tether_lab.lab.trace import saw
 from tether_lab.worlds import in_memory
 from tether_lab.worlds.plain_scenes import COLOURS, GROUNDS, SHAPES, SIDE, SIZES, pixel_clip
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 CLIP_STEPS, PATCH = 1_000, 16
 CONCEPTS, SHOWN, OTHERS = 10, 6, 300
@@ -94,15 +90,12 @@ def prepare(lab: Lab) -> WordBench:
 
 def _world(pairs: Sequence[tuple[str, str]], *, things: int) -> World:
     hidden = {ground for ground in GROUNDS for colour, _ in pairs if colour in BACKGROUNDS[ground]}
-    return World(
+    return in_memory.plain_world(
         things=(things, things),
         shapes=tuple(dict.fromkeys(shape for _, shape in pairs)),
         colours=tuple(dict.fromkeys(colour for colour, _ in pairs)),
         sizes=SIZES,
-        textures=("plain",),
         backgrounds=tuple(ground for ground in GROUNDS if ground not in hidden),
-        broken=0.0,
-        pairs="all",
     )
 
 
@@ -134,7 +127,7 @@ def _said(scene: Scene, at: int) -> str:
 
 
 def _rows(model: Clip, scenes: Sequence[Scene]) -> Float[Tensor, "n d"]:
-    return F.normalize(encode_images(model, in_memory.drawn(scenes, size=SIDE).split(128)), dim=1)
+    return in_memory.unit_images(model, in_memory.drawn(scenes, size=SIDE), batch=128)
 
 
 def told_apart(lab: Lab, bed: WordBench, concept: int) -> Callable[[Reader, int], Tensor]:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import UInt8
 from torch import Tensor
 
@@ -19,11 +18,10 @@ from tether.data.sets.scenes import long, render
 from tether.methods.clip_in import SymmetricHardNegativeLoss
 from tether.methods.tripletclip import SceneTwins
 from tether.models.dual import Clip
-from tether.models.embed import encode_texts
 from tether.models.tokenizer import TextCutWarning
 from tether.training.steps.presets import ClipInStep
 from tether_lab.worlds.attribute_swaps import SIDE, WORLD, quadruples, run
-from tether_lab.worlds.in_memory import mean_recall, unit_pairs
+from tether_lab.worlds.in_memory import mean_recall, unit_pairs, unit_texts
 
 PLACES = ("paper", "grass", "wood", "stone")
 DETAILS = 4
@@ -107,7 +105,7 @@ def _texts(split: str, *, count: int) -> list[str]:
 
 
 def _agreement(student: Clip, teacher: Clip, texts: list[str]) -> float:
-    one, two = (F.normalize(encode_texts(model, texts), dim=1) for model in (student, teacher))
+    one, two = (unit_texts(model, texts) for model in (student, teacher))
     return float((one * two).sum(dim=1).mean())
 
 

@@ -6,21 +6,18 @@ import functools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
+from tether.core.protocols import DualEncoder
 from tether.data.captions.first_sentence import first_sentence
 from tether.data.sets.scenes import Dice, Scene, World, short
 from tether.data.sets.scenes.captions import details_of
 from tether.evaluate.retrieval import recall_at_k
 from tether.models.tokenizer import TextCutWarning
 from tether_lab.worlds.in_memory import drawn, mean_recall, unit_pairs
-
-if TYPE_CHECKING:
-    from tether.core.protocols import DualEncoder
 
 SIDE, CONTEXT = 64, 24
 KEEP, RATIO = 8, 4

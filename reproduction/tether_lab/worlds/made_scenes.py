@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -14,13 +15,10 @@ from torch import Tensor, nn
 
 from tether.core.hash_rng import hash_int
 from tether.core.state_file import read_state, wide_array, write_state
-from tether.data.sets.scenes import World
 from tether.data.sets.scenes.captions import PLACES
 from tether.models.dual import Clip
-from tether.models.load import load
-from tether.models.save import save
 from tether_lab.lab.lab import Lab
-from tether_lab.lab.model_cache import cached_model
+from tether_lab.lab.model_cache import cached_clip, cached_model
 from tether_lab.worlds import in_memory
 
 SIDE = 32
@@ -61,17 +59,13 @@ def prompts() -> tuple[list[str], Int[Tensor, "n 2"]]:
 
 def things(lab: Lab, name: str, *, count: int, every: bool = False) -> ToldThings:
     """Draw scenes by the lab's seed and a name; ``every`` pair, or none that is held out."""
-    world = World(
-        things=(1, 1), shapes=SHAPES, colours=COLOURS, sizes=("huge",), textures=("plain",), backgrounds=GROUNDS,
-        broken=0.0, pairs="all",
-    )  # fmt: skip
+    world = in_memory.plain_world(things=(1, 1), shapes=SHAPES, colours=COLOURS, sizes=("huge",), backgrounds=GROUNDS)
     dice, scenes = in_memory.dice_of(lab, name, salt="made scenes"), []
     while len(scenes) < count:
         scene = world.draw(dice)
         if every or not held_out(scene.things[0].colour, scene.things[0].shape):
             scenes.append(scene)
-    large = in_memory.drawn(scenes, size=2 * SIDE).float()
-    pixels = F.avg_pool2d(large, 2).round_().to(torch.uint8)
+    pixels = in_memory.small_drawn(scenes, size=SIDE)
     told = [(scene.things[0].colour, scene.things[0].shape, PLACES[scene.background]) for scene in scenes]
     labels = torch.tensor([(COLOURS.index(c), SHAPES.index(s)) for c, s, _ in told])
     return ToldThings(pixels, [" ".join(("a", *one)) for one in told], labels)
@@ -86,13 +80,12 @@ def scene_clip(lab: Lab, *, judge: bool = False) -> Clip:
     """
     own = Lab(hash_int("judge", seed=lab.seed, salt="made scenes") % 2**31, smoke=lab.smoke) if judge else lab
 
-    def make(folder: Path) -> None:
+    def teach() -> Clip:
         told = things(own, "clip", count=lab.steps(SCENES, 64), every=judge)
         steps = lab.steps(CLIP_STEPS)
-        save(in_memory.taught(own, told.pixels, told.texts, steps=steps, further=prompts()[0]), folder / "model")
+        return in_memory.taught(own, told.pixels, told.texts, steps=steps, further=prompts()[0])
 
-    folder = cached_model("made-scenes-clip", made_by=Path(__file__), facts=[own.seed, judge, lab.smoke], make=make)
-    return cast(Clip, load(folder / "model")).eval()
+    return cached_clip("made-scenes-clip", teach, made_by=Path(__file__), facts=[own.seed, judge, lab.smoke])
 
 
 class Classifier(nn.Module):
@@ -119,6 +112,29 @@ class Classifier(nn.Module):
         return colour, shape
 
 
+def train_net(
+    net: nn.Module, loss: Callable[[Tensor], Tensor], *, rows: int, size: int, steps: int, generator: torch.Generator
+) -> None:
+    """Train in place by a loss of the rows of a batch.
+
+    Args:
+        net: its weights are AdamW's.
+        loss: of indices (b,).
+        rows: how many there are to choose from.
+        size: of a batch.
+        steps: optimiser steps.
+        generator: of the batches.
+    """
+    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=max(2, steps))
+    batches = in_memory.draws(rows, size=size, generator=generator, repeats=True)
+    for _, some in zip(range(steps), batches, strict=False):
+        optimizer.zero_grad()
+        loss(some).backward()
+        optimizer.step()
+        schedule.step()
+
+
 def classifier(lab: Lab) -> Classifier:
     """Trained on scenes of all pairs that nothing else sees; kept in the user's cache."""
     with torch.random.fork_rng(devices=[]):
@@ -129,15 +145,12 @@ def classifier(lab: Lab) -> Classifier:
         folder.mkdir()
         told = things(lab, "classifier", count=lab.steps(SCENES, 64), every=True)
         x, steps = told.pixels.float().div(127.5).sub(1), lab.steps(CLASSIFIER_STEPS)
-        optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=max(2, steps))
-        rows = in_memory.draws(len(x), size=64, generator=lab.generator("classifier"))
-        for _, some in zip(range(steps), rows, strict=False):
-            optimizer.zero_grad()
+
+        def loss(some: Tensor) -> Tensor:
             losses = [F.cross_entropy(logits, told.labels[some, k]) for k, logits in enumerate(net(x[some]))]
-            torch.stack(losses).sum().backward()
-            optimizer.step()
-            schedule.step()
+            return torch.stack(losses).sum()
+
+        train_net(net, loss, rows=len(x), size=64, steps=steps, generator=lab.generator("classifier"))
         write_net(net, folder / "net")
 
     folder = cached_model("made-scenes-classifier", made_by=Path(__file__), facts=[lab.seed, lab.smoke], make=make)

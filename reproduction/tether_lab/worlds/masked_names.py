@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,15 +25,13 @@ from tether.methods.ovseg.masked_questions import masked_hits
 from tether.methods.ovseg.masked_regions import MaskedPhrases, masked_regions
 from tether.methods.ovseg.recipe import MaskedCropsRecipe
 from tether.models.dual import Clip
-from tether.models.embed import encode_texts
 from tether.models.frozen_copy import frozen_copy
 from tether.models.kept_patches import encode_patches
 from tether.models.vision.mask_prompt_stem import prompts_of
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds import drawn_shapes
 from tether_lab.worlds.drawn_shapes import PATCH, PHRASES, ShapeScenes
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
+from tether_lab.worlds.in_memory import percent, unit_texts
 
 THINGS = (2, 4)
 SCENES, ASKED = 1_500, 400
@@ -126,7 +124,7 @@ def all_named(found: MaskedPhrases) -> MaskedPhrases:
     return MaskedPhrases(found.crops, found.masks, labels, PHRASES)
 
 
-def tuned(lab: Lab, found: MaskedPhrases, start: Clip, moves: Moves, *, rate: float, steps: int = STEPS) -> Clip:
+def tuned(lab: Lab, found: MaskedPhrases, start: Clip, moves: Moves, *, rate: float) -> Clip:
     """A copy of a model after the recipe ``masked_crops``.
 
     Args:
@@ -135,11 +133,10 @@ def tuned(lab: Lab, found: MaskedPhrases, start: Clip, moves: Moves, *, rate: fl
         start: what it begins as.
         moves: what learns.
         rate: of learning.
-        steps: of the optimiser.
     """
     model = copy.deepcopy(start)
     recipe = MaskedCropsRecipe(
-        moves=moves, learning_rate=rate, steps=lab.steps(steps), batch_size=lab.steps(BATCH, 8), warmup=30
+        moves=moves, learning_rate=rate, steps=lab.steps(STEPS), batch_size=lab.steps(BATCH, 8), warmup=30
     )
     play(recipe.describe(model, found, seed=lab.seed), model, seed=lab.seed)
     return model.eval()
@@ -147,7 +144,7 @@ def tuned(lab: Lab, found: MaskedPhrases, start: Clip, moves: Moves, *, rate: fl
 
 def top1(model: Clip, found: MaskedPhrases) -> float:
     """Crops whose own phrase is nearest, out of 24; percent. Mask prompts, if there are some, are told the masks."""
-    return 100 * float(masked_hits(model, found).float().mean())
+    return percent(masked_hits(model, found))
 
 
 @torch.no_grad()
@@ -158,8 +155,8 @@ def top1_hidden(model: Clip, found: MaskedPhrases) -> float:
         encode_patches(model, crop[None], keep=some.nonzero().T).pooled
         for crop, some in zip(found.crops, keep, strict=True)
     ]
-    text = F.normalize(encode_texts(model, found.phrases), dim=1)
-    return 100 * float(((torch.cat(rows) @ text.T).argmax(dim=1) == found.labels).float().mean())
+    text = unit_texts(model, found.phrases)
+    return percent((torch.cat(rows) @ text.T).argmax(dim=1) == found.labels)
 
 
 @torch.no_grad()
@@ -179,7 +176,7 @@ def mean_iou(model: Clip, bed: NameBench, *, fill: Fill = "mean") -> float:
         fill: what crops have outside of their masks.
     """
     told = prompts_of(model) is not None
-    text, scale = F.normalize(encode_texts(model, PHRASES), dim=1), float(model.logit_scale)
+    text, scale = unit_texts(model, PHRASES), float(model.logit_scale)
     scores = MaskScores(PHRASES, tolerance=0)
     for drawn, phrases, masks in zip(bed.scenes.drawn, bed.scenes.phrases, bed.proposals, strict=True):
         crops = masked_crops(drawn_shapes.tensor_of(drawn), masks, size=model.image_spec.size, fill=fill)

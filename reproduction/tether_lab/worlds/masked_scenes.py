@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from tether.adaptation.recipes.given import Given
 from tether.adaptation.recipes.tuning import play
 from tether.core.masks import BACKGROUND, NO_CLASS
 from tether.evaluate.dense import MaskScores
-from tether.methods.clip_dinoiser.distill import ColourTeacher, PatchTeacher
+from tether.methods.clip_dinoiser.distill import ColourTeacher
 from tether.methods.clip_dinoiser.head import GroupingHead
 from tether.methods.clip_dinoiser.recipe import GroupingRecipe
 from tether.methods.clip_dinoiser.segmenter import DinoiserSegmenter
@@ -23,11 +23,9 @@ from tether.models.frozen_copy import frozen_copy
 from tether.models.tower_state import patch_grid
 from tether.models.windows import Windows, label_map
 from tether.tasks.segment.segmenter import DenseSegmenter
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds import drawn_shapes
 from tether_lab.worlds.drawn_shapes import PHRASES, ShapeScenes
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 THINGS = (2, 4)
 UNLABELLED, CHOOSING, ASKED, CALIBRATED = 500, 100, 200, 50
@@ -136,23 +134,16 @@ def _scenes_iou(segmenter: DenseSegmenter, scenes: ShapeScenes, *, count: Count,
     return 100 * scores.report().miou.value
 
 
-def learnt_head(
-    lab: Lab, bed: MaskedScenes, *, teacher: PatchTeacher | None = None, rate: float = RATE, gamma: float = 0.2
-) -> GroupingHead:
+def learnt_head(lab: Lab, bed: MaskedScenes) -> GroupingHead:
     """What ``tether adapt --recipe grouping`` learns from the unlabelled scenes.
 
     Args:
         lab: seed and budget.
         bed: of the seed.
-        teacher: None takes colours and places.
-        rate: of the convolution.
-        gamma: of the head.
     """
-    recipe = GroupingRecipe(
-        steps=lab.steps(STEPS), batch_size=lab.steps(BATCH, 8), learning_rate=rate, gamma=gamma, images="plain"
-    )
+    recipe = GroupingRecipe(steps=lab.steps(STEPS), batch_size=lab.steps(BATCH, 8), learning_rate=RATE, images="plain")
     given = Given("images", bed.unlabelled, len(bed.unlabelled), seed=lab.seed)
-    by = ColourTeacher(grid=patch_grid(bed.model)) if teacher is None else teacher
+    by = ColourTeacher(grid=patch_grid(bed.model))
     model = frozen_copy(bed.model)
     outcome = play(recipe.describe(model, given, teacher=by), model, seed=lab.seed).outcome
     assert outcome is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,14 +22,12 @@ from tether.methods.alpha_clip.recipe import RegionsRecipe
 from tether.methods.alpha_clip.region_questions import RegionAnswers, ask_regions
 from tether.methods.dclip.region_crops import cut_box
 from tether.models.dual import Clip
-from tether.models.embed import encode_images, encode_texts
+from tether.models.embed import encode_images
 from tether.models.vision.region_tower import AlphaVisionTower, alpha_from_mask
 from tether.tasks.classify.regions import RegionAs, region_rows
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds import drawn_shapes, in_memory
 from tether_lab.worlds.drawn_shapes import PHRASES, ShapeScenes
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 THINGS = (2, 4)
 SCENES, ASKED, POOL = 2_000, 300, 400
@@ -153,8 +151,8 @@ def named(model: Clip, bed: MaskBench, way: RegionAs | Literal["none"]) -> float
         else:
             rows.append(region_rows(model, pixels, regions=regions_of(drawn), region_as=way))
         right += [PHRASES.index(phrase) for phrase in phrases]
-    cosines = F.normalize(torch.cat(rows), dim=1) @ F.normalize(encode_texts(model, PHRASES), dim=1).T
-    return 100 * float((cosines.argmax(dim=1) == torch.tensor(right)).float().mean())
+    cosines = F.normalize(torch.cat(rows), dim=1) @ in_memory.unit_texts(model, PHRASES).T
+    return in_memory.percent(cosines.argmax(dim=1) == torch.tensor(right))
 
 
 def regions_of(drawn: RenderedScene) -> list[NamedRegion]:

@@ -6,15 +6,15 @@ import copy
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from tether.core.types import Batch
-from tether.data.sets.scenes import Dice, Scene, World, short
+from tether.core.protocols import DualEncoder
+from tether.data.sets.scenes import Dice, Scene, short
 from tether.data.sets.scenes.world import BACKGROUNDS
 from tether.losses import ClipLoss
 from tether.methods.leaf import typo_robustness
@@ -28,11 +28,8 @@ from tether.models.presets import configure
 from tether.models.tokenizer import FunctionTokenizer
 from tether.training.steps.presets import ContrastiveStep
 from tether.training.tensor_batches import TensorBatches
-from tether_lab.worlds.in_memory import drawn, draws, fit_batches
-
-if TYPE_CHECKING:
-    from tether.core.protocols import DualEncoder
-    from tether_lab.lab.lab import Lab
+from tether_lab.lab.lab import Lab
+from tether_lab.worlds.in_memory import drawn, fit_batches, plain_world, shuffled
 
 SIDE, PATCH, CONTEXT, WIDTH = 64, 16, 40, 32
 LETTERS, START, END = 128, 1, 2
@@ -49,7 +46,7 @@ PLACES, CANDIDATES = 10, 50
 
 Arm = Literal["leaf", "worst", "plain"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
-WORLD = World(things=(1, 1), sizes=("large",), textures=("plain",), broken=0.0, pairs="all")
+WORLD = plain_world(things=(1, 1), sizes=("large",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +103,7 @@ def base(lab: Lab) -> Clip:
     model = Clip(config, tokenizer=FunctionTokenizer(letters, context_length=CONTEXT, vocab_size=LETTERS))
     model.initialise_(torch.Generator().manual_seed(lab.seed))
     tokens, steps = model.tokenizer([said(scene) for scene in scenes]), lab.steps(BASE_STEPS)
-    rows = draws(len(scenes), size=BASE_BATCH, generator=lab.generator("batches"), repeats=False)
-    batches = (Batch(pixels[some], tokens[some]) for some in rows)
+    batches = shuffled(pixels, tokens, size=BASE_BATCH, generator=lab.generator("batches"))
     step = ContrastiveStep(ClipLoss(duplicates="positives"), steps=steps, seed=lab.seed)
     return fit_batches(model, step, batches, steps=steps, warmup=steps // 10, learning_rate=BASE_RATE)
 

@@ -10,26 +10,22 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from tether.core.protocols import DualEncoder
 from tether.evaluate.geometry import alignment, modality_gap
-from tether.evaluate.retrieval import recall_at_k
 from tether.models.dual import Clip
-from tether.models.embed import encode_images, encode_texts
 from tether.models.load import load
 from tether.models.presets import create
 from tether.models.save import save
 from tether.training import RunConfig, train
+from tether_lab.lab.lab import Lab
+from tether_lab.worlds.in_memory import mean_recall, unit_images, unit_texts
 from tether_lab.worlds.pairs import Pairs, load_pairs
 from tether_lab.worlds.small_clip import small_clip
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from tether_lab.lab.lab import Lab
 
 DIM, IMAGE_SIZE, CONTEXT, BATCH, STEPS, SCALE = 256, 64, 48, 16, 800, 100.0
 DATA = "scenes:size=64,rows=4096"
@@ -125,9 +121,7 @@ def held_out(lab: Lab) -> Pairs:
 
 def unit_embeddings(model: DualEncoder, pairs: Pairs) -> tuple[Tensor, Tensor]:
     """Unit embeddings (n, d) of the images and of their first captions, in float32."""
-    image = encode_images(model, pairs.pixels.split(256))
-    text = encode_texts(model, [texts[0] for texts in pairs.texts])
-    return torch.nn.functional.normalize(image), torch.nn.functional.normalize(text)
+    return unit_images(model, pairs.pixels), unit_texts(model, [texts[0] for texts in pairs.texts])
 
 
 def look(model: DualEncoder, pairs: Pairs) -> Look:
@@ -147,9 +141,8 @@ def centred(lab: Lab, model: DualEncoder, pairs: Pairs) -> dict[str, float]:
 
 
 def _seen(image: Tensor, text: Tensor) -> Look:
-    recall = recall_at_k(image, text, k=(1,))
     return Look(
         centroid_distance=float(modality_gap(image, text)),
         paired_cosine=1 - float(alignment(image, text)) / 2,
-        recall=(recall["image_to_text_r1"] + recall["text_to_image_r1"]) / 2,
+        recall=mean_recall(image, text),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,11 +14,9 @@ from tether.generation import RandomViews
 from tether.generation.canvases import PixelCanvas
 from tether.generation.edit import Morpher
 from tether.generation.edit.morph import SimilarityName
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds import recoloured_scenes
 from tether_lab.worlds.recoloured_scenes import RecolouredScenes, small
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 SCENES, STEPS, VIEWS = 40, 100, 2
 RATES = (0.002, 0.004, 0.008, 0.016)

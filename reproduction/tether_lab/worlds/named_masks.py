@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -33,12 +33,10 @@ from tether.models.mask_decoder import MaskHead, PixelDecoder
 from tether.models.mask_models import NamedMasks, PromptMasks, SeenImage, see_image
 from tether.models.region_pooling import pool_masks
 from tether.training.steps.module import InsideStep, StepModule
+from tether_lab.lab.lab import Lab
 from tether_lab.lab.trace import saw
 from tether_lab.worlds import drawn_shapes
 from tether_lab.worlds.drawn_shapes import DRAWN, PHRASES, SHAPES, ShapeScenes
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 CLUTTER = ("heart", "cross")
 CLASSES = (*sorted(SHAPES), "background")

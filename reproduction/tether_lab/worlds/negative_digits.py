@@ -6,7 +6,7 @@ import functools
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -18,13 +18,12 @@ from tether.core.protocols import DualEncoder
 from tether.generation import CFG, NAG, TextDiffusion, train_generator
 from tether.models.image_digest import image_digest
 from tether_lab.lab.card import Trial
+from tether_lab.lab.lab import Lab
 from tether_lab.lab.model_cache import cached_model
 from tether_lab.lab.trace import saw
+from tether_lab.worlds.in_memory import percent
 from tether_lab.worlds.pairs import load_pairs
 from tether_lab.worlds.small_clip import small_clip
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DATA = "digits:size=32"
@@ -77,7 +76,7 @@ def prepare(lab: Lab) -> NegativeBed:
         right = judge(held.mean(1).flatten(1)).argmax(1) == truth
     pairs = tuple(pair for pair in PAIRS for _ in range(lab.steps(EACH, smoke=1)))[: lab.steps(10_000, smoke=4)]
     noise = torch.randn(len(pairs), 3, 8, 8, generator=lab.generator("noise"))
-    return NegativeBed(diffusion, judge.eval(), pairs, noise, 100 * float(right.float().mean()))
+    return NegativeBed(diffusion, judge.eval(), pairs, noise, percent(right))
 
 
 def asked(bed: NegativeBed, guidance: NAG | CFG | None, *, both: bool = True) -> dict[str, float]:
@@ -99,7 +98,7 @@ def asked(bed: NegativeBed, guidance: NAG | CFG | None, *, both: bool = True) ->
     named = chance.argmax(1)
     wanted, other = (torch.tensor(one) for one in zip(*bed.pairs, strict=True))
     shares = {"left_out": named == other, "wanted": named == wanted, "unsure": chance.max(1).values < UNSURE}
-    return {name: 100 * float(share.float().mean()) for name, share in shares.items()} | {"seconds": seconds}
+    return {name: percent(share) for name, share in shares.items()} | {"seconds": seconds}
 
 
 def _said(*digits: int) -> str:

@@ -6,22 +6,19 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
 from tether.core.protocols import DualEncoder
 from tether.data.sets.norms import NormTable, check_apart, group_test_rows
-from tether.evaluate.norms import evaluate_groups, flip_accuracy
+from tether.evaluate.norms import NormScores, evaluate_groups, flip_accuracy
 from tether.models.composed.starter import starter
 from tether.tasks.norms import ModelTexts, NormClassifier
+from tether.tasks.norms.classifier import Head
+from tether.tasks.norms.pair_features import Combine
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds.small_clip import small_clip
-
-if TYPE_CHECKING:
-    from tether.evaluate.norms import NormScores
-    from tether.tasks.norms.classifier import Head
-    from tether.tasks.norms.pair_features import Combine
-    from tether_lab.lab.lab import Lab
 
 
 def written(make: Callable[[Path], Path], read: Callable[[Path], Any]) -> Any:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
-from torch import Tensor
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
 
 from tether.data.sets.scenes import TEMPLATES, Dice, World, render
 from tether.data.sets.scenes.world import BACKGROUNDS, COLOURS, SHAPES
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from tether.losses import clip_loss
+from tether.models import create
+from tether_lab.lab.lab import Lab
+from tether_lab.worlds.in_memory import draws, plain_world
 
 SIZE = 32
 CLASSES: tuple[tuple[str, str], ...] = tuple(
@@ -63,15 +64,74 @@ def scenes(labels: Int[np.ndarray, " n"], *, rng: np.random.Generator) -> Things
     return Things(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), texts, np.asarray(labels))
 
 
+def long_tailed(
+    lab: Lab, total: int, *, exponent: float, asked: int
+) -> tuple[Things, Things, Int[np.ndarray, " c"], Int[np.ndarray, " c"]]:
+    """Scenes whose classes are as frequent as Zipf's law has it, and as many of each class to ask.
+
+    Args:
+        lab: seed.
+        total: scenes to learn from, about.
+        exponent: of the law.
+        asked: scenes of each class to ask.
+
+    Returns:
+        Both, the classes from the most frequent to the rarest, and how many scenes each of these has.
+    """
+    order = np.random.default_rng([lab.seed, 0]).permutation(len(CLASSES))
+    counts = zipf_counts(total, exponent=exponent)
+    pool = scenes(np.repeat(order, counts), rng=np.random.default_rng([lab.seed, 1]))
+    test = scenes(np.repeat(np.arange(len(CLASSES)), asked), rng=np.random.default_rng([lab.seed, 2]))
+    return pool, test, order, counts
+
+
+def optimizer_of(
+    parameters: Iterable[nn.Parameter], *, rate: float, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW, and a warm-up to the rate with a cosine."""
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.05, betas=(0.9, 0.98), fused=True)
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
+
+
+def clip_scores(
+    lab: Lab,
+    pixels: UInt8[Tensor, "n 3 32 32"],
+    texts: Sequence[str],
+    *,
+    asked: UInt8[Tensor, "m 3 32 32"],
+    names: Sequence[str] = NAMES,
+    steps: int,
+    batch: int,
+    rate: float,
+) -> Float[Tensor, "m c"]:
+    """What a tiny CLIP that learnt pairs says of images, by a prompt for each name.
+
+    Args:
+        lab: seed of the weights and the batches.
+        pixels: to learn from.
+        texts: a caption of each.
+        asked: images to name.
+        names: of the classes.
+        steps: optimiser steps.
+        batch: pairs in a step.
+        rate: the highest learning rate.
+    """
+    model = create("tiny", seed=lab.seed)
+    tokens = model.tokenizer(list(texts))
+    optimizer, schedule = optimizer_of(model.parameters(), rate=rate, steps=steps)
+    rows = draws(len(tokens), size=batch, generator=lab.generator("batches"), repeats=True)
+    for _, chosen in zip(range(steps), rows, strict=False):
+        image, text = model.encode_image(pixels[chosen]).unit, model.encode_text(tokens[chosen]).unit
+        optimizer.zero_grad()
+        clip_loss(image, text, model.logit_scale).backward()
+        optimizer.step()
+        schedule.step()
+    model.eval()
+    with torch.inference_mode():
+        heads = model.encode_text(model.tokenizer([PROMPT.format(name) for name in names])).unit
+        return torch.cat([model.encode_image(part).unit @ heads.T for part in asked.split(256)])
+
+
 def _world(colour: str, shape: str) -> World:
     seen = tuple(name for name, hides in BACKGROUNDS.items() if colour not in hides)
-    return World(
-        things=(1, 1),
-        shapes=(shape,),
-        colours=(colour,),
-        backgrounds=seen,
-        sizes=("large",),
-        textures=("plain",),
-        broken=0.0,
-        pairs="all",
-    )
+    return plain_world(things=(1, 1), shapes=(shape,), colours=(colour,), backgrounds=seen, sizes=("large",))

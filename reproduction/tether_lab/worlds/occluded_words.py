@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,12 +16,10 @@ from tether.core.edit_distance import KnownWords
 from tether.data.lettering.signs import lexicon
 from tether.models import Clip
 from tether.tasks.read import DualReader
+from tether_lab.lab.lab import Lab
 from tether_lab.lab.trace import saw
 from tether_lab.worlds import drawn_words
 from tether_lab.worlds.drawn_words import HIDDEN, LONGEST, right
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 WORDS = 400
 """Of both halves of the list; one half is never learnt from."""
@@ -55,7 +53,7 @@ class OccludedBench:
     asked: dict[tuple[str, str], AskedWords]
 
 
-def prepare(lab: Lab, *, rate: float = RATE) -> OccludedBench:
+def prepare(lab: Lab) -> OccludedBench:
     """Draw the words and teach CLIP and reader."""
     both, rng = lexicon(WORDS, longest=LONGEST, seed=lab.seed), drawn_words.generator_of(lab, "occluded")
     halves = {"known": both[: WORDS // 2], "unseen": both[WORDS // 2 :]}
@@ -77,7 +75,7 @@ def prepare(lab: Lab, *, rate: float = RATE) -> OccludedBench:
     seen = torch.cat([crops, drawn_words.draw_words(wrong, rng=other)])
     clip = drawn_words.word_clip(lab, "misspelt", seen, [*words, *wrong], steps=CLIP_STEPS)
     reader = drawn_words.new_reader(lab, clip)
-    reader.fit(crops, words, steps=lab.steps(STEPS), batch_size=BATCH, learning_rate=rate, seed=lab.seed)
+    reader.fit(crops, words, steps=lab.steps(STEPS), batch_size=BATCH, learning_rate=RATE, seed=lab.seed)
     pieces = frozenset(clip.tokenizer([*words, *wrong]).flatten().tolist())
     return OccludedBench(reader, halves["known"], pieces, asked)
 

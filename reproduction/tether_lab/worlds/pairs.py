@@ -5,18 +5,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
+from torch import Tensor
 
 from tether.core.types import ImageSpec
 from tether.data import open_source
 from tether.data.loader import ordered
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from tether_lab.lab.lab import Lab
+from tether_lab.lab.lab import Lab
 
 _CACHED_SETS = 8
 
@@ -64,12 +61,8 @@ def load_pairs(spec: str, *, size: int, limit: int | None = None) -> Pairs:
 def emoji(
     lab: Lab,
     *,
-    split: Literal["train", "validation", "test", "variants", "all"] = "train",
+    split: Literal["train", "validation", "test", "variants", "all"],
     size: int = 32,
-    holdout: Literal["base", "sequence"] = "sequence",
-    limit: int | None = None,
 ) -> Pairs:
     """Emoji drawings with their English names; a smoke run gets at most 64 of them."""
-    if lab.smoke:
-        limit = min(limit or 64, 64)
-    return load_pairs(f"emoji:split={split},size={size},holdout={holdout}", size=size, limit=limit)
+    return load_pairs(f"emoji:split={split},size={size},holdout=sequence", size=size, limit=64 if lab.smoke else None)

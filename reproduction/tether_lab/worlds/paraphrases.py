@@ -6,7 +6,7 @@ import copy
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,11 +19,9 @@ from tether.evaluate.retrieval import recall_at_k
 from tether.losses import ClipLoss
 from tether.models import Clip, create
 from tether.training.steps.composed import ComposedStep
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds.in_memory import draws, fit_batches, unit_pairs
 from tether_lab.worlds.reworded import SIDE, WORLD, draw_scenes
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 CONTEXT, BATCH, WARMUP = 64, 64, 30
 WORDINGS, NEGATIVES = 4, 2
@@ -150,8 +148,8 @@ class Course:
     def _batches(self, kind: Kind, *, short: int, pairs: int) -> Iterator[Batch]:
         count, generator = len(self._data), self._lab.generator("images")
         beside = self._lab.generator("pairs")
-        several = draws(count, size=min(pairs, count), generator=beside, repeats=False)
-        for place, rows in enumerate(draws(count, size=min(BATCH, count), generator=generator, repeats=False)):
+        several = draws(count, size=pairs, generator=beside)
+        for place, rows in enumerate(draws(count, size=BATCH, generator=generator)):
             drawn = torch.randint(WORDINGS, (len(rows),), generator=generator)
             text = self._wordings[rows, drawn] if place < short else self._long[rows]
             extra: dict[str, object] = {}

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from tether.core.types import Batch
 from tether.losses import ClipLoss
-from tether.models.tokenizer import TextCutWarning
+from tether.models import Clip
 from tether.models.tokens import AttentiveTokens
 from tether.training.steps.composed import ComposedStep
 from tether.training.steps.views import ImageView, ViewRows
-from tether_lab.worlds.few_tokens import BATCH, PATCH, SIDE, Told
-from tether_lab.worlds.in_memory import draws, fit_batches
-
-if TYPE_CHECKING:
-    from tether.models import Clip
+from tether_lab.worlds.few_tokens import BATCH, PATCH, SIDE, Told, pruned_to_
+from tether_lab.worlds.in_memory import fit_batches, shuffled
 
 GRID = (SIDE // PATCH, SIDE // PATCH)
 
@@ -50,20 +45,11 @@ def fit_picked(
     model: Clip, seen: Told, scores: Scores, *, seed: int, steps: int, rate: float, full_last: float
 ) -> Clip:
     """``few_tokens.fit`` with the patches that score most, until the last share of the steps sees all."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TextCutWarning)
-        tokens = model.tokenizer(list(seen.captions))
-    model.prune_vocabulary_(tokens)
+    tokens = pruned_to_(model, seen.captions)
     step = ComposedStep(ClipLoss(), steps=steps, seed=seed, views={"image": {}, "text": {}})
     step.views["image"] = _PickedView(scores, full_last=full_last, steps=steps, seed=seed, view="image")
-
-    def batches() -> Iterator[Batch]:
-        generator = torch.Generator().manual_seed(seed)
-        size = min(BATCH, len(tokens))
-        for rows in draws(len(tokens), size=size, generator=generator, repeats=False):
-            yield Batch(seen.pixels[rows], tokens[rows])
-
-    fit_batches(model, step, batches(), steps=steps, warmup=max(1, steps // 10), learning_rate=rate)
+    batches = shuffled(seen.pixels, tokens, size=BATCH, generator=torch.Generator().manual_seed(seed))
+    fit_batches(model, step, batches, steps=steps, warmup=max(1, steps // 10), learning_rate=rate)
     model.restore_vocabulary_()
     return model
 

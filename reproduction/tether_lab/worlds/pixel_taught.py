@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -30,12 +30,10 @@ from tether.tasks.classify.zero_shot import ZeroShotClassifier
 from tether.training import load_config
 from tether.training.steps import ComposedStep
 from tether.workflows.label import label
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds import drawn_shapes, in_memory
 from tether_lab.worlds.drawn_shapes import BATCH, COLOURS, DRAWN, PATCH, SHAPES, SIDE, shape_world
 from tether_lab.worlds.with_heads import fit_with_heads
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 CLASSES = 1 + len(ALL_SHAPES)
 LABEL, CONTEXT = 24, 24

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,20 +14,16 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from tether.core.state_file import read_state, wide_array, write_state
-from tether.core.types import Batch
-from tether.data.sets.scenes import Scene, World, render, short
+from tether.data.sets.scenes import Scene, render, short
 from tether.losses import ClipLoss
 from tether.models.convert.weights import fill
 from tether.models.dual import Clip
-from tether.models.embed import encode_texts
 from tether.models.presets import configure
 from tether.models.tokenizer import FunctionTokenizer
 from tether.training.steps.presets import ContrastiveStep
+from tether_lab.lab.lab import Lab
 from tether_lab.lab.model_cache import cached_model
 from tether_lab.worlds import in_memory
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 SIDE = 64
 SHAPES = ("circle", "square", "triangle", "star", "cross", "heart")
@@ -64,16 +60,7 @@ class PlainScenes:
 
 def told_scenes(lab: Lab, name: str, *, count: int, things: tuple[int, int] = (1, 2)) -> PlainScenes:
     """Draw them by the lab's seed and a name."""
-    world = World(
-        things=things,
-        shapes=SHAPES,
-        colours=COLOURS,
-        sizes=SIZES,
-        textures=("plain",),
-        backgrounds=GROUNDS,
-        broken=0.0,
-        pairs="all",
-    )
+    world = in_memory.plain_world(things=things, shapes=SHAPES, colours=COLOURS, sizes=SIZES, backgrounds=GROUNDS)
     dice = in_memory.dice_of(lab, name, salt="told scenes")
     scenes = [world.draw(dice) for _ in range(count)]
     drawn = [render(scene, size=SIDE) for scene in scenes]
@@ -127,9 +114,7 @@ def pixel_clip(lab: Lab, *, steps: int, rate: float = RATE, things: tuple[int, i
 def taught(lab: Lab, model: Clip, told: PlainScenes, *, steps: int, rate: float = RATE) -> Clip:
     """Teach a model on scenes, the same batches in the same order for all, and put it in evaluation mode."""
     tokens, count = model.tokenizer(told.texts), lab.steps(steps)
-    size = min(BATCH, len(told))
-    rows = in_memory.draws(len(told), size=size, generator=lab.generator("batches"), repeats=False)
-    batches = (Batch(told.pixels[some], tokens[some]) for some in rows)
+    batches = in_memory.shuffled(told.pixels, tokens, size=BATCH, generator=lab.generator("batches"))
     step = ContrastiveStep(ClipLoss(duplicates="positives"), steps=count, seed=lab.seed)
     return in_memory.fit_batches(model, step, batches, steps=count, warmup=count // 10, learning_rate=rate)
 
@@ -146,7 +131,7 @@ def named(model: Clip, told: PlainScenes, images: Float[Tensor, "n d"]) -> dict[
     for attribute, names in {"shape": SHAPES, "colour": COLOURS, "size": SIZES}.items():
         rows = torch.stack([_class_text(model, name) for name in names])
         labels = torch.tensor([names.index(getattr(scene.things[0], attribute)) for scene in told.scenes])
-        found[attribute] = 100 * float(((images @ rows.T).argmax(dim=1) == labels).float().mean())
+        found[attribute] = in_memory.percent((images @ rows.T).argmax(dim=1) == labels)
     return {**found, "mean": sum(found.values()) / len(found)}
 
 
@@ -158,7 +143,7 @@ def things_called(name: str) -> list[str]:
 
 def _class_text(model: Clip, name: str) -> Tensor:
     """Mean of the unit rows of all that is called so."""
-    return F.normalize(F.normalize(encode_texts(model, things_called(name)), dim=1).mean(dim=0), dim=0)
+    return F.normalize(in_memory.unit_texts(model, things_called(name)).mean(dim=0), dim=0)
 
 
 def hidden_share(told: PlainScenes, rows: Sequence[int], hidden: Bool[Tensor, "n p"]) -> float:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import copy
 import statistics
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from tether.methods.dpfl_moo_clip import MooClipSchedule, PrivateClient, Update, federate
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds.digits import digits
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 Arm = Literal["fixed", "adaptive", "normalised", "adaclip"]
 CLIENTS, BATCH, SIGMA, COUNT_STD, ROUNDS, DELTA = 5, 64, 1.5, 3.0, 60, 1e-4

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from tether.losses.boxes import corners, overlap
+from tether.models.composed.encoder import ComposedEncoder
 from tether.models.composed.prompted import locate, region_embeddings
-from tether.models.embed import encode_texts
 from tether_lab.worlds import drawn_shapes
+from tether_lab.worlds.asked_boxes import BoxBench
 from tether_lab.worlds.drawn_shapes import PHRASES
-
-if TYPE_CHECKING:
-    from tether.models.composed.encoder import ComposedEncoder
-    from tether_lab.worlds.asked_boxes import BoxBench
+from tether_lab.worlds.in_memory import percent, unit_texts
 
 HEADS, FASTER = 4, 10.0
 """Of the prompter: heads, and how many times faster than the model its new weights learn."""
@@ -53,7 +50,7 @@ class Prompted:
 @torch.no_grad()
 def prompted_answers(model: ComposedEncoder, bed: BoxBench) -> Prompted:
     """Ask the prompter about each box of the scenes asked for, by the box and by the phrase."""
-    text = F.normalize(encode_texts(model, PHRASES), dim=1)
+    text = unit_texts(model, PHRASES)
     hits, apart, own = list[Tensor](), list[bool](), list[Tensor]()
     every = [torch.from_numpy(_shares(drawn.boxes)).float() for drawn in bed.asked.drawn]
     mean = torch.cat(every)
@@ -74,7 +71,7 @@ def prompted_answers(model: ComposedEncoder, bed: BoxBench) -> Prompted:
         own.append(overlap(told, boxes)[0][single])
         blind.append(overlap(centre.expand_as(boxes), boxes)[0][single])
     return Prompted(
-        named=100 * float(torch.cat(hits).float().mean()),
+        named=percent(torch.cat(hits)),
         told_apart=100 * sum(apart) / max(1, len(apart)),
         iou=float(torch.cat(own).mean().nan_to_num()),
         iou_centre=float(torch.cat(blind).mean().nan_to_num()),

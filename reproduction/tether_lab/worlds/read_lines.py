@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -14,19 +14,17 @@ from torch import Tensor
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import DualEncoder
 from tether.data.lettering.pages import FACES, DrawnPages, draw_pages, random_texts
-from tether.data.sets.scenes import Dice, World
+from tether.data.sets.scenes import Dice
 from tether.data.sets.scenes.captions import noun
 from tether.evaluate.reading import reading_scores
 from tether.models.causal_lm import CausalLM, small_causal_lm
 from tether.models.dual import Clip
 from tether.models.vision.vocabulary import VisionVocabulary
 from tether.tasks.read import MergedVision, VisionLM, pretrain_vocabulary
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds.captioned_scenes import COLOURS, SHAPES
-from tether_lab.worlds.in_memory import drawn
+from tether_lab.worlds.in_memory import drawn, plain_world
 from tether_lab.worlds.small_clip import small_clip
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 SIZE, CLIP_SIZE, PATCH = 128, 64, 16
 """Pixels of images, of what the CLIP is given of them, and of a patch of either: 4 x 4 tokens by both."""
@@ -96,15 +94,8 @@ def _lines(lab: Lab, name: str, count: int) -> DrawnPages:
 def scenes(lab: Lab, name: str, count: int) -> DrawnPages:
     """So many scenes of one thing by a name, with its colour and shape."""
     dice = Dice(np.random.default_rng(hash_int(name, seed=lab.seed, salt="read lines")))
-    world = World(
-        things=(1, 1),
-        shapes=SHAPES,
-        colours=COLOURS,
-        sizes=("large",),
-        textures=("plain",),
-        backgrounds=("paper", "snow", "stone", "wood"),
-        broken=0.0,
-        pairs="all",
+    world = plain_world(
+        things=(1, 1), shapes=SHAPES, colours=COLOURS, sizes=("large",), backgrounds=("paper", "snow", "stone", "wood")
     )
     found = [world.draw(dice) for _ in range(count)]
     return DrawnPages(drawn(found, size=SIZE), tuple(noun(scene.things[0]) for scene in found))
@@ -140,9 +131,7 @@ def language_model(lab: Lab, name: str) -> CausalLM:
     return small_causal_lm(["a"], width=LM_WIDTH, layers=LM_LAYERS, vocabulary=257, context=96, std=std, seed=seed)
 
 
-def pretrained(
-    lab: Lab, *, steps: int = STAGE_STEPS, rate: float = STAGE_RATE
-) -> tuple[VisionVocabulary, dict[str, float]]:
+def pretrained(lab: Lab) -> tuple[VisionVocabulary, dict[str, float]]:
     """A vocabulary that learnt to read, and how: characters wrong, images without text known, processor seconds."""
     pages = _lines(lab, "pages", lab.steps(PAGES, 16))
     negatives = scenes(lab, "negatives", lab.steps(NEGATIVES, 4)).image
@@ -154,9 +143,9 @@ def pretrained(
         pages,
         negatives=negatives,
         words_steps=lab.steps(WORDS_STEPS),
-        steps=lab.steps(steps),
+        steps=lab.steps(STAGE_STEPS),
         batch_size=BATCH,
-        learning_rate=rate,
+        learning_rate=STAGE_RATE,
         longest=LONGEST,
         seed=lab.seed,
     )
@@ -179,8 +168,6 @@ def answered(
     *,
     clip: DualEncoder | None,
     vocabulary: VisionVocabulary | None,
-    steps: int = STEPS,
-    rate: float = RATE,
 ) -> dict[str, float]:
     """Figures of an arm in percent: characters wrong, and things named by colour and shape.
 
@@ -194,9 +181,9 @@ def answered(
         shown,
         [*bed.lines.texts, *bed.scenes.texts],
         prompts=[LINE] * len(bed.lines) + [THING] * len(bed.scenes),
-        steps=lab.steps(steps),
+        steps=lab.steps(STEPS),
         batch_size=BATCH,
-        learning_rate=rate,
+        learning_rate=RATE,
         longest=LONGEST,
         seed=lab.seed,
     )

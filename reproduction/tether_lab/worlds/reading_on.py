@@ -5,26 +5,27 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from tether.adaptation.finetune.kept_positions import KeptPositions
 from tether.core.atomic_io import read_json, write_json
+from tether.core.protocols import DualEncoder
 from tether.losses import clip_loss, long_clip_loss
 from tether.methods.fix_clip import GroupHeads, fix_clip_loss
 from tether.methods.fix_clip.region_prompts import RegionPromptEncoder, text_layer_states
 from tether.models import create
 from tether.models.dual import Clip
-from tether.models.load import load
-from tether.models.save import save
 from tether.models.text_windows import SlidingTextEncoder
 from tether.models.tokenizer import TextCutWarning, lengths
 from tether.models.vision.masked_patches import hidden_patches, mask_patches_, unmask_patches_
 from tether.optim import parameter_groups
-from tether_lab.lab.model_cache import cached_model
+from tether_lab.lab.lab import Lab
+from tether_lab.lab.model_cache import cached_clip, cached_model
 from tether_lab.worlds.in_memory import BETAS, draws
 from tether_lab.worlds.long_descriptions import (
     CONTEXT,
@@ -39,10 +40,6 @@ from tether_lab.worlds.long_descriptions import (
     measure,
     training_scenes,
 )
-
-if TYPE_CHECKING:
-    from tether.core.protocols import DualEncoder
-    from tether_lab.lab.lab import Lab
 
 PATCH, BATCH = 16, 64
 BASE_STEPS, BASE_RATE = 2_000, 2e-3
@@ -113,8 +110,7 @@ def _found(lab: Lab, arm: Arm) -> LongRecall:
     known, facts = Path(__file__), [lab.seed, lab.smoke]
 
     def make(folder: Path) -> None:
-        start = cached_model("long-base", made_by=known, facts=facts, make=lambda at: save(base(lab), at / "model"))
-        reader = tuned(lab, cast(Clip, load(start / "model")), arm)
+        reader = tuned(lab, cached_clip("long-base", partial(base, lab), made_by=known, facts=facts), arm)
         write_json(folder / "found.json", asdict(measure(reader, seed=lab.seed, count=lab.steps(POOL, 16))))
 
     return LongRecall(
@@ -233,7 +229,7 @@ def _fit(
         optimizer, rate, total_steps=max(steps, 2), pct_start=WARM, cycle_momentum=False
     )
     count = lab.steps(SCENES, 64)
-    batches = draws(count, size=min(BATCH, count), generator=lab.generator("batches"), repeats=False)
+    batches = draws(count, size=BATCH, generator=lab.generator("batches"))
     for _ in range(steps):
         optimizer.zero_grad()
         loss(next(batches)).backward()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Int
@@ -24,11 +24,9 @@ from tether.training.schedules import Cosine
 from tether.training.steps import ComposedStep
 from tether.training.steps.module import StepModule, ViewRows, encode_views
 from tether.training.tensor_batches import ReplayedBatches
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds import in_memory
 from tether_lab.worlds.plain_scenes import SIDE, PlainScenes, hidden_share, pixel_clip, told_scenes
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 SCENES, HELD_OUT, POOL = 2_000, 512, 200
 PATCH, BASE_STEPS, THINGS = 8, 250, (2, 2)
@@ -97,7 +95,7 @@ def step_of(arm: Arm, *, steps: int, seed: int) -> ComposedStep:
     return ComposedStep(objective, steps=steps, seed=seed, views=views, heads=heads, terms=terms)
 
 
-def trained(lab: Lab, bed: RebuiltBench, arm: Arm, *, rate: float = RATE) -> StepModule:
+def trained(lab: Lab, bed: RebuiltBench, arm: Arm) -> StepModule:
     """A copy of the start after the same batches in the same order, with its decoders, in eval mode."""
     model, steps = copy.deepcopy(bed.start).train(), lab.steps(STEPS)
     step = step_of(arm, steps=steps, seed=lab.seed)
@@ -105,15 +103,13 @@ def trained(lab: Lab, bed: RebuiltBench, arm: Arm, *, rate: float = RATE) -> Ste
     heads = step.new_heads(model)
 
     def batches() -> Iterator[Batch]:
-        size, count = min(BATCH, len(bed.train)), len(bed.train)
-        for rows in in_memory.draws(count, size=size, generator=lab.generator("batches"), repeats=False):
-            yield Batch(bed.train.pixels[rows], tokens[rows])
+        return in_memory.shuffled(bed.train.pixels, tokens, size=BATCH, generator=lab.generator("batches"))
 
     tuning = Tuning(
         step=step,
         batches=ReplayedBatches(batches),
         steps=steps,
-        optimizer={"name": "adamw", "lr": rate},
+        optimizer={"name": "adamw", "lr": RATE},
         weight_decay=DECAY,
         schedule=Cosine(warmup=steps // 10),
         clipper=GlobalNorm(),
@@ -131,13 +127,13 @@ def hidden_by(model: Clip, told: PlainScenes) -> Int[Tensor, "n k"]:
     views = {"image": ViewRows("image", told.pixels, want="tokens"), "text": _words(model, told.texts)}
     found, _ = encode_views(StepModule(model, micro_batch=128), views)
     # pyrefly: ignore[bad-argument-type] - the view wants tokens
-    return UntoldTokens(hide=0.5)(patch_scores(found["image"].tokens, found["text"].pooled), grid=GRID)
+    return UntoldTokens()(patch_scores(found["image"].tokens, found["text"].pooled), grid=GRID)
 
 
 def random_patches(lab: Lab, told: PlainScenes) -> Int[Tensor, "n k"]:
     """Any half of the patches."""
     noise = torch.rand(len(told), GRID[0] * GRID[1], generator=lab.generator("hidden"))
-    return UntoldTokens(hide=0.5, select="random")(noise, grid=GRID)
+    return UntoldTokens(select="random")(noise, grid=GRID)
 
 
 @torch.inference_mode()

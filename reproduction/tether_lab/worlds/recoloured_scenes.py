@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tether.data.sets.scenes import World, render
+from tether.data.sets.scenes import render
 from tether.data.sets.scenes.captions import PLACES
 from tether.generation.seen import unit_images
 from tether.models.dual import Clip
-from tether.models.embed import encode_texts
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds import in_memory
 from tether_lab.worlds.made_scenes import (
     COLOURS,
@@ -26,9 +25,6 @@ from tether_lab.worlds.made_scenes import (
     held_out,
     scene_clip,
 )
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +54,7 @@ class RecolouredScenes:
 
 def prepare(lab: Lab, name: str, *, count: int) -> RecolouredScenes:
     """Draw scenes by the lab's seed and a name, and teach models or read them from the cache."""
-    world = World(
-        things=(1, 1), shapes=SHAPES, colours=COLOURS, sizes=("huge",), textures=("plain",), backgrounds=GROUNDS,
-        broken=0.0, pairs="all",
-    )  # fmt: skip
+    world = in_memory.plain_world(things=(1, 1), shapes=SHAPES, colours=COLOURS, sizes=("huge",), backgrounds=GROUNDS)
     dice, draws = in_memory.dice_of(lab, name, salt="recoloured scenes"), lab.generator(name)
     scenes, wanted = [], list[str]()
     while len(scenes) < count:
@@ -105,9 +98,9 @@ def told(bed: RecolouredScenes, image: Float[Tensor, "n 3 h w"]) -> dict[str, fl
         [text.replace(COLOURS[int(label)], other, 1) for other in COLOURS]
         for text, label in zip(bed.asked, bed.labels[:, 0], strict=True)
     ]
-    texts = F.normalize(encode_texts(bed.judge, [one for some in every for one in some]), dim=1)
+    texts = in_memory.unit_texts(bed.judge, [one for some in every for one in some])
     named = (texts.view(len(rows), len(COLOURS), -1) @ rows[:, :, None])[..., 0].argmax(dim=1)
-    return {"colour": colour, "shape": shape, "judge": 100 * float((named == bed.labels[:, 0]).float().mean())}
+    return {"colour": colour, "shape": shape, "judge": in_memory.percent(named == bed.labels[:, 0])}
 
 
 @torch.no_grad()
@@ -115,5 +108,5 @@ def inside(bed: RecolouredScenes, image: Float[Tensor, "n 3 h w"]) -> float:
     """Mean cosine, for the judge, of where the thing alone has moved and of where the texts say."""
     mask = bed.mask[:, None].float()
     rows = unit_images(bed.judge, small(image * mask)) - unit_images(bed.judge, small(bed.image * mask))
-    before, after = (F.normalize(encode_texts(bed.judge, some), dim=1) for some in (bed.texts, bed.asked))
+    before, after = (in_memory.unit_texts(bed.judge, some) for some in (bed.texts, bed.asked))
     return float(F.cosine_similarity(rows, after - before).mean())

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal
 
 from tether.adaptation.recipes.moving import move_
 from tether.adaptation.recipes.tuning import Tuning
 from tether.data.contents import BatchContents
 from tether.losses import ClipLoss
+from tether.models.dual import Clip
+from tether.models.wrapped_encoders import WrappedEncoder
 from tether.optim.clip import GlobalNorm
 from tether.training.steps import ComposedStep
 from tether.training.tuning import play
-from tether_lab.worlds.asked_boxes import BATCH, COLUMNS, DECAY, STEPS, given_pairs
-
-if TYPE_CHECKING:
-    from tether.models.dual import Clip
-    from tether.models.wrapped_encoders import WrappedEncoder
-    from tether_lab.lab.lab import Lab
-    from tether_lab.worlds.asked_boxes import BoxBench
+from tether_lab.lab.lab import Lab
+from tether_lab.worlds.asked_boxes import BATCH, COLUMNS, DECAY, STEPS, BoxBench, given_pairs
+from tether_lab.worlds.with_heads import finished
 
 
 def taught_by(
@@ -53,9 +51,8 @@ def taught_by(
         steps=steps,
         optimizer={"name": "adamw", "lr": rate},
         weight_decay=DECAY,
-        clipper=GlobalNorm(1.0),
+        clipper=GlobalNorm(),
         modules=heads,
     )
     play(tuning, model, seed=lab.seed)
-    state = {f"{name}.{key}": value for name, head in heads.items() for key, value in head.state_dict().items()}
-    return cast("Clip | WrappedEncoder", step.finished(model.eval(), state)).eval()
+    return finished(step, model, heads)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,19 +17,16 @@ from tether.adaptation.recipes.tuning import Tuning, play
 from tether.core.types import Batch, ImageSpec, Row
 from tether.data.blocks import IndexedSource
 from tether.data.regions import RegionColumns
-from tether.data.sets.scenes import World, render, short
+from tether.data.sets.scenes import render, short
 from tether.data.sets.scenes.captions import with_article
 from tether.evaluate.retrieval import recall_at_k
 from tether.methods.dclip import DclipStep, RegionPairs, RegionTargets, fit_region_teacher, region_pairs, region_targets
 from tether.methods.dclip.cross_modal import CrossModalTeacher
 from tether.methods.dclip.region_crops import RegionCropper
 from tether.models.dual import Clip
-from tether.models.embed import encode_images, encode_texts
 from tether.training.tensor_batches import ReplayedBatches
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds import in_memory
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "heart")
 COLOURS = ("red", "orange", "green", "blue", "purple", "pink")
@@ -59,15 +56,12 @@ class BoxedScenes(IndexedSource):
         self, lab: Lab, name: str, *, count: int, things: tuple[int, int], repeats: Literal["drawn", "none"] = "drawn"
     ) -> None:
         """Draw them by the lab's seed and a name; without repeats no two show the same things."""
-        world = World(
+        world = in_memory.plain_world(
             things=things,
             shapes=SHAPES,
             colours=COLOURS,
             sizes=("large",),
-            textures=("plain",),
             backgrounds=("paper", "snow", "stone", "wood"),
-            broken=0.0,
-            pairs="all",
         )
         dice = in_memory.dice_of(lab, name, salt="regions")
         self.name, self.version, self.rows, self.first = f"scenes {name}", str(lab.seed), list[Row](), []
@@ -145,7 +139,7 @@ class RegionBench:
     targets: Mapping[Seen, RegionTargets]
 
 
-def prepare(lab: Lab, *, rate: float = TEACHER_RATE, readout: Literal["beside", "alone"] = "beside") -> RegionBench:
+def prepare(lab: Lab) -> RegionBench:
     """Teach the CLIP, embed regions, fit both teachers and ask them."""
     taught = BoxedScenes(lab, "start", count=lab.steps(BASE_PAIRS, 64), things=BASE_THINGS)
     start = in_memory.taught(lab, taught.pixels, taught.texts, steps=lab.steps(BASE_STEPS))
@@ -162,8 +156,7 @@ def prepare(lab: Lab, *, rate: float = TEACHER_RATE, readout: Literal["beside", 
             steps=lab.steps(TEACHER_STEPS),
             batch_size=BATCH,
             looks_at=looks_at,
-            readout=readout,
-            learning_rate=rate,
+            learning_rate=TEACHER_RATE,
             weight_decay=DECAY,
             generator=lab.generator("teacher"),
         )
@@ -190,8 +183,7 @@ def tuned(lab: Lab, bed: RegionBench, seen: Seen, *, alpha: float, rate: float, 
     ids = model.tokenizer(texts)
 
     def batches() -> Iterator[Batch]:
-        size = min(BATCH, len(texts))
-        for rows in in_memory.draws(len(texts), size=size, generator=lab.generator("batches"), repeats=False):
+        for rows in in_memory.draws(len(texts), size=BATCH, generator=lab.generator("batches")):
             whose = {"keys": [train.rows[row].key for row in rows], "texts": [texts[row] for row in rows]}
             yield Batch(train.pixels[rows], ids[rows], whose)
 
@@ -218,12 +210,12 @@ def halfway(bed: RegionBench, end: Clip) -> Clip:
 def measure(model: Clip, bed: RegionBench) -> RegionFigures:
     """What a model finds among the held-out scenes, and how it names single things."""
     recall = recall_at_k(*in_memory.unit_pairs(model, bed.pool.pixels, bed.pool.texts), k=(1,))
-    images = F.normalize(encode_images(model, bed.single.pixels.split(256)), dim=1)
+    images = in_memory.unit_images(model, bed.single.pixels)
     named = {}
     for place, names in enumerate((COLOURS, SHAPES)):
         rows = torch.stack([_class_text(model, name) for name in names])
         labels = torch.tensor([names.index(thing[place]) for thing in bed.single.first])
-        named[place] = 100 * float(((images @ rows.T).argmax(dim=1) == labels).float().mean())
+        named[place] = in_memory.percent((images @ rows.T).argmax(dim=1) == labels)
     return RegionFigures(100 * recall["text_to_image_r1"], 100 * recall["image_to_text_r1"], named[1], named[0])
 
 
@@ -231,7 +223,7 @@ def _class_text(model: Clip, name: str) -> Tensor:
     """Mean of the unit rows of all that is called so, such as every red thing."""
     things = [(colour, shape) for colour in COLOURS for shape in SHAPES if name in (colour, shape)]
     texts = [with_article(" ".join(thing)) for thing in things]
-    return F.normalize(F.normalize(encode_texts(model, texts), dim=1).mean(dim=0), dim=0)
+    return F.normalize(in_memory.unit_texts(model, texts).mean(dim=0), dim=0)
 
 
 def teacher_recall(bed: RegionBench, seen: Seen) -> dict[str, float]:
@@ -240,7 +232,7 @@ def teacher_recall(bed: RegionBench, seen: Seen) -> dict[str, float]:
     ``recall`` is with each image's own caption read, which a search cannot do; ``misled`` is how often an image's row
     is nearer to another image's caption than to its own when it has read that one.
     """
-    text = F.normalize(encode_texts(bed.start, bed.held_out.texts), dim=1)
+    text = in_memory.unit_texts(bed.start, bed.held_out.texts)
     own = region_targets(bed.start, bed.teachers[seen], bed.held_out).image
     turned = RegionPairs(
         bed.held_out.keys,
@@ -253,5 +245,5 @@ def teacher_recall(bed: RegionBench, seen: Seen) -> dict[str, float]:
     misled = (other * text.roll(-1, dims=0)).sum(dim=1) > (other * text).sum(dim=1)
     return {
         "recall": 100 * recall_at_k(own, text, k=(1,))["text_to_image_r1"],
-        "misled": 100 * float(misled.float().mean()),
+        "misled": in_memory.percent(misled),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,11 +11,9 @@ from torch import Tensor
 
 from tether.core.hash_rng import hash_int
 from tether.generation.edit import SemanticStyler, StyleWeights
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds import recoloured_scenes
 from tether_lab.worlds.recoloured_scenes import RecolouredScenes
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 SCENES, STEPS, CROPS, CROP = 10, 100, 16, 24 / 64
 WIDTHS, PATCH, CONTENT, RATE = (8, 16, 32), 2_000.0, 600.0, 3e-3

@@ -6,7 +6,6 @@ import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -25,10 +24,8 @@ from tether.tasks.caption import (
     fit_grammar,
     fit_pairs,
 )
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds.captioned_scenes import REFERENCES, ReferencedScenes, caption_clip, scenes
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 PAIRS, IMAGES = 2_000, 300
 WIDTH, LAYERS, QUERIES, INNER, DROPOUT = 64, 1, 4, 256, 0.0

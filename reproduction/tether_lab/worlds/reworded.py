@@ -20,13 +20,12 @@ from tether.data.sets.scenes.world import SHAPES
 from tether.losses import ClipLoss
 from tether.models import Clip, create
 from tether.training.steps.presets import ContrastiveStep
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds.attribute_swaps import run
-from tether_lab.worlds.in_memory import draws
+from tether_lab.worlds.in_memory import draws, plain_world
 
 SIDE, CONTEXT, BATCH = 32, 40, 64
-WORLD = World(
-    things=(2, 3), sizes=("medium", "large"), textures=("plain",), backgrounds=("paper",), broken=0.0, pairs="all"
-)
+WORLD = plain_world(things=(2, 3), sizes=("medium", "large"), backgrounds=("paper",))
 """Two or three plain things on paper, so that a small model can see what there is and words decide."""
 ONE_THING = replace(WORLD, things=(1, 1), sizes=("large",))
 """One large plain thing on paper."""
@@ -60,6 +59,14 @@ def draw_scenes(split: Literal["train", "test"], *, count: int, seed: int, world
     spec = ImageSpec((SIDE, SIDE))
     pixels = torch.stack([load(render(scene, size=2 * SIDE).pixels, spec) for scene in scenes])
     return Worded(scenes, pixels, tuple(worded(scene, how="usual", dice=dice) for scene in scenes))
+
+
+def seen_and_asked(lab: Lab, *, seen: int, asked: int) -> tuple[Worded, Worded]:
+    """So many scenes to learn from, and others."""
+    return (
+        draw_scenes("train", count=lab.steps(seen, 160), seed=lab.seed),
+        draw_scenes("test", count=lab.steps(asked, 20), seed=lab.seed),
+    )
 
 
 def worded(scene: Scene, *, how: Wording, dice: Dice) -> str:
@@ -98,8 +105,8 @@ def train(
     model.prune_vocabulary_(tokens)
 
     def batches() -> Iterator[Batch]:
-        size, generator = min(BATCH, len(pixels)), torch.Generator().manual_seed(seed)
-        for rows in draws(len(pixels), size=size, generator=generator, repeats=False):
+        generator = torch.Generator().manual_seed(seed)
+        for rows in draws(len(pixels), size=BATCH, generator=generator):
             yield Batch(pixels[rows], tokens[[place[said(row)] for row in rows.tolist()]])
 
     run(model, ContrastiveStep(ClipLoss(), steps=steps, seed=seed), batches(), steps=steps)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,11 +61,11 @@ def new_maker(lab: Lab, clip: Clip, told: ToldThings) -> VarGenerator:
     return maker.eval()
 
 
-def taught_maker(lab: Lab, maker: VarGenerator, told: ToldThings, *, rate: float = RATE) -> VarGenerator:
+def taught_maker(lab: Lab, maker: VarGenerator, told: ToldThings) -> VarGenerator:
     """Its transformer trained on codewords of scenes."""
     train_generator(
         maker, told.pixels, [[text] for text in told.texts], steps=lab.steps(STEPS), batch_size=BATCH,
-        learning_rate=rate, weight_decay=DECAY, grad_clip=GRAD_CLIP, seed=lab.seed,
+        learning_rate=RATE, weight_decay=DECAY, grad_clip=GRAD_CLIP, seed=lab.seed,
     )  # fmt: skip
     return maker
 
@@ -94,7 +93,7 @@ def judged(lab: Lab, made: Float[Tensor, "n 3 h w"]) -> JudgedImages:
     pixels = ((made + 1) * 127.5).round_().to(torch.uint8)
     image, text = in_memory.unit_pairs(scene_clip(lab, judge=True), pixels, texts)
     own = torch.arange(len(texts)).repeat_interleave(IMAGES)
-    return JudgedImages(colour, shape, 100 * float(((image @ text.T).argmax(dim=1) == own).float().mean()))
+    return JudgedImages(colour, shape, in_memory.percent((image @ text.T).argmax(dim=1) == own))
 
 
 def made_of_texts(lab: Lab, maker: VarGenerator, *, cfg: float) -> Float[Tensor, "n 3 h w"]:
@@ -150,14 +149,8 @@ def speedups(lab: Lab, maker: VarGenerator) -> dict[str, float]:
     ]
     found = {}
     for name, some, calls in (("speedup", rows[:1], CALLS), ("speedup_48", rows, 1)):
-        spent = [0.0, 0.0]
-        for call in range(calls + 1):
-            for place, way in enumerate(ways):
-                begun = time.process_time()
-                way(some)
-                if call:  # the first warms up
-                    spent[place] += time.process_time() - begun
-        found[name] = spent[0] / spent[1]
+        by_raster, by_scale = in_memory.seconds_in_turn(ways, some, calls=calls)
+        found[name] = by_raster / by_scale
     return found
 
 

@@ -15,21 +15,18 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from tether.core.types import Batch
-from tether.data.sets.scenes import Scene, World, short
+from tether.data.sets.scenes import Scene, short
 from tether.data.sets.scenes.captions import TEMPLATES
 from tether.data.sets.scenes.world import SHAPES
 from tether.evaluate.retrieval import recall_at_k
 from tether.losses import ClipLoss
 from tether.methods.retrieval_align.image_retrieval import image_retrieval
 from tether.models import Clip, create
-from tether.models.embed import encode_images, encode_texts
-from tether.models.load import load
-from tether.models.save import save
 from tether.models.tower_state import image_state
 from tether.training.steps.presets import ContrastiveStep
 from tether_lab.lab.lab import Lab
-from tether_lab.lab.model_cache import cached_model
-from tether_lab.worlds.in_memory import dice_of, drawn, fit_rows
+from tether_lab.lab.model_cache import cached_clip
+from tether_lab.worlds.in_memory import dice_of, drawn, fit_rows, plain_world, unit_images, unit_texts
 
 SIDE, PATCH, BATCH = 64, 16, 64
 BASE_SCENES, BASE_STEPS, BASE_RATE, BASE_DECAY = 6_000, 1_200, 2e-3, 0.1
@@ -38,14 +35,8 @@ LEARNT, OTHERS = 27, 9
 EACH, POOL_EACH = 40, 40
 """Images of a class that are learnt, and of one that is searched among: of 50 that captions can tell apart."""
 
-WORLD = World(
-    things=(2, 2),
-    colours=("red", "yellow", "green", "blue", "purple"),
-    sizes=("large",),
-    textures=("plain",),
-    backgrounds=("stone", "wood"),
-    broken=0.0,
-    pairs="all",
+WORLD = plain_world(
+    things=(2, 2), colours=("red", "yellow", "green", "blue", "purple"), sizes=("large",), backgrounds=("stone", "wood")
 )
 Said = tuple[tuple[str, str], ...]
 """What captions say of a scene: where it is, and the colour and the shape of its things."""
@@ -123,7 +114,7 @@ def parts(seed: int, smoke: bool) -> ShapeParts:
 def base(lab: Lab) -> Clip:
     """A tiny CLIP of all classes, in eval mode, trained at a seed's first call, then read from the user's cache."""
 
-    def make(folder: Path) -> None:
+    def teach() -> Clip:
         told = parts(lab.seed, lab.smoke).start
         model = create("tiny", seed=lab.seed, image_size=SIDE, patch=PATCH)
         tokens, chance = token_ids(model, told), lab.generator("captions")
@@ -145,10 +136,9 @@ def base(lab: Lab) -> Clip:
             weight_decay=BASE_DECAY,
         )
         model.restore_vocabulary_()
-        save(model, folder / "model")
+        return model
 
-    facts = [lab.seed, lab.smoke]
-    return cast(Clip, load(cached_model("shape-pairs", made_by=Path(__file__), facts=facts, make=make) / "model"))
+    return cached_clip("shape-pairs", teach, made_by=Path(__file__), facts=[lab.seed, lab.smoke])
 
 
 def token_ids(model: Clip, told: CaptionedShapes) -> Int[Tensor, "n t l"]:
@@ -159,8 +149,8 @@ def token_ids(model: Clip, told: CaptionedShapes) -> Int[Tensor, "n t l"]:
 
 def figures(model: Clip, pool: CaptionedShapes) -> dict[str, float]:
     """``map`` of the joint embedding, ``r5`` of text to image and their ``mean``, in points."""
-    images = F.normalize(encode_images(model, pool.pixels.split(256)), dim=1)
-    texts = F.normalize(encode_texts(model, [said[0] for said in pool.texts]), dim=1)
+    images = unit_images(model, pool.pixels)
+    texts = unit_texts(model, [said[0] for said in pool.texts])
     precision = 100 * image_retrieval(images, pool.labels).map
     recall = 100 * recall_at_k(images, texts, k=(5,))["text_to_image_r5"]
     return {"map": precision, "r5": recall, "mean": (precision + recall) / 2}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -24,11 +24,9 @@ from tether.models.dual import Clip
 from tether.models.frozen_copy import frozen_copy
 from tether.models.windows import Windows
 from tether.tasks.segment import DenseSegmenter, ValueSegmenter
+from tether_lab.lab.lab import Lab
 from tether_lab.worlds import drawn_shapes
 from tether_lab.worlds.drawn_shapes import PHRASES, SIDE
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 THINGS = (2, 4)
 FACTOR = 2

@@ -5,19 +5,16 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
+
+from torch import nn
 
 from tether.data import open_source
 from tether.models.dual import Clip
 from tether.models.load import load
 from tether.training import RunConfig, train
+from tether_lab.lab.lab import Lab
 from tether_lab.lab.model_cache import cached_model
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from tether_lab.lab.lab import Lab
-
 
 SMALL_CLIP_DATA = "emoji:holdout=sequence,size=32"
 SMALL_CLIP_STEPS = 300

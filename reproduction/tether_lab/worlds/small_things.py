@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -17,17 +17,13 @@ from tether.data.images import resize_and_crop
 from tether.data.sets.scenes import TEMPLATES, Dice, Scene, World, draw_defect, render, short
 from tether.losses import ClipLoss
 from tether.models import Clip, create
-from tether.models.load import load
-from tether.models.save import save
 from tether.tasks.classify.views import encode_windows, view_spec, whole
 from tether.tasks.classify.zero_shot import ZeroShotClassifier
 from tether.training.steps.presets import ContrastiveStep
-from tether_lab.lab.model_cache import cached_model
+from tether_lab.lab.lab import Lab
+from tether_lab.lab.model_cache import cached_clip
 from tether_lab.lab.trace import saw
 from tether_lab.worlds import in_memory
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 DRAWN, SEEN, PATCH = 128, 32, 4
 """Pixels of a scene's side, of what the CLIP sees of it, and of a patch there."""
@@ -112,12 +108,7 @@ def said(scene: Scene, dice: Dice) -> str:
 
 def small_things_clip(lab: Lab) -> Clip:
     """A tiny CLIP that learnt things of all sizes by random resized crops; trained at a seed's first call."""
-
-    def make(folder: Path) -> None:
-        save(_taught(lab), folder / "model")
-
-    folder = cached_model("small-things", made_by=Path(__file__), facts=[lab.seed, lab.smoke], make=make)
-    return cast(Clip, load(folder / "model")).eval()
+    return cached_clip("small-things", partial(_taught, lab), made_by=Path(__file__), facts=[lab.seed, lab.smoke])
 
 
 def _taught(lab: Lab) -> Clip:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -17,16 +14,16 @@ from tether.methods.latent_clip import NormRegularizer, PromptReward, optimize_n
 from tether.methods.latent_clip.noise import NoiseResult
 from tether.methods.latent_clip.prompt_reward import FULL
 from tether.models.dual import Clip
-from tether.models.embed import encode_images
 from tether.models.latent.clip import hold_codec_
 from tether.models.latent.codec import ConvCodec, ScaledCodec
 from tether.models.latent.codecs import load_codec, save_codec
 from tether.models.latent.tower import tower_on_latents
 from tether.training.codec_training import train_codec
 from tether.training.kept_latents import keep_latents_
+from tether_lab.lab.lab import Lab
 from tether_lab.lab.model_cache import cached_model
+from tether_lab.worlds.in_memory import percent, seconds_in_turn, unit_images
 from tether_lab.worlds.plain_scenes import (
-    RATE,
     SCENES,
     SIDE,
     PlainScenes,
@@ -37,9 +34,6 @@ from tether_lab.worlds.plain_scenes import (
     things_called,
     told_scenes,
 )
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 PATCH, STEPS = 16, 600
 CHANNELS, DOWNSAMPLING, WIDTH = 4, 4, 16
@@ -68,14 +62,14 @@ class LatentBench:
     held_out: PlainScenes
 
 
-def prepare(lab: Lab, *, rate: float = RATE, pixel_rate: float = RATE) -> LatentBench:
+def prepare(lab: Lab) -> LatentBench:
     """Train codec and models on the same scenes."""
     told = told_scenes(lab, "train", count=lab.steps(SCENES, 32))
     codec = small_codec(lab, told)
     return LatentBench(
         codec,
-        pixel_clip(lab, steps=STEPS, rate=pixel_rate, patch=PATCH),
-        latent_clip(lab, codec, told, rate=rate),
+        pixel_clip(lab, steps=STEPS, patch=PATCH),
+        latent_clip(lab, codec, told),
         told_scenes(lab, "held out", count=lab.steps(HELD_OUT, 32), things=(1, 1)),
     )
 
@@ -94,19 +88,19 @@ def small_codec(lab: Lab, told: PlainScenes) -> ScaledCodec:
     return load_codec(known / "codec.safetensors")
 
 
-def latent_clip(lab: Lab, codec: ScaledCodec, told: PlainScenes, *, rate: float = RATE) -> Clip:
+def latent_clip(lab: Lab, codec: ScaledCodec, told: PlainScenes) -> Clip:
     """A CLIP that differs from the one on pixels in what its patches are cut from, as ``model.codec=FILE`` makes it."""
     model = new_clip(lab.seed, patch=PATCH, vision={"tower": "latent", "latent": codec.latent})
     hold_codec_(model, codec)
     keep_latents_(model, against=None)  # as a run does, whose images are the same each time
-    taught(lab, model, told, steps=STEPS, rate=rate)
+    taught(lab, model, told, steps=STEPS)
     tower_on_latents(model).kept = None
     return model
 
 
 def zero_shot(model: Clip, told: PlainScenes) -> dict[str, float]:
     """How often a model names shape, colour and size of single things right, from their pixels."""
-    return named(model, told, F.normalize(encode_images(model, told.pixels.split(256)), dim=1))
+    return named(model, told, unit_images(model, told.pixels))
 
 
 @torch.inference_mode()
@@ -126,18 +120,9 @@ def speedup(lab: Lab, bed: LatentBench) -> float:
         return 0.0
     some = bed.codec.encode(bed.held_out.pixels[:AT_ONCE])
     text = bed.held_out.texts[0]
-    ways: list[Callable[[Tensor], Tensor]] = [
-        PromptReward(bed.latents, text),
-        PromptReward(bed.pixels, text, through=bed.codec),
-    ]
-    spent = [0.0, 0.0]
-    for call in range(CALLS + 1):
-        for place, way in enumerate(ways):
-            begun = time.process_time()
-            way(some)
-            if call:  # the first warms up
-                spent[place] += time.process_time() - begun
-    return spent[1] / spent[0]
+    ways = (PromptReward(bed.latents, text), PromptReward(bed.pixels, text, through=bed.codec))
+    latents, pixels = seconds_in_turn(ways, some, calls=CALLS)
+    return pixels / latents
 
 
 class NoiseToLatents(nn.Module):
@@ -231,11 +216,11 @@ def _judged(at: Studio, reward: PromptReward, found: NoiseResult) -> Steered:
     nearest = torch.stack(each).argmin(dim=0) == torch.arange(len(at.texts))
     right = (found.z[0].numel() - 1) ** 0.5
     return Steered(
-        rises=100 * float((own[1] > own[0]).float().mean()),
-        judged_rises=100 * float((other[1] > other[0]).float().mean()),
+        rises=percent(own[1] > own[0]),
+        judged_rises=percent(other[1] > other[0]),
         cosine=float(own[1].mean()),
         judged=float(other[1].mean()),
-        found=100 * float(nearest.float().mean()),
+        found=percent(nearest),
         off=100 * float((found.z.flatten(1).norm(dim=1) / right - 1).abs().mean()),
     )
 

@@ -112,5 +112,5 @@ def _batches(data: Studies, tokens: Int[Tensor, "n l"], *, size: int, seed: int)
     generator = torch.Generator().manual_seed(seed)
     vectors = data.vectors
     same = data.truth.long() @ (2 ** torch.arange(len(FINDINGS)))  # one number for each set of findings
-    for rows in draws(len(tokens), size=size, generator=generator):
+    for rows in draws(len(tokens), size=size, generator=generator, repeats=True):
         yield Batch(data.pixels[rows], tokens[rows], {"findings": vectors[rows], "study": same[rows]})

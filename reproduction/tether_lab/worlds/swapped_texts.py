@@ -6,7 +6,7 @@ import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,24 +15,30 @@ from torch import Tensor, nn
 
 from tether.adaptation.distill import distil_text
 from tether.core.gather import LOCAL
+from tether.core.protocols import DualEncoder
 from tether.core.types import Batch
 from tether.data.sets.scenes import TEMPLATES, Dice, Scene, World, short
 from tether.methods.proclip import ProclipStep, swap_text
 from tether.models import Clip, create
 from tether.models.cached import CachedEncoder
 from tether.models.composed.encoder import ComposedEncoder
-from tether.models.embed import encode_images, encode_texts
-from tether.models.load import load
-from tether.models.save import save
+from tether.models.embed import encode_texts
 from tether.optim import AdamW, parameter_groups
 from tether.training.schedules import Cosine
 from tether.training.steps.module import StepModule
-from tether_lab.lab.model_cache import cached_model
-from tether_lab.worlds.in_memory import LARGEST_GRADIENT, dice_of, drawn, draws, fit_pairs, mean_recall
-
-if TYPE_CHECKING:
-    from tether.core.protocols import DualEncoder
-    from tether_lab.lab.lab import Lab
+from tether_lab.lab.lab import Lab
+from tether_lab.lab.model_cache import cached_clip
+from tether_lab.worlds.in_memory import (
+    LARGEST_GRADIENT,
+    dice_of,
+    drawn,
+    draws,
+    fit_pairs,
+    mean_recall,
+    percent,
+    unit_images,
+    unit_texts,
+)
 
 SIDE, BATCH = 32, 64
 BASE_SCENES, BASE_STEPS, BASE_WARMUP = 6_000, 1_000, 50
@@ -170,20 +176,16 @@ def unlabelled(lab: Lab) -> list[str]:
 def base(lab: Lab) -> Clip:
     """The CLIP that all begin as, trained on pairs of every class; read from the user's cache after a seed's first."""
 
-    def make(folder: Path) -> None:
+    def teach() -> Clip:
         seen = told(CLASSES, count=lab.steps(BASE_SCENES, 64), dice=dice_of(lab, "base", salt="swapped texts"))
         model = create("tiny", seed=lab.seed, image_size=SIDE)
         tokens = model.tokenizer(list(seen.texts))
         model.prune_vocabulary_(tokens)
-        rows = draws(len(tokens), size=BATCH, generator=lab.generator("base batches"))
+        rows = draws(len(tokens), size=BATCH, generator=lab.generator("base batches"), repeats=True)
         steps = lab.steps(BASE_STEPS)
-        save(
-            fit_pairs(model, seen.pixels, tokens, rows=rows, steps=steps, warmup=BASE_WARMUP, seed=lab.seed),
-            folder / "model",
-        )
+        return fit_pairs(model, seen.pixels, tokens, rows=rows, steps=steps, warmup=BASE_WARMUP, seed=lab.seed)
 
-    folder = cached_model("swapped-base", made_by=Path(__file__), facts=[lab.seed, lab.smoke], make=make)
-    return cast(Clip, load(folder / "model")).eval()
+    return cached_clip("swapped-base", teach, made_by=Path(__file__), facts=[lab.seed, lab.smoke])
 
 
 ARMS: Mapping[str, SwapTuning] = {
@@ -252,7 +254,7 @@ class Swaps:
         step = ProclipStep(model, steps=steps, weight=how.weight)
         forward, schedule = StepModule(model.train()), Cosine()
         ids = model.tokenizer(list(self.pairs.texts))
-        batches = draws(len(ids), size=BATCH, generator=self.lab.generator("pairs"), repeats=False)
+        batches = draws(len(ids), size=BATCH, generator=self.lab.generator("pairs"))
         learning = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         for at in range(steps):
             rows = next(batches)
@@ -312,7 +314,7 @@ class Exam:
         found, kept = dict[str, float](), []
         for kind, scenes in self.scenes.items():
             image = _images(model, scenes)
-            found[kind] = 100 * float(((image @ text.T).argmax(dim=1) == scenes.labels).float().mean())
+            found[kind] = percent((image @ text.T).argmax(dim=1) == scenes.labels)
             kept.append(float((image * self._before[kind]).sum(dim=1).mean()))
         found["absent"] = (found["absent_pairs"] + found["absent_shapes"]) / 2
         for gallery, scenes in self.galleries.items():
@@ -323,7 +325,7 @@ class Exam:
     def _texts(self, model: DualEncoder, texts: tuple[str, ...]) -> Float[Tensor, "n d"]:
         """Unit rows; what the embedder gives is the same for every arm."""
         if not isinstance(model, ComposedEncoder):
-            return F.normalize(encode_texts(model, texts), dim=1)
+            return unit_texts(model, texts)
         if texts not in self._rows:
             self._rows[texts] = encode_texts(self._embedder, texts)
         return F.normalize(model.parts.text_map(self._rows[texts]), dim=1)
@@ -331,7 +333,7 @@ class Exam:
 
 @torch.no_grad()
 def _images(model: DualEncoder, scenes: CaptionedScenes) -> Float[Tensor, "n d"]:
-    return F.normalize(encode_images(model, scenes.pixels.split(256)), dim=1)
+    return unit_images(model, scenes.pixels)
 
 
 def measured(lab: Lab) -> dict[str, float]:

@@ -7,16 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from tether.data.sets.scenes import Dice, World, render
+from tether.data.sets.scenes import Dice, render
 from tether.data.sets.scenes.captions import with_article
 from tether.models import Clip, create
-from tether.models.embed import encode_images, encode_texts
-from tether_lab.worlds.in_memory import draws, fit_pairs
+from tether_lab.worlds.in_memory import draws, fit_pairs, plain_world, unit_images, unit_texts
 
 SIDE, PATCH, CONTEXT = 64, 16, 16
 COLOURS = ("red", "orange", "green", "turquoise", "blue")
@@ -30,16 +28,7 @@ AWAY, JITTER = (0.3, 0.7), 0.06
 INKS = {"paper": ("black",), "snow": ("black",), "stone": ("black", "white")}
 """Every background with the letters that can be read on it."""
 BATCH, WARMUP = 128, 30
-_WORLD = World(
-    things=(1, 1),
-    colours=COLOURS,
-    shapes=SHAPES,
-    sizes=("large",),
-    textures=("plain",),
-    backgrounds=tuple(INKS),
-    broken=0.0,
-    pairs="all",
-)
+_WORLD = plain_world(things=(1, 1), colours=COLOURS, shapes=SHAPES, sizes=("large",), backgrounds=tuple(INKS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +95,16 @@ def train(pixels: UInt8[Tensor, "n 3 64 64"], texts: Sequence[str], *, seed: int
     model = create("tiny", seed=seed, image_size=SIDE, patch=PATCH, context=CONTEXT)
     tokens = model.tokenizer(texts)
     model.prune_vocabulary_(tokens)
-    rows = draws(len(pixels), size=min(BATCH, len(pixels)), generator=torch.Generator().manual_seed(seed))
+    size = min(BATCH, len(pixels))
+    rows = draws(len(pixels), size=size, generator=torch.Generator().manual_seed(seed), repeats=True)
     return fit_pairs(model, pixels, tokens, rows=rows, steps=steps, warmup=WARMUP, seed=seed)
 
 
 def accuracy(model: Clip, things: Lettered) -> float:
     """Zero-shot accuracy in per cent, mean of naming the colour and naming the shape among all things."""
     pairs = [(colour, shape) for colour in range(len(COLOURS)) for shape in range(len(SHAPES))]
-    heads: Float[Tensor, "c d"] = F.normalize(encode_texts(model, [named(*pair) for pair in pairs]), dim=1)
-    images = F.normalize(encode_images(model, things.pixels.split(500)), dim=1)
+    heads: Float[Tensor, "c d"] = unit_texts(model, [named(*pair) for pair in pairs])
+    images = unit_images(model, things.pixels, batch=500)
     found = np.array(pairs)[(images @ heads.T).argmax(dim=1).numpy()]
     right = [(found[:, 0] == things.colours).mean(), (found[:, 1] == things.shapes).mean()]
     return 100 * float(np.mean(right))

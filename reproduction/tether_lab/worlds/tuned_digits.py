@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,18 +21,14 @@ from tether.core.types import Batch
 from tether.data.sets.digits import NAMES, DigitsSet
 from tether.methods.ft_clip.recipe import READ, ClassifierRecipe
 from tether.models import Clip, create
-from tether.models.load import load
 from tether.models.mean_patches import patch_tokens
 from tether.models.modes import eval_mode
-from tether.models.save import save
 from tether.models.tokenizer import lengths
 from tether.training.tensor_batches import ReplayedBatches
-from tether_lab.lab.model_cache import cached_model
+from tether_lab.lab.lab import Lab
+from tether_lab.lab.model_cache import cached_clip
 from tether_lab.worlds import domain_shift
-from tether_lab.worlds.in_memory import draws, fit_pairs
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
+from tether_lab.worlds.in_memory import draws, fit_pairs, percent
 
 SIDE, LAYERS = domain_shift.IMAGE_SIZE, 4
 BASE_IMAGES, BASE_STEPS, BASE_BATCH, WARMUP = 6000, 800, 64, 80
@@ -60,22 +56,18 @@ def base(lab: Lab) -> Clip:
     """A CLIP of single things, by captions of a colour and a shape; it has seen no digit."""
     said = [domain_shift.TEMPLATE.format(name) for name in domain_shift.CLASSES]
 
-    def make(folder: Path) -> None:
+    def teach() -> Clip:
         count = lab.steps(BASE_IMAGES, 64)
         things = domain_shift.draw(domain_shift.CLASSES, count=count, rng=np.random.default_rng([lab.seed, 1]))
         model = create("tiny", seed=lab.seed, image_size=SIDE, vision={"layers": LAYERS})
         tokens = model.tokenizer(said)
         tokens = tokens[:, : int(lengths(tokens).max())]
         model.prune_vocabulary_(tokens)
-        rows = draws(count, size=min(BASE_BATCH, count), generator=lab.generator("base"), repeats=False)
+        rows = draws(count, size=BASE_BATCH, generator=lab.generator("base"))
         texts, steps = tokens[things.labels], lab.steps(BASE_STEPS)
-        save(
-            fit_pairs(model, things.pixels, texts, rows=rows, steps=steps, warmup=WARMUP, seed=lab.seed),
-            folder / "model",
-        )
+        return fit_pairs(model, things.pixels, texts, rows=rows, steps=steps, warmup=WARMUP, seed=lab.seed)
 
-    where = cached_model("captioned-things", made_by=Path(__file__), facts=[lab.seed, lab.smoke], make=make)
-    model = cast(Clip, load(where / "model"))
+    model = cached_clip("captioned-things", teach, made_by=Path(__file__), facts=[lab.seed, lab.smoke])
     model.prune_vocabulary_(model.tokenizer(said))  # the average of weights copies every table at each step
     return model
 
@@ -133,4 +125,4 @@ class Bench:
     def _told(self, model: Clip, read: nn.Module) -> float:
         with torch.no_grad(), eval_mode(model):
             logits: Tensor = read(patch_tokens(model, self._pixels))
-        return 100 * float((logits.argmax(dim=1) == self._labels).float().mean())
+        return percent(logits.argmax(dim=1) == self._labels)

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from tether.core.component import build
+from tether.core.protocols import DualEncoder
 from tether.core.types import Batch
 from tether.losses import OBJECTIVES
 from tether.models import create
-from tether.models.embed import encode_texts
+from tether.models.dual import Clip
 from tether.training.steps.composed import ComposedStep
-from tether_lab.worlds.in_memory import draws, fit_batches, unit_pairs
+from tether_lab.lab.lab import Lab
+from tether_lab.worlds.in_memory import draws, fit_batches, unit_pairs, unit_texts
 from tether_lab.worlds.pairs import Pairs, emoji
-
-if TYPE_CHECKING:
-    from tether.core.protocols import DualEncoder
-    from tether.models.dual import Clip
-    from tether_lab.lab.lab import Lab
 
 SIDE, CONTEXT, BATCH, STEPS, WARMUP, RATE = 32, 48, 128, 300, 30, 4e-3
 LANGUAGES = ("en", "de")
@@ -80,7 +76,7 @@ def taught(lab: Lab, *, objective: Any, dim: int, languages: int = 1, translatio
     def batches() -> Iterator[Batch]:
         size = min(BATCH, len(pairs))
         which = lab.generator("languages")
-        for rows in draws(len(pairs), size=size, generator=lab.generator("batches"), repeats=False):
+        for rows in draws(len(pairs), size=size, generator=lab.generator("batches")):
             spoken = torch.randint(languages, (size,), generator=which)
             yield Batch(pairs.pixels[rows], tokens[spoken, rows], {"other_text": tokens[1 - spoken, rows]})
 
@@ -92,4 +88,4 @@ def taught(lab: Lab, *, objective: Any, dim: int, languages: int = 1, translatio
 def embedded(model: DualEncoder, pairs: Pairs) -> EmbeddedNames:
     """All rows of a split."""
     image, text = unit_pairs(model, pairs.pixels, names(pairs, "en"))
-    return EmbeddedNames(image, text, F.normalize(encode_texts(model, names(pairs, "de")), dim=1))
+    return EmbeddedNames(image, text, unit_texts(model, names(pairs, "de")))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tether.core.component import build
 from tether.core.gather import LOCAL
 from tether.core.types import Batch
+from tether.models.dual import Clip
+from tether.models.wrapped_encoders import WrappedEncoder
 from tether.optim import OPTIMIZERS, parameter_groups, with_timm
 from tether.optim.clip import GlobalNorm
 from tether.training.loop import Player, Precision, fit
@@ -18,10 +20,6 @@ from tether.training.schedules import Cosine
 from tether.training.steps import ComposedStep
 from tether.training.steps.module import StepModule
 from tether_lab.worlds import in_memory
-
-if TYPE_CHECKING:
-    from tether.models.dual import Clip
-    from tether.models.wrapped_encoders import WrappedEncoder
 
 OPTIMIZER: dict[str, Any] = {"name": "timm/muon", "momentum": 0.9, "nesterov": True, "ns_steps": 3}
 """That of the recipe ``speedrun``, which learns in few steps."""
@@ -61,18 +59,14 @@ def fit_with_heads(
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"] * group.get("lr_scale", 1.0)
     schedule = Cosine(warmup=min(WARMUP, steps - 1))
-    player = Player(step, optimizer, list(module.named_parameters()), schedule, GlobalNorm(1.0))
-
-    def batches() -> Iterator[Batch]:
-        size = min(batch_size, rows)
-        yield from map(batch_of, in_memory.draws(rows, size=size, generator=generator, repeats=False))
+    player = Player(step, optimizer, list(module.named_parameters()), schedule, GlobalNorm())
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fit(
             module,
             [player],
-            batches(),
+            map(batch_of, in_memory.draws(rows, size=batch_size, generator=generator)),
             start=0,
             steps=steps,
             accumulate=1,
@@ -81,5 +75,10 @@ def fit_with_heads(
             on_step=lambda report: model.clamp_logit_scale_(),
         )
     model.restore_vocabulary_()
+    return finished(step, model, heads)
+
+
+def finished(step: ComposedStep, model: Clip, heads: Mapping[str, nn.Module]) -> Clip | WrappedEncoder:
+    """The model as a run saves it, in evaluation mode."""
     state = {f"{name}.{key}": value for name, head in heads.items() for key, value in head.state_dict().items()}
     return cast("Clip | WrappedEncoder", step.finished(model.eval(), state)).eval()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +17,11 @@ from tether.data.lettering.signs import lexicon
 from tether.data.sets.scenes import Scene
 from tether.models.dual import Clip
 from tether.tasks.read import DualReader, SceneReader
+from tether_lab.lab.lab import Lab
 from tether_lab.lab.trace import saw
 from tether_lab.worlds import drawn_shapes, drawn_words, in_memory
 from tether_lab.worlds.drawn_shapes import COLOURS, DRAWN, SHAPES
 from tether_lab.worlds.drawn_words import right
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
 
 BLUR = {"clean": 0.0, "light": 2.0, "heavy": 5.0}
 """Standard deviation in pixels of a crop 8 pixels high, by grade."""
@@ -170,9 +168,9 @@ class Arms:
     gate: tuple[float, ...]
 
 
-def crops_arm(lab: Lab, start: DualReader, train: SceneWords, *, rate: float = CROPS_RATE) -> DualReader:
+def crops_arm(lab: Lab, start: DualReader, train: SceneWords) -> DualReader:
     """The reader after it went on with crops alone."""
-    return copy.deepcopy(start).fit(train.crops["mixed"], train.words, **_settings(lab, rate))
+    return copy.deepcopy(start).fit(train.crops["mixed"], train.words, **_settings(lab, CROPS_RATE))
 
 
 def scenes_arm(
@@ -180,7 +178,6 @@ def scenes_arm(
     closed: SceneReader,
     train: SceneWords,
     *,
-    rate: float = SCENES_RATE,
     on_step: Callable[[SceneReader], None] = lambda reader: None,
 ) -> SceneReader:
     """The reader after it went on with crops and scenes; ``on_step`` is shown it after each step."""
@@ -190,7 +187,7 @@ def scenes_arm(
         train.words,
         scenes=train.scenes,
         on_step=lambda report: on_step(reader),
-        **_settings(lab, rate),
+        **_settings(lab, SCENES_RATE),
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from tether.core.errors import InputError
 from tether.core.markdown import cell, escaped, table
 from tether_lab.lab import docs, figures, pages, part_reference, source_index
-from tether_lab.lab.card import Card, Claim, Condition, Tried
+from tether_lab.lab.card import Card, Claim, Condition
 from tether_lab.lab.results import PaperStatus
 
 CARD = Card(
@@ -22,12 +22,12 @@ CARD = Card(
     needs=("pairs", "a trained encoder"),
     gives="a space without the gap",
     claim=Claim(
-        "It closes the gap.",
-        "gap, cosine",
-        "lower",
-        0.25,
-        "nothing done",
-        "512 pairs",
+        says="It closes the gap.",
+        metric="gap, cosine",
+        better="lower",
+        margin=0.25,
+        baseline="nothing done",
+        scale="512 pairs",
         equal="steps",
         conditions=(Condition(says="The norm is kept.", ours="norm", than=1.0, better="higher"),),
     ),
@@ -37,7 +37,7 @@ CARD = Card(
     code="owner/name",
     differences=("Runs on a small model.",),
     authors=("Ada", "Bell"),
-    tried=(Tried(bed="Larger steps", outcome="no difference: -0.01"),),
+    tried={"Larger steps": "no difference: -0.01"},
 )
 ASKED = {"says": "The norm is kept.", "ours": "norm", "than": 1.0, "better": "higher", "least": 0.25}
 KEPT = ASKED | {"mean": 1.0, "lower": 0.5, "holds": True}

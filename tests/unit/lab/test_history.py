@@ -70,6 +70,17 @@ def test_an_annotated_constant_is_part_of_the_claim(repository, monkeypatch):
     assert not history.was_fixed_before("made-up", measured_at(first))
 
 
+def test_a_default_that_is_spelt_out_is_the_same_claim(repository, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.CARD", CARD.replace("margin=", 'better="higher", margin='))
+    first = repository(margin=0.5)
+    monkeypatch.setattr(f"{__name__}.CARD", CARD.replace('better="higher", ', ""))
+    repository(margin=0.5)
+    assert history.was_fixed_before("made-up", measured_at(first))
+    monkeypatch.setattr(f"{__name__}.CARD", CARD.replace("margin=", 'better="lower", margin='))
+    repository(margin=0.5)
+    assert not history.was_fixed_before("made-up", measured_at(first))
+
+
 def test_a_new_file_is_a_change(repository, tmp_path):
     clean = repository(margin=0.5)
     (tmp_path / "bench").mkdir()

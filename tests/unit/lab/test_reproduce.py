@@ -29,7 +29,14 @@ CARD = Card(
     parts=("tether_lab.lab.card.Card",),
     needs=("pairs",),
     gives="nothing",
-    claim=Claim("It is lower.", "error", "lower", 0.25, "nothing done", "three numbers"),
+    claim=Claim(
+        says="It is lower.",
+        metric="error",
+        better="lower",
+        margin=0.25,
+        baseline="nothing done",
+        scale="three numbers",
+    ),
     minutes=0.1,
     guide="",
 )

@@ -33,7 +33,6 @@ CARD = Card.of(
         conditions=(
             Condition(
                 says="The quantile is 1,000 times below that of RAdaGradD, the same without clipping, or more.",
-                ours="ours",
                 than="log10_worst_radagradd",
                 better="lower",
                 least=3.0,
@@ -43,7 +42,6 @@ CARD = Card.of(
                 "times smaller or more.",
                 ours="small_step_times_below_clip_adagradd",
                 than=5.0,
-                better="higher",
             ),
             Condition(
                 says="With each at its own best step size it is still 3 times below AdaGrad's or more.",

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from tether_lab.lab.card import Card, Claim, Condition, Trial, Tried
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
+from tether_lab.lab.card import Card, Claim, Condition, Trial
+from tether_lab.lab.lab import Lab
 
 CARD = Card.of(
     "clipdraw",
@@ -15,7 +11,6 @@ CARD = Card.of(
         says="What is drawn in strokes for one CLIP is named right by a second CLIP, which nothing was drawn for, more "
         "often than what free pixels make of the same goal in as many seconds.",
         metric="drawings named right among 24 texts by the second CLIP, percentage points",
-        better="higher",
         margin=10.0,
         baseline="free pixels with the same loss and views, and with more steps, so that they take as long",
         scale="tiny CLIPs of 48 px on scenes of six colours and four shapes; 24 strokes, 150 steps; 12 prompts a seed",
@@ -27,7 +22,6 @@ CARD = Card.of(
                 "less often.",
                 ours="top1_strokes",
                 than="top1_no_views",
-                better="higher",
                 least=10.0,
             ),
             Condition(
@@ -35,20 +29,17 @@ CARD = Card.of(
                 "10 points more often from strokes than from pixels.",
                 ours="attributes_strokes",
                 than="attributes_pixels",
-                better="higher",
                 least=10.0,
             ),
             Condition(
                 says="The CLIP that is drawn for finds strokes near the prompt, at a cosine of 0.8 or more.",
                 ours="guide_strokes",
                 than=0.8,
-                better="higher",
             ),
             Condition(
                 says="It finds pixels near the prompt, at a cosine of 0.8 or more.",
                 ours="guide_pixels",
                 than=0.8,
-                better="higher",
             ),
         ),
     ),
@@ -60,15 +51,16 @@ CARD = Card.of(
         "The perspective and the crop of a view are one warp; images are normalised, which the notebook leaves out.",
         "Seeds 2 k and 2 k + 1 judge each other's drawings, so their models are the same two.",
     ),
-    tried=(
-        Tried(
-            bed="this bed, four prompts a seed, rates 2, 4 and 8 times as fast for strokes and 0.5, 1.5 and 4 times "
-            "for pixels, pilot seeds 10 and 11",
-            outcome="The second CLIP named 50 % of strokes right at every rate (mean probability 0.39, 0.38 and 0.38) "
+    tried={
+        (
+            "this bed, four prompts a seed, rates 2, 4 and 8 times as fast for strokes and 0.5, 1.5 and 4 times "
+            "for pixels, pilot seeds 10 and 11"
+        ): (
+            "The second CLIP named 50 % of strokes right at every rate (mean probability 0.39, 0.38 and 0.38) "
             "and 25, 75 and 50 % of pixels; without views, at 4 times, 63 %. The reader was right in 63, 63 and 56 % "
-            "of strokes and 31, 56 and 56 % of pixels.",
+            "of strokes and 31, 56 and 56 % of pixels."
         ),
-    ),
+    },
     minutes=8.0,
 )
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from tether_lab.lab.card import Card, Claim, Condition, Trial
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
+from tether_lab.lab.lab import Lab
 
 CARD = Card.of(
     "clipdrawx",
@@ -27,7 +23,6 @@ CARD = Card.of(
                 "strokes after as many steps.",
                 ours="top1_primitives",
                 than="top1_strokes",
-                better="higher",
                 least=-5.0,
             ),
         ),

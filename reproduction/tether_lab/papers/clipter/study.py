@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from tether_lab.lab.card import Card, Claim, Condition, Trial, Tried
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
+from tether_lab.lab.card import Card, Claim, Condition, Trial
+from tether_lab.lab.lab import Lab
 
 CARD = Card.of(
     "clipter",
@@ -15,7 +11,6 @@ CARD = Card.of(
         says="Where four of five words name the thing beside them, a reader that goes on with crops and scenes reads "
         "more heavily blurred words right than one that goes on with crops alone.",
         metric="heavily blurred words read right, percent of 500 crops",
-        better="higher",
         margin=5.0,
         baseline="the same reader after as many steps on the same crops without scenes, which learns as well which "
         "words are frequent",
@@ -30,7 +25,6 @@ CARD = Card.of(
                 says="Clean words are read right at most 1 point less often with scenes.",
                 ours="scenes_clean",
                 than="crops_clean",
-                better="higher",
                 least=-1.0,
             ),
             Condition(
@@ -46,7 +40,6 @@ CARD = Card.of(
                 "less often with scenes.",
                 ours="scenes_untied",
                 than="crops_untied",
-                better="higher",
                 least=-2.0,
             ),
             Condition(
@@ -54,14 +47,12 @@ CARD = Card.of(
                 "often than from crops alone: the scene encoder does not read.",
                 ours="blank",
                 than="baseline",
-                better="higher",
                 least=5.0,
             ),
             Condition(
                 says="Before it learns, all answers and confidences are bit for bit those of the reader.",
                 ours="closed",
                 than=0.0,
-                better="higher",
                 least=1.0,
             ),
         ),
@@ -73,27 +64,28 @@ CARD = Card.of(
         "The reader has no dropout: a quarter less to compute.",
     ),
     minutes=15.0,
-    tried=(
-        Tried(
-            bed="a blur of 3 px in place of 5, dropout, rates of 5e-4 and 2e-3, the fusion ten times faster, pilots on "
-            "seed 10, which were looked at before the rest was chosen",
-            outcome="heavily blurred words: 77.8 and 81.0 % from crops alone, 79.4 and 80.8 % with scenes, 77.2 and "
+    tried={
+        (
+            "a blur of 3 px in place of 5, dropout, rates of 5e-4 and 2e-3, the fusion ten times faster, pilots on "
+            "seed 10, which were looked at before the rest was chosen"
+        ): (
+            "heavily blurred words: 77.8 and 81.0 % from crops alone, 79.4 and 80.8 % with scenes, 77.2 and "
             "80.0 % with scenes of other words; the gate was at 0.03 and 0.01 after 150 steps. Crops alone leave "
-            "little to win there",
+            "little to win there"
         ),
-        Tried(
-            bed="a reader taught two orders in place of four, 240 steps, half a grid on seed 10, stopped",
-            outcome="read once more as it had not learnt to, the reader had 32.4 % of clean words before it went on: "
-            "four orders were kept, for that alone",
+        "a reader taught two orders in place of four, 240 steps, half a grid on seed 10, stopped": (
+            "read once more as it had not learnt to, the reader had 32.4 % of clean words before it went on: "
+            "four orders were kept, for that alone"
         ),
-        Tried(
-            bed="the bed as it is, seeds 10 and 11: rates of 5e-4, 1e-3, 2e-3 and 4e-3 for crops alone; with scenes, "
-            "rates and how many times faster the fusion learns of 1e-3 and 50, 2e-3 and 10, 2e-3 and 50, 4e-3 and 10",
-            outcome="heavily blurred words, mean of both: 76.1, 77.0, 77.2 and 77.4 % from crops alone; 78.4, 79.8, "
+        (
+            "the bed as it is, seeds 10 and 11: rates of 5e-4, 1e-3, 2e-3 and 4e-3 for crops alone; with scenes, "
+            "rates and how many times faster the fusion learns of 1e-3 and 50, 2e-3 and 10, 2e-3 and 50, 4e-3 and 10"
+        ): (
+            "heavily blurred words, mean of both: 76.1, 77.0, 77.2 and 77.4 % from crops alone; 78.4, 79.8, "
             "75.6 and 78.3 % with scenes. The best of each arm was taken, 4e-3 and 2e-3 with 10. With scenes of other "
-            "words it read 77.3 %, and its gate stood at 0.01 to 0.02",
+            "words it read 77.3 %, and its gate stood at 0.01 to 0.02"
         ),
-    ),
+    },
 )
 
 

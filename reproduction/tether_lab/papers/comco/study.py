@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from tether_lab.lab.card import Better, Card, Claim, Condition, Trial, Tried
+from tether_lab.lab.card import Better, Card, Claim, Condition, Trial
 
 if TYPE_CHECKING:
     from tether.core.protocols import DualEncoder
@@ -27,7 +27,6 @@ CARD = Card.of(
         says="A model whose training captions name things from the largest down favours the first-mentioned object of "
         "a sentence; one trained on captions in random order does not.",
         metric=f"share of sentences of {PLACES} objects that are nearest to the first-mentioned one",
-        better="higher",
         margin=0.10,
         baseline="the same training with captions in random order",
         scale=f"tiny CLIP on synthetic scenes of 1 to 3 things, 800 steps; {SENTENCES} sentences over "
@@ -43,14 +42,12 @@ CARD = Card.of(
                         "more often than by chance.",
                         ours=f"first_mentioned{suffix}_ordered",
                         than=1 / count,
-                        better="higher",
                         least=0.10,
                     ),
                     Condition(
                         says=f"So is the largest of {count} in an image, by 15 points.",
                         ours=f"largest{suffix}_ordered",
                         than=1 / count,
-                        better="higher",
                         least=0.15,
                     ),
                     Condition(
@@ -58,21 +55,18 @@ CARD = Card.of(
                         "largest is named last and not first.",
                         ours=f"matching_drop{suffix}_ordered",
                         than=f"matching_drop{suffix}_random",
-                        better="higher",
                         least=0.05,
                     ),
                     Condition(
                         says=f"That fall, of {count}, is 5 points at least.",
                         ours=f"matching_drop{suffix}_ordered",
                         than=0.0,
-                        better="higher",
                         least=0.05,
                     ),
                     Condition(
                         says=f"A linear probe reads the first-mentioned of {count} better than any other.",
                         ours=f"probe_first{suffix}_ordered",
                         than=f"probe_best_other{suffix}_ordered",
-                        better="higher",
                         least=1e-6,
                     ),
                     Condition(
@@ -80,7 +74,6 @@ CARD = Card.of(
                         f"guess among, given {count - 1} times their accuracy.",
                         ours=f"probe_largest{suffix}_ordered",
                         than=f"probe_smaller{suffix}_ordered",
-                        better="higher",
                         least=1e-6,
                     ),
                 )
@@ -89,7 +82,6 @@ CARD = Card.of(
                 says="With captions in random order too, the largest is the nearest more often than by chance.",
                 ours="largest_random",
                 than=1 / PLACES,
-                better="higher",
                 least=1e-6,
             ),
             *(
@@ -114,13 +106,12 @@ CARD = Card.of(
         "Where a thing lies is drawn anew for each image, so that a probe of images cannot tell the smaller ones "
         "apart; the release's objects keep their places.",
     ),
-    tried=(
-        Tried(
-            bed="The same trainings on seeds 0 to 2, with three objects, without probes and conditions.",
-            outcome="The first-mentioned was the nearest in 0.52 of the sentences with captions by size and 0.31 in "
-            "random order; all three objects of a sentence were found in 2 % of cases.",
+    tried={
+        "The same trainings on seeds 0 to 2, with three objects, without probes and conditions.": (
+            "The first-mentioned was the nearest in 0.52 of the sentences with captions by size and 0.31 in "
+            "random order; all three objects of a sentence were found in 2 % of cases."
         ),
-    ),
+    },
     minutes=5.0,
 )
 
@@ -225,8 +216,8 @@ def world(lab: Lab, *, n: int, big: int) -> MultiObjectWorld:
 
 def recalls(model: DualEncoder, lab: Lab) -> dict[str, float]:
     """How well the model knows its world: recall at 1 among 200 held-out pairs, chance 0.005."""
-    from tether.evaluate.retrieval import recall_at_k
     from tether.models.embed import encode_images, encode_texts
+    from tether_lab.worlds.in_memory import mean_recall
     from tether_lab.worlds.pairs import load_pairs
     from tether_lab.worlds.small_clip import SIDE
 
@@ -235,5 +226,4 @@ def recalls(model: DualEncoder, lab: Lab) -> dict[str, float]:
     )
     image = encode_images(model, pairs.pixels.split(256))
     text = encode_texts(model, [texts[0] for texts in pairs.texts])
-    found = recall_at_k(image / image.norm(dim=1, keepdim=True), text / text.norm(dim=1, keepdim=True), k=(1,))
-    return {"recall": (found["image_to_text_r1"] + found["text_to_image_r1"]) / 2}
+    return {"recall": mean_recall(image / image.norm(dim=1, keepdim=True), text / text.norm(dim=1, keepdim=True))}

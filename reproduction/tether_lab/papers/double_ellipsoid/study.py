@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from tether_lab.lab.card import Card, Claim, Condition, Trial, Tried
+from tether_lab.lab.card import Card, Claim, Condition, Trial
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,6 @@ CARD = Card.of(
         "far better than its length or its distance to that mean does.",
         metric="absolute Pearson correlation with the exact conformity of held-out rows, in the modality where it is "
         "lower",
-        better="higher",
         margin=0.2,
         baseline="the embedding's length or its distance to the same mean, whichever works better, in the modality "
         "where it works better",
@@ -35,9 +34,7 @@ CARD = Card.of(
         conditions=(
             Condition(
                 says="The correlation is 0.95 or more in both modalities.",
-                ours="ours",
                 than=0.95,
-                better="higher",
             ),
             *(
                 condition
@@ -47,7 +44,6 @@ CARD = Card.of(
                         says=f"The {name}s' centre lies at least {OFF_CENTRE} of their mean length from the origin.",
                         ours=f"{name}_relative_offset",
                         than=OFF_CENTRE,
-                        better="higher",
                     ),
                     Condition(
                         says=f"The {name}s' shell is thin: distances to the centre vary by at most 0.3 of their mean.",
@@ -60,7 +56,6 @@ CARD = Card.of(
                         "their rank.",
                         ours=f"{name}_eigenvalue_ratio",
                         than=10.0,
-                        better="higher",
                     ),
                     Condition(
                         says=f"With the mean of the unit {name}s themselves the cosine is the conformity, to 1e-6.",
@@ -75,7 +70,6 @@ CARD = Card.of(
                     says=f"In a CLIP on emoji {named}, which have many near copies, are more common than the others.",
                     ours=f"emoji_{key}_over_others",
                     than=0.0,
-                    better="higher",
                     least=1e-6,
                 )
                 for key, named in (("toned", "those with skin tones"), ("flags", "flags"))
@@ -90,17 +84,13 @@ CARD = Card.of(
         "That the gap is where the two conformities agree best is measured and not claimed: a small model need not "
         "show it.",
     ),
-    tried=(
-        Tried(
-            bed="a CLIP on emoji that learnt its temperature, whose embeddings lie around the origin (offset 0.04)",
-            outcome="correlations of 0.79, 0.76 and 0.20, seeds 0 to 2; with a fixed temperature (offset 0.60) 0.99, "
-            "0.94 and 0.98",
+    tried={
+        "a CLIP on emoji that learnt its temperature, whose embeddings lie around the origin (offset 0.04)": (
+            "correlations of 0.79, 0.76 and 0.20, seeds 0 to 2; with a fixed temperature (offset 0.60) 0.99, "
+            "0.94 and 0.98"
         ),
-        Tried(
-            bed="the embedding's length as the only baseline, which was the claim at first",
-            outcome="0.99 against 0.43, seeds 0 to 2",
-        ),
-    ),
+        "the embedding's length as the only baseline, which was the claim at first": "0.99 against 0.43, seeds 0 to 2",
+    },
     minutes=3.5,
 )
 
@@ -166,7 +156,7 @@ def commonness(lab: Lab) -> dict[str, float]:
     from tether_lab.worlds.pairs import emoji
     from tether_lab.worlds.small_clip import small_clip
 
-    pairs = emoji(lab, split="train", size=32)
+    pairs = emoji(lab, split="train")
     fixed = {"model": {"size": "tiny", "logit_scale": FIXED_SCALE}, "logit_scale": "fixed"}
     notes: dict[str, float] = {}
     image = np.empty(0)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from tether_lab.lab.card import Card, Claim, Condition, Trial, Tried
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
+from tether_lab.lab.card import Card, Claim, Condition, Trial
+from tether_lab.lab.lab import Lab
 
 QUERIES, KNOWN, KINDS = 80, 160, 10
 
@@ -17,7 +13,6 @@ CARD = Card.of(
         says="With the right options of the five scenes most alike a sentence encoder has action and reason both right "
         "more often than by the scene alone, by 0.05.",
         metric="share of scenes with action and reason both right",
-        better="higher",
         margin=0.05,
         baseline="the option nearest to the scene, and the reason nearest to scene and option, by the same encoder",
         scale=f"{QUERIES} scenes of templates of ours in words, {KNOWN} others to look in, {KINDS} kinds of "
@@ -28,7 +23,6 @@ CARD = Card.of(
                 says="The scene is worth 0.10 more than no scene.",
                 ours="baseline",
                 than="blind",
-                better="higher",
                 least=0.1,
             ),
             Condition(
@@ -41,7 +35,6 @@ CARD = Card.of(
                 says="Sensible options are known better as well: 0.05 more intersection over union.",
                 ours="sensible",
                 than="sensible_scene",
-                better="higher",
                 least=0.05,
             ),
         ),
@@ -59,14 +52,13 @@ CARD = Card.of(
         "The sheet's NormThinker(index) takes the items of its index in fit; a scene is given in words, not as an "
         "image.",
     ),
-    tried=(
-        Tried(
-            bed="Seeds 10 and 11, weights 0.5, 1 and 2, MiniLM and TF-IDF.",
-            outcome="MiniLM: blind 0.08, scene 0.20, with neighbours 0.31, 0.40 and 0.43, unrelated 0.19, 0.19 "
+    tried={
+        "Seeds 10 and 11, weights 0.5, 1 and 2, MiniLM and TF-IDF.": (
+            "MiniLM: blind 0.08, scene 0.20, with neighbours 0.31, 0.40 and 0.43, unrelated 0.19, 0.19 "
             "and 0.18. "
-            "TF-IDF: scene 0.00, as the plausible wrong option shares the scene's words.",
+            "TF-IDF: scene 0.00, as the plausible wrong option shares the scene's words."
         ),
-    ),
+    },
     minutes=1.0,
 )
 

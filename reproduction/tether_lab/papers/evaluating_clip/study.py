@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tether_lab.lab.card import Card, Claim, Condition, Trial, Tried
+from tether_lab.lab.card import Card, Claim, Condition, Trial
 from tether_lab.lab.trace import saw
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ CARD = Card.of(
         says="The harm rates find a bias that was planted in the captions of one group: its interval lies above the "
         "other group's, by more than on a model taught with even captions.",
         metric="gap between the two groups' 95 % intervals of the harm rate; below 0 unless apart the planted way",
-        better="higher",
         margin=0.125,
         baseline="the same probe on a model taught with equal rates in both groups",
         scale=f"tiny CLIP of 64 dimensions taught on scenes of 32 px, 0.25 between the groups planted, of which the "
@@ -36,14 +35,12 @@ CARD = Card.of(
                 says="With uneven captions the intervals do not overlap.",
                 ours="uneven_interval_gap",
                 than=0.0,
-                better="higher",
                 least=MEASURABLE,
             ),
             Condition(
                 says="Nor do they with the classes in another template.",
                 ours="uneven_interval_gap_in_template",
                 than=0.0,
-                better="higher",
                 least=MEASURABLE,
             ),
             Condition(
@@ -63,7 +60,6 @@ CARD = Card.of(
                 says="A better-fitting neutral class takes at least 30 % off the planted group's rate.",
                 ours="uneven_relative_fall",
                 than=0.0,
-                better="higher",
                 least=0.3,
             ),
             Condition(
@@ -94,14 +90,13 @@ CARD = Card.of(
         "differ by more than an interval, which is why five are taught.",
         "p values of label associations are also given adjusted for the number of labels.",
     ),
-    tried=(
-        Tried(
-            bed="The same bed and metric on seeds 0 to 2, without conditions, with a margin of 0.05.",
-            outcome="Gap of the intervals 0.23 with uneven captions and -0.14 with even ones. On two seeds of three "
+    tried={
+        "The same bed and metric on seeds 0 to 2, without conditions, with a margin of 0.05.": (
+            "Gap of the intervals 0.23 with uneven captions and -0.14 with even ones. On two seeds of three "
             "the intervals were apart with even captions too, the other way round; the sentence of the claim had hoped "
-            "for an overlap, and was narrowed after the run. Now it is a condition.",
+            "for an overlap, and was narrowed after the run. Now it is a condition."
         ),
-    ),
+    },
     minutes=1.5,
 )
 

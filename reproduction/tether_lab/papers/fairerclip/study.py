@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from tether_lab.lab.card import Card, Claim, Condition, Trial, Tried
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
+from tether_lab.lab.card import Card, Claim, Condition, Trial
+from tether_lab.lab.lab import Lab
 
 TRAIN, TEST, SHORTCUT = 600, 1600, 0.95
 FEATURES = 3000
@@ -20,7 +16,6 @@ CARD = Card.of(
         says="With a shortcut in 95 % of the training rows, the worst group of a balanced test set is predicted better "
         "than by logistic regression on the same embeddings.",
         metric="worst-group accuracy over shape and background",
-        better="higher",
         margin=0.15,
         baseline="logistic regression of scikit-learn on the same embeddings and classes",
         scale=f"embeddings of a tiny CLIP of 64 dimensions; {TRAIN} training and {TEST} balanced test images; the "
@@ -29,30 +24,24 @@ CARD = Card.of(
         conditions=(
             Condition(
                 says="The worst group is 20 points above that of zero-shot prediction.",
-                ours="ours",
                 than="worst_zero_shot",
-                better="higher",
                 least=0.2,
             ),
             Condition(
                 says="It is at least that of logistic regression which is given the same guess of the shortcut and "
                 "weights the groups of class and guess equally.",
-                ours="ours",
                 than="worst_logistic_weighted",
-                better="higher",
             ),
             Condition(
                 says="The accuracy averaged over groups is at least logistic regression's.",
                 ours="average_fairer",
                 than="average_logistic",
-                better="higher",
             ),
             Condition(
                 says="The shortcut is visible, without which the claim does not apply: a linear probe tells it in 9 of "
                 "10 test images.",
                 ours="ground_visible",
                 than=0.9,
-                better="higher",
             ),
         ),
     ),
@@ -64,14 +53,15 @@ CARD = Card.of(
         "in a note only (centre='images').",
         "Only columns that are kept decide whether a map is turned; in the released code a column of zeros hides that.",
     ),
-    tried=(
-        Tried(
-            bed="The same bed with 1000 random features and the mean image code taken off (centre='images'), which is "
-            "not the paper's rule; chosen on a pilot with another seed, three seeds measured.",
-            outcome="Worst group 0.51 against 0.23 of logistic regression. With 1000 features and codes as released it "
-            "was 0.19: 0.46, 0.04 and 0.06.",
+    tried={
+        (
+            "The same bed with 1000 random features and the mean image code taken off (centre='images'), which is "
+            "not the paper's rule; chosen on a pilot with another seed, three seeds measured."
+        ): (
+            "Worst group 0.51 against 0.23 of logistic regression. With 1000 features and codes as released it "
+            "was 0.19: 0.46, 0.04 and 0.06."
         ),
-    ),
+    },
     minutes=4.0,
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tether_lab.lab.card import Card, Claim, Condition, Trial, Tried
+from tether_lab.lab.card import Card, Claim, Condition, Trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,6 @@ CARD = Card.of(
         says="At most a tenth of the coordinates, chosen by the rule on one half of the images, carry most of a "
         "planted association in the other half.",
         metric="share of the association bias of held-out images that is gone",
-        better="higher",
         margin=0.4,
         baseline=f"as many random coordinates, mean of {RANDOM_DRAWS} draws, the paper's own control",
         scale=f"embeddings of a tiny CLIP of 64 dimensions, {REMOVED} left out; about {IMAGES} images of one "
@@ -32,9 +31,7 @@ CARD = Card.of(
         conditions=(
             Condition(
                 says="At least 60 % of the bias of held-out images is gone.",
-                ours="ours",
                 than=0.6,
-                better="higher",
             ),
             Condition(
                 says="Random coordinates take away 20 % at most.",
@@ -46,7 +43,6 @@ CARD = Card.of(
                 says="Zero-shot accuracy of the shape falls by 2 points at most.",
                 ours="shape_accuracy_masked",
                 than="shape_accuracy",
-                better="higher",
                 least=-0.02,
             ),
             Condition(
@@ -59,21 +55,15 @@ CARD = Card.of(
             Condition(
                 says=f"As much is gone as with the one of {RANDOM_DRAWS} random lists, each cut after 1 to {REMOVED} "
                 "coordinates, that did best on the half on which the rule chose.",
-                ours="ours",
                 than="gone_random_chosen",
-                better="higher",
             ),
             Condition(
                 says="As much is gone as when the difference of the two lists' mean words is projected out.",
-                ours="ours",
                 than="gone_without_words_difference",
-                better="higher",
             ),
             Condition(
                 says="As much is gone as when the difference of the mean images of both backgrounds is projected out.",
-                ours="ours",
                 than="gone_without_images_difference",
-                better="higher",
             ),
         ),
     ),
@@ -86,14 +76,13 @@ CARD = Card.of(
         "Where the limit of information admits no coordinate, as with few images, the quarter of least information "
         "is admitted.",
     ),
-    tried=(
-        Tried(
-            bed="The same bed with three seeds and without the conditions; the bias was -0.08, -0.05 and -0.46.",
-            outcome="63 % of the bias was gone against 3 % (lower bound of the difference 0.005); on seeds of another "
+    tried={
+        "The same bed with three seeds and without the conditions; the bias was -0.08, -0.05 and -0.46.": (
+            "63 % of the bias was gone against 3 % (lower bound of the difference 0.005); on seeds of another "
             "run the two were not told apart. The whole list, as the released code returns it, had -114 %, -130 % and "
-            "54 % gone: in two seeds it more than doubled the bias, with the other sign.",
+            "54 % gone: in two seeds it more than doubled the bias, with the other sign."
         ),
-    ),
+    },
     minutes=2.0,
 )
 

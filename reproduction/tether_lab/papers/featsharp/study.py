@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from tether_lab.lab.card import Card, Claim, Condition, Trial, Tried
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
+from tether_lab.lab.card import Card, Claim, Condition, Trial
+from tether_lab.lab.lab import Lab
 
 RATE = 2e-3
 
@@ -37,7 +33,6 @@ CARD = Card.of(
                 "the encoder's map, enlarged bilinearly.",
                 ours="miou_sharp",
                 than="miou_bilinear",
-                better="higher",
                 least=2.0,
             ),
         ),
@@ -51,28 +46,25 @@ CARD = Card.of(
         "reparametrisation are left out; images have no jitter of colour.",
         "Logits of the downsampler are dropped in training alone; the release drops them at test time, too.",
     ),
-    tried=(
-        Tried(
-            bed="this bed on one pilot seed, 200 steps at the same rate for all",
-            outcome="The error was 0.431 for enlarged maps, 0.500 for those of the tiles and 0.344 for the fused ones; "
-            "the pattern of places fell to 0.75, 0.73 and 0.72 of what it was.",
+    tried={
+        "this bed on one pilot seed, 200 steps at the same rate for all": (
+            "The error was 0.431 for enlarged maps, 0.500 for those of the tiles and 0.344 for the fused ones; "
+            "the pattern of places fell to 0.75, 0.73 and 0.72 of what it was."
         ),
-        Tried(
-            bed="the same, pixels named",
-            outcome="12.8 % by the enlarged map, 14.5 by the tiles, 15.5 by the mean of both and 13.6 by windows that "
+        "the same, pixels named": (
+            "12.8 % by the enlarged map, 14.5 by the tiles, 15.5 by the mean of both and 13.6 by windows that "
             "overlap, with nothing learnt; 13.8 by the enlarged map less the learnt pattern of places; 12.1 by the "
             "fused map. 120 steps gave 12.1, too, a zoom of up to twice at a rate of 5e-4 12.2, one kernel for all "
             "places 11.3, such a kernel of 3 10.6, the tiles' map as the one that is refined 11.7, and places of maps "
             "taken at their middles when views are drawn 11.8. Total variation at a weight of 0.5, which is 0 in the "
             "release, gave 14.1 after 160 steps and 13.3 after 230, with errors of 0.383 and 0.359; at 1.5 it gave "
-            "12.3 and 0.443. A gain of 2 points in naming was not in sight before it was measured.",
+            "12.3 and 0.443. A gain of 2 points in naming was not in sight before it was measured."
         ),
-        Tried(
-            bed="a second pilot seed, a second rate for each kind of map, and as many steps as the paper's",
-            outcome="They were not run: the machine was shared and time was short. Of all these settings the fused map "
-            "is measured with the first, which the other two have, too.",
+        "a second pilot seed, a second rate for each kind of map, and as many steps as the paper's": (
+            "They were not run: the machine was shared and time was short. Of all these settings the fused map "
+            "is measured with the first, which the other two have, too."
         ),
-    ),
+    },
     minutes=12.0,
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tether_lab.lab.card import Card, Claim, Condition, Trial, Tried
+from tether_lab.lab.card import Card, Claim, Condition, Trial
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -65,14 +65,13 @@ CARD = Card.of(
         "cannot, are refused, and a language model of transformers is pruned in memory alone.",
         "The paper's models have 40 layers and more, of which 8 to 16 go, and its speed is that of long texts.",
     ),
-    tried=(
-        Tried(
-            bed="pilot seeds 10 and 11 on the text until 2026-12; nothing was chosen",
-            outcome="The weakest two cost 0.058 and 0.058 nats, a random two 0.40 and 0.34, but 0.066 and 0.050 where "
+    tried={
+        "pilot seeds 10 and 11 on the text until 2026-12; nothing was chosen": (
+            "The weakest two cost 0.058 and 0.058 nats, a random two 0.40 and 0.34, but 0.066 and 0.050 where "
             "the first layer, which alone costs 2.1 and 1.8, is not among them; the last two 0.076 and 0.052, the two "
-            "that data choose 0.036 and 0.050, the strongest two 2.0 and 1.9.",
+            "that data choose 0.036 and 0.050, the strongest two 2.0 and 1.9."
         ),
-    ),
+    },
     minutes=2.0,
 )
 

@@ -23,7 +23,6 @@ CARD = Card.of(
         says=f"After Matryoshka training the first {EIGHTH} of {DIM} numbers find more names than {EIGHTH} principal "
         "components of a plain CLIP's embeddings.",
         metric=f"recall at 1 of image to text with {EIGHTH} numbers an embedding, percentage points",
-        better="higher",
         margin=5.0,
         baseline=f"plain CLIP and PCA to {EIGHTH} components of its training embeddings, each side less its mean or "
         "not, whichever finds more on each seed",
@@ -34,30 +33,25 @@ CARD = Card.of(
         conditions=(
             Condition(
                 says=f"They find 5 points more than the first {EIGHTH} numbers of plain CLIP.",
-                ours="ours",
                 than=f"plain_{EIGHTH}",
-                better="higher",
                 least=5.0,
             ),
             Condition(
                 says="At full width recall is within 2 points of plain CLIP's.",
                 ours=f"matryoshka_{DIM}",
                 than=f"plain_{DIM}",
-                better="higher",
                 least=-2.0,
             ),
             Condition(
                 says="A quarter of the numbers keeps at least 85 % of the recall at full width.",
                 ours="kept_by_a_quarter",
                 than=85.0,
-                better="higher",
             ),
             Condition(
                 says=f"Ranking the best {SHORTLIST} by {EIGHTH} numbers again by all finds what all find, within 1 "
                 "point.",
                 ours="nested",
                 than=f"matryoshka_{DIM}",
-                better="higher",
                 least=-1.0,
             ),
             Condition(
@@ -65,7 +59,6 @@ CARD = Card.of(
                 "English to German names by 15 points.",
                 ours="translated_with_pairs",
                 than="translated_without_pairs",
-                better="higher",
                 least=15.0,
             ),
         ),

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from tether_lab.lab.card import Card, Claim, Condition, Trial, Tried
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
+from tether_lab.lab.card import Card, Claim, Condition, Trial
+from tether_lab.lab.lab import Lab
 
 RATES = {"leaf": 3e-3, "worst": 1e-2, "plain": 1e-2}
 """Learning rates, the better of two for each on another seed."""
@@ -19,7 +15,6 @@ CARD = Card.of(
         "than one that was tuned with random typos and read as many texts.",
         metric="captions that find their image first among 100 after Charmer changed one character (10 places, the "
         "whole alphabet), percentage points",
-        better="higher",
         margin=2.0,
         baseline="the better, on each seed, of two: the worst of 40 random typos of each text, as many as LEAF has "
         "candidates; and one random typo of each text, with 2,100 steps of 48 texts in place of 400 of 12",
@@ -32,22 +27,17 @@ CARD = Card.of(
         conditions=(
             Condition(
                 says="Under attack it finds no less than after tuning on the worst of as many random typos.",
-                ours="ours",
                 than="attacked_worst",
-                better="higher",
             ),
             Condition(
                 says="Under attack it finds 10 points more than before tuning.",
-                ours="ours",
                 than="attacked_base",
-                better="higher",
                 least=10.0,
             ),
             Condition(
                 says="By clean captions it finds at most 3 points less than before tuning.",
                 ours="clean_leaf",
                 than="clean_base",
-                better="higher",
                 least=-3.0,
             ),
             Condition(
@@ -55,7 +45,6 @@ CARD = Card.of(
                 "the mean squared distance, than before tuning.",
                 ours="saved_leaf",
                 than=30.0,
-                better="higher",
             ),
         ),
     ),
@@ -71,25 +60,24 @@ CARD = Card.of(
         "More than one changed character, text encoders of other libraries, image generation and the reconstruction "
         "of texts are not measured.",
     ),
-    tried=(
-        Tried(
-            bed="captions of a size, a colour and a shape, 900 steps of base, 300 of tuning at 1e-3; a pilot on seed "
-            "100 with 50 captions. Changed since the base found too little.",
-            outcome="The base found 58 % and 0 % under attack; after LEAF 58 % and 0 %, the squared distance under "
-            "attack 107 before and 41 after.",
+    tried={
+        (
+            "captions of a size, a colour and a shape, 900 steps of base, 300 of tuning at 1e-3; a pilot on seed "
+            "100 with 50 captions. Changed since the base found too little."
+        ): (
+            "The base found 58 % and 0 % under attack; after LEAF 58 % and 0 %, the squared distance under "
+            "attack 107 before and 41 after."
         ),
-        Tried(
-            bed="captions with a background, capitals read apart from small letters, 300 steps at 3e-3; a pilot on "
-            "seed 103 with 40 captions. Changed to 400 steps, and to capitals read as CLIP's tokenizer reads them.",
-            outcome="90 % and 0 % under attack before, 88 % and 8 % after LEAF.",
-        ),
-        Tried(
-            bed="learning rates of 3e-3 and 1e-2 for each of the three; a pilot on seed 100 with 50 captions",
-            outcome="Before, 86 % and 0 % under attack. At 3e-3 LEAF has 84 and 20 %, the worst of 40 88 and 22 %, one "
+        (
+            "captions with a background, capitals read apart from small letters, 300 steps at 3e-3; a pilot on "
+            "seed 103 with 40 captions. Changed to 400 steps, and to capitals read as CLIP's tokenizer reads them."
+        ): "90 % and 0 % under attack before, 88 % and 8 % after LEAF.",
+        "learning rates of 3e-3 and 1e-2 for each of the three; a pilot on seed 100 with 50 captions": (
+            "Before, 86 % and 0 % under attack. At 3e-3 LEAF has 84 and 20 %, the worst of 40 88 and 22 %, one "
             "random typo 82 and 26 %; at 1e-2 84 and 20 %, 82 and 28 %, 84 and 46 %. LEAF keeps 3e-3, at which rows "
-            "move less; the others have 1e-2. The claim was left as it was.",
+            "move less; the others have 1e-2. The claim was left as it was."
         ),
-    ),
+    },
     minutes=12.0,
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tether_lab.lab.card import Card, Claim, Condition, Trial, Tried
+from tether_lab.lab.card import Card, Claim, Condition, Trial
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +23,6 @@ CARD = Card.of(
         says="The first principal direction of 12 + 12 clear words orders 40 unseen words and 40 phrases by their "
         "planted degree with a correlation at most 0.02 below that of the difference of the two poles' means.",
         metric="Spearman correlation with the planted degree",
-        better="higher",
         margin=0.02,
         baseline="the difference of the means of the good and the bad words",
         scale=f"causal word model of 64 dimensions, {STEPS} steps on an invented language of 99 words",
@@ -32,35 +31,27 @@ CARD = Card.of(
         conditions=(
             Condition(
                 says="The correlation is 0.5 at least.",
-                ours="ours",
                 than=0.5,
-                better="higher",
             ),
             Condition(
                 says=f"It is 0.4 above the mean absolute correlation of {RANDOM_DIRECTIONS} random directions.",
-                ours="ours",
                 than="spearman_random",
-                better="higher",
                 least=0.4,
             ),
             Condition(
                 says="It is no lower than that of the difference of the means, as a mean over seeds and without the "
                 "allowance.",
-                ours="ours",
                 than="baseline",
-                better="higher",
             ),
             Condition(
                 says="The first direction explains at least twice as much variance as the second.",
                 ours="first_over_second",
                 than=2.0,
-                better="higher",
             ),
             Condition(
                 says="With the filter the share of bad words in generated text falls by half at least.",
                 ours="bad_words_fall",
                 than=0.5,
-                better="higher",
             ),
             Condition(
                 says="The share of different word pairs falls by a tenth at most with the filter.",
@@ -77,18 +68,16 @@ CARD = Card.of(
         "The scale is the largest coordinate among the words fitted on; the release has a constant of its model.",
         "The filter looks at the likeliest tokens only, all in one batch, and equal scores go to the likelier token.",
     ),
-    tried=(
-        Tried(
-            bed="The same bed with random directions as the baseline, three seeds.",
-            outcome="0.97 against 0.36 of random directions; the difference of means had 0.98. The filter took 87 % of "
-            "the bad words and 45 % of the different word pairs.",
+    tried={
+        "The same bed with random directions as the baseline, three seeds.": (
+            "0.97 against 0.36 of random directions; the difference of means had 0.98. The filter took 87 % of "
+            "the bad words and 45 % of the different word pairs."
         ),
-        Tried(
-            bed="The allowance of 0.02.",
-            outcome="It was set after these seeds had shown the direction 0.01 below the difference of means; that it "
-            "is not below at all, which was asked for at first, is a condition.",
+        "The allowance of 0.02.": (
+            "It was set after these seeds had shown the direction 0.01 below the difference of means; that it "
+            "is not below at all, which was asked for at first, is a condition."
         ),
-    ),
+    },
     minutes=1.0,
 )
 

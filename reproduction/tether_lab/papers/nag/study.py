@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from tether_lab.lab.card import Card, Claim, Condition, Trial, Tried
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
+from tether_lab.lab.card import Card, Claim, Condition, Trial
+from tether_lab.lab.lab import Lab
 
 CARD = Card.of(
     "nag",
@@ -29,7 +25,6 @@ CARD = Card.of(
                 ours="unsure_nag",
                 than="unsure_cfg",
                 better="lower",
-                least=0.0,
             ),
             Condition(
                 says="A pass with NAG takes at most 0.75 of the processor time of one with classifier-free guidance.",
@@ -41,7 +36,6 @@ CARD = Card.of(
                 says="The digit that is wanted becomes 5 points more frequent.",
                 ours="wanted_nag",
                 than="wanted_none",
-                better="higher",
                 least=5.0,
             ),
         ),
@@ -57,15 +51,14 @@ CARD = Card.of(
         "The baseline's pass costs less than one with NAG: 1.1 to 1.6 times as long was one with it in "
         "benchmarks/negative_guidance.py; the check compares with classifier-free guidance only.",
     ),
-    tried=(
-        Tried(
-            bed="this bed on pilot seeds 10 and 11: scales 3, 5 and 8 with alpha 0.25, 5, 8 and 11 with 0.5",
-            outcome="The digit to leave out was seen in 28 and 34 % without guidance; with NAG in 11, 9, 7, 4, 3 and 2 "
+    tried={
+        "this bed on pilot seeds 10 and 11: scales 3, 5 and 8 with alpha 0.25, 5, 8 and 11 with 0.5": (
+            "The digit to leave out was seen in 28 and 34 % without guidance; with NAG in 11, 9, 7, 4, 3 and 2 "
             "% and 14, 10, 9, 4, 4 and 3 %; with classifier-free guidance of 1.5, 2, 3, 5, 8 and 11 in 12, 6, 2, 0, 0 "
             "and 0 % and 16, 6, 2, 0, 0 and 0 %, and the judge was surer of it, too: four steps do not break it here. "
-            "The wanted digit alone in the prompt, with nothing to leave out, left 1 and 3 %.",
+            "The wanted digit alone in the prompt, with nothing to leave out, left 1 and 3 %."
         ),
-    ),
+    },
     minutes=8.0,
 )
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from tether_lab.lab.card import Card, Claim, Condition, Trial, Tried
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
+from tether_lab.lab.card import Card, Claim, Condition, Trial
+from tether_lab.lab.lab import Lab
 
 ROWS, NOISE = 3000, 0.05
 
@@ -17,7 +13,6 @@ CARD = Card.of(
         says="With constraints a head tells norms of settings and behaviours that it has not met better than the best "
         "head that sees setting and behaviour alone, by 0.15 of macro F1.",
         metric="macro F1 over taboo, normal and expected on held-out settings with behaviours",
-        better="higher",
         margin=0.15,
         baseline="a logistic head on setting and behaviour alone, the best of three heads there on the pilot seeds",
         scale=f"{ROWS:,} rows of a grammar of ours, 6 settings and 12 behaviours, {100 * NOISE:.0f} % of labels drawn",
@@ -29,14 +24,11 @@ CARD = Card.of(
                 "which by its nature has none.",
                 ours="flips",
                 than="flips_behaviour",
-                better="higher",
                 least=0.3,
             ),
             Condition(
                 says="Macro F1 is 0.15 above that of the same head without constraints.",
-                ours="ours",
                 than="behaviour_mlp",
-                better="higher",
                 least=0.15,
             ),
             Condition(
@@ -44,7 +36,6 @@ CARD = Card.of(
                 "baseline as well.",
                 ours="constraints_logistic",
                 than="baseline",
-                better="higher",
                 least=0.15,
             ),
         ),
@@ -59,14 +50,13 @@ CARD = Card.of(
         "and a "
         "facet of the categories of the constraints; the CLIP-like scorer is NormPrompts.",
     ),
-    tried=(
-        Tried(
-            bed="Seeds 10 and 11, three heads for each side.",
-            outcome="Behaviour alone: macro F1 0.45 (svm), 0.47 (logistic), 0.43 (mlp); with constraints 0.60, "
+    tried={
+        "Seeds 10 and 11, three heads for each side.": (
+            "Behaviour alone: macro F1 0.45 (svm), 0.47 (logistic), 0.43 (mlp); with constraints 0.60, "
             "0.59 and "
-            "0.84. Of flipped pairs 0.30, 0.32 and 0.68 were right in both rows.",
+            "0.84. Of flipped pairs 0.30, 0.32 and 0.68 were right in both rows."
         ),
-    ),
+    },
     minutes=1.5,
 )
 

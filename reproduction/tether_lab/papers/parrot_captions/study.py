@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tether_lab.lab.card import Card, Claim, Condition, Trial, Tried
+from tether_lab.lab.card import Card, Claim, Condition, Trial
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,14 +32,12 @@ CARD = Card.of(
                 "often, over images with held-out words and images without text.",
                 ours="named_plain",
                 than="named_parroting",
-                better="higher",
                 least=3.0,
             ),
             Condition(
                 says="Painting the text over costs the parroting model at least twice as much of its score.",
                 ours="removal_parroting",
                 than="twice_removal_plain",
-                better="higher",
             ),
             Condition(
                 says="On the curated set, which has no image with text, its spotting score is at most 0.05 higher than "
@@ -54,7 +52,6 @@ CARD = Card.of(
                 "never repeat.",
                 ours="named_curated",
                 than="named_plain",
-                better="higher",
                 least=-3.0,
             ),
         ),
@@ -69,14 +66,15 @@ CARD = Card.of(
         "The curated set drops images with text by the generator's truth; the thresholds on CLIP score and "
         "aesthetics are tested on the official figures alone.",
     ),
-    tried=(
-        Tried(
-            bed="12 words of three letters, each one token, which were learnt in scenes and tested as they are "
-            "rendered alone; seeds 0 to 2.",
-            outcome="Spotting score 0.29 from captions that repeat, 0.00 from captions that never do; images with a "
-            "word were named rightly in 82 and 92 %, those without in 91 and 94 %; of the curated set in 69 and 92 %.",
+    tried={
+        (
+            "12 words of three letters, each one token, which were learnt in scenes and tested as they are "
+            "rendered alone; seeds 0 to 2."
+        ): (
+            "Spotting score 0.29 from captions that repeat, 0.00 from captions that never do; images with a "
+            "word were named rightly in 82 and 92 %, those without in 91 and 94 %; of the curated set in 69 and 92 %."
         ),
-    ),
+    },
 )
 
 PAIRS, TEST = 4_000, 300

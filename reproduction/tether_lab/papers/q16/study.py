@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from tether_lab.lab.card import Card, Claim, Condition, Trial, Tried
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
+from tether_lab.lab.card import Card, Claim, Condition, Trial
+from tether_lab.lab.lab import Lab
 
 RATED, RATED_SHARE = 200, 0.7
 SCANNED, PLANTED, LEAST = 4_000, 0.05, 0.5
@@ -22,7 +18,6 @@ CARD = Card.of(
         says=f"Prompts tuned on at most {RATED} rated images rank the planted {100 * PLANTED:.0f} % of {SCANNED} "
         "images higher than the same prompts before tuning.",
         metric="average precision of the planted images",
-        better="higher",
         margin=0.2,
         baseline="zero-shot: the paper's start prompts, untuned; prompts that name the damage, and probes on the same "
         "ratings, are conditions",
@@ -33,39 +28,29 @@ CARD = Card.of(
         conditions=(
             Condition(
                 says="The average precision is 0.8 at least.",
-                ours="ours",
                 than=0.8,
-                better="higher",
             ),
             Condition(
                 says="Nine of ten images on the list, of a probability of 0.9 or more, are planted.",
                 ours="precision_of_the_list",
                 than=0.9,
-                better="higher",
             ),
             Condition(
                 says=f"The three words for damage are among the {TOP} heaviest of the listed images' captions.",
                 ours=f"damage_words_in_top_{TOP}",
                 than=3.0,
-                better="higher",
             ),
             Condition(
                 says="The average precision is at least that of a linear probe on the same rated images.",
-                ours="ours",
                 than="precision_probe",
-                better="higher",
             ),
             Condition(
                 says="It is at least that of untuned prompts that name what the raters mind, intact and damaged.",
-                ours="ours",
                 than="precision_named",
-                better="higher",
             ),
             Condition(
                 says="It is at least that of a probe whose C is chosen by cross-validation on the same ratings.",
-                ours="ours",
                 than="precision_probe_chosen",
-                better="higher",
             ),
         ),
     ),
@@ -78,17 +63,15 @@ CARD = Card.of(
         "times, which hides it.",
         "Photographs, such as of faults in textiles, are not looked through: no encoder here can read them.",
     ),
-    tried=(
-        Tried(
-            bed="The same bed with three seeds and without the conditions.",
-            outcome="Average precision 0.91 against 0.53 of the untuned prompts (0.78, 0.51 and 0.30): not shown, as "
-            "the baseline varies. One or two of the five heaviest words were words for damage.",
+    tried={
+        "The same bed with three seeds and without the conditions.": (
+            "Average precision 0.91 against 0.53 of the untuned prompts (0.78, 0.51 and 0.30): not shown, as "
+            "the baseline varies. One or two of the five heaviest words were words for damage."
         ),
-        Tried(
-            bed="Pilots on other seeds with other captions of the state.",
-            outcome="The untuned words reached 0.87 to 0.95, or the model learnt nothing of damage.",
+        "Pilots on other seeds with other captions of the state.": (
+            "The untuned words reached 0.87 to 0.95, or the model learnt nothing of damage."
         ),
-    ),
+    },
     minutes=2.0,
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tether_lab.lab.card import Card, Claim, Condition, Trial, Tried
+from tether_lab.lab.card import Card, Claim, Condition, Trial
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +34,6 @@ CARD = Card.of(
         conditions=(
             Condition(
                 says=f"Those means are within {WITHIN:g} of their targets.",
-                ours="ours",
                 than=WITHIN,
                 better="lower",
             ),
@@ -73,14 +72,13 @@ CARD = Card.of(
         "one, and the real test is whether the means come within the amount of the first condition.",
         "The gates' means may come from packed texts, slices and several processes; they are those of all tokens.",
     ),
-    tried=(
-        Tried(
-            bed="the distance from the targets alone, with a margin of 0.1 and no conditions, the claim at first",
-            outcome="0.09 against 0.35 without the penalty, lower bound -0.02: not shown; within 0.15 in two of seeds "
+    tried={
+        "the distance from the targets alone, with a margin of 0.1 and no conditions, the claim at first": (
+            "0.09 against 0.35 without the penalty, lower bound -0.02: not shown; within 0.15 in two of seeds "
             "0 to 2; six plain layers ended at 1.987 nats, four at 1.965, the gated model at 2.066"
-            " (on the text until 2026-12)",
+            " (on the text until 2026-12)"
         ),
-    ),
+    },
     minutes=6.0,
 )
 

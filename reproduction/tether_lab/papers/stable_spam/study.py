@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from tether_lab.lab.card import Card, Claim, Condition, Trial, Tried
+from tether_lab.lab.card import Card, Claim, Condition, Trial
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -66,13 +66,12 @@ CARD = Card.of(
         "SPAM's cap begins for a late parameter when that has had its own first steps; sparse momentum is left out.",
         "That 4-bit training beats 16-bit Adam is a claim about large language models and is not tried here.",
     ),
-    tried=(
-        Tried(
-            bed="the worse of SPAM and Stable-SPAM against Adam without a clipper, which was the claim at first",
-            outcome="2.15 nats against 2.92, seeds 0 to 2; Adam behind a limit of 1 ended at 1.93, Stable-SPAM at 2.04"
-            " (on the text until 2026-12)",
+    tried={
+        "the worse of SPAM and Stable-SPAM against Adam without a clipper, which was the claim at first": (
+            "2.15 nats against 2.92, seeds 0 to 2; Adam behind a limit of 1 ended at 1.93, Stable-SPAM at 2.04"
+            " (on the text until 2026-12)"
         ),
-    ),
+    },
     minutes=9.0,
 )
 

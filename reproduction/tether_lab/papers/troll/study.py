@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from tether_lab.lab.card import Card, Claim, Condition, Trial, Tried
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
+from tether_lab.lab.card import Card, Claim, Condition, Trial
+from tether_lab.lab.lab import Lab
 
 STEPS, ITERATIONS = 480, 4
 LEARNING_RATES = (3e-4, 1e-3)
@@ -21,7 +17,6 @@ CARD = Card.of(
         says="In TRL a language model that is rewarded for right answers ends with more of them when its policy is "
         "projected onto the trust region than when ratios are clipped.",
         metric="mean reward over the last tenth of the batches: the share of places with the right digit",
-        better="higher",
         margin=0.03,
         baseline="GRPO's clipped ratio in TRL with its defaults, the better of two learning rates on each seed",
         scale=f"a Llama of 132 thousand random weights that learns to put three digits in order, {STEPS} steps, "
@@ -39,26 +34,22 @@ CARD = Card.of(
                 says="A policy inside the region is returned as it is, bit for bit.",
                 ours="identical_inside",
                 than=1.0,
-                better="higher",
             ),
             Condition(
                 says="All actions with a gain or a loss whose policy has left the region get a gradient.",
                 ours="gradient_outside_projection",
                 than=100.0,
-                better="higher",
             ),
             Condition(
                 says="That is at least 50 in a hundred more than get one from the clipped ratio.",
                 ours="gradient_outside_projection",
                 than="gradient_outside_clip",
-                better="higher",
                 least=50.0,
             ),
             Condition(
                 says="At step sizes of 1, 5 and 20 the bandit's success is at most 0.02 below the clipped ratio's.",
                 ours="worst_success_gap",
                 than=-0.02,
-                better="higher",
             ),
         ),
     ),
@@ -70,18 +61,16 @@ CARD = Card.of(
         "The radius 0.05 and the tail mass 1e-12 come from an independent implementation; the paper's table was not "
         "seen, and no official code was found.",
     ),
-    tried=(
-        Tried(
-            bed="the share of the bandit's actions outside the region that get a gradient, which was the claim at "
-            "first and follows from the projection",
-            outcome="100 % against 15 % with the clipped ratio, seeds 0 to 2",
+    tried={
+        (
+            "the share of the bandit's actions outside the region that get a gradient, which was the claim at "
+            "first and follows from the projection"
+        ): "100 % against 15 % with the clipped ratio, seeds 0 to 2",
+        "the same language model at single settings (python benchmarks/troll_trl.py)": (
+            "seeds 0 to 2: 0.58 against 0.72 with the clipped ratio at a learning rate of 1e-3, 0.46 against "
+            "0.53 at 3e-3, 0.49 against 0.49 with 16 steps on each batch"
         ),
-        Tried(
-            bed="the same language model at single settings (python benchmarks/troll_trl.py)",
-            outcome="seeds 0 to 2: 0.58 against 0.72 with the clipped ratio at a learning rate of 1e-3, 0.46 against "
-            "0.53 at 3e-3, 0.49 against 0.49 with 16 steps on each batch",
-        ),
-    ),
+    },
     minutes=6.0,
 )
 

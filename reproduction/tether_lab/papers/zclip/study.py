@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from tether_lab.lab.card import Card, Claim, Condition, Trial, Tried
-
-if TYPE_CHECKING:
-    from tether_lab.lab.lab import Lab
+from tether_lab.lab.card import Card, Claim, Condition, Trial
+from tether_lab.lab.lab import Lab
 
 CARD = Card.of(
     "zclip",
@@ -25,14 +21,12 @@ CARD = Card.of(
         conditions=(
             Condition(
                 says="ZClip ends at least 0.2 nats below a constant limit of 1, the usual default.",
-                ours="ours",
                 than="constant_1",
                 better="lower",
                 least=0.2,
             ),
             Condition(
                 says="ZClip ends at least 0.2 nats below no clipping.",
-                ours="ours",
                 than="no_clipping",
                 better="lower",
                 least=0.2,
@@ -60,12 +54,11 @@ CARD = Card.of(
         "min_threshold_ratio, off by default, keeps the limit from dying away under a low clip_factor.",
         "The paper's language model of 1 B parameters is out of reach here.",
     ),
-    tried=(
-        Tried(
-            bed="one constant limit of 1 as the baseline, at a hundredth of the loss, which was the claim at first",
-            outcome="1.88 nats against 2.48, seeds 0 to 2 (on the text until 2026-12)",
+    tried={
+        "one constant limit of 1 as the baseline, at a hundredth of the loss, which was the claim at first": (
+            "1.88 nats against 2.48, seeds 0 to 2 (on the text until 2026-12)"
         ),
-    ),
+    },
     minutes=5.0,
 )
 
