@@ -121,7 +121,7 @@ def _open_clip(folder: Path, vision: dict, text: dict) -> None:
     import open_clip
     from safetensors.torch import save_file
 
-    from tether.models.save import separate
+    from tether.models.convert.saved_files import separate
 
     config = {"embed_dim": 24, "vision_cfg": {"image_size": 32} | vision, "text_cfg": {"context_length": 16} | text}
     preprocess = {"mean": [0.5] * 3, "std": [0.25] * 3, "resize_mode": "squash"}

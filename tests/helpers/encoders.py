@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 import tether
 from tether.models import Clip, create
-from tether.models.save import separate
+from tether.models.convert.saved_files import separate
 from tether.models.wrapped_encoders import WrappedEncoder
 
 WORDS = ("a", "small", "red", "cat", "sits", "the", "dog", "in", "sun")

@@ -1,4 +1,4 @@
-"""An import from where a part lay before: an error that names its method's folder, or its package's name of now.
+"""An import from where a part lay before: an error that names the new place.
 
 For this release: the next one goes without this file, ``moved.json`` and the line in ``tether/__init__.py``.
 """
@@ -12,15 +12,6 @@ from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 METHODS = Path(__file__).parents[1] / "methods"
-PACKAGES = {
-    "adapt": "adaptation",
-    "compress": "compression",
-    "generate": "generation",
-    "generation.draw": "generation.canvases",
-    "generation.invert": "generation.inversion",
-    "train": "training",
-}
-"""Packages that had the name of a function."""
 
 
 class OldPlaces(MetaPathFinder):
@@ -49,12 +40,10 @@ def new_places(dotted: str) -> list[str]:
     """
     modules = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
     old = dotted.removeprefix("tether.")
-    if package := PACKAGES.get(old):
-        return [f"tether.{package}"]
     if new := modules.get(old):
-        return [f"tether.methods.{new}"]
-    if below := {new.partition(".")[0] for name, new in modules.items() if name.startswith(f"{old}.")}:
-        return [f"tether.methods.{folder}" for folder in sorted(below)]  # a package that is empty now
+        return [f"tether.{new}"]
+    if below := {new.rpartition(".")[0] for name, new in modules.items() if name.startswith(f"{old}.")}:
+        return [f"tether.{package}" for package in sorted(below)]  # a package that is empty now
     name = dotted.rpartition(".")[2]
     exported = re.compile(rf"^from .* as {re.escape(name)}$", re.MULTILINE)
     stubs = sorted(METHODS.glob("*/__init__.pyi"))

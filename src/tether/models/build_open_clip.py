@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,9 @@ from torch import nn
 from tether.core.atomic_io import read_json, write_json
 from tether.core.errors import InputError
 from tether.models.convert.open_clip import CONFIG_FILE
+from tether.models.convert.seeded import seeded
 from tether.models.described import alike, blamed_on, check_values
 from tether.models.timm_sizes import RESIZED, set_sizes_
-
-SEED = 0
-
-
-@contextlib.contextmanager
-def seeded() -> Iterator[None]:
-    """Other libraries draw weights from the global generator: give them a fixed one and put it back."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        yield
 
 
 def open_clip_model(

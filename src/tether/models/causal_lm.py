@@ -18,8 +18,8 @@ from tether.core.atomic_io import atomic_folder, read_json, write_json, write_te
 from tether.core.errors import InputError, MissingExtraError, WriteError, refusing
 from tether.core.model_digest import texts_digest
 from tether.core.ranges import Count, Positive, checked
-from tether.models.build_open_clip import seeded
 from tether.models.convert.hugging_face import CONFIG_FILE, WEIGHTS_FILES
+from tether.models.convert.seeded import seeded
 from tether.models.convert.tokenizer_folder import TOKENIZER_FILES, plain_copy
 from tether.models.convert.weights import find_weights, read_weights
 from tether.models.described import blamed_on, check_values, mapping, other_architecture, without_records

@@ -18,8 +18,8 @@ from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder
 from tether.models.anatomy.find import anatomy_of
 from tether.models.anatomy.weights import PARTS, Held, Weights
+from tether.models.convert.saved_files import write_weights
 from tether.models.convert.weights import read_metadata, read_weights
-from tether.models.save import write_weights
 
 Of = Literal["weight", "bias"]
 FORMAT = "tether-exchanged-1"

@@ -15,12 +15,13 @@ from tether.models.config import CLIP_VOCABULARY
 from tether.models.convert import hugging_face, open_clip
 from tether.models.convert.image_processor import PREPROCESS_FILE
 from tether.models.convert.rules import give
+from tether.models.convert.saved_files import COMPOSED_FORMAT, CONFIG_FILE, write_weights
 from tether.models.dual import Clip
 from tether.models.export_wrapped import exported_wrapped
 from tether.models.exported import Exported, refused
 from tether.models.named import STARTER
 from tether.models.onnx.encoder import ExportedEncoder
-from tether.models.save import COMPOSED_FORMAT, CONFIG_FILE, save, write_weights
+from tether.models.save import save
 from tether.models.tokenizer import ClipTokenizer
 from tether.models.tokenizer_files import export_tokenizer
 from tether.models.vision.alpha_stem import stem_of

@@ -19,14 +19,7 @@ from tether.models.config import ModelConfig
 from tether.models.convert import hugging_face, open_clip
 from tether.models.convert.image_processor import PREPROCESS_FILE, PROCESSOR_FILE
 from tether.models.convert.native import native
-from tether.models.convert.tokenizer_folder import COPIED
-from tether.models.convert.weights import fill as fill
-from tether.models.convert.weights import read_metadata, shards
-from tether.models.described import blamed_on
-from tether.models.dual import Clip
-from tether.models.named import EXPORTED_FILE, HUB, OPEN_CLIP, STARTER
-from tether.models.presets import PRESETS, create
-from tether.models.save import (
+from tether.models.convert.saved_files import (
     COMPOSED_FORMAT,
     CONFIG_FILE,
     FORMAT,
@@ -35,6 +28,13 @@ from tether.models.save import (
     WEIGHTS_FILE,
     WRAPPED_FORMAT,
 )
+from tether.models.convert.tokenizer_folder import COPIED
+from tether.models.convert.weights import fill as fill
+from tether.models.convert.weights import read_metadata, shards
+from tether.models.described import blamed_on
+from tether.models.dual import Clip
+from tether.models.named import EXPORTED_FILE, HUB, OPEN_CLIP, STARTER
+from tether.models.presets import PRESETS, create
 from tether.models.tokenizer_files import read_kind, saved_tokenizer
 from tether.models.vision.eva_config import saved_config
 

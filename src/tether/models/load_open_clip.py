@@ -16,11 +16,12 @@ from tether.core.component import closest
 from tether.core.errors import InputError, reason_of
 from tether.core.protocols import Tokenizer
 from tether.core.quiet import quiet_logging
-from tether.models.build_open_clip import open_clip_model, read_text_config, seeded
+from tether.models.build_open_clip import open_clip_model, read_text_config
 from tether.models.config import ModelConfig
 from tether.models.convert import open_clip as names
 from tether.models.convert.native import native
 from tether.models.convert.rules import take
+from tether.models.convert.seeded import seeded
 from tether.models.convert.tokenizers import local_open_clip_tokenizer, named_open_clip_tokenizer
 from tether.models.convert.weights import assemble, fill, find_weights, read_weights
 from tether.models.described import blamed_on, check_values

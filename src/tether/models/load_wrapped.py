@@ -13,11 +13,11 @@ from tether.core.errors import InputError
 from tether.core.protocols import Tokenizer
 from tether.models.build_open_clip import open_clip_model
 from tether.models.config import read_image
+from tether.models.convert.saved_files import VERSION
 from tether.models.convert.tokenizers import local_open_clip_tokenizer, text_sizes
 from tether.models.convert.weights import assemble
 from tether.models.described import blamed_on, of_kind
 from tether.models.load_transformers import wrapper
-from tether.models.save import VERSION
 from tether.models.tokenizer_files import TOKENIZER_FOLDER, no_tokenizer, read_kind, saved_tokenizer
 from tether.models.transformers_families import family_of, tower_sizes, transformers_model
 from tether.models.vision.stems import add_described_

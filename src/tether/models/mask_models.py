@@ -26,10 +26,10 @@ from tether.models.anatomy.find import tower_of
 from tether.models.anatomy.parts import TokenStream
 from tether.models.anatomy.tower import TowerAnatomy
 from tether.models.content_transfer import RegionNamer, region_text_logits
+from tether.models.convert.saved_files import HEAD_FILE, HEAD_FORMAT
 from tether.models.image_digest import image_digest
 from tether.models.mask_decoder import MaskHead, semantic_map
 from tether.models.region_pooling import pool_masks
-from tether.models.save import HEAD_FILE, HEAD_FORMAT
 from tether.models.tower_state import grid_of
 
 PREFIX = "masks."

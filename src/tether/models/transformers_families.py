@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 from torch import nn
 
 from tether.core.errors import InputError, MissingExtraError
-from tether.models.build_open_clip import seeded
+from tether.models.convert.seeded import seeded
 from tether.models.described import MAX_LAYERS, alike, mapping
 
 Scale = Literal["logit_scale", "temperature"]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tether.core.component import closest
 from tether.core.errors import InputError
+from tether.models.convert.saved_files import describe_weights
 from tether.models.load import fill
-from tether.models.save import describe_weights
 from tether.training.checkpoints import Checkpoint, newest_checkpoint, save_checkpoint
 from tether.training.run_files import BEST
 from tether.training.steps.module import Encoder

@@ -27,7 +27,7 @@ from tether.core.gather import LOCAL, Gather
 from tether.core.model_digest import file_digest
 from tether.core.tensor_file import sort_metadata
 from tether.core.tensor_shards import TensorShards, shard_file, writer_of
-from tether.models.save import separate
+from tether.models.convert.saved_files import separate
 from tether.training.seal import read_sealed, sealed
 
 _NAME = re.compile(r"step-(\d{8})")

@@ -21,7 +21,8 @@ from tether.core.errors import InputError, MissingExtraError, StoppedError, Teth
 from tether.core.gather import process_gather
 from tether.core.protocols import ModelEdit
 from tether.data.loader import Loader
-from tether.models.save import describe_weights, save, write_config
+from tether.models.convert.saved_files import describe_weights
+from tether.models.save import save, write_config
 from tether.training.best_model import BestModel
 from tether.training.checkpoints import Checkpoint, list_checkpoints, remove_after, save_checkpoint
 from tether.training.claim import claimed

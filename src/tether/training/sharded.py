@@ -34,7 +34,7 @@ from tether.core.errors import InputError, WriteError, reason_of
 from tether.core.gather import process_gather
 from tether.core.model_digest import file_digest
 from tether.core.tensor_shards import TensorShards, shard_file, write_shard
-from tether.models.save import separate
+from tether.models.convert.saved_files import separate
 from tether.training.checkpoints import SAFE, Checkpoint, publish, remove_unfinished, step_name, temporary_of
 from tether.training.shared_folder import SHARE
 

@@ -30,7 +30,8 @@ from tether.data import open_source
 from tether.data.loader import ordered
 from tether.evaluate.measures import evaluate as measured
 from tether.evaluate.metric_names import beside, describe, shown
-from tether.models.save import CONFIG_FILE, save
+from tether.models.convert.saved_files import CONFIG_FILE
+from tether.models.save import save
 from tether.workflows.compressed_folder import PARTS, REPORT_FILE, check_free, check_not_model
 from tether.workflows.methods import named
 from tether.workflows.models import Data, Model, Progress, opened

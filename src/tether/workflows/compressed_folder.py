@@ -8,7 +8,7 @@ from tether.compression.quantise.packed import PACKED_FILE
 from tether.core.errors import InputError
 from tether.core.locks import is_lock
 from tether.core.replaced_parts import unfinished
-from tether.models.save import CONFIG_FILE, WEIGHTS_FILE
+from tether.models.convert.saved_files import CONFIG_FILE, WEIGHTS_FILE
 from tether.models.tokenizer_files import TOKENIZER_FOLDER
 
 REPORT_FILE = "compress.json"

@@ -16,7 +16,8 @@ from tether.core.locks import locked
 from tether.core.protocols import DualEncoder
 from tether.core.replaced_parts import replaced_parts
 from tether.core.types import Batch
-from tether.models.save import CONFIG_FILE, save
+from tether.models.convert.saved_files import CONFIG_FILE
+from tether.models.save import save
 from tether.workflows.compressed_folder import PARTS, REPORT_FILE, check_free, check_not_model
 from tether.workflows.models import Model, opened
 

@@ -19,7 +19,7 @@ from tether.core.model_digest import model_digest
 from tether.core.types import Batch
 from tether.methods.nnsplitter import fine_tune_attack, random_change
 from tether.models import create
-from tether.models.save import write_weights
+from tether.models.convert.saved_files import write_weights
 
 pytestmark = pytest.mark.slow
 

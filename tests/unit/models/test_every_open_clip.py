@@ -15,7 +15,7 @@ from tether.core.model_digest import model_digest
 from tether.core.types import ImageSpec
 from tether.data.images import load
 from tether.models.convert.open_clip import preprocess_config
-from tether.models.save import separate
+from tether.models.convert.saved_files import separate
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")]
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}

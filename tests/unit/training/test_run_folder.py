@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tether.core.errors import InputError, LockedError, StoppedError, TetherError, WriteError
 from tether.core.model_digest import file_digest
 from tether.data.bad_rows import BadRows
-from tether.models.save import write_weights
+from tether.models.convert.saved_files import write_weights
 from tether.training import load_config, train
 from tether.training.checkpoints import list_checkpoints
 from tether.training.claim import _differences, check_recorded

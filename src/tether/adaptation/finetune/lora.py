@@ -13,11 +13,11 @@ from torch import nn
 from tether.core.errors import InputError, MissingExtraError
 from tether.core.ranges import Count, Share, checked
 from tether.core.types import Batch
-from tether.models.build_open_clip import seeded
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.composed.towers import TowerSide
+from tether.models.convert.saved_files import write_weights
+from tether.models.convert.seeded import seeded
 from tether.models.editable import IN_A_BLOCK, editable_layers, name_pattern
-from tether.models.save import write_weights
 from tether.models.wrapped_encoders import WrappedEncoder
 
 ADAPTER = "default"

@@ -20,9 +20,9 @@ from tether.core.errors import InputError
 from tether.core.printable import is_line, quoted
 from tether.core.protocols import DualEncoder
 from tether.core.state_file import SHOWN, known_digest, read_state, write_state
+from tether.models.convert.saved_files import HEAD_FILE, HEAD_FORMAT
 from tether.models.image_digest import image_digest
 from tether.models.load import is_model_folder
-from tether.models.save import HEAD_FILE, HEAD_FORMAT
 
 LARGEST = 1e30
 """All numbers of a head and all its logits stay below: float32 holds them also times the scale of a calibration."""

@@ -15,8 +15,8 @@ from tether.core.atomic_io import parse_json
 from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
 from tether.core.printable import quoted
+from tether.models.convert.saved_files import write_weights
 from tether.models.convert.weights import read_metadata, read_weights
-from tether.models.save import write_weights
 
 FORMAT = "tether-secret-1"
 

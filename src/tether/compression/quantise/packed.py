@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from tether.compression.quantise.few_bits import RoundedRows
 from tether.core.atomic_io import parse_json
 from tether.core.errors import InputError
+from tether.models.convert.saved_files import write_weights
 from tether.models.convert.weights import read_metadata, read_weights
 from tether.models.exchange import WeightPlace, exchanged
-from tether.models.save import write_weights
 
 FORMAT, PACKED_FILE = "tether-packed-1", "few-bits.safetensors"
 

@@ -21,8 +21,8 @@ from tether.data.regions import RegionColumns
 from tether.losses import clip_loss
 from tether.methods.dclip.cross_modal import CrossModalTeacher
 from tether.methods.dclip.region_crops import RegionCropper
-from tether.models.build_open_clip import seeded
 from tether.models.cached import CachedEncoder
+from tether.models.convert.seeded import seeded
 from tether.models.dense import dense_text
 from tether.models.dual import Clip
 from tether.models.embed import encode_texts

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
 from tether.core.ranges import Count, NonNegative, PositiveRate, checked
+from tether.models.convert.saved_files import write_weights
 from tether.models.convert.weights import read_metadata, read_weights
-from tether.models.save import write_weights
 
 Asked = tuple[str, list[str]]
 FORMAT = "tether-norm-tweak-1"

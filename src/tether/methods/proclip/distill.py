@@ -18,13 +18,13 @@ from tether.core.types import Batch, Features, Loss
 from tether.losses import caption_labels, clip_loss, proclip_loss
 from tether.losses.checks import unit_rows
 from tether.methods.proclip.embedder_tower import EmbedderTexts, TextEmbedder
-from tether.models.build_open_clip import seeded
 from tether.models.cached import CachedEncoder
 from tether.models.composed.compose import open_tower
 from tether.models.composed.dual_tower import dual_tower
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.composed.starter import minilm
 from tether.models.composed.towers import ImageSide, TextSide
+from tether.models.convert.seeded import seeded
 from tether.models.dual import Clip
 from tether.models.frozen_copy import frozen_copy
 from tether.models.text.embedder import EXPANSION, Few

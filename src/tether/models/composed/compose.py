@@ -12,7 +12,6 @@ from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.core.printable import quoted
 from tether.core.ranges import Count, checked
-from tether.models.build_open_clip import seeded
 from tether.models.composed.dual_tower import dual_tower
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.composed.maps import MAPS
@@ -23,6 +22,7 @@ from tether.models.composed.transformers_tower import (
     open_transformers_images,
     open_transformers_texts,
 )
+from tether.models.convert.seeded import seeded
 from tether.models.sides import Side
 
 TowerSpec = str | Path | Mapping[str, Any]

@@ -11,12 +11,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
+from tether.models.composed.describe import describe
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.composed.towers import ImageSide, TextSide
+from tether.models.convert.saved_files import FORMAT
 from tether.models.described import mapping
 from tether.models.dual import Clip
 from tether.models.load_wrapped import builder
-from tether.models.save import FORMAT, describe
 from tether.models.sides import Side, owners
 from tether.models.sizes import Sizes
 from tether.models.tokenizer_files import saved_tokenizer

@@ -10,7 +10,6 @@ import torch
 
 from tether.core.component import closest
 from tether.core.errors import InputError
-from tether.models.build_open_clip import seeded
 from tether.models.composed.dual_tower import DualImages, build_dual
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.composed.grounded import LIBRARY, GroundedImages, build_decoder
@@ -23,9 +22,10 @@ from tether.models.composed.transformers_tower import (
     build_transformers_texts,
     vocabulary_of,
 )
+from tether.models.convert.saved_files import VERSION
+from tether.models.convert.seeded import seeded
 from tether.models.convert.weights import assemble
 from tether.models.described import blamed_on, mapping, of_kind
-from tether.models.save import VERSION
 from tether.models.sides import Side
 from tether.models.tokenizer_files import Kind, read_kind, saved_tokenizer
 from tether.models.vision.stems import add_described_

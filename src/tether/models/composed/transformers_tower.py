@@ -18,11 +18,11 @@ from tether.core.atomic_io import read_json
 from tether.core.component import closest
 from tether.core.errors import InputError, MissingExtraError, refusing
 from tether.core.protocols import Tokenizer
-from tether.models.build_open_clip import seeded
 from tether.models.composed.towers import ImageSide, TextSide
 from tether.models.config import read_image
 from tether.models.convert import hugging_face as names
 from tether.models.convert.image_processor import image_spec, read_processor
+from tether.models.convert.seeded import seeded
 from tether.models.convert.tokenizers import transformers_tokenizer
 from tether.models.convert.weights import assemble, find_weights, read_weights
 from tether.models.described import alike, blamed_on, mapping, of_kind, other_architecture
