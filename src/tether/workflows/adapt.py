@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -12,7 +13,7 @@ from typing import Any, cast
 from torch import nn
 
 from tether.adaptation.heads import Head, MasksHead
-from tether.adaptation.recipes import RECIPES, Case, Recipe
+from tether.adaptation.recipes import RECIPES, Case
 from tether.core.component import build, closest
 from tether.core.errors import InputError, MissingExtraError
 from tether.core.geometry import check_finite
@@ -24,11 +25,9 @@ from tether.data.regions import RegionColumns
 from tether.evaluate.adaptation import AdaptReport
 from tether.evaluate.adaptation.report import Costs
 from tether.models.save import save
-from tether.tasks.caption import CAPTION_RECIPES, CaptionByReward, CaptionFromTexts
-from tether.tasks.caption.text_only import TextOnlyCaptioner
+from tether.tasks.caption import CAPTION_RECIPES, TextOnlyCaptioner
 from tether.tasks.classify.prompts import classes_of, templates_of
-from tether.tasks.read import READ_RECIPES, DualReader, ReadPages, ReadScenes, ReadWords, SceneReader, VisionLM
-from tether.tasks.read.readers import MADE_READER
+from tether.tasks.read import READ_RECIPES, DualReader, SceneReader, VisionLM
 from tether.workflows.adaptation.apart import apart, said_of
 from tether.workflows.adaptation.boxes import boxes_said
 from tether.workflows.adaptation.choose import Choice, choices, fitting, kind_error
@@ -41,16 +40,8 @@ from tether.workflows.adaptation.next_steps import next_steps
 from tether.workflows.adaptation.run import OnStep, named, rate_named, run
 from tether.workflows.adaptation.texts import open_texts
 from tether.workflows.apart import check_begun_elsewhere
-from tether.workflows.captioning.learn import learn_captions
-from tether.workflows.captioning.reward import REWARD_RECIPE, reward_captions
-from tether.workflows.captioning.run import MADE_BY, check_captioner
 from tether.workflows.models import Data, Model, Progress, opened
-from tether.workflows.reading.learn import learn_to_read
-from tether.workflows.reading.pages import learn_pages
 
-CAPTIONS, READS = (CaptionFromTexts, CaptionByReward), (ReadWords, ReadScenes, ReadPages)
-"""Recipes whose result is neither a model nor a head."""
-SCENE_RECIPE = "read_scene"
 BEGUN_WITH = ("reader", "captioner", "judge", "judge2", "lm", "vocabulary")
 """Settings of recipes that may be folders of what goes on, or judges."""
 
@@ -179,12 +170,11 @@ def adapt(
         ('accuracy, mean over classes', 10)
     """
     spec, made = _recipe(recipe)
-    captions, reads = isinstance(made, CAPTIONS), isinstance(made, READS)
+    learnt_by = None if made is None else made.learnt_by
     idle = {"shots": shots, "test": test, "keep": keep, "label": label, "classes": classes, "templates": templates}
     idle["interpolate"] = interpolate or None
-    if (captions or reads) and (given := [f"--{name}" for name, value in idle.items() if value is not None]):
-        what = "captioner" if captions else "reader"
-        raise InputError(f"{given[0]}: does not go with --recipe {spec['name']}, which gives a {what}")
+    if learnt_by and (given := [f"--{name}" for name, value in idle.items() if value is not None]):
+        raise InputError(f"{given[0]}: does not go with --recipe {spec['name']}, which gives a {made.gives}")
     texts = made is not None and made.takes == "texts"
     source = (open_texts if texts else open_source)(data, where="DATA")
     asked = Asked(
@@ -204,8 +194,8 @@ def adapt(
     base, title = opened(model, device=device, random_weights=random_weights)
     cast(nn.Module, base).eval()
     check_finite(base)
-    if isinstance(made, (*CAPTIONS, *READS)):
-        run_of = LearntRun(
+    if learnt_by:
+        asked_for = LearntRun(
             spec=spec,
             seed=seed,
             out=out,
@@ -215,18 +205,11 @@ def adapt(
             device=device,
             workers=workers,
             on_step=on_step,
+            on_progress=on_progress,
             should_stop=should_stop,
         )
-        folder, captioner, reader = None if out is None else Path(out), None, None
-        if isinstance(made, ReadPages):
-            reader, told = learn_pages(base, title, source, made, run=run_of, on_progress=on_progress)
-        elif isinstance(made, READS):
-            reader, told = learn_to_read(base, title, source, made, run=run_of, on_progress=on_progress)
-        elif isinstance(made, CaptionByReward):
-            captioner, told = reward_captions(base, title, source, made, run=run_of)
-        else:
-            captioner, told = learn_captions(base, title, source, made, run=run_of)
-        return Adapted(None, None, told, folder, captioner, reader)
+        learnt, told = pkgutil.resolve_name(learnt_by)(base, title, source, made, run=asked_for)
+        return Adapted(None, None, told, None if out is None else Path(out), **{made.gives: learnt})
     case = look_at(source, asked)
     found: Sequence[Choice] = ()
     if made is None:
@@ -344,9 +327,7 @@ _KNOWN: Registry[Any] = Registry("", {}, including=(RECIPES, CAPTION_RECIPES, RE
 """Every recipe of ``tether adapt``."""
 
 
-def _recipe(
-    given: str | Mapping[str, Any] | None,
-) -> tuple[dict[str, Any], Recipe | CaptionFromTexts | CaptionByReward | ReadWords | ReadScenes | ReadPages | None]:
+def _recipe(given: str | Mapping[str, Any] | None) -> tuple[dict[str, Any], Any]:
     """The settings of a recipe and the recipe, nothing where none was asked for; a wrong one before data are read."""
     if given is None:
         return {}, None
@@ -354,11 +335,7 @@ def _recipe(
     name = spec["name"] = str(spec.get("name")).replace("-", "_")
     if name not in _KNOWN:
         raise InputError(f"--recipe: no recipe {name!r}; {closest(name, _KNOWN)}")
-    if name == REWARD_RECIPE and not spec.get("captioner"):
-        raise InputError(f"--recipe {name}: expected captioner=FOLDER, a captioner that goes on; {MADE_BY} makes one")
-    if name == SCENE_RECIPE and not spec.get("reader"):
-        raise InputError(f"--recipe {name}: expected reader=FOLDER, a reader that goes on; {MADE_READER} makes one")
-    made = build(spec, _KNOWN, where="--recipe", finite=True)
-    if isinstance(made, CaptionByReward):
-        check_captioner(made.captioner, where=f"--recipe {name}: captioner")
-    return spec, made
+    kind = _KNOWN[name]
+    if (what := kind.goes_on) and not spec.get(what):
+        raise InputError(f"--recipe {name}: expected {what}=FOLDER, a {what} that goes on; {kind.made_by} makes one")
+    return spec, build(spec, _KNOWN, where="--recipe", finite=True)

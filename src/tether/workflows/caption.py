@@ -23,13 +23,13 @@ from tether.data.bad_rows import BadRows
 from tether.data.loader import ordered
 from tether.models.cached import CachedEncoder
 from tether.models.embed import encode_texts
+from tether.tasks.caption.captioner import MADE_CAPTIONER, check_captioner
 from tether.tasks.caption.nearest import NearestCaptions
 from tether.tasks.caption.text_only import Captioned, Gap, TextOnlyCaptioner, Writing
 from tether.tasks.retrieve.gallery import SIDE, gallery
 from tether.tasks.retrieve.search import Hit
 from tether.tasks.retrieve.vectors import make_thumbnail
 from tether.workflows.adaptation.texts import open_texts
-from tether.workflows.captioning.run import MADE_BY, check_captioner
 from tether.workflows.models import Data, Model, OnStage, Progress, opened, progress_of, with_total
 
 SHOWN = 500
@@ -158,8 +158,8 @@ def caption(
     """
     if captioner is None and texts is None:
         raise InputError(
-            f"--captioner: expected the folder of a captioner ({MADE_BY} makes one), or --texts with sentences to "
-            "choose from"
+            f"--captioner: expected the folder of a captioner ({MADE_CAPTIONER} makes one), or --texts with sentences "
+            "to choose from"
         )
     if texts is not None:
         wanted = {"--captioner": captioner is not None, "--sample": sample, "--tone": bool(tone)}

@@ -26,7 +26,7 @@ from tether.data.boxes import Unit
 from tether.data.originals import originals
 from tether.data.sources.advice import caption_advice
 from tether.evaluate.reading import ReadingScores, reading_scores
-from tether.tasks.read import ImageReader, SceneReader, load_reader
+from tether.tasks.read import ImageReader, load_reader
 from tether.tasks.read.readers import MADE_PAGES, MADE_READER, trained_readers
 from tether.tasks.retrieve.gallery import SIDE, gallery
 from tether.tasks.retrieve.search import Hit
@@ -284,7 +284,7 @@ def _reader(
             raise InputError("--scene: expected --model, the one that the reader learnt to look at scenes with")
         sees = None if model is None else opened(model, device=device, random_weights=random_weights)[0]
         reader, name = load_reader(head, model=sees, device=device, made_by=made_by), str(head)
-    if scene and not isinstance(reader, SceneReader):
+    if scene and not reader.scenes:
         raise InputError(f"--scene: {name} reads crops alone; tether adapt --recipe read_scene reader={name} goes on")
     return reader, name
 
@@ -294,7 +294,7 @@ def _said(reader: ImageReader, batch: Crops, *, scene: bool, batch_size: int) ->
     if not scene:
         return reader.read(crops, batch_size=batch_size)
     assert batch.whole is not None
-    looker = cast(SceneReader, reader)
+    looker = cast(Any, reader)
     boxes = torch.from_numpy(batch.shares).float().clamp(0, 1) if looker.settings["position"] else None
     index = [0] * len(crops)
     return looker.read(crops, scenes=[batch.whole], scene_index=index, boxes=boxes, batch_size=batch_size)

@@ -59,6 +59,8 @@ class Recipe(abc.ABC):
         simpler: a way outside the recipes to try first where nothing was shown; empty takes other recipes.
         cost: rough price against a linear probe, to choose by.
         least: amount of data, see ``Case.amount``, from which on it may be proposed; None where it never is.
+        goes_on: setting that is the folder of what goes on, or None.
+        learnt_by: dotted name of the workflow that learns what is neither a head nor a model; None for a ``Recipe``.
     """
 
     takes: ClassVar[Kind]
@@ -70,6 +72,8 @@ class Recipe(abc.ABC):
     simpler: ClassVar[str] = ""
     cost: ClassVar[float]
     least: ClassVar[int | None] = None
+    goes_on: ClassVar[str | None] = None
+    learnt_by: ClassVar[str | None] = None
     validates: bool = False
     columns: Mapping[str, Any] = MappingProxyType({})
 

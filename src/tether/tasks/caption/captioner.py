@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from tether.core.atomic_io import local
 from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
 from tether.core.ranges import Count, Whole, checked
@@ -22,6 +23,8 @@ from tether.tasks.caption.prefix import PrefixAdaptor
 
 How = Literal["greedy", "sample", "beams"]
 FILE, LM_FOLDER = "captioner.safetensors", "language_model"
+MADE_CAPTIONER = "tether adapt MODEL TEXTS --recipe caption_from_texts --out FOLDER"
+"""The command that makes a captioner."""
 _FORMAT = "tether-captioner-1"
 _ADAPTOR = "adaptor."
 
@@ -254,3 +257,13 @@ class PrefixCaptioner(nn.Module):
         check_fit(adaptor, state, where=path)
         fill(adaptor.to_empty(device="cpu"), state, where=path)
         return cls(adaptor, words).to(words.device).eval(), settings, tensors
+
+
+def check_captioner(folder: str | Path, *, where: str) -> None:
+    """Refuse a folder without a captioner, before anything is read.
+
+    Raises:
+        InputError: it names the command that makes one.
+    """
+    if not (local(folder) / FILE).is_file():
+        raise InputError(f"{where}: {folder} holds no captioner; expected the folder of one that {MADE_CAPTIONER} made")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge
 
@@ -29,7 +29,9 @@ class CaptionFromTexts:
     the same texts, which writes in their words only.
     """
 
-    takes = "texts"
+    takes, gives = "texts", "captioner"
+    goes_on: ClassVar[str | None] = None
+    learnt_by = "tether.workflows.captioning.learn.learn_captions"
 
     @checked
     def __init__(

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from tether.core.ranges import Count, NonNegative, PositiveRate, Rate, Whole, checked
+from tether.tasks.caption.captioner import MADE_CAPTIONER, check_captioner
 from tether.tasks.caption.clip_s import PREFIX
 from tether.tasks.caption.reward import Score
 from tether.tasks.caption.training import Tune
@@ -19,7 +20,9 @@ class CaptionByReward:
     is that of a small one.
     """
 
-    takes = "images"
+    takes, gives = "images", "captioner"
+    goes_on, made_by = "captioner", MADE_CAPTIONER
+    learnt_by = "tether.workflows.captioning.reward.reward_captions"
 
     @checked
     def __init__(
@@ -68,7 +71,11 @@ class CaptionByReward:
             grammar_steps: of the tuning of the judge.
             grammar_rate: its learning rate.
             grammar_batch: its pairs of a step.
+
+        Raises:
+            InputError: no captioner in the folder.
         """
+        check_captioner(captioner, where="captioner")
         self.captioner, self.judge, self.judge2, self.grammar = captioner, judge, judge2, grammar
         self.score, self.weight, self.cider, self.prefix = score, weight, cider, prefix
         self.samples, self.tune, self.steps, self.batch_size = samples, tune, steps, batch_size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
@@ -25,13 +25,23 @@ class ReadRecipe:
     """What recipes that give a reader share.
 
     Attributes:
+        takes: the kind of data.
+        gives: what comes of it.
+        goes_on: setting that is the folder of what goes on, which the command ``made_by`` makes; or None.
+        learnt_by: dotted name of the workflow that learns it.
         steps: that are taken, or None.
         batch_size: rows of a step.
+        learning_rate: of AdamW.
+        weight_decay: on matrices only.
     """
 
-    takes = "pairs"
+    takes, gives = "pairs", "reader"
+    goes_on: ClassVar[str | None] = None
+    learnt_by: ClassVar[str]
     steps: int | None
     batch_size: int
+    learning_rate: float
+    weight_decay: float
 
     def steps_for(self, count: int) -> int:
         """Steps for so many words or pages."""
@@ -44,6 +54,8 @@ class ReadPages(ReadRecipe):
     Source: Vary (arXiv 2312.06109). Without ``lm`` a small language model of single characters is made, and without
     ``vocabulary`` a new one is learnt; both from random weights, which needs many steps.
     """
+
+    learnt_by = "tether.workflows.reading.pages.learn_pages"
 
     @checked
     def __init__(

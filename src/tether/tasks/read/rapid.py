@@ -37,6 +37,7 @@ class RapidWords:
 
     file: ClassVar[str | None] = None
     unit: ClassVar[str] = "word"
+    scenes: ClassVar[bool] = False
 
     @checked
     def read(self, images: Images, *, batch_size: Count = 64) -> Texts:
@@ -76,6 +77,7 @@ class RapidPages:
 
     file: ClassVar[str | None] = None
     unit: ClassVar[str] = "page"
+    scenes: ClassVar[bool] = False
 
     @checked
     def __init__(self, *, side: Side = PAGE_SIDE, least_score: Share = PAGE_SCORE) -> None:

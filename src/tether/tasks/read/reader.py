@@ -106,6 +106,7 @@ class DualReader(nn.Module):
 
     file: ClassVar[str | None] = READER_FILE
     unit: ClassVar[str] = "word"
+    scenes: ClassVar[bool] = False
 
     @checked
     def __init__(

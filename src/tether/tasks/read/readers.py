@@ -14,7 +14,6 @@ from tether.core.runtime_protocol import ByAttributes
 from tether.core.types import ImageLike
 from tether.core.words_read import Texts
 from tether.tasks.read.rapid import RapidPages
-from tether.tasks.read.scene_reader import SceneReader
 
 MADE_READER = "tether adapt MODEL WORDS --recipe read --out FOLDER"
 """The command that makes a reader."""
@@ -26,15 +25,18 @@ MADE_PAGES = "tether adapt MODEL PAGES --recipe read-page --out FOLDER"
 class ImageReader(Protocol, metaclass=ByAttributes):
     """Says what stands in images.
 
-    A reader that is kept in a folder also has ``load(folder, *, device)``, a classmethod.
+    A reader that is kept in a folder also has ``load(folder, *, device)``, a classmethod; one with scenes takes the
+    ``scene_encoder`` there.
 
     Attributes:
         file: name of the file by which its folder is known; None for one that has no folder.
         unit: what an image holds, ``word`` or ``page``.
+        scenes: whether it also looks at the whole image in which a word stands; see ``SceneReader``.
     """
 
     file: ClassVar[str | None]
     unit: ClassVar[str]
+    scenes: ClassVar[bool]
 
     def read(self, images: Sequence[ImageLike], /, *, batch_size: int = 64) -> Texts:
         """What stands in each image.
@@ -98,9 +100,8 @@ def load_reader(
     for kind in READERS.working().values():
         if kind.file is None or not (place / kind.file).is_file():
             continue
-        if kind is SceneReader:
-            if model is None:
-                continue
-            return SceneReader.load(place, scene_encoder=model, device=device)
-        return cast(ImageReader, cast(Any, kind).load(place, device=device))
+        if kind.scenes and model is None:
+            continue
+        sees = {"scene_encoder": model} if kind.scenes else {}
+        return cast(ImageReader, cast(Any, kind).load(place, device=device, **sees))
     raise InputError(f"{folder}: holds no reader; expected the folder of one that {made_by} made")

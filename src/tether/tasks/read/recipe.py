@@ -32,6 +32,8 @@ class ReadWords(ReadRecipe):
     Source: CLIP4STR (arXiv 2305.14014), whose settings are the defaults.
     """
 
+    learnt_by = "tether.workflows.reading.words.learn_words"
+
     @checked
     def __init__(
         self,
@@ -112,6 +114,9 @@ class ReadScenes(ReadRecipe):
 
     Source: CLIPTER (arXiv 2301.07464).
     """
+
+    goes_on, made_by = "reader", MADE_READER
+    learnt_by = "tether.workflows.reading.scenes.learn_scenes"
 
     @checked
     def __init__(

@@ -90,6 +90,7 @@ class SceneReader(nn.Module):
 
     file: ClassVar[str | None] = SCENE_FILE
     unit: ClassVar[str] = "word"
+    scenes: ClassVar[bool] = True
 
     @checked
     def __init__(
@@ -196,7 +197,7 @@ class SceneReader(nn.Module):
             self,
             loss,
             rows,
-            moves=[*self.reader.moving(), *self.fusion.parameters()],
+            moves=self.moving(),
             training=[self.reader.decoder],
             steps=steps,
             batch_size=batch_size,
@@ -208,6 +209,10 @@ class SceneReader(nn.Module):
             should_stop=should_stop,
         )
         return self
+
+    def moving(self) -> list[nn.Parameter]:
+        """Its parameters that learn."""
+        return [*self.reader.moving(), *self.fusion.parameters()]
 
     @checked
     def read(

@@ -75,6 +75,7 @@ class VisionLM(nn.Module):
 
     file: ClassVar[str | None] = PAGE_FILE
     unit: ClassVar[str] = "page"
+    scenes: ClassVar[bool] = False
 
     @checked
     def __init__(

@@ -19,6 +19,7 @@ from tether.evaluate.adaptation.report import FORMAT, JSON_FILE
 from tether.training.tuning import Played, Tuning, play
 from tether.workflows.adaptation.folder import Existing, claimed, replaced_result
 from tether.workflows.adaptation.run import OnStep
+from tether.workflows.models import Progress
 
 HELD_OUT = 10
 """One text or image in so many is held out, by a hash of its words or its key."""
@@ -114,8 +115,9 @@ class LearntRun:
     strict: bool
     random_weights: bool
     device: str
-    workers: int = 0
+    workers: int
     on_step: OnStep | None
+    on_progress: Progress | None
     should_stop: Callable[[], bool]
 
     @contextlib.contextmanager

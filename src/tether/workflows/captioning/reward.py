@@ -43,7 +43,6 @@ from tether.workflows.adaptation.run import named
 from tether.workflows.captioning.run import WritingReport, reported
 from tether.workflows.models import opened
 
-REWARD_RECIPE = "caption_reward"
 BATCH = 32
 """Images that are read at once."""
 
@@ -107,7 +106,7 @@ def reward_captions(
         check_finite(one)
     found = [(base, title), *opened_too]
     judges = opened_too if recipe.judge else found
-    with named(REWARD_RECIPE):
+    with named(str(run.spec["name"])):
         for one, _ in judges:
             check_judge(one, grammar=False)
         if recipe.grammar == "fit":

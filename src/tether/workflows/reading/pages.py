@@ -24,7 +24,6 @@ from tether.tasks.read.merged_vision import squeezed
 from tether.training.loop import StepReport
 from tether.workflows.adaptation.learnt import LearntReport, LearntRun, held_out
 from tether.workflows.adaptation.run import named
-from tether.workflows.models import Progress
 from tether.workflows.reading.learn import ReaderReport, captioned, guess_of
 
 _SCENE = 64  # pixels of a drawn image without text
@@ -40,18 +39,12 @@ class PageReaderReport(ReaderReport):
 
 
 def learn_pages(
-    base: DualEncoder,
-    title: str,
-    source: Source,
-    recipe: ReadPages,
-    *,
-    run: LearntRun,
-    on_progress: Progress | None = None,
+    base: DualEncoder, title: str, source: Source, recipe: ReadPages, *, run: LearntRun
 ) -> tuple[VisionLM, LearntReport]:
     """Learn a vocabulary on rendered pages and those of the data, then let a language model read beside the model."""
     with named(str(run.spec["name"])):
         net = recipe.network(base, seed=run.seed)
-        every = captioned(source, net.image_spec, run=run, on_progress=on_progress)
+        every = captioned(source, net.image_spec, run=run)
         words = recipe.words(every.texts, tokens=net.tokens, seed=run.seed)
         starting = copy.deepcopy(words)
         reader = recipe.reader(base, net, words, seed=run.seed).to(base.logit_scale.device)
