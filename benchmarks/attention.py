@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from tether.models.blocks.attention import ATTENTION
+from tether.models.towers.blocks.attention import ATTENTION
 
 TOKENS, HEADS, WIDTH = 4096, 6, 64
 LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096)

@@ -23,10 +23,10 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from tether.models.blocks.block import TransformerBlock
-from tether.models.blocks.options import BlockConfig
-from tether.models.blocks.presets import BLOCK_PRESETS, block_preset
-from tether.models.vision.tower import initialise_block_
+from tether.models.towers.blocks.block import TransformerBlock
+from tether.models.towers.blocks.options import BlockConfig
+from tether.models.towers.blocks.presets import BLOCK_PRESETS, block_preset
+from tether.models.towers.vision.tower import initialise_block_
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from tether.adaptation.finetune import MapFit
 from tether.data import open_source
 from tether.evaluate.captions import caption_words, cider, repeated_bigrams
 from tether.evaluate.retrieval import recall_at_k
-from tether.models.cached import CachedEncoder
+from tether.models.composed.cached import CachedEncoder
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.embed import encode_texts
 from tether.tasks.caption import CaptionFromTexts, ImageRows, NearestCaptions, TextOnlyCaptioner

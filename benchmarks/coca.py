@@ -35,9 +35,9 @@ from tether.evaluate.captions import attribute_scores, cider, repeated_bigrams
 from tether.evaluate.retrieval import recall_at_k
 from tether.losses import ClipLoss
 from tether.methods.sycoca.decoder import CausalDecoder
-from tether.models.dense import dense_image
-from tether.models.dual import Clip
 from tether.models.embed import encode_images, encode_texts
+from tether.models.features.dense import dense_image
+from tether.models.towers.clip import Clip
 from tether.optim.clip import GlobalNorm
 from tether.training.schedules import Cosine
 from tether.training.steps import ComposedStep

@@ -24,9 +24,9 @@ from tether.core.protocols import DualEncoder
 from tether.core.types import ImageSpec
 from tether.models import create
 from tether.models.convert.tokenizers import TextPadding
-from tether.models.dense import DensePath, dense_image
+from tether.models.encoders.wrapped import TransformersEncoder
+from tether.models.features.dense import DensePath, dense_image
 from tether.models.tokenizer import ClipTokenizer
-from tether.models.wrapped_encoders import TransformersEncoder
 
 BATCH = 8
 

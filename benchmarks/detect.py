@@ -25,7 +25,7 @@ import torch
 
 from tether.methods.winclip import WinclipDetector
 from tether.models import create
-from tether.models.dual import Clip
+from tether.models.towers.clip import Clip
 from tether.tasks.anomaly import Detector, PatchesDetector
 
 

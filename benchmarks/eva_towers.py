@@ -6,7 +6,8 @@ Cost:     about 1 CPU minute on one core (``--quick``: one round, whose spread m
 EVA02-CLIP-B/16 at 224 pixels with timm's random weights, 4 images at once, float32, one thread, the two by turns.
 
 Measured last on two virtual cores of an AMD EPYC with other work beside it, nine rounds: 1.08 (1.07 to 1.10) times
-timm's speed. Products of matrices are four fifths of the time of both; ours are oneDNN's (``models.blocks.layers``).
+timm's speed. Products of matrices are four fifths of the time of both; ours are oneDNN's
+(``models.towers.blocks.layers``).
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from torch import Tensor
 
 from tether.methods.eva_clip_18b.eva import load_tower_
 from tether.models.presets import configure
-from tether.models.vision.eva import EvaTower
-from tether.models.vision.eva_config import EvaConfig
+from tether.models.towers.vision.eva import EvaTower
+from tether.models.towers.vision.eva_config import EvaConfig
 
 
 def seconds(run: Callable[[], Tensor]) -> float:

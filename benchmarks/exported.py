@@ -29,8 +29,8 @@ from torch import Tensor
 
 import tether
 from tether.models import create
-from tether.models.onnx import folder as folders
-from tether.models.onnx.graphs import Graph, Side
+from tether.models.encoders.onnx import folder as folders
+from tether.models.encoders.onnx.graphs import Graph, Side
 from tether_lab.lab.lab import Lab
 from tether_lab.worlds.small_clip import small_clip
 from training_step import race

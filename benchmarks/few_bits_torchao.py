@@ -37,10 +37,10 @@ from tether.core.errors import UnsupportedModelError
 from tether.core.types import Batch
 from tether.data.images import resize_and_crop
 from tether.methods.norm_tweaking import NormTweak, own_texts
-from tether.models.anatomy.find import anatomy_of
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.embed import encode_images, encode_texts
-from tether.models.exchange import WeightPlace, replace
+from tether.models.features.find import anatomy_of
+from tether.models.features.parametrization import WeightPlace, replace
 from tether_lab.lab.lab import Lab
 from tether_lab.worlds import deep_char_lm
 

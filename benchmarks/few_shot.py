@@ -46,7 +46,7 @@ from tether.evaluate.few_shot import (
     few_shot,
     rows_at,
 )
-from tether.models.cached import CachedEncoder, side_digest
+from tether.models.composed.cached import CachedEncoder, side_digest
 from tether.models.embed import encode_images
 from tether.tasks.classify.prompts import own_templates
 from tether.tasks.classify.zero_shot import class_weights

@@ -31,10 +31,10 @@ from torch import Tensor
 
 from tether.generation.seen import as_images
 from tether.models import create
-from tether.models.dual import Clip
 from tether.models.embed import encode_texts
 from tether.models.latent.clip import hold_codec_
 from tether.models.latent.codec import ConvCodec, ScaledCodec
+from tether.models.towers.clip import Clip
 from tether.training.codec_training import train_codec
 from tether_lab.lab.lab import Lab
 from tether_lab.worlds import in_memory, steered_latents

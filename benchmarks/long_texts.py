@@ -34,7 +34,7 @@ from torch import Tensor
 from tether.data import open_source
 from tether.models import create
 from tether.models.embed import encode_texts
-from tether.models.long_texts import LongTexts, StretchedTextEncoder, reading
+from tether.models.texts.long_texts import LongTexts, StretchedTextEncoder, reading
 from tether.models.tokenizer import TextCutWarning
 from training_step import peer, race
 

@@ -30,8 +30,8 @@ from torch import Tensor
 import tether
 from tether.data.images import decode, resize_and_crop
 from tether.data.region_files import NamedRegion
-from tether.models.dual import Clip
 from tether.models.embed import encode_texts
+from tether.models.towers.clip import Clip
 from tether.tasks.classify.regions import RegionAs, region_rows
 from tether_lab.lab.lab import Lab
 from tether_lab.papers import alpha_clip as card

@@ -30,8 +30,8 @@ from pathlib import Path
 import torch
 
 from tether.models import create
-from tether.models.dual import Clip
-from tether.models.windows import Windows
+from tether.models.features.windows import Windows
+from tether.models.towers.clip import Clip
 from tether.tasks.segment import TokenSegmenter, ValueSegmenter
 
 CLASSES = [f"thing {number}" for number in range(20)]

@@ -51,8 +51,8 @@ from tether.data.blocks import IndexedSource
 from tether.data.images import decode
 from tether.evaluate.dense import DenseReport, MaskScores
 from tether.methods.clip_dinoiser import GroupingHead
-from tether.models.mask_models import TrainedMasks
-from tether.models.windows import Windows
+from tether.models.features.windows import Windows
+from tether.models.heads.mask_models import TrainedMasks
 from tether.tasks.segment import SEGMENTERS, DenseSegmenter, Segmenter, TokenSegmenter
 from tether.workflows.adaptation.run import run
 

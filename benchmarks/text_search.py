@@ -35,7 +35,7 @@ from tether.core.protocols import DualEncoder
 from tether.data import open_source
 from tether.evaluate import evaluate
 from tether.evaluate.text_retrieval import text_ranks
-from tether.models.composed.compose import compose
+from tether.models.compose import compose
 from tether.training.config import split_parts
 from tether.training.locked_towers import kept_where_resting
 from tether.workflows.mine import mine

@@ -43,7 +43,7 @@ from tether.data.loader import ordered
 from tether.losses import ClipLoss
 from tether.methods.clipa.shorten import Shortened
 from tether.models import create
-from tether.models.dual import Clip
+from tether.models.towers.clip import Clip
 from tether.optim import AdamW, parameter_groups
 from tether.optim.clip import GlobalNorm
 from tether.training.loop import Player, Precision, fit

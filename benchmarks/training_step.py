@@ -30,7 +30,7 @@ from tether.losses import clip_loss
 from tether.models import create
 from tether.models.convert.open_clip import rules
 from tether.models.convert.rules import give, take
-from tether.models.dual import Clip
+from tether.models.towers.clip import Clip
 
 BATCH, CONTEXT, PATCHES = 256, 24, 64
 

@@ -44,8 +44,8 @@ from tether.methods.abs.token_crops import feature_crops
 from tether.methods.gc_clip import guided_crops
 from tether.methods.gc_clip.guided_crops import GuidedCrops, candidate_classes
 from tether.models import create
-from tether.models.anatomy.find import anatomy_of
 from tether.models.embed import encode_images
+from tether.models.features.find import anatomy_of
 from tether.tasks.classify.views import ViewHead, encode_windows, view_spec
 
 CLASSES = ("cat", "dog", "cow", "sun", "tree", "house", "boat", "cup")

@@ -22,11 +22,11 @@ from tether.core.types import Batch, ImageSpec
 from tether.data import open_source
 from tether.data.images import decode, resize_and_crop
 from tether.evaluate.retrieval import recall_at_k
-from tether.models.cached import CachedEncoder
+from tether.models.composed.cached import CachedEncoder
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.composed.towers import ImageSide, TextSide
 from tether.models.embed import encode_images, encode_texts
-from tether.models.sizes import Sizes
+from tether.models.towers.sizes import Sizes
 from tether.optim import AdamW, parameter_groups
 from tether.optim.clip import GlobalNorm
 from tether.training.loop import Player, Precision, fit

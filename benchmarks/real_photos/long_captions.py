@@ -16,11 +16,11 @@ from tether.core.protocols import DualEncoder, Step
 from tether.core.types import Batch
 from tether.evaluate.retrieval import recall_at_k
 from tether.losses import ClipLoss
-from tether.models.cached import CachedEncoder
+from tether.models.composed.cached import CachedEncoder
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.embed import encode_images, encode_texts
-from tether.models.positions import resize_line, stretch
-from tether.models.text_windows import SlidingTextEncoder
+from tether.models.texts.text_windows import SlidingTextEncoder
+from tether.models.towers.positions import resize_line, stretch
 from tether.training.steps.composed import ComposedStep
 from tether.training.steps.presets import ContrastiveStep
 from tether_lab.lab.card import Claim, Condition, Trial

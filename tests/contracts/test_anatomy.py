@@ -18,13 +18,13 @@ from families import (
 from tether.adaptation.finetune.lora import Lora
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.models import create
-from tether.models.anatomy.exceptions import EXCEPTIONS
-from tether.models.anatomy.find import anatomy_of, text_anatomy, tower_of
 from tether.models.composed.towers import ImageSide
-from tether.models.decompose import decompose
-from tether.models.dense import DensePath, dense_image, dense_text
-from tether.models.exchange import linears
-from tether.models.text_state import text_state
+from tether.models.features.decompose import decompose
+from tether.models.features.dense import DensePath, dense_image, dense_text
+from tether.models.features.find import anatomy_of, text_anatomy, tower_of
+from tether.models.features.parametrization import linears
+from tether.models.refusals import EXCEPTIONS
+from tether.models.texts.text_state import text_state
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")]
 TEXTS = ["a small red cat", "sun", "the dog in the sun"]

@@ -12,8 +12,8 @@ from families import CLOSED, FAMILIES, SEALED, open_clip_tower
 from tether.adaptation.finetune import tower_parameters
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.methods.ft_clip import ClipClassifier
-from tether.models.anatomy.exceptions import EXCEPTIONS
-from tether.models.anatomy.find import anatomy_of
+from tether.models.features.find import anatomy_of
+from tether.models.refusals import EXCEPTIONS
 
 pytestmark = pytest.mark.slow
 

@@ -16,9 +16,9 @@ from tether.methods.adaptclip.adapters import AdaptClip, TrainedAdapters
 from tether.methods.clap import ClapDetector
 from tether.methods.winclip import WinclipDetector
 from tether.models import create
-from tether.models.anatomy.exceptions import EXCEPTIONS
-from tether.models.dual import Clip
-from tether.models.narrow import NarrowEncoder
+from tether.models.encoders.truncated import NarrowEncoder
+from tether.models.refusals import EXCEPTIONS
+from tether.models.towers.clip import Clip
 from tether.tasks.anomaly import DETECTORS, AnomalyclipDetector, Detector, PatchesDetector
 
 pytestmark = pytest.mark.slow

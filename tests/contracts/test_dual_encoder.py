@@ -16,13 +16,13 @@ from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder, Tokenizer
 from tether.core.types import Encoded
 from tether.models import MODELS, create
-from tether.models.blocks.presets import BLOCK_PRESETS, BlockPreset, block_stack
-from tether.models.cached import CachedEncoder, side_digest
+from tether.models.compose import compose
 from tether.models.composed import starter
-from tether.models.composed.compose import compose
+from tether.models.composed.cached import CachedEncoder, side_digest
+from tether.models.encoders.tower_parts import SIDES, side_parts
 from tether.models.latent.clip import init_from_pixel_clip
 from tether.models.latent.codec import ConvCodec
-from tether.models.sides import SIDES, side_parts
+from tether.models.towers.blocks.presets import BLOCK_PRESETS, BlockPreset, block_stack
 from tether.training.locked_towers import resting_sides
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")]

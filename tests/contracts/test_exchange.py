@@ -10,11 +10,8 @@ import torch.nn.functional as F
 import tether
 from families import FAMILIES, SEALED
 from tether.core.errors import InputError, UnsupportedModelError
-from tether.models.anatomy.exceptions import EXCEPTIONS
-from tether.models.anatomy.find import anatomy_of
-from tether.models.anatomy.parts import by_head
-from tether.models.dual import Clip
-from tether.models.exchange import (
+from tether.models.features.find import anatomy_of
+from tether.models.features.parametrization import (
     AddedRows,
     exchanged,
     linears,
@@ -25,6 +22,9 @@ from tether.models.exchange import (
     save_exchanged,
     take_back_,
 )
+from tether.models.features.parts import by_head
+from tether.models.refusals import EXCEPTIONS
+from tether.models.towers.clip import Clip
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")]
 TEXTS = ["a small red cat", "sun", "the dog in the sun"]

@@ -8,12 +8,12 @@ import torch
 import tether
 from families import FAMILIES
 from tether.core.errors import InputError, UnsupportedModelError
-from tether.models.anatomy.exceptions import EXCEPTIONS
-from tether.models.anatomy.find import tower_of
-from tether.models.composed.grounded import ground, grounded
-from tether.models.dense import dense_image
-from tether.models.grounding_decoder import GroundingDecoder
-from tether.models.tower_state import image_map, image_tokens
+from tether.models.features.dense import dense_image
+from tether.models.features.find import tower_of
+from tether.models.features.penultimate import image_map, image_tokens
+from tether.models.heads.grounded import ground, grounded
+from tether.models.heads.grounding_decoder import GroundingDecoder
+from tether.models.refusals import EXCEPTIONS
 
 pytestmark = pytest.mark.slow
 

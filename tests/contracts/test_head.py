@@ -39,13 +39,13 @@ from tether.methods.excel_wsss.patch_relation import ExcelAdapter
 from tether.methods.fairerclip import KernelHead
 from tether.methods.featsharp import Sharpener, SharpenerHead
 from tether.models import create
-from tether.models.content_transfer import RegionNamer
-from tether.models.defect_texts import DefectTexts
-from tether.models.image_digest import image_digest
-from tether.models.mask_decoder import MaskHead
-from tether.models.mask_models import NamedMasks
-from tether.models.patch_grouping import DinoiserHead
-from tether.models.ranking_adapter import RankingAdapter
+from tether.models.features.image_digest import image_digest
+from tether.models.features.patch_grouping import DinoiserHead
+from tether.models.heads.content_transfer import RegionNamer
+from tether.models.heads.mask_decoder import MaskHead
+from tether.models.heads.mask_models import NamedMasks
+from tether.models.heads.ranking_adapter import RankingAdapter
+from tether.models.texts.defect_texts import DefectTexts
 from tether.training.steps import ComposedStep
 from tether.training.steps.heads import TRAINED_HEADS
 from tether.training.terms import TERMS

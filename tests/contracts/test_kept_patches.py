@@ -11,18 +11,18 @@ import tether
 from dual_encoders import write_dual_encoder
 from families import FAMILIES, PLAIN, SEALED, TEXT, eva_tower, filled, open_clip_tower
 from tether.core.errors import UnsupportedModelError
-from tether.models.anatomy.exceptions import EXCEPTIONS
-from tether.models.anatomy.find import anatomy_of
-from tether.models.anatomy.hugging_face import vision_model
-from tether.models.build_open_clip import open_clip_model
 from tether.models.convert.tokenizers import TextPadding
-from tether.models.dense import dense_image
-from tether.models.dual import Clip
-from tether.models.kept_patches import encode_patches
-from tether.models.patch_attention import attended
-from tether.models.tokens import RandomTokens
-from tether.models.tower_state import image_state
-from tether.models.wrapped_encoders import OpenClipEncoder, TransformersEncoder
+from tether.models.encoders.build_open_clip import open_clip_model
+from tether.models.encoders.wrapped import OpenClipEncoder, TransformersEncoder
+from tether.models.features.dense import dense_image
+from tether.models.features.find import anatomy_of
+from tether.models.features.hugging_face import vision_model
+from tether.models.features.kept_patches import encode_patches
+from tether.models.features.patch_attention import attended
+from tether.models.features.penultimate import image_state
+from tether.models.refusals import EXCEPTIONS
+from tether.models.towers.clip import Clip
+from tether.models.towers.patch_selection import RandomTokens
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))

@@ -5,10 +5,10 @@ import torch
 
 from families import FAMILIES, SEALED
 from tether.core.errors import InputError, UnsupportedModelError
-from tether.models.anatomy.exceptions import EXCEPTIONS
-from tether.models.anatomy.find import anatomy_of
-from tether.models.new_tokens import NewTokens
-from tether.models.prompts import Prompts
+from tether.models.features.find import anatomy_of
+from tether.models.refusals import EXCEPTIONS
+from tether.models.texts.new_tokens import NewTokens
+from tether.models.texts.prompts import Prompts
 
 pytestmark = pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
 CLASSES = ["cat", "a dog", "sun"]

@@ -8,13 +8,13 @@ import torch
 import tether
 from families import FAMILIES
 from tether.core.errors import InputError, UnsupportedModelError
-from tether.models.anatomy.find import tower_of
-from tether.models.composed.grounded import grounded
-from tether.models.composed.prompted import locate, prompted, region_embeddings
-from tether.models.dense_regions import encode_boxes
-from tether.models.grounding_decoder import GroundingDecoder
-from tether.models.prompter import Prompter
-from tether.models.tower_state import image_tokens
+from tether.models.features.dense_regions import encode_boxes
+from tether.models.features.find import tower_of
+from tether.models.features.penultimate import image_tokens
+from tether.models.heads.grounded import grounded
+from tether.models.heads.grounding_decoder import GroundingDecoder
+from tether.models.heads.prompted import locate, prompted, region_embeddings
+from tether.models.heads.prompter import Prompter
 
 pytestmark = pytest.mark.slow
 

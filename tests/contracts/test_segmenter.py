@@ -13,13 +13,13 @@ from families import CLOSED, FAMILIES, PLAIN, SEALED, open_clip_tower
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.masks import BACKGROUND
 from tether.models import create
-from tether.models.anatomy.exceptions import EXCEPTIONS
-from tether.models.content_transfer import RegionNamer
-from tether.models.dual import Clip
-from tether.models.mask_decoder import MaskHead
-from tether.models.mask_models import NamedMasks, PromptMasks, TrainedMasks
-from tether.models.narrow import NarrowEncoder
-from tether.models.windows import Windows
+from tether.models.encoders.truncated import NarrowEncoder
+from tether.models.features.windows import Windows
+from tether.models.heads.content_transfer import RegionNamer
+from tether.models.heads.mask_decoder import MaskHead
+from tether.models.heads.mask_models import NamedMasks, PromptMasks, TrainedMasks
+from tether.models.refusals import EXCEPTIONS
+from tether.models.towers.clip import Clip
 from tether.tasks.segment import SEGMENTERS, DenseSegmenter, Segmenter, TokenSegmenter
 
 pytestmark = pytest.mark.slow

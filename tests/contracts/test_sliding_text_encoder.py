@@ -5,7 +5,7 @@ import torch
 
 from families import FAMILIES, SEALED
 from tether.core.errors import InputError, UnsupportedModelError
-from tether.models.text_windows import SlidingTextEncoder
+from tether.models.texts.text_windows import SlidingTextEncoder
 from tether.models.tokenizer import lengths
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")]

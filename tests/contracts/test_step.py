@@ -12,7 +12,7 @@ from tether.core.protocols import Objective, Owning, Step, Taught
 from tether.core.types import Batch, Loss
 from tether.losses import ClipLoss
 from tether.models import create
-from tether.models.sides import SIDES
+from tether.models.encoders.tower_parts import SIDES
 from tether.training.steps import STEPS, ComposedStep
 from tether.training.steps.module import StepModule
 

@@ -11,7 +11,7 @@ from tether.core.errors import InputError
 from tether.core.protocols import TaskHead
 from tether.core.types import Batch
 from tether.models import create
-from tether.models.dual import Clip
+from tether.models.towers.clip import Clip
 from tether.tasks.classify import CLASSIFIER_HEADS
 from tether.tasks.segment import SEGMENTER_HEADS
 

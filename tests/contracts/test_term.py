@@ -22,7 +22,7 @@ from tether.core.types import Batch, Loss, Regions
 from tether.losses import ClipLoss
 from tether.methods.clip_up.upcycle import upcycle
 from tether.models import create
-from tether.models.dual import Clip
+from tether.models.towers.clip import Clip
 from tether.training.steps import ComposedStep, StepModule
 from tether.training.terms import TERMS, Term
 

@@ -7,7 +7,7 @@ from families import FAMILIES
 from tether.methods.leaf import LeafTrainer, typo_robustness
 from tether.methods.leaf.attack import encode_read, leaf_attack
 from tether.methods.leaf.typos import edit
-from tether.models.whole_texts import FitsContext
+from tether.models.texts.truncation_check import FitsContext
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")]
 TEXTS = ["a red cat sits", "the dog in the sun", "sun"]

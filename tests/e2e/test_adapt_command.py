@@ -12,7 +12,7 @@ from PIL import Image
 import tether
 from memory_rows import squares
 from tether.core.model_digest import model_digest
-from tether.models.image_digest import image_digest
+from tether.models.features.image_digest import image_digest
 
 pytestmark = pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
 

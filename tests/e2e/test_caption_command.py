@@ -14,7 +14,7 @@ from PIL import Image
 import tether
 from tether.core.errors import InputError, StoppedError
 from tether.models import create
-from tether.models.causal_lm import small_causal_lm
+from tether.models.encoders.causal_lm import small_causal_lm
 from tether.tasks.caption import TextOnlyCaptioner
 from tether.tasks.caption.text_only import Captioned
 from tether.workflows import caption as captions

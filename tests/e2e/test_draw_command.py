@@ -16,7 +16,7 @@ from tether.core.locks import locked
 from tether.generation.canvases import PixelCanvas, StrokeCanvas
 from tether.generation.canvases.svg import read_svg, svg_text
 from tether.models import create
-from tether.models.dual import Clip
+from tether.models.towers.clip import Clip
 from tether.workflows.draw import DrawnPrompt
 
 QUICK = "strokes:n_strokes=4,samples=4"

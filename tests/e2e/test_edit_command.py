@@ -15,7 +15,7 @@ from PIL import Image
 import tether
 from tether.core.errors import InputError, NotFiniteError, StoppedError
 from tether.models import create
-from tether.models.dual import Clip
+from tether.models.towers.clip import Clip
 from tether.workflows.edit import edited
 
 PIXELS = torch.randint(0, 256, (3, 40, 60), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

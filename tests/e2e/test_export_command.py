@@ -7,7 +7,7 @@ import torch
 
 import tether
 from tether.models import create
-from tether.models.composed.compose import compose
+from tether.models.compose import compose
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from PIL import Image
 import tether
 from tether.core.errors import InputError, MissingExtraError
 from tether.models import create
-from tether.models.onnx.graphs import INPUTS, example_ids, write_graph
-from tether.models.onnx.parity import TOLERANCE
+from tether.models.encoders.onnx.graphs import INPUTS, example_ids, write_graph
+from tether.models.encoders.onnx.parity import TOLERANCE
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

@@ -20,12 +20,12 @@ from tether.core.model_digest import model_digest
 from tether.core.types import Features
 from tether.data.images import load
 from tether.models import create
-from tether.models.narrow import NarrowEncoder
-from tether.models.onnx import folder as folders
-from tether.models.onnx import graphs
-from tether.models.onnx.graphs import Graph, example_ids
-from tether.models.onnx.parity import TOLERANCE
-from tether.models.onnx.untrusted import check_onnx, check_openvino
+from tether.models.encoders.onnx import folder as folders
+from tether.models.encoders.onnx import graphs
+from tether.models.encoders.onnx.graphs import Graph, example_ids
+from tether.models.encoders.onnx.parity import TOLERANCE
+from tether.models.encoders.onnx.untrusted import check_onnx, check_openvino
+from tether.models.encoders.truncated import NarrowEncoder
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

@@ -27,7 +27,7 @@ def saved(tmp_path_factory):
 @pytest.fixture(scope="module")
 def composed(saved, tmp_path_factory):
     """A model that no peer holds, so that a push is quick."""
-    from tether.models.composed.compose import compose
+    from tether.models.compose import compose
 
     made = compose(image=str(saved), text=str(saved), dim=8)
     return tether.save(made, tmp_path_factory.mktemp("composed") / "joined")

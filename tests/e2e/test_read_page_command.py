@@ -16,7 +16,7 @@ import tether
 from tether.core.errors import InputError, StoppedError
 from tether.data.lettering.pages import draw_pages, random_texts
 from tether.models import create
-from tether.models.vision.vocabulary import VisionVocabulary
+from tether.models.encoders.vision_vocabulary import VisionVocabulary
 from tether.tasks.read import RapidWords, VisionLM, load_reader
 
 RECIPE = {

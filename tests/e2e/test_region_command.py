@@ -12,7 +12,7 @@ from PIL import Image
 
 from tether.models import create
 from tether.models.save import save
-from tether.models.vision.alpha_stem import add_alpha_
+from tether.models.towers.vision.alpha_stem import add_alpha_
 
 
 def photos(folder: Path) -> Path:

@@ -11,8 +11,8 @@ from loading import load
 from torch import Tensor, nn
 
 from tether.losses import clip_loss, nt_xent_loss, siamese_loss
-from tether.models.patch_attention import attentive_scores, map_scores
-from tether.models.tokens import AttentiveTokens, best_tokens, removed_tokens, take_tokens
+from tether.models.features.patch_attention import attentive_scores, map_scores
+from tether.models.towers.patch_selection import AttentiveTokens, best_tokens, removed_tokens, take_tokens
 from tether.training.ema import MovingEncoder
 
 V = load("a-clip")

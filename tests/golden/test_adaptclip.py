@@ -11,8 +11,8 @@ from torch import Tensor
 from tether.losses.defects import defect_loss
 from tether.methods.adaptclip.adapters import AdaptClip, Judged
 from tether.methods.adaptclip.detector import EPS, fused_maps, image_scores
-from tether.models.defect_adapters import ComparedPatches
-from tether.models.value_attention import ValueFeatures, text_logits, text_maps
+from tether.models.features.value_attention import ValueFeatures, text_logits, text_maps
+from tether.models.heads.defect_adapters import ComparedPatches
 from tether.tasks.anomaly.harmonic import harmonic_mean
 
 V = load("adaptclip")

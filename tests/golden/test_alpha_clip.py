@@ -15,16 +15,16 @@ from torch import Tensor
 from tether.core.types import ImageSpec
 from tether.losses.clip import clip_loss
 from tether.methods.alpha_clip.convert import load_alpha_clip_
-from tether.models.attention_maps import attention_maps
-from tether.models.blocks.block import BlockConfig
-from tether.models.config import ModelConfig, TextConfig, VisionConfig
-from tether.models.dual import Clip
-from tether.models.vision.region_tower import (
+from tether.models.encoders.region_tower import (
     AlphaVisionTower,
     alpha_from_mask,
     alpha_param_groups,
     encode_regions,
 )
+from tether.models.features.attention_maps import attention_maps
+from tether.models.towers.blocks.block import BlockConfig
+from tether.models.towers.clip import Clip
+from tether.models.towers.config import ModelConfig, TextConfig, VisionConfig
 from tether.training.schedules import Cosine
 
 V = load("alpha-clip")

@@ -12,10 +12,10 @@ from torch import Tensor
 from open_clip_names import clip_of
 from tether.losses.defects import defect_loss
 from tether.losses.masks import dice_loss, focal_loss
-from tether.models.dense import DensePath, dense_image
-from tether.models.dual import Clip
-from tether.models.prompts import Prompts
-from tether.models.value_attention import text_maps, text_probabilities, value_attention_features
+from tether.models.features.dense import DensePath, dense_image
+from tether.models.features.value_attention import text_maps, text_probabilities, value_attention_features
+from tether.models.texts.prompts import Prompts
+from tether.models.towers.clip import Clip
 
 V = load("anomalyclip")
 HYPER = V.meta["hyper"]

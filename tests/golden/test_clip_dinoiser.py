@@ -14,10 +14,10 @@ from open_clip_names import clip_of
 from tether.losses import dinoiser_loss
 from tether.methods.clip_dinoiser.patch_affinity import patch_affinity, pool_alike, pool_map
 from tether.methods.clip_dinoiser.segmenter import with_background
-from tether.models.anatomy.find import tower_of
-from tether.models.anatomy.parts import Layout, TokenStream
-from tether.models.dense import DensePath, dense_from
-from tether.models.patch_grouping import DinoiserHead
+from tether.models.features.dense import DensePath, dense_from
+from tether.models.features.find import tower_of
+from tether.models.features.parts import Layout, TokenStream
+from tether.models.features.patch_grouping import DinoiserHead
 
 V = load("clip-dinoiser")
 HYPER = V.meta["hyper"]

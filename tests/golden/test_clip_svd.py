@@ -10,8 +10,8 @@ from loading import load
 from torch import nn
 
 from tether.methods.clip_svd import SingularRows, singular_rank
-from tether.models.anatomy.weights import fused, held
-from tether.models.exchange import LinearPlace, merge_, replace
+from tether.models.features.parametrization import LinearPlace, merge_, replace
+from tether.models.features.weights import fused, held
 
 V = load("clip-svd")
 HYPER = V.meta["hyper"]

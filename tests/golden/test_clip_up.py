@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from loading import load
 from torch import Tensor
 
-from tether.models.blocks.moe import MoeConfig, MoEMlp, expert_losses, route
+from tether.models.towers.blocks.moe import MoeConfig, MoEMlp, expert_losses, route
 
 V = load("clip-up")
 CLOSE = float(re.match(r"[\d.e-]+", V.meta["tolerance"]).group())

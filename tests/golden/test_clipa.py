@@ -15,9 +15,16 @@ from tether.data.captions import pos_class
 from tether.evaluate.retrieval import recall_at_k
 from tether.losses import clip_loss
 from tether.methods.clipa import shorten
-from tether.models.positions import resize_grid, resize_line, sincos_grid
 from tether.models.tokenizer import ClipTokenizer
-from tether.models.tokens import BlockTokens, GridTokens, RandomTokens, best_tokens, removed_tokens, take_tokens
+from tether.models.towers.patch_selection import (
+    BlockTokens,
+    GridTokens,
+    RandomTokens,
+    best_tokens,
+    removed_tokens,
+    take_tokens,
+)
+from tether.models.towers.positions import resize_grid, resize_line, sincos_grid
 
 V = load("clipa")
 

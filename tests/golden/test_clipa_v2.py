@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from loading import load
 
-from tether.models.cost import patch_grid
-from tether.models.tokens import kept_count
+from tether.models.towers.cost import patch_grid
+from tether.models.towers.patch_selection import kept_count
 from tether.training.schedules import scaled_lr
 
 V = load("clipa-v2")

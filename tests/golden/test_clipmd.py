@@ -7,7 +7,7 @@ import torch
 from loading import load
 
 from tether.losses import clip_loss
-from tether.models.text_windows import TextWindows, pool_windows, sliding_windows
+from tether.models.texts.text_windows import TextWindows, pool_windows, sliding_windows
 
 V = load("clipmd")
 CLOSE = {"rtol": V.meta["tolerance"]["float64"], "atol": V.meta["tolerance"]["float64"]}

@@ -12,9 +12,9 @@ from torch import Tensor
 from open_clip_names import clip_of
 from tether.adaptation.weights import interpolate
 from tether.losses import region_cosine_loss
-from tether.models.dense import DensePath, dense_image
-from tether.models.dual import Clip
-from tether.models.region_pooling import pool_boxes, pool_masks
+from tether.models.features.dense import DensePath, dense_image
+from tether.models.features.region_pooling import pool_boxes, pool_masks
+from tether.models.towers.clip import Clip
 
 V = load("clipself")
 HYPER = V.meta["hyper"]

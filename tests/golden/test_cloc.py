@@ -8,7 +8,7 @@ from loading import load
 from torch import Tensor
 
 from tether.losses import box_distance_loss, region_contrast_loss
-from tether.models.prompter import Prompter
+from tether.models.heads.prompter import Prompter
 
 V = load("cloc")
 HYPER = V.meta["hyper"]

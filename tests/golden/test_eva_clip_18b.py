@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from tether.core.types import ImageSpec
 from tether.methods.eva_clip_18b.eva import load_tower_
-from tether.models.blocks.grid import Grid
-from tether.models.positions import resize_grid, resize_kernel
-from tether.models.vision.eva import EvaTower
-from tether.models.vision.eva_config import EvaConfig, eva_block
+from tether.models.towers.blocks.grid import Grid
+from tether.models.towers.positions import resize_grid, resize_kernel
+from tether.models.towers.vision.eva import EvaTower
+from tether.models.towers.vision.eva_config import EvaConfig, eva_block
 from tether.optim import Lamb, layer_decay_groups
 from tether.optim.layer_decay import layer_of
 from tether.training.schedules import Cosine

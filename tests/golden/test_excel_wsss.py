@@ -15,8 +15,8 @@ from tether.methods.excel_wsss.class_maps import class_maps, self_correlation_fe
 from tether.methods.excel_wsss.map_refinement import mean_attention, transition
 from tether.methods.excel_wsss.patch_relation import predicted_affinity, relation_weights
 from tether.methods.excel_wsss.text_attributes import enrich_texts
-from tether.models.attention_maps import maps_and_stream
-from tether.models.dual import Clip
+from tether.models.features.attention_maps import maps_and_stream
+from tether.models.towers.clip import Clip
 
 V = load("excel-wsss")
 HYPER = V.meta["hyper"]

@@ -13,9 +13,9 @@ from open_clip_names import clip_of
 from tether.core.types import Features
 from tether.losses import patch_distill_loss, region_contrast_loss
 from tether.losses.region_distill import Towards
-from tether.models.dense import DensePath, dense_image
-from tether.models.dual import Clip
-from tether.models.region_pooling import pool_boxes
+from tether.models.features.dense import DensePath, dense_image
+from tether.models.features.region_pooling import pool_boxes
+from tether.models.towers.clip import Clip
 
 V = load("farslip")
 HYPER = V.meta["hyper"]

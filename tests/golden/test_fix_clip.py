@@ -12,7 +12,7 @@ from loading import load
 
 from tether.methods.fix_clip.loss import fix_clip_loss, group_token_aggregate, group_weights
 from tether.methods.fix_clip.region_prompts import regional_attention_mask
-from tether.models.positions import stretch
+from tether.models.towers.positions import stretch
 
 V = load("fix-clip")
 CLOSE = {"rtol": V.meta["tolerance"]["float64"], "atol": V.meta["tolerance"]["float64"]}

@@ -6,7 +6,7 @@ import torch
 from loading import load
 
 from tether.methods.gate_norm.pruner import gate_norm, gate_norm_scores
-from tether.models.blocks.options import BlockConfig
+from tether.models.towers.blocks.options import BlockConfig
 from tether_lab.worlds.char_lm import CharModel
 
 V = load("gate-norm")

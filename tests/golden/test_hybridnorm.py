@@ -13,9 +13,9 @@ import torch
 from loading import load
 from torch import Tensor
 
-from tether.models.blocks.block import BlockConfig, TransformerBlock
-from tether.models.blocks.layers import RmsNorm
-from tether.models.blocks.presets import block_preset
+from tether.models.towers.blocks.block import BlockConfig, TransformerBlock
+from tether.models.towers.blocks.layers import RmsNorm
+from tether.models.towers.blocks.presets import block_preset
 
 V = load("hybridnorm")
 HYPER = V.meta["hyper"]

@@ -15,7 +15,7 @@ from loading import load
 from tether.data.captions.first_sentence import first_sentence
 from tether.losses import long_clip_loss, principal_components
 from tether.losses.long_clip import WholeBatchWarning
-from tether.models.positions import stretch
+from tether.models.towers.positions import stretch
 
 V = load("long-clip")
 CLOSE = {"rtol": V.meta["tolerance"]["float64"], "atol": V.meta["tolerance"]["float64"]}

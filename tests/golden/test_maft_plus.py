@@ -11,9 +11,9 @@ from loading import load
 from torch import Tensor
 
 from tether.losses.mask_aware import compensation_loss, mask_aware_loss, pooled_sums, relative_iou, soft_iou
-from tether.models.content_transfer import ContentDependentTransfer, region_text_logits
-from tether.models.positions import sine_grid
-from tether.models.region_pooling import pool_masks
+from tether.models.features.region_pooling import pool_masks
+from tether.models.heads.content_transfer import ContentDependentTransfer, region_text_logits
+from tether.models.towers.positions import sine_grid
 
 V = load("maft-plus")
 HYPER = V.meta["hyper"]

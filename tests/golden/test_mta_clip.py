@@ -9,7 +9,7 @@ from loading import load
 from torch import Tensor
 
 from tether.losses.mask_text import Negatives, best_prompts, mask_text_logits, mask_text_loss, mask_text_similarity
-from tether.models.mask_decoder import MaskTextLayer, semantic_map
+from tether.models.heads.mask_decoder import MaskTextLayer, semantic_map
 
 V = load("mta-clip")
 HYPER = V.meta["hyper"]

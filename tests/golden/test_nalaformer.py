@@ -10,10 +10,10 @@ import torch
 from loading import load
 from torch import Tensor, nn
 
-from tether.models.blocks.block import BlockConfig, TransformerBlock
-from tether.models.blocks.grid import Grid
-from tether.models.blocks.linear_attention import KERNELS, linear_attention
-from tether.models.blocks.rope import ROPE
+from tether.models.towers.blocks.block import BlockConfig, TransformerBlock
+from tether.models.towers.blocks.grid import Grid
+from tether.models.towers.blocks.linear_attention import KERNELS, linear_attention
+from tether.models.towers.blocks.rope import ROPE
 
 V = load("nalaformer")
 HYPER = V.meta["hyper"]

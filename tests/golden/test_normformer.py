@@ -11,9 +11,9 @@ import torch
 from loading import load
 from torch import Tensor
 
-from tether.models.blocks.block import TransformerBlock
-from tether.models.blocks.options import BlockConfig, Place
-from tether.models.blocks.presets import block_preset
+from tether.models.towers.blocks.block import TransformerBlock
+from tether.models.towers.blocks.options import BlockConfig, Place
+from tether.models.towers.blocks.presets import block_preset
 
 V = load("normformer")
 HYPER = V.meta["hyper"]

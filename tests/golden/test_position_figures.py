@@ -7,7 +7,7 @@ import torch
 from loading import load
 from torch import Tensor
 
-from tether.models.positions import resize_grid, resize_line, sincos_grid, stretch
+from tether.models.towers.positions import resize_grid, resize_line, sincos_grid, stretch
 
 V = load("positions")
 CLOSE = V.meta["tolerance"]["float64"]

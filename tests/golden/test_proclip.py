@@ -11,7 +11,7 @@ from loading import load
 from torch import Tensor, nn
 
 from tether.losses import proclip_loss
-from tether.models.text.embedder import EmbedderAdapter
+from tether.models.composed.embedder import EmbedderAdapter
 from tether.training.ema import MovingEncoder
 
 V = load("proclip")

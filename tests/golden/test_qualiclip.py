@@ -11,7 +11,7 @@ from loading import load
 from torch import Tensor
 
 from tether.methods.qualiclip import DEGRADATIONS, degrade, quality_ranking_loss
-from tether.models.prompt_quality import prompt_quality
+from tether.models.texts.prompt_quality import prompt_quality
 
 V = load("qualiclip")
 TOLERANCE = V.meta["tolerance"]

@@ -11,8 +11,8 @@ from loading import load
 from torch import Tensor, nn
 
 from tether.losses import ranking_loss
-from tether.models.rank_attention import RankAwareAttention
-from tether.models.ranking_adapter import PairHead, ScoreHead
+from tether.models.heads.rank_attention import RankAwareAttention
+from tether.models.heads.ranking_adapter import PairHead, ScoreHead
 
 V = load("ranking-adapter")
 RTOL = float(re.findall(r"[\d.]+e-?\d+", str(V.meta["tolerance"]))[0])

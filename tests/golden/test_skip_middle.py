@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from loading import load
 from torch import Tensor, nn
 
-from tether.models.blocks.block import BlockConfig, TransformerBlock
-from tether.models.blocks.gate_controller import GateController
-from tether.models.blocks.layers import RmsNorm
-from tether.models.blocks.mirror_gate import MirrorGate
+from tether.models.towers.blocks.block import BlockConfig, TransformerBlock
+from tether.models.towers.blocks.gate_controller import GateController
+from tether.models.towers.blocks.layers import RmsNorm
+from tether.models.towers.blocks.mirror_gate import MirrorGate
 
 V = load("skip-middle")
 HYPER = V.meta["hyper"]

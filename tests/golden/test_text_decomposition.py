@@ -13,12 +13,12 @@ from loading import load
 from tether.core.decomposition import Decomposition
 from tether.core.types import ImageSpec
 from tether.methods.text_decomposition import mean_ablate
-from tether.models.blocks.options import BlockConfig
-from tether.models.config import ModelConfig, TextConfig, VisionConfig
 from tether.models.convert.open_clip import rules
 from tether.models.convert.rules import take
-from tether.models.decompose import decompose
-from tether.models.dual import Clip
+from tether.models.features.decompose import decompose
+from tether.models.towers.blocks.options import BlockConfig
+from tether.models.towers.clip import Clip
+from tether.models.towers.config import ModelConfig, TextConfig, VisionConfig
 from tether.space import TextSpan, patch_scores, text_span
 
 V = load("text-decomposition")

@@ -10,7 +10,7 @@ import torch
 from loading import load
 from torch import Tensor
 
-from tether.models.vision.vocabulary import VisionVocabulary
+from tether.models.encoders.vision_vocabulary import VisionVocabulary
 from tether.tasks.read import ChannelMerge, splice
 from tether.tasks.read.vision_lm import shifted_cross_entropy
 

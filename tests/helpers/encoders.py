@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 import tether
 from tether.models import Clip, create
 from tether.models.convert.saved_files import separate
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.encoders.wrapped import WrappedEncoder
 
 WORDS = ("a", "small", "red", "cat", "sits", "the", "dog", "in", "sun")
 

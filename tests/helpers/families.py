@@ -15,10 +15,10 @@ import tether
 from dual_encoders import write_dual_encoder
 from tether.core.types import ImageSpec
 from tether.models import create
-from tether.models.composed.compose import compose
+from tether.models.compose import compose
 from tether.models.convert.tokenizers import TextPadding
+from tether.models.encoders.wrapped import TransformersEncoder
 from tether.models.tokenizer import ClipTokenizer
-from tether.models.wrapped_encoders import TransformersEncoder
 
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
 PLAIN = {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16}
@@ -212,7 +212,7 @@ SEALED: dict[tuple[str, str], str] = {
     ("composed ViT", "text"): "other text",
     ("composed EfficientNet", "text"): "other text",
 }
-"""Family and side to the entry of ``models.anatomy.exceptions`` that refuses its anatomy."""
+"""Family and side to the entry of ``models.refusals`` that refuses its anatomy."""
 
 CLOSED = {
     ("ALIGN", "image"),

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from tether.core.types import ImageSpec
-from tether.models.blocks.block import BlockConfig
-from tether.models.config import ModelConfig, TextConfig, VisionConfig
 from tether.models.convert.open_clip import rules
 from tether.models.convert.rules import take
-from tether.models.dual import Clip
+from tether.models.towers.blocks.block import BlockConfig
+from tether.models.towers.clip import Clip
+from tether.models.towers.config import ModelConfig, TextConfig, VisionConfig
 
 
 def clip_of(

@@ -15,7 +15,7 @@ from tether.data.images import resize_and_crop
 from tether.data.sets.scenes import Dice, Scene, TextOverlay, World, render, short
 from tether.losses.clip import clip_loss
 from tether.models import create
-from tether.models.dual import Clip
+from tether.models.towers.clip import Clip
 
 SHAPES = ("circle", "square", "triangle", "star")
 COLOURS = ("red", "green", "blue", "black")

@@ -13,7 +13,7 @@ import torch
 from tether.core.types import Block, Row
 from tether.data.blocks import IndexedSource
 from tether.models import create
-from tether.models.dual import Clip
+from tether.models.towers.clip import Clip
 
 
 def shot(index: int) -> np.ndarray:

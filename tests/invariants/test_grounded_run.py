@@ -10,7 +10,7 @@ import tether
 from tether.core.errors import InputError, StoppedError
 from tether.models import create
 from tether.models.composed.encoder import ComposedEncoder
-from tether.models.composed.grounded import ground
+from tether.models.heads.grounded import ground
 from tether.training import load_config, train
 from tether.training.checkpoints import list_checkpoints, load_checkpoint
 from tether.training.metrics_log import read_metrics

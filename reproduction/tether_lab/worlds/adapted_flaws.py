@@ -14,8 +14,8 @@ from tether.adaptation.recipes.tuning import play
 from tether.methods.adaptclip.adapters import TrainedAdapters
 from tether.methods.adaptclip.head import AnomalyAdaptersHead
 from tether.methods.adaptclip.recipe import AnomalyAdaptersRecipe
-from tether.models.dual import Clip
-from tether.models.frozen_copy import frozen_copy
+from tether.models.towers.clip import Clip
+from tether.models.towers.frozen_copy import frozen_copy
 from tether.tasks.anomaly import Detector
 from tether_lab.lab.lab import Lab
 from tether_lab.worlds import flawed_things

@@ -14,10 +14,10 @@ from tether.adaptation.recipes.recipe import TuneRecipe
 from tether.adaptation.recipes.tuning import play
 from tether.data.regions import RegionColumns
 from tether.evaluate.box_questions import ask_boxes
-from tether.models.dense_regions import Bins, Last, Rows
-from tether.models.dual import Clip
 from tether.models.embed import encode_images
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.encoders.wrapped import WrappedEncoder
+from tether.models.features.dense_regions import Bins, Last, Rows
+from tether.models.towers.clip import Clip
 from tether_lab.lab.lab import Lab
 from tether_lab.worlds import drawn_shapes, in_memory, masked_things
 from tether_lab.worlds.drawn_shapes import PHRASES, ShapeScenes

@@ -11,9 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.methods.trim import Trimmed, trim_tokens
-from tether.models.anatomy.find import anatomy_of
-from tether.models.attention_maps import attention_maps
-from tether.models.dual import Clip
+from tether.models.features.attention_maps import attention_maps
+from tether.models.features.find import anatomy_of
+from tether.models.towers.clip import Clip
 from tether_lab.lab.lab import Lab
 from tether_lab.worlds import drawn_shapes
 from tether_lab.worlds.drawn_shapes import COLOURS, DRAWN, PATCH, PHRASES, SHAPES, SIDE

@@ -20,8 +20,8 @@ from tether.evaluate.retrieval import recall_at_k
 from tether.losses import ClipLoss
 from tether.methods.tripletclip import NegClipLoss, SceneTwins
 from tether.models import create
-from tether.models.dual import Clip
 from tether.models.tokenizer import ClipTokenizer
+from tether.models.towers.clip import Clip
 from tether.optim.clip import NoClip
 from tether.training.steps.presets import ContrastiveStep, HardNegativeStep
 from tether_lab.lab.lab import Lab

@@ -18,11 +18,11 @@ from tether.core.protocols import DualEncoder
 from tether.data.sets.scenes import TEMPLATES, Dice, Thing, World
 from tether.data.sets.scenes.captions import PLACES, with_article
 from tether.evaluate.embeddings import shrink
-from tether.models.dual import Clip
 from tether.models.embed import encode_images
 from tether.models.load import load
 from tether.models.presets import create
 from tether.models.save import save
+from tether.models.towers.clip import Clip
 from tether_lab.lab.lab import Lab
 from tether_lab.lab.model_cache import cached_model
 from tether_lab.lab.trace import saw

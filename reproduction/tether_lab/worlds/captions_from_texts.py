@@ -9,8 +9,8 @@ import torch
 
 from tether.evaluate.captions import cider, repeated_bigrams
 from tether.evaluate.geometry import modality_gap
-from tether.models.causal_lm import small_causal_lm
-from tether.models.dual import Clip
+from tether.models.encoders.causal_lm import small_causal_lm
+from tether.models.towers.clip import Clip
 from tether.tasks.caption import Captioned, ImageRows, NearestCaptions, PrefixAdaptor, TextOnlyCaptioner, read_images
 from tether_lab.lab.lab import Lab
 from tether_lab.worlds.captioned_scenes import REFERENCES, ReferencedScenes, caption_clip, scenes

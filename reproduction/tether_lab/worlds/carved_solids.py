@@ -19,8 +19,8 @@ from tether.methods.clip_nerf import Codes, ConditionalField, FieldEditor, Field
 from tether.methods.clip_nerf.editor import Which
 from tether.methods.clip_nerf.field import beside
 from tether.methods.clip_nerf.volume import positional_encoding
-from tether.models.dual import Clip
 from tether.models.embed import encode_images
+from tether.models.towers.clip import Clip
 from tether_lab.lab.lab import Lab
 from tether_lab.worlds.in_memory import unit_texts
 from tether_lab.worlds.small_clip import small_clip

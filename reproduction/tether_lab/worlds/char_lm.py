@@ -19,10 +19,10 @@ from tether.core.protocols import GradClipper
 from tether.core.ranges import checked
 from tether.core.runtime_protocol import ByAttributes
 from tether.core.types import ClipReport
-from tether.models.blocks.block import BlockConfig, TransformerBlock
-from tether.models.blocks.layers import NORMS, Linear
-from tether.models.blocks.presets import BlockPreset, block_stack
-from tether.models.tower import initialise_block_
+from tether.models.towers.blocks.block import BlockConfig, TransformerBlock
+from tether.models.towers.blocks.layers import NORMS, Linear
+from tether.models.towers.blocks.presets import BlockPreset, block_stack
+from tether.models.towers.tower import initialise_block_
 from tether.optim import AdamW, parameter_groups
 from tether.optim.clip import NoClip
 from tether_lab.worlds.definitions import definitions

@@ -19,7 +19,7 @@ from tether.data.sets.scenes.world import COLOURS, SHAPES
 from tether.data.sets.textile import Label, TextileSet
 from tether.methods.clap import ClapDetector
 from tether.methods.clap.contrast import contrast, unit_range
-from tether.models.dual import Clip
+from tether.models.towers.clip import Clip
 from tether.tasks.anomaly import Detector, PatchesDetector
 from tether_lab.lab.lab import Lab
 from tether_lab.worlds import flawed_things, in_memory

@@ -14,8 +14,8 @@ from tether.adaptation.recipes.order import OrderRecipe, OrderRows
 from tether.adaptation.recipes.tuning import play
 from tether.evaluate.order import order_correlation
 from tether.losses.ranking import Component
-from tether.models.dual import Clip
 from tether.models.embed import encode_images
+from tether.models.towers.clip import Clip
 from tether.tasks.rank import fit_ridge, scores_by_text
 from tether_lab.lab.lab import Lab
 from tether_lab.worlds import drawn_shapes

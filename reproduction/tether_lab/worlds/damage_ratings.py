@@ -17,10 +17,10 @@ from torch import Tensor
 from tether.data.sets.scenes import TEMPLATES, Defect, Dice, Scene, World, render
 from tether.data.sets.scenes.captions import with_article
 from tether.evaluate.embeddings import shrink
-from tether.models.dual import Clip
 from tether.models.embed import encode_images
 from tether.models.load import load
 from tether.models.save import save
+from tether.models.towers.clip import Clip
 from tether.tasks.safety.prompt_classifier import INIT_TEXTS
 from tether_lab.lab.lab import Lab
 from tether_lab.lab.model_cache import cached_model

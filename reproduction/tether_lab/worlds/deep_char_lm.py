@@ -6,9 +6,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from tether.models.blocks.options import BlockConfig
 from tether.models.convert.saved_files import write_weights
 from tether.models.convert.weights import read_weights
+from tether.models.towers.blocks.options import BlockConfig
 from tether_lab.lab.lab import Lab
 from tether_lab.lab.model_cache import cached_model
 from tether_lab.worlds import char_lm

@@ -20,8 +20,8 @@ from tether.core.types import Batch, Loss
 from tether.methods.qualiclip import LEVELS, degrade
 from tether.methods.qualiclip.quality_ladder import Photos, ladder_correlations, level_order
 from tether.methods.qualiclip.recipe import QualityRecipe, QualityStep
-from tether.models.dual import Clip
-from tether.models.prompt_quality import PROMPTS
+from tether.models.texts.prompt_quality import PROMPTS
+from tether.models.towers.clip import Clip
 from tether.tasks.quality import QualityScorer, sharpness
 from tether.tasks.rank import fit_ridge
 from tether.training.steps.module import StepModule

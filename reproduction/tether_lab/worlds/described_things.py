@@ -24,10 +24,10 @@ from tether.methods.grain.classifier import with_description, zero_shot_with_des
 from tether.methods.medical_survey import LocalAlignmentLoss
 from tether.models import create
 from tether.models.composed.encoder import ComposedEncoder
-from tether.models.composed.grounded import ground
-from tether.models.dual import Clip
+from tether.models.encoders.wrapped import WrappedEncoder
+from tether.models.heads.grounded import ground
 from tether.models.tokenizer import ClipTokenizer
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.towers.clip import Clip
 from tether.tasks.classify.zero_shot import ZeroShotClassifier
 from tether.training import load_config
 from tether.training.steps import ComposedStep

@@ -14,7 +14,7 @@ from tether.losses import clip_loss
 from tether.methods.un2clip import InvertUnclip, image_choice, train_denoiser
 from tether.methods.un2clip.denoise import drawn
 from tether.methods.un2clip.denoiser import ConditionalDenoiser
-from tether.models.dual import Clip
+from tether.models.towers.clip import Clip
 from tether.optim import AdamW
 from tether.training.schedules import Cosine
 from tether_lab.lab.lab import Lab

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tether.generation import ClipGoal, PlainView, RandomViews, paint
 from tether.generation.canvases import Canvas, PixelCanvas, PrimitiveCanvas, StrokeCanvas
 from tether.generation.canvases.primitives import Primitive
-from tether.models.dual import Clip
+from tether.models.towers.clip import Clip
 from tether_lab.lab.lab import Lab
 from tether_lab.lab.lab import Lab as _Lab
 from tether_lab.worlds import drawn_shapes

@@ -15,8 +15,8 @@ from tether.data.images import resize_and_crop
 from tether.data.sets.scenes import RenderedScene, Scene, World, render, short
 from tether.data.sets.scenes.captions import noun, with_article
 from tether.methods.dclip.region_crops import cut_box
-from tether.models.dual import Clip
 from tether.models.presets import create
+from tether.models.towers.clip import Clip
 from tether_lab.lab.lab import Lab
 from tether_lab.lab.model_cache import cached_clip
 from tether_lab.worlds import in_memory

@@ -25,8 +25,8 @@ from tether.data.sets.people import (
     draw_figure,
     draw_person,
 )
-from tether.models.dual import Clip
 from tether.models.latent.style import StyleCodec
+from tether.models.towers.clip import Clip
 from tether.training.codec_training import train_codec
 from tether_lab.lab.lab import Lab
 from tether_lab.lab.model_cache import cached_clip, cached_model

@@ -17,10 +17,10 @@ from tether.core.component import build
 from tether.evaluate.few_shot import Draw, FewShotAnswer, Method, rows_at
 from tether.methods.clip_svd import Svd
 from tether.methods.clipood import class_texts
-from tether.models.dual import Clip
 from tether.models.embed import encode_images, encode_texts
-from tether.models.exchange import linears
-from tether.models.sides import SIDES
+from tether.models.encoders.tower_parts import SIDES
+from tether.models.features.parametrization import linears
+from tether.models.towers.clip import Clip
 from tether.workflows.adaptation.run import run
 from tether_lab.lab.lab import Lab
 from tether_lab.worlds.domain_shift import TEMPLATE

@@ -18,9 +18,9 @@ from tether.data import open_source
 from tether.data.sets.digits import NAMES
 from tether.evaluate.inspect.runner import inspect_model
 from tether.losses import OBJECTIVES, ClipLoss
-from tether.models.dual import Clip
 from tether.models.embed import encode_images
 from tether.models.presets import create
+from tether.models.towers.clip import Clip
 from tether.optim.clip import CLIPPERS
 from tether.tasks.classify import CLASSIFIER_HEADS
 from tether.tasks.classify.zero_shot import Scores, ZeroShotClassifier

@@ -21,12 +21,12 @@ from tether.data.blocks import IndexedSource
 from tether.data.defect_truths import DefectTruths
 from tether.losses.defects import defect_loss
 from tether.methods.anomalyclip.recipe import DEEP, PROMPTS, AnomalyPromptsRecipe
-from tether.models.anatomy.find import text_anatomy
-from tether.models.defect_texts import DefectTexts
-from tether.models.dual import Clip
-from tether.models.frozen_copy import frozen_copy
-from tether.models.prompts import Prompts
-from tether.models.value_attention import ValueRows, text_maps, text_probabilities
+from tether.models.features.find import text_anatomy
+from tether.models.features.value_attention import ValueRows, text_maps, text_probabilities
+from tether.models.texts.defect_texts import DefectTexts
+from tether.models.texts.prompts import Prompts
+from tether.models.towers.clip import Clip
+from tether.models.towers.frozen_copy import frozen_copy
 from tether.tasks.anomaly import AnomalyclipDetector, Detector
 from tether.tasks.anomaly.value_looks import blurred
 from tether.training.steps.module import InsideStep, StepModule

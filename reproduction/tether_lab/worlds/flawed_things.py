@@ -17,8 +17,8 @@ from torch import Tensor
 from tether.data.sets.scenes import Dice, Scene, Thing, World, draw_defect, render
 from tether.data.sets.scenes.defects import KINDS
 from tether.data.sets.scenes.world import DAMAGES, SHAPES
-from tether.models.dual import Clip
 from tether.models.presets import create
+from tether.models.towers.clip import Clip
 from tether_lab.lab.lab import Lab
 from tether_lab.lab.model_cache import cached_clip
 from tether_lab.worlds import in_memory

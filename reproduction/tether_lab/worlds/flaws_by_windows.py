@@ -9,8 +9,8 @@ from torch import Tensor
 
 from tether.methods.winclip.detector import WinclipDetector
 from tether.methods.winclip.token_windows import window_masks
-from tether.models.dense import DensePath, dense_tokens
-from tether.models.dual import Clip
+from tether.models.features.dense import DensePath, dense_tokens
+from tether.models.towers.clip import Clip
 from tether.tasks.anomaly.detector import Detector, ImageFeatures
 from tether.tasks.anomaly.harmonic import harmonic_map, harmonic_mean
 from tether.tasks.anomaly.patches import PatchesDetector

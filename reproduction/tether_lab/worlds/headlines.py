@@ -12,8 +12,8 @@ from torch import Tensor
 from tether.data.sets.scenes import TEMPLATES, Dice, Scene, Thing, World
 from tether.data.sets.scenes.captions import listed, noun, with_article
 from tether.evaluate.embeddings import shrink
-from tether.models.dual import Clip
 from tether.models.embed import encode_images, encode_texts
+from tether.models.towers.clip import Clip
 from tether_lab.lab.lab import Lab
 from tether_lab.worlds import in_memory
 from tether_lab.worlds.damage_ratings import COLOURS, SHAPES

@@ -23,9 +23,9 @@ from tether.core.types import Batch
 from tether.data.sets.scenes import Dice, Scene, World, render
 from tether.evaluate.retrieval import recall_at_k
 from tether.losses import ClipLoss
-from tether.models.dual import Clip
 from tether.models.embed import encode_images, encode_texts
 from tether.models.presets import create
+from tether.models.towers.clip import Clip
 from tether.optim import AdamW, parameter_groups
 from tether.optim.clip import GlobalNorm
 from tether.training.loop import Player, Precision, fit

@@ -17,7 +17,7 @@ from tether.generation import ClipGoal, ColorViews, FinerField, ImageBank, fit_f
 from tether.generation.canvases import Canvas, PixelCanvas
 from tether.generation.inversion.field_fit import blurred
 from tether.generation.inversion.implicit import BLUR, GAMMA, InversionPlan, plan_inversion, start_image
-from tether.models.dual import Clip
+from tether.models.towers.clip import Clip
 from tether_lab.lab.lab import Lab
 from tether_lab.worlds import drawn_prompts, drawn_shapes, in_memory
 from tether_lab.worlds.drawn_shapes import PHRASES, SHAPES, SIDE

@@ -17,8 +17,8 @@ from tether.data.sets.scenes.world import BACKGROUNDS
 from tether.methods.dti.invert import DirectionalToken, learn_word_, token_norm_stats
 from tether.methods.dti.recipe import word_loss
 from tether.methods.dti.slerp import slerp
-from tether.models.dual import Clip
-from tether.models.new_tokens import NewTokens
+from tether.models.texts.new_tokens import NewTokens
+from tether.models.towers.clip import Clip
 from tether_lab.lab.lab import Lab
 from tether_lab.lab.trace import saw
 from tether_lab.worlds import in_memory

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tether.core.hash_rng import hash_int
 from tether.core.state_file import read_state, wide_array, write_state
 from tether.data.sets.scenes.captions import PLACES
-from tether.models.dual import Clip
+from tether.models.towers.clip import Clip
 from tether_lab.lab.lab import Lab
 from tether_lab.lab.model_cache import cached_clip, cached_model
 from tether_lab.worlds import in_memory

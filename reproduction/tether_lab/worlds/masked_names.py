@@ -24,10 +24,10 @@ from tether.methods.ovseg.masked_crops import Fill, masked_crop, masked_crops
 from tether.methods.ovseg.masked_questions import masked_hits
 from tether.methods.ovseg.masked_regions import MaskedPhrases, masked_regions
 from tether.methods.ovseg.recipe import MaskedCropsRecipe
-from tether.models.dual import Clip
-from tether.models.frozen_copy import frozen_copy
-from tether.models.kept_patches import encode_patches
-from tether.models.vision.mask_prompt_stem import prompts_of
+from tether.models.features.kept_patches import encode_patches
+from tether.models.towers.clip import Clip
+from tether.models.towers.frozen_copy import frozen_copy
+from tether.models.towers.vision.mask_prompt_stem import prompts_of
 from tether_lab.lab.lab import Lab
 from tether_lab.worlds import drawn_shapes
 from tether_lab.worlds.drawn_shapes import PATCH, PHRASES, ShapeScenes

@@ -18,10 +18,10 @@ from tether.methods.clip_dinoiser.distill import ColourTeacher
 from tether.methods.clip_dinoiser.head import GroupingHead
 from tether.methods.clip_dinoiser.recipe import GroupingRecipe
 from tether.methods.clip_dinoiser.segmenter import DinoiserSegmenter
-from tether.models.dual import Clip
-from tether.models.frozen_copy import frozen_copy
-from tether.models.tower_state import patch_grid
-from tether.models.windows import Windows, label_map
+from tether.models.features.penultimate import patch_grid
+from tether.models.features.windows import Windows, label_map
+from tether.models.towers.clip import Clip
+from tether.models.towers.frozen_copy import frozen_copy
 from tether.tasks.segment.segmenter import DenseSegmenter
 from tether_lab.lab.lab import Lab
 from tether_lab.worlds import drawn_shapes

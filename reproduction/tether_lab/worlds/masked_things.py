@@ -21,9 +21,9 @@ from tether.data.sets.scenes import RenderedScene
 from tether.methods.alpha_clip.recipe import RegionsRecipe
 from tether.methods.alpha_clip.region_questions import RegionAnswers, ask_regions
 from tether.methods.dclip.region_crops import cut_box
-from tether.models.dual import Clip
 from tether.models.embed import encode_images
-from tether.models.vision.region_tower import AlphaVisionTower, alpha_from_mask
+from tether.models.encoders.region_tower import AlphaVisionTower, alpha_from_mask
+from tether.models.towers.clip import Clip
 from tether.tasks.classify.regions import RegionAs, region_rows
 from tether_lab.lab.lab import Lab
 from tether_lab.worlds import drawn_shapes, in_memory

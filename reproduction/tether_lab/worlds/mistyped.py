@@ -21,11 +21,11 @@ from tether.methods.leaf import typo_robustness
 from tether.methods.leaf.attack import Attacked, random_typos
 from tether.methods.leaf.robust import ROW, LeafLoss, LeafStep
 from tether.methods.leaf.typos import WordConstraint
-from tether.models.dual import Clip
 from tether.models.embed import encode_images, encode_texts
-from tether.models.frozen_copy import frozen_copy
 from tether.models.presets import configure
 from tether.models.tokenizer import FunctionTokenizer
+from tether.models.towers.clip import Clip
+from tether.models.towers.frozen_copy import frozen_copy
 from tether.training.steps.presets import ContrastiveStep
 from tether.training.tensor_batches import TensorBatches
 from tether_lab.lab.lab import Lab

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from tether.core.protocols import DualEncoder
 from tether.evaluate.geometry import alignment, modality_gap
-from tether.models.dual import Clip
 from tether.models.load import load
 from tether.models.presets import create
 from tether.models.save import save
+from tether.models.towers.clip import Clip
 from tether.training import RunConfig, train
 from tether_lab.lab.lab import Lab
 from tether_lab.worlds.in_memory import mean_recall, unit_images, unit_texts

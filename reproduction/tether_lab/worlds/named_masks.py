@@ -25,13 +25,13 @@ from tether.data.sets.scenes import World
 from tether.evaluate.dense import MaskScores
 from tether.losses.mask_aware import soft_iou
 from tether.losses.masks import dice_loss
-from tether.models.content_transfer import region_text_logits
-from tether.models.dense import DensePath, dense_image
-from tether.models.dual import Clip
 from tether.models.embed import encode_texts
-from tether.models.mask_decoder import MaskHead, PixelDecoder
-from tether.models.mask_models import NamedMasks, PromptMasks, SeenImage, see_image
-from tether.models.region_pooling import pool_masks
+from tether.models.features.dense import DensePath, dense_image
+from tether.models.features.region_pooling import pool_masks
+from tether.models.heads.content_transfer import region_text_logits
+from tether.models.heads.mask_decoder import MaskHead, PixelDecoder
+from tether.models.heads.mask_models import NamedMasks, PromptMasks, SeenImage, see_image
+from tether.models.towers.clip import Clip
 from tether.training.steps.module import InsideStep, StepModule
 from tether_lab.lab.lab import Lab
 from tether_lab.lab.trace import saw

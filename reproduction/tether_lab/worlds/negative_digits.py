@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import DualEncoder
 from tether.generation import CFG, NAG, TextDiffusion, train_generator
-from tether.models.image_digest import image_digest
+from tether.models.features.image_digest import image_digest
 from tether_lab.lab.card import Trial
 from tether_lab.lab.lab import Lab
 from tether_lab.lab.model_cache import cached_model

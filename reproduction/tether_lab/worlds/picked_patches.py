@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tether.losses import ClipLoss
 from tether.models import Clip
-from tether.models.tokens import AttentiveTokens
+from tether.models.towers.patch_selection import AttentiveTokens
 from tether.training.steps.composed import ComposedStep
 from tether.training.steps.views import ImageView, ViewRows
 from tether_lab.worlds.few_tokens import BATCH, PATCH, SIDE, Told, pruned_to_

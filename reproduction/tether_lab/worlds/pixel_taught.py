@@ -24,8 +24,8 @@ from tether.data.sets.scenes.world import SHAPES as ALL_SHAPES
 from tether.losses import ClipLoss
 from tether.methods.cliptex.dense_probe import DenseScores, dense_probe
 from tether.models import create
-from tether.models.dual import Clip
 from tether.models.tokenizer import ClipTokenizer
+from tether.models.towers.clip import Clip
 from tether.tasks.classify.zero_shot import ZeroShotClassifier
 from tether.training import load_config
 from tether.training.steps import ComposedStep

@@ -17,9 +17,9 @@ from tether.core.state_file import read_state, wide_array, write_state
 from tether.data.sets.scenes import Scene, render, short
 from tether.losses import ClipLoss
 from tether.models.convert.weights import fill
-from tether.models.dual import Clip
 from tether.models.presets import configure
 from tether.models.tokenizer import FunctionTokenizer
+from tether.models.towers.clip import Clip
 from tether.training.steps.presets import ContrastiveStep
 from tether_lab.lab.lab import Lab
 from tether_lab.lab.model_cache import cached_model

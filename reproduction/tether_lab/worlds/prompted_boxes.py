@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tether.losses.boxes import corners, overlap
 from tether.models.composed.encoder import ComposedEncoder
-from tether.models.composed.prompted import locate, region_embeddings
+from tether.models.heads.prompted import locate, region_embeddings
 from tether_lab.worlds import drawn_shapes
 from tether_lab.worlds.asked_boxes import BoxBench
 from tether_lab.worlds.drawn_shapes import PHRASES

@@ -17,9 +17,9 @@ from tether.data.lettering.pages import FACES, DrawnPages, draw_pages, random_te
 from tether.data.sets.scenes import Dice
 from tether.data.sets.scenes.captions import noun
 from tether.evaluate.reading import reading_scores
-from tether.models.causal_lm import CausalLM, small_causal_lm
-from tether.models.dual import Clip
-from tether.models.vision.vocabulary import VisionVocabulary
+from tether.models.encoders.causal_lm import CausalLM, small_causal_lm
+from tether.models.encoders.vision_vocabulary import VisionVocabulary
+from tether.models.towers.clip import Clip
 from tether.tasks.read import MergedVision, VisionLM, pretrain_vocabulary
 from tether_lab.lab.lab import Lab
 from tether_lab.worlds.captioned_scenes import COLOURS, SHAPES

@@ -19,10 +19,10 @@ from tether.losses import clip_loss, long_clip_loss
 from tether.methods.fix_clip import GroupHeads, fix_clip_loss
 from tether.methods.fix_clip.region_prompts import RegionPromptEncoder, text_layer_states
 from tether.models import create
-from tether.models.dual import Clip
-from tether.models.text_windows import SlidingTextEncoder
+from tether.models.texts.text_windows import SlidingTextEncoder
 from tether.models.tokenizer import TextCutWarning, lengths
-from tether.models.vision.masked_patches import hidden_patches, mask_patches_, unmask_patches_
+from tether.models.towers.clip import Clip
+from tether.models.towers.vision.masked_patches import hidden_patches, mask_patches_, unmask_patches_
 from tether.optim import parameter_groups
 from tether_lab.lab.lab import Lab
 from tether_lab.lab.model_cache import cached_clip, cached_model

@@ -17,8 +17,8 @@ from tether.losses import ClipLoss
 from tether.methods.sycoca.cross_decoder import TextGuidedDecoder
 from tether.methods.sycoca.masked_patches import masked_patch_loss, patch_pixels, patch_scores
 from tether.methods.sycoca.untold_tokens import UntoldTokens
-from tether.models.dual import Clip
-from tether.models.tokens import removed_tokens
+from tether.models.towers.clip import Clip
+from tether.models.towers.patch_selection import removed_tokens
 from tether.optim.clip import GlobalNorm
 from tether.training.schedules import Cosine
 from tether.training.steps import ComposedStep

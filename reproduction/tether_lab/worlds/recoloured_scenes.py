@@ -12,7 +12,7 @@ from torch import Tensor
 from tether.data.sets.scenes import render
 from tether.data.sets.scenes.captions import PLACES
 from tether.generation.seen import unit_images
-from tether.models.dual import Clip
+from tether.models.towers.clip import Clip
 from tether_lab.lab.lab import Lab
 from tether_lab.worlds import in_memory
 from tether_lab.worlds.made_scenes import (

@@ -9,8 +9,8 @@ from tether.adaptation.recipes.moving import move_
 from tether.adaptation.recipes.tuning import Tuning
 from tether.data.contents import BatchContents
 from tether.losses import ClipLoss
-from tether.models.dual import Clip
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.encoders.wrapped import WrappedEncoder
+from tether.models.towers.clip import Clip
 from tether.optim.clip import GlobalNorm
 from tether.training.steps import ComposedStep
 from tether.training.tuning import play

@@ -23,7 +23,7 @@ from tether.evaluate.retrieval import recall_at_k
 from tether.methods.dclip import DclipStep, RegionPairs, RegionTargets, fit_region_teacher, region_pairs, region_targets
 from tether.methods.dclip.cross_modal import CrossModalTeacher
 from tether.methods.dclip.region_crops import RegionCropper
-from tether.models.dual import Clip
+from tether.models.towers.clip import Clip
 from tether.training.tensor_batches import ReplayedBatches
 from tether_lab.lab.lab import Lab
 from tether_lab.worlds import in_memory

@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tether.evaluate.captions import caption_words, cider, repeated_bigrams
-from tether.models.causal_lm import small_causal_lm
-from tether.models.dual import Clip
 from tether.models.embed import encode_images
-from tether.models.tower_state import image_tokens
+from tether.models.encoders.causal_lm import small_causal_lm
+from tether.models.features.penultimate import image_tokens
+from tether.models.towers.clip import Clip
 from tether.tasks.caption import (
     ClipReward,
     PrefixAdaptor,

@@ -15,7 +15,7 @@ from tether.generation.autoregress.generator import VarGenerator
 from tether.generation.autoregress.sampling import draw, sample
 from tether.generation.autoregress.transformer import LevelTransformer, Memory
 from tether.generation.training import train_generator
-from tether.models.dual import Clip
+from tether.models.towers.clip import Clip
 from tether.training.codec_training import train_codec
 from tether_lab.lab.lab import Lab
 from tether_lab.lab.model_cache import cached_model

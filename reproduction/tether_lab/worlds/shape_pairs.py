@@ -22,7 +22,7 @@ from tether.evaluate.retrieval import recall_at_k
 from tether.losses import ClipLoss
 from tether.methods.retrieval_align.image_retrieval import image_retrieval
 from tether.models import Clip, create
-from tether.models.tower_state import image_state
+from tether.models.features.penultimate import image_state
 from tether.training.steps.presets import ContrastiveStep
 from tether_lab.lab.lab import Lab
 from tether_lab.lab.model_cache import cached_clip

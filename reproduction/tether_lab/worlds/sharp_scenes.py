@@ -20,9 +20,9 @@ from tether.evaluate.dense import MaskScores
 from tether.methods.featsharp import Sharpener, SharpSegmenter, patch_maps
 from tether.methods.featsharp.distill import DOWNSAMPLER, SHARPENER, Downsampler, consistency, draw_views
 from tether.methods.featsharp.recipe import SharpenRecipe
-from tether.models.dual import Clip
-from tether.models.frozen_copy import frozen_copy
-from tether.models.windows import Windows
+from tether.models.features.windows import Windows
+from tether.models.towers.clip import Clip
+from tether.models.towers.frozen_copy import frozen_copy
 from tether.tasks.segment import DenseSegmenter, ValueSegmenter
 from tether_lab.lab.lab import Lab
 from tether_lab.worlds import drawn_shapes

@@ -10,8 +10,8 @@ from typing import Any, Literal, cast
 from torch import nn
 
 from tether.data import open_source
-from tether.models.dual import Clip
 from tether.models.load import load
+from tether.models.towers.clip import Clip
 from tether.training import RunConfig, train
 from tether_lab.lab.lab import Lab
 from tether_lab.lab.model_cache import cached_model

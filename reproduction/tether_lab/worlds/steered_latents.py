@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from tether.methods.latent_clip import NormRegularizer, PromptReward, optimize_noise
 from tether.methods.latent_clip.noise import NoiseResult
 from tether.methods.latent_clip.prompt_reward import FULL
-from tether.models.dual import Clip
 from tether.models.latent.clip import hold_codec_
 from tether.models.latent.codec import ConvCodec, ScaledCodec
 from tether.models.latent.codecs import load_codec, save_codec
 from tether.models.latent.tower import tower_on_latents
+from tether.models.towers.clip import Clip
 from tether.training.codec_training import train_codec
 from tether.training.kept_latents import keep_latents_
 from tether_lab.lab.lab import Lab

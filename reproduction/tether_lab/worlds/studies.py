@@ -23,7 +23,7 @@ from tether.data.sets.scenes import Dice, Scene, Thing, draw_defect
 from tether.data.sets.scenes.defects import KINDS, plant
 from tether.data.sets.scenes.render import render
 from tether.models import create
-from tether.models.dual import Clip
+from tether.models.towers.clip import Clip
 from tether.training.steps.module import Want
 from tether.training.steps.presets import ContrastiveStep
 from tether_lab.worlds.attribute_swaps import run

@@ -20,7 +20,7 @@ from tether.core.types import Batch
 from tether.data.sets.scenes import TEMPLATES, Dice, Scene, World, short
 from tether.methods.proclip import ProclipStep, swap_text
 from tether.models import Clip, create
-from tether.models.cached import CachedEncoder
+from tether.models.composed.cached import CachedEncoder
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.embed import encode_texts
 from tether.optim import AdamW, parameter_groups

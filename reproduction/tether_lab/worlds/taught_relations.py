@@ -6,7 +6,7 @@ from tether.adaptation.recipes.given import Given
 from tether.adaptation.recipes.tuning import play
 from tether.methods.excel_wsss.head import RelationHead
 from tether.methods.excel_wsss.recipe import RelationRecipe
-from tether.models.frozen_copy import frozen_copy
+from tether.models.towers.frozen_copy import frozen_copy
 from tether_lab.lab.lab import Lab
 from tether_lab.worlds.masked_scenes import MaskedScenes
 

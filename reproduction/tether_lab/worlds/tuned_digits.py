@@ -21,9 +21,9 @@ from tether.core.types import Batch
 from tether.data.sets.digits import NAMES, DigitsSet
 from tether.methods.ft_clip.recipe import READ, ClassifierRecipe
 from tether.models import Clip, create
-from tether.models.mean_patches import patch_tokens
-from tether.models.modes import eval_mode
+from tether.models.features.mean_patches import patch_tokens
 from tether.models.tokenizer import lengths
+from tether.models.train_mode import eval_mode
 from tether.training.tensor_batches import ReplayedBatches
 from tether_lab.lab.lab import Lab
 from tether_lab.lab.model_cache import cached_clip

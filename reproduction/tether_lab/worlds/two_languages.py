@@ -14,7 +14,7 @@ from tether.core.protocols import DualEncoder
 from tether.core.types import Batch
 from tether.losses import OBJECTIVES
 from tether.models import create
-from tether.models.dual import Clip
+from tether.models.towers.clip import Clip
 from tether.training.steps.composed import ComposedStep
 from tether_lab.lab.lab import Lab
 from tether_lab.worlds.in_memory import draws, fit_batches, unit_pairs, unit_texts

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from tether.core.component import build
 from tether.core.gather import LOCAL
 from tether.core.types import Batch
-from tether.models.dual import Clip
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.encoders.wrapped import WrappedEncoder
+from tether.models.towers.clip import Clip
 from tether.optim import OPTIMIZERS, parameter_groups, with_timm
 from tether.optim.clip import GlobalNorm
 from tether.training.loop import Player, Precision, fit

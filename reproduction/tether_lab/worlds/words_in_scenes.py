@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tether.data.lettering.signs import lexicon
 from tether.data.sets.scenes import Scene
-from tether.models.dual import Clip
+from tether.models.towers.clip import Clip
 from tether.tasks.read import DualReader, SceneReader
 from tether_lab.lab.lab import Lab
 from tether_lab.lab.trace import saw

@@ -47,8 +47,8 @@ def command(
     from tether import load
     from tether.cli.screen import bar
     from tether.core.errors import InputError
+    from tether.models.encoders.truncated import narrowed
     from tether.models.export import check_format
-    from tether.models.narrow import narrowed
     from tether.workflows.export import export
 
     if (folder is None) == (out is None):
@@ -92,7 +92,7 @@ def command(
 def _parity(folder: Path) -> str:
     """How near the folder is to the model, in one line."""
     from tether.core.atomic_io import read_json
-    from tether.models.onnx.folder import PARITY_FILE
+    from tether.models.encoders.onnx.folder import PARITY_FILE
 
     found = read_json(folder / PARITY_FILE)
     on = "data" if "data" in found else "drawn"

@@ -18,8 +18,8 @@ from tether.data.boxes import cut_box
 from tether.data.images import decode, resize_and_crop
 from tether.data.region_views import region_view
 from tether.data.regions import RegionColumns
-from tether.models.dense_regions import Bins, Last, Rows, encode_boxes
 from tether.models.embed import encode_texts
+from tether.models.features.dense_regions import Bins, Last, Rows, encode_boxes
 
 _BATCH = 64
 
@@ -58,8 +58,8 @@ def ask_boxes(
         models: any; each reads the images as it prepares them, with the whole of each in view.
         columns: of the boxes and phrases.
         limit: images that are asked about, at most. Rows without a box or an image that can be read are left out.
-        last: see ``models.dense_regions.Last``.
-        rows: see ``models.dense_regions.pooled_patches``.
+        last: see ``models.features.dense_regions.Last``.
+        rows: see ``models.features.dense_regions.pooled_patches``.
         bins: likewise.
 
     Returns:

@@ -19,7 +19,7 @@ from tether.core.ranges import Count, checked
 from tether.core.types import Row
 from tether.data.labelled import sorted_names
 from tether.data.loader import ordered
-from tether.models.cached import CachedEncoder
+from tether.models.composed.cached import CachedEncoder
 from tether.models.embed import encode_images, encode_texts
 
 LABEL = "label"

@@ -17,7 +17,7 @@ from tether.core.ranges import Count, checked
 from tether.core.types import Row
 from tether.data.images import decode
 from tether.data.regions import RegionColumns
-from tether.models.mask_models import PromptMasks, TrainedMasks
+from tether.models.heads.mask_models import PromptMasks, TrainedMasks
 from tether.tasks.segment import MaftSegmenter, MtaSegmenter, Segmenter, TokenSegmenter, ValueSegmenter
 
 

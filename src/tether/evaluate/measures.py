@@ -25,7 +25,7 @@ from tether.evaluate.retrieval import Depths, chance, ranks
 from tether.evaluate.text_retrieval import bag_of_words_ranks, text_chance, text_ranks
 from tether.evaluate.zero_shot import logits, zero_shot
 from tether.models.embed import encode_texts
-from tether.models.long_texts import CutNotice, LongTexts, reading
+from tether.models.texts.long_texts import CutNotice, LongTexts, reading
 
 Measure = Literal["retrieval", "zero_shot", "geometry", "clip_score", "text_retrieval"]
 MEASURES: tuple[Measure, ...] = ("retrieval", "zero_shot", "geometry", "clip_score")
@@ -89,8 +89,8 @@ def evaluate(
         limit: look at this many rows, from the first.
         bootstrap: resamples for 95 % intervals; 0 makes none.
         seed: of the resamples.
-        long_text: what is done with texts past the model's context, see ``models.long_texts``; of those that are cut,
-            a ``TextCutWarning`` says how many they are.
+        long_text: what is done with texts past the model's context, see ``models.texts.long_texts``; of those that are
+            cut, a ``TextCutWarning`` says how many they are.
         precision: ``bfloat16`` runs the towers under autocast.
         workers: threads that decode images.
         strict: stop at the first bad row instead of skipping it.

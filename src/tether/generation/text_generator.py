@@ -15,7 +15,7 @@ from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.state_file import check_encoder, read_state, wide_array, write_state
-from tether.models.cached import side_digest
+from tether.models.composed.cached import side_digest
 from tether.models.convert.weights import filled
 
 _FORMAT = "tether-generator-1"

@@ -45,7 +45,7 @@ def ranking_loss(
     Source: arXiv 2412.06760, section 3.3, and its released loss.py; ``mask_ties`` is ours.
 
     Args:
-        scores: of the images, as ``models.ranking_adapter.RankingAdapter`` gives them.
+        scores: of the images, as ``models.heads.ranking_adapter.RankingAdapter`` gives them.
         pair_logits: of all ordered pairs; None where ``rank`` is not asked for.
         targets: of the images, in any unit. The smooth L1 is not scale-free: bring them to a spread of about 1.
         components: the terms, each once.

@@ -11,22 +11,22 @@ from tether.core.atomic_io import local, read_json, write_json
 from tether.core.errors import InputError
 from tether.core.ranges import checked
 from tether.models.composed.encoder import ComposedEncoder
-from tether.models.config import CLIP_VOCABULARY
 from tether.models.convert import hugging_face, open_clip
+from tether.models.convert.exported import Exported, refused
 from tether.models.convert.image_processor import PREPROCESS_FILE
 from tether.models.convert.rules import give
 from tether.models.convert.saved_files import COMPOSED_FORMAT, CONFIG_FILE, write_weights
-from tether.models.dual import Clip
+from tether.models.convert.tokenizer_files import export_tokenizer
+from tether.models.encoders.onnx.encoder import ExportedEncoder
+from tether.models.encoders.wrapped import WrappedEncoder
 from tether.models.export_wrapped import exported_wrapped
-from tether.models.exported import Exported, refused
-from tether.models.named import STARTER
-from tether.models.onnx.encoder import ExportedEncoder
+from tether.models.model_uri import STARTER
 from tether.models.save import save
 from tether.models.tokenizer import ClipTokenizer
-from tether.models.tokenizer_files import export_tokenizer
-from tether.models.vision.alpha_stem import stem_of
-from tether.models.vision.mask_prompt_stem import prompts_of
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.towers.clip import Clip
+from tether.models.towers.config import CLIP_VOCABULARY
+from tether.models.towers.vision.alpha_stem import stem_of
+from tether.models.towers.vision.mask_prompt_stem import prompts_of
 
 Format = Literal["open_clip", "transformers", "tether"]
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from tether.models.convert import hugging_face, open_clip
+from tether.models.convert.exported import Exported, refused
 from tether.models.convert.image_processor import PREPROCESS_FILE, preprocess_config
-from tether.models.exported import Exported, refused
-from tether.models.timm_sizes import RESIZED
-from tether.models.transformers_families import file_names
-from tether.models.wrapped_encoders import OpenClipEncoder, TransformersEncoder, WrappedEncoder
+from tether.models.convert.transformers_families import file_names
+from tether.models.encoders.timm_sizes import RESIZED
+from tether.models.encoders.wrapped import OpenClipEncoder, TransformersEncoder, WrappedEncoder
 
 _TEXT_FOLDER = "text"
 _ON_THE_HUB = re.compile(r"[\w.-]+(/[\w.-]+)?")

@@ -15,7 +15,7 @@ from tether.core.device import chosen_device
 from tether.core.errors import InputError, reason_of
 from tether.core.geometry import geometry_of
 from tether.core.yaml_files import read_yaml
-from tether.models.config import ModelConfig
+from tether.models.config_check import blamed_on
 from tether.models.convert import hugging_face, open_clip
 from tether.models.convert.image_processor import PREPROCESS_FILE, PROCESSOR_FILE
 from tether.models.convert.native import native
@@ -28,18 +28,18 @@ from tether.models.convert.saved_files import (
     WEIGHTS_FILE,
     WRAPPED_FORMAT,
 )
+from tether.models.convert.tokenizer_files import read_kind, saved_tokenizer
 from tether.models.convert.tokenizer_folder import COPIED
 from tether.models.convert.weights import fill as fill
 from tether.models.convert.weights import read_metadata, shards
-from tether.models.described import blamed_on
-from tether.models.dual import Clip
-from tether.models.named import EXPORTED_FILE, HUB, OPEN_CLIP, STARTER
+from tether.models.model_uri import EXPORTED_FILE, HUB, OPEN_CLIP, STARTER
 from tether.models.presets import PRESETS, create
-from tether.models.tokenizer_files import read_kind, saved_tokenizer
-from tether.models.vision.eva_config import saved_config
+from tether.models.towers.clip import Clip
+from tether.models.towers.config import ModelConfig
+from tether.models.towers.vision.eva_config import saved_config
 
 if TYPE_CHECKING:
-    from tether.models.wrapped_encoders import WrappedEncoder
+    from tether.models.encoders.wrapped import WrappedEncoder
 
 _CHECKPOINTS, _RUN, _SHARDS = "checkpoints", "config.yaml", "rank-*-of-*.safetensors"
 """What a training run leaves in its folder."""
@@ -93,7 +93,7 @@ def load(
     text = str(name)
     device = chosen_device(device)
     if text.startswith(OPEN_CLIP):
-        from tether.models.load_open_clip import load_named
+        from tether.models.encoders.load_open_clip import load_named
 
         model = load_named(text.removeprefix(OPEN_CLIP), random_weights=random_weights)
     elif text.startswith(HUB):
@@ -143,19 +143,19 @@ def _from_path(path: Path, *, random_weights: bool) -> Clip | WrappedEncoder:
     if step_of_run or (path / CONFIG_FILE).is_file():
         return _own(path, random_weights=random_weights)
     if (path / EXPORTED_FILE).is_file():
-        from tether.models.onnx.encoder import load_exported
+        from tether.models.encoders.onnx.encoder import load_exported
 
         return load_exported(path)
     if (path / "config.json").is_file():
-        from tether.models.load_transformers import load_folder as load_transformers_folder
+        from tether.models.encoders.load_transformers import load_folder as load_transformers_folder
 
         return load_transformers_folder(path, random_weights=random_weights)
     if (path / "open_clip_config.json").is_file():
-        from tether.models.load_open_clip import load_folder
+        from tether.models.encoders.load_open_clip import load_folder
 
         return load_folder(path, random_weights=random_weights)
     if (path / "modules.json").is_file():
-        from tether.models.load_transformers import load_sentence_transformers
+        from tether.models.encoders.load_transformers import load_sentence_transformers
 
         return load_sentence_transformers(path, random_weights=random_weights)
     _refuse_head(path)
@@ -205,11 +205,11 @@ def _described(described: Path, weights: Path | None) -> Clip | WrappedEncoder:
     """The model of a ``model.json`` with the weights of a file."""
     values = read_json(described)
     if isinstance(values, dict) and values.get("format") == WRAPPED_FORMAT:
-        from tether.models.load_wrapped import rebuild
+        from tether.models.encoders.load_wrapped import rebuild
 
         model: Clip | WrappedEncoder = rebuild(values, weights, path=described)
     elif isinstance(values, dict) and values.get("format") == COMPOSED_FORMAT:
-        from tether.models.composed.rebuild import rebuild as rebuild_composed
+        from tether.models.rebuild import rebuild as rebuild_composed
 
         model = rebuild_composed(values, weights, path=described)
     else:

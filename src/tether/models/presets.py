@@ -11,11 +11,11 @@ import torch
 from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.core.types import ImageSpec
-from tether.models.config import ModelConfig, TextConfig, VisionConfig, read_config
-from tether.models.dual import Clip
-from tether.models.shared import shared_text
-from tether.models.vision.eva_config import with_tower
-from tether.models.vision.eva_sizes import EVA_SIZES
+from tether.models.towers.clip import Clip
+from tether.models.towers.config import ModelConfig, TextConfig, VisionConfig, read_config
+from tether.models.towers.vision.eva_config import with_tower
+from tether.models.towers.vision.eva_sizes import EVA_SIZES
+from tether.models.towers.weight_sharing import shared_text
 
 PRESETS: Mapping[str, ModelConfig] = {
     "tiny": ModelConfig(
@@ -32,7 +32,7 @@ PRESETS: Mapping[str, ModelConfig] = {
     **EVA_SIZES,
 }
 """Sizes by name: ``tiny`` for tests (3.4 M parameters), ``small`` for two cores (14 M), ``base`` is ViT-B/32 (151 M
-parameters); then EVA's, see ``vision.eva_sizes``."""
+parameters); then EVA's, see ``towers.vision.eva_sizes``."""
 
 
 def configure(size: str = "small", **settings: Any) -> ModelConfig:

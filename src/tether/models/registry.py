@@ -9,9 +9,9 @@ from tether.core.registry import Registry
 MODELS: Registry[nn.Module] = Registry(
     "models",
     {
-        "clip": "tether.models.dual:Clip",
-        "open_clip": "tether.models.wrapped_encoders:OpenClipEncoder",
-        "transformers": "tether.models.wrapped_encoders:TransformersEncoder",
+        "clip": "tether.models.towers.clip:Clip",
+        "open_clip": "tether.models.encoders.wrapped:OpenClipEncoder",
+        "transformers": "tether.models.encoders.wrapped:TransformersEncoder",
         "composed": "tether.models.composed.encoder:ComposedEncoder",
     },
 )

@@ -11,9 +11,9 @@ from tether.core.atomic_io import local, write_json
 from tether.core.errors import InputError
 from tether.models.composed.describe import describe
 from tether.models.convert.saved_files import CONFIG_FILE, WEIGHTS_FILE, describe_weights, write_weights
-from tether.models.dual import Clip
-from tether.models.tokenizer_files import tokenizer_kind, write_tokenizer
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.convert.tokenizer_files import tokenizer_kind, write_tokenizer
+from tether.models.encoders.wrapped import WrappedEncoder
+from tether.models.towers.clip import Clip
 
 
 def save(model: nn.Module, folder: str | Path) -> Path:
@@ -30,7 +30,7 @@ def save(model: nn.Module, folder: str | Path) -> Path:
         The folder.
 
     Raises:
-        InputError: no such model, or weights are exchanged in it (``models.exchange``).
+        InputError: no such model, or weights are exchanged in it (``models.features.parametrization``).
         WriteError: the disk is full or the folder cannot be written; nothing half-written stays.
     """
     folder = local(folder)

@@ -17,8 +17,8 @@ from torch import Tensor
 from tether.core.errors import NotFiniteError, TetherError, is_fault
 from tether.core.protocols import DualEncoder
 from tether.models.embed import encode_images, encode_texts
+from tether.models.texts.truncation_check import all_whole, unheard
 from tether.models.tokenizer import lengths
-from tether.models.whole_texts import all_whole, unheard
 
 Kind = Literal["text", "image", "call"]
 OnBatch = Callable[[Kind, int, float], None]

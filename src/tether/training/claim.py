@@ -16,7 +16,7 @@ from tether.core.gather import process_gather
 from tether.core.locks import check_links, is_lock, locked
 from tether.core.printable import quoted
 from tether.data.recorded import elsewhere, leaves
-from tether.models.named import near
+from tether.models.model_uri import near
 from tether.training.checkpoints import list_checkpoints, remove_unfinished
 from tether.training.config import RunConfig, dump_config, load_config
 from tether.training.parallel import agree
@@ -154,8 +154,8 @@ def check_recorded(config: RunConfig, *, given: Sequence[str], folder: Path) -> 
         folder: of the run.
 
     Raises:
-        InputError: a model elsewhere (see ``models.named.near``), data on a hub or behind a URL, a tracker that sends
-            the figures away; it says what to type.
+        InputError: a model elsewhere (see ``models.model_uri.near``), data on a hub or behind a URL, a tracker that
+            sends the figures away; it says what to type.
     """
     for keys, value in leaves(config.model_dump(exclude_none=True)):
         if any(keys[: len(one)] == one for one in (tuple(text.partition("=")[0].split(".")) for text in given)):

@@ -15,7 +15,7 @@ from tether.core.device import chosen_device
 from tether.core.gather import process_gather
 from tether.core.protocols import ModelEdit
 from tether.data import open_source
-from tether.models.sides import Side
+from tether.models.encoders.tower_parts import Side
 from tether.training.config import RunConfig
 from tether.training.epochs import MANY_EPOCHS, steps_per_epoch
 from tether.training.locked_towers import KeptTowers

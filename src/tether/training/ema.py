@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Share, checked
-from tether.models.frozen_copy import frozen_copy
+from tether.models.towers.frozen_copy import frozen_copy
 from tether.training.parallel import placed_like, whole
 
 Shape = Literal["cosine", "linear"]

@@ -12,10 +12,10 @@ from torch import Tensor
 from tether.core.errors import WriteError
 from tether.core.model_digest import model_digest
 from tether.data.features.cache import FeatureCache, feature_key
-from tether.models.cached import pixel_keys
-from tether.models.dual import Clip
+from tether.models.composed.cached import pixel_keys
 from tether.models.latent.codec import ScaledCodec
 from tether.models.latent.tower import LatentTower
+from tether.models.towers.clip import Clip
 
 _log = logging.getLogger("tether.training")
 

@@ -12,11 +12,11 @@ from tether.core.errors import InputError, WriteError
 from tether.core.protocols import DualEncoder
 from tether.core.types import Features
 from tether.data.loader import Loader, SideBySide
-from tether.models.cached import CachedEncoder, pixel_keys
+from tether.models.composed.cached import CachedEncoder, pixel_keys
 from tether.models.composed.encoder import ComposedEncoder
-from tether.models.dual import Clip
-from tether.models.sides import SIDES, Side, side_parts
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.encoders.tower_parts import SIDES, Side, side_parts
+from tether.models.encoders.wrapped import WrappedEncoder
+from tether.models.towers.clip import Clip
 from tether.training.batches import each_data
 from tether.training.config import Beside, RunConfig
 from tether.training.kept_latents import keep_latents_

@@ -11,13 +11,13 @@ from tether.core.component import build, closest
 from tether.core.errors import InputError
 from tether.core.printable import quoted
 from tether.core.protocols import ModelEdit, Step
-from tether.models.config import ModelConfig
-from tether.models.described import mapping
-from tether.models.dual import Clip
+from tether.models.config_check import mapping
 from tether.models.load import load
-from tether.models.positions import RotaryPositions
 from tether.models.presets import configure, create
-from tether.models.sizes import How, read_how, tokenizer_at
+from tether.models.towers.clip import Clip
+from tether.models.towers.config import ModelConfig
+from tether.models.towers.positions import RotaryPositions
+from tether.models.towers.sizes import How, read_how, tokenizer_at
 from tether.training.batches import check_batches
 from tether.training.config import RunConfig
 from tether.training.model_changes import MODEL_CHANGES
@@ -96,7 +96,7 @@ def new_encoder(config: RunConfig) -> Encoder:
             encoder = MODEL_CHANGES[name]()(encoder, settings, seed=config.seed)
         return encoder
     if "image" in given:
-        from tether.models.composed.compose import from_recipe
+        from tether.models.compose import from_recipe
 
         return _resized(from_recipe(given), sizes)
     if sizes is not None:

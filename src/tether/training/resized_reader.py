@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, checked
-from tether.models.dual import Clip
-from tether.models.positions import Bicubic, Pair
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.encoders.wrapped import WrappedEncoder
+from tether.models.towers.clip import Clip
+from tether.models.towers.positions import Bicubic, Pair
 
 
 class ResizedReader:
@@ -39,7 +39,7 @@ class ResizedReader:
 
         Raises:
             InputError: another module, or a size that is no multiple of the patch.
-            UnsupportedModelError: a model that has no copy at this size, see ``models.sizes.REASONS``.
+            UnsupportedModelError: a model that has no copy at this size, see ``models.towers.sizes.REASONS``.
         """
         if not isinstance(model, (Clip, WrappedEncoder)):
             raise InputError(f"image_size: expected a model of tether.load, got {type(model).__name__}")

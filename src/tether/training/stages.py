@@ -25,7 +25,7 @@ class Stretch:
         learning_rate: factor on the schedule.
         base_lr: rate of 256 pairs, instead of the optimiser's, or None.
         own_schedule: whether the schedule is over these steps alone.
-        how: positions change with the sizes, see ``models.sizes.Resizes``.
+        how: positions change with the sizes, see ``models.towers.sizes.Resizes``.
     """
 
     config: RunConfig

@@ -13,7 +13,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.protocols import Source
 from tether.data.bad_rows import BadRows
-from tether.models.cached import CachedEncoder
+from tether.models.composed.cached import CachedEncoder
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.embed import encode_texts
 

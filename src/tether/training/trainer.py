@@ -16,8 +16,8 @@ from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.protocols import Finishing, ModelEdit, Owning, Stateful, Taught
 from tether.data.loader import Loader
+from tether.models.encoders.tower_parts import SIDES, Side, side_parts
 from tether.models.load import fill
-from tether.models.sides import SIDES, Side, side_parts
 from tether.training.batches import go_on, make_batches, words_of
 from tether.training.checkpoints import Checkpoint
 from tether.training.ema import TRAILING, WeightAverage

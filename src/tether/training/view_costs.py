@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tether.core.protocols import Step
-from tether.models.config import ModelConfig, TextConfig, VisionConfig
-from tether.models.cost import block_operations
+from tether.models.towers.config import ModelConfig, TextConfig, VisionConfig
+from tether.models.towers.cost import block_operations
 from tether.training.config import RunConfig
 from tether.training.parts import build_step, model_settings
 from tether.training.stages import Stretch

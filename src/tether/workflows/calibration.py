@@ -21,7 +21,7 @@ from tether.evaluate.cutoff import FILE, LEAST_IMAGES, Cutoff, fit_cutoffs, read
 from tether.evaluate.embeddings import embed_source
 from tether.evaluate.meaning import read_meaning
 from tether.models.composed.starter import taught
-from tether.models.named import STARTER
+from tether.models.model_uri import STARTER
 from tether.tasks.classify.zero_shot import read_alike
 from tether.workflows.learnt import learnt_from
 from tether.workflows.models import Data, OnStage, progress_of

@@ -21,7 +21,7 @@ from tether.core.types import Row
 from tether.data import open_source
 from tether.data.bad_rows import BadRows
 from tether.data.loader import ordered
-from tether.models.cached import CachedEncoder
+from tether.models.composed.cached import CachedEncoder
 from tether.models.embed import encode_texts
 from tether.tasks.caption.captioner import MADE_CAPTIONER, check_captioner
 from tether.tasks.caption.nearest import NearestCaptions

@@ -16,7 +16,7 @@ from tether.data import open_source
 from tether.data.bad_rows import BadRows
 from tether.data.boxes import Unit, said_of_unit
 from tether.data.region_files import open_regions
-from tether.models.vision.alpha_stem import stem_of
+from tether.models.towers.vision.alpha_stem import stem_of
 from tether.tasks.classify.descriptions import Descriptions, check_described, descriptions_of
 from tether.tasks.classify.prompts import classes_of, templates_of
 from tether.tasks.classify.regions import RegionAs, RegionLabel, check_ways, write_region_csv

@@ -9,7 +9,7 @@ from tether.core.errors import InputError
 from tether.core.locks import is_lock
 from tether.core.replaced_parts import unfinished
 from tether.models.convert.saved_files import CONFIG_FILE, WEIGHTS_FILE
-from tether.models.tokenizer_files import TOKENIZER_FOLDER
+from tether.models.convert.tokenizer_files import TOKENIZER_FOLDER
 
 REPORT_FILE = "compress.json"
 PARTS = (WEIGHTS_FILE, TOKENIZER_FOLDER, PACKED_FILE)

@@ -10,7 +10,7 @@ from tether.core.errors import InputError
 from tether.core.ray_cluster import import_ray
 from tether.data import open_source
 from tether.data.paths import here, is_url
-from tether.models.narrow import narrowed
+from tether.models.encoders.truncated import narrowed
 from tether.models.precision import chosen_precision
 from tether.tasks.retrieve.embed import EmbeddedFile
 from tether.tasks.retrieve.embed import embed as to_file

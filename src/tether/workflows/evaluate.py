@@ -13,8 +13,8 @@ from tether.data.bad_rows import named_in
 from tether.evaluate.measures import MEASURES, Measure
 from tether.evaluate.measures import evaluate as measured
 from tether.evaluate.metric_names import SECTIONS, chance_of, describe, interval_of, keys_of, shown
-from tether.models.long_texts import LongTexts
-from tether.models.narrow import narrowed
+from tether.models.encoders.truncated import narrowed
+from tether.models.texts.long_texts import LongTexts
 from tether.workflows.learnt import remark
 from tether.workflows.models import Data, Model, Progress, opened, with_total
 

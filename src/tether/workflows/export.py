@@ -19,11 +19,11 @@ from tether.data.loader import ordered
 from tether.data.sources.advice import caption_advice
 from tether.evaluate.embeddings import Embedded, embed_source
 from tether.evaluate.retrieval import ranks
+from tether.models.encoders.onnx.encoder import ExportedEncoder
+from tether.models.encoders.onnx.folder import export_graphs
+from tether.models.encoders.onnx.graphs import Side
+from tether.models.encoders.onnx.parity import apart
 from tether.models.export import export as export_folder
-from tether.models.onnx.encoder import ExportedEncoder
-from tether.models.onnx.folder import export_graphs
-from tether.models.onnx.graphs import Side
-from tether.models.onnx.parity import apart
 from tether.workflows.models import Data, Progress, with_total
 
 Format = Literal["open_clip", "transformers", "tether", "onnx", "openvino"]

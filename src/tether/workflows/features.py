@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from tether.models.cached import CachedEncoder
+from tether.models.composed.cached import CachedEncoder
 from tether.models.embed_anything import Embeds
 from tether.workflows.models import Model, opened
 

@@ -18,7 +18,7 @@ from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.registry import Registry
 from tether.data import open_source
-from tether.models.composed.compose import compose
+from tether.models.compose import compose
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.load import load
 from tether.models.save import save

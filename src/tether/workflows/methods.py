@@ -13,7 +13,7 @@ from tether.core.protocols import DualEncoder
 from tether.core.types import Row
 from tether.data.bad_rows import BadRows
 from tether.data.opening import keywords
-from tether.models.anatomy.find import anatomy_of
+from tether.models.features.find import anatomy_of
 
 Found = TypeVar("Found")
 

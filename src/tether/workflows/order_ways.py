@@ -19,9 +19,9 @@ from tether.core.protocols import DualEncoder
 from tether.data.loader import ordered
 from tether.data.rated import RatedImages
 from tether.evaluate.order import OrderCorrelation, order_correlation
-from tether.models.cached import CachedEncoder
+from tether.models.composed.cached import CachedEncoder
 from tether.models.embed import encode_images
-from tether.models.token_rows import TokenRows
+from tether.models.features.token_rows import TokenRows
 from tether.tasks.rank import fit_ridge, scores_by_text
 
 Way = Literal["text", "ridge", "ridge_patches", "adapter", "head"]

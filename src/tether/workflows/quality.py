@@ -21,7 +21,7 @@ from tether.data import open_source
 from tether.data.bad_rows import BadRows
 from tether.data.originals import originals
 from tether.evaluate.imbalance import rank_correlation
-from tether.models.prompt_quality import PROMPTS, checked_prompts
+from tether.models.texts.prompt_quality import PROMPTS, checked_prompts
 from tether.tasks.quality import QualityScorer, sharpness
 from tether.tasks.retrieve.gallery import gallery
 from tether.tasks.retrieve.search import Hit
@@ -145,7 +145,7 @@ def quality(
         source: what ``data.open_source`` takes.
         model: loaded, or a name that ``tether.load`` takes.
         head: folder of ``tether adapt --recipe quality``, or its head; ``model`` is then the model it gave.
-        prompts: good and bad in turn, without a head; None takes ``models.prompt_quality.PROMPTS``.
+        prompts: good and bad in turn, without a head; None takes ``models.texts.prompt_quality.PROMPTS``.
         grid: parts of a photo in each direction, see ``tasks.quality.native_windows``.
         shown: photos of each end that are kept to be looked at.
         batch_size: parts in one forward.

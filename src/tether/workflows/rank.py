@@ -25,7 +25,7 @@ from tether.data import open_source
 from tether.data.bad_rows import BadRows
 from tether.data.loader import ordered
 from tether.data.rated import read_rated
-from tether.models.cached import CachedEncoder
+from tether.models.composed.cached import CachedEncoder
 from tether.models.embed import encode_images
 from tether.tasks.retrieve.gallery import gallery
 from tether.tasks.retrieve.search import Hit

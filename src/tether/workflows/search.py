@@ -18,11 +18,11 @@ from tether.core.protocols import DualEncoder
 from tether.core.types import Row
 from tether.data import SOURCES, open_source
 from tether.evaluate.cutoff import Cutoff, none_above
-from tether.models.long_texts import CutNotice, LongTexts
-from tether.models.named import near
-from tether.models.narrow import narrowed
+from tether.models.encoders.truncated import narrowed
+from tether.models.model_uri import near
 from tether.models.precision import chosen_precision
-from tether.models.whole_texts import all_whole
+from tether.models.texts.long_texts import CutNotice, LongTexts
+from tether.models.texts.truncation_check import all_whole
 from tether.tasks.retrieve.embed import embed
 from tether.tasks.retrieve.index import build_index
 from tether.tasks.retrieve.lance import table_of

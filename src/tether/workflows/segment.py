@@ -29,7 +29,7 @@ from tether.data.mask_files import LabelFolder
 from tether.data.originals import originals
 from tether.evaluate.dense import DenseReport, MaskScores
 from tether.evaluate.one_class import OneClass
-from tether.models.windows import Windows
+from tether.models.features.windows import Windows
 from tether.tasks.classify.prompts import classes_of
 from tether.tasks.segment import DenseSegmenter, MtaSegmenter, Segmenter
 from tether.tasks.segment.gallery import ShownMasks, gallery, shown_masks

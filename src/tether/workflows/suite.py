@@ -40,7 +40,7 @@ from tether.evaluate.suites.compare import headlines
 from tether.evaluate.suites.number import from_plain, to_plain
 from tether.evaluate.suites.radar import SIDE, radar
 from tether.evaluate.suites.zero_shot import class_points, moved_names
-from tether.models.long_texts import CutNotice
+from tether.models.texts.long_texts import CutNotice
 from tether.tasks.classify.prompts import SLOT
 from tether.workflows.models import Model, OnStage, opened
 

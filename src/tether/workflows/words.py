@@ -9,7 +9,7 @@ from tether.adaptation.heads import load_head
 from tether.adaptation.heads.word import WordHead
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
-from tether.models.worded import WordedEncoder
+from tether.models.texts.word_embedding_injection import WordedEncoder
 
 Words = str | Path | WordHead | Sequence[str | Path | WordHead]
 """Folders of heads, or heads."""

@@ -17,9 +17,9 @@ from tether.methods.abs.attention_views import AttentionViews
 from tether.methods.abs.soft_match import soft_match, view_weights
 from tether.methods.abs.token_crops import feature_crops, run_rows
 from tether.models import create
-from tether.models.anatomy.exceptions import EXCEPTIONS
-from tether.models.anatomy.find import anatomy_of
 from tether.models.embed import encode_texts
+from tether.models.features.find import anatomy_of
+from tether.models.refusals import EXCEPTIONS
 from tether.tasks.classify.views import encode_windows, view_spec
 from views_of_classes import CLASSES, SAYS, generator, image
 

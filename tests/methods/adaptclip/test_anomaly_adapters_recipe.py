@@ -20,8 +20,8 @@ from tether.methods.adaptclip import AdaptclipDetector, AnomalyAdaptersHead, Ano
 from tether.methods.adaptclip.adapters import AdaptClip, TrainedAdapters
 from tether.methods.adaptclip.recipe import AdaptersStep
 from tether.models import create
-from tether.models.dual import Clip
-from tether.models.value_attention import ValueRows
+from tether.models.features.value_attention import ValueRows
+from tether.models.towers.clip import Clip
 
 SETTINGS = {"name": "anomaly_adapters", "epochs": 2, "length": 4, "hidden": 8, "templates": ["a {}"]}
 

@@ -7,8 +7,8 @@ import torch
 
 from tether.core.errors import InputError
 from tether.methods.adaptclip.adapters import AdaptClip, TrainedAdapters
-from tether.models.defect_adapters import PromptQueryAdapter, ResidualAdapter, nearest_rows
-from tether.models.value_attention import ValueFeatures
+from tether.models.features.value_attention import ValueFeatures
+from tether.models.heads.defect_adapters import PromptQueryAdapter, ResidualAdapter, nearest_rows
 
 PLACES = {"grid": (3, 3), "size": (12, 12)}
 
@@ -76,7 +76,7 @@ def test_the_nearest_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     near = torch.stack([some[numbers] for some, numbers in zip(known, place, strict=True)])
     torch.testing.assert_close(cosine, torch.nn.functional.cosine_similarity(rows, near, dim=2))
     torch.testing.assert_close(cosine, (rows @ known.mT).amax(dim=2))
-    monkeypatch.setattr("tether.models.defect_adapters._MOST", 100)
+    monkeypatch.setattr("tether.models.heads.defect_adapters._MOST", 100)
     for whole, piece in zip((place, cosine), nearest_rows(rows, known), strict=True):
         torch.testing.assert_close(whole, piece)
 

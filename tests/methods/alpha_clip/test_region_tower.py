@@ -15,19 +15,19 @@ from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.model_digest import model_digest
 from tether.methods.alpha_clip.convert import load_alpha_clip_
 from tether.models import create
-from tether.models.composed.compose import compose
+from tether.models.compose import compose
 from tether.models.convert.open_clip import rules
 from tether.models.convert.rules import give
-from tether.models.export import export
-from tether.models.save import save
-from tether.models.vision.alpha_stem import AlphaStem, add_alpha_, stem_of
-from tether.models.vision.region_tower import (
+from tether.models.encoders.region_tower import (
     AlphaVisionTower,
     alpha_from_mask,
     alpha_param_groups,
     encode_regions,
     region_scores,
 )
+from tether.models.export import export
+from tether.models.save import save
+from tether.models.towers.vision.alpha_stem import AlphaStem, add_alpha_, stem_of
 
 REFUSED = {"MobileCLIP2"}
 INSIDE = 0.5 / 0.26

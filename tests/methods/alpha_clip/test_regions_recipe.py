@@ -21,7 +21,7 @@ from tether.methods.alpha_clip import RegionsRecipe
 from tether.methods.alpha_clip.recipe import RegionStep
 from tether.methods.alpha_clip.region_questions import ask_regions
 from tether.models import create
-from tether.models.vision.alpha_stem import add_alpha_
+from tether.models.towers.vision.alpha_stem import add_alpha_
 from tether.training.steps.module import StepModule
 from tether.workflows.adaptation.boxes import boxes_said
 

@@ -22,11 +22,11 @@ from tether.core.types import Features, Row
 from tether.data.defect_truths import DefectTruths, mask_at
 from tether.methods.anomalyclip import AnomalyPromptsRecipe
 from tether.models import create
-from tether.models.cached import CachedEncoder
-from tether.models.defect_texts import DefectTexts
-from tether.models.dual import Clip
-from tether.models.image_digest import image_digest
-from tether.models.value_attention import ValueRows
+from tether.models.composed.cached import CachedEncoder
+from tether.models.features.image_digest import image_digest
+from tether.models.features.value_attention import ValueRows
+from tether.models.texts.defect_texts import DefectTexts
+from tether.models.towers.clip import Clip
 from tether.tasks.anomaly import AnomalyclipDetector
 
 SETTINGS = {"name": "anomaly_prompts", "epochs": 2, "length": 4}

@@ -16,7 +16,7 @@ from tether.methods.clap.msgms import msgms
 from tether.methods.clap.padding import mirrored
 from tether.methods.clap.repair import learn_repair, mosaic
 from tether.models import create
-from tether.models.unet import ResidualUNet
+from tether.models.latent.unet import ResidualUNet
 from tether.workflows.detect import detect
 
 pytestmark = pytest.mark.slow

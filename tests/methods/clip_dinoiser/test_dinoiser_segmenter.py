@@ -11,7 +11,7 @@ from tether.core.masks import BACKGROUND
 from tether.methods.clip_dinoiser import DinoiserSegmenter
 from tether.methods.clip_dinoiser.segmenter import with_background
 from tether.models import create
-from tether.models.patch_grouping import DinoiserHead, inner_and_tokens
+from tether.models.features.patch_grouping import DinoiserHead, inner_and_tokens
 from tether.tasks.segment import ValueSegmenter
 
 CLASSES = ["road", "car", "sky"]

@@ -18,7 +18,7 @@ from tether.methods.clip_dinoiser import GroupingHead, GroupingRecipe
 from tether.methods.clip_dinoiser.distill import ColourTeacher, GroupingStep, ValueTeacher, seed_saliency
 from tether.methods.clip_dinoiser.patch_affinity import patch_affinity
 from tether.models import create
-from tether.models.patch_grouping import inner_map
+from tether.models.features.patch_grouping import inner_map
 from tether.models.save import save
 
 SETTINGS = {"name": "grouping", "steps": 3, "batch_size": 6, "dim": 8}

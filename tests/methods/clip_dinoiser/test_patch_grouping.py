@@ -11,9 +11,9 @@ from tether.losses import affinity_loss, dinoiser_loss, label_affinity
 from tether.methods.clip_dinoiser.patch_affinity import patch_affinity, pool_alike, pool_map
 from tether.methods.clip_dinoiser.segmenter import with_background
 from tether.models import create
-from tether.models.anatomy.find import tower_of
-from tether.models.dense import DensePath, dense_from, dense_image
-from tether.models.patch_grouping import DinoiserHead, inner_and_tokens
+from tether.models.features.dense import DensePath, dense_from, dense_image
+from tether.models.features.find import tower_of
+from tether.models.features.patch_grouping import DinoiserHead, inner_and_tokens
 
 
 def pixels(count: int = 2, *, size: int = 32) -> torch.Tensor:

@@ -15,7 +15,7 @@ from tether.core.protocols import Stateful, Step
 from tether.core.types import Batch, Encoded, Features
 from tether.methods.clip_refine import ClipRefineLoss, RefineStep, refine_
 from tether.models import create
-from tether.models.frozen_copy import frozen_copy
+from tether.models.towers.frozen_copy import frozen_copy
 from tether.training.steps.module import StepModule
 
 DIM = 6

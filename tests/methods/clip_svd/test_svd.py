@@ -11,9 +11,9 @@ from tether.adaptation.finetune import Lora
 from tether.core.errors import InputError, StoppedError, UnsupportedModelError
 from tether.methods.clip_svd import Svd, rank_changes, singular_rank, singular_values
 from tether.models import create
-from tether.models.cached import CachedEncoder
-from tether.models.exchange import linears, load_exchanged_, save_exchanged
-from tether.models.linear_maps import linear_maps
+from tether.models.composed.cached import CachedEncoder
+from tether.models.features.linear_maps import linear_maps
+from tether.models.features.parametrization import linears, load_exchanged_, save_exchanged
 from tether.training import load_config, train
 from tether.workflows.edits import EDITS
 

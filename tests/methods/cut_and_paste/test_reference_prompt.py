@@ -13,7 +13,7 @@ from tether.generation import TextDiffusion
 from tether.methods.cut_and_paste import ReferencePrompt, VideoEditor, train_referenced
 from tether.methods.cut_and_paste.reference import ReferencedStep, reference_size, with_tokens
 from tether.models import create
-from tether.models.dual import Clip
+from tether.models.towers.clip import Clip
 
 pytest.importorskip("diffusers", reason="needs tether-clip[generate]")
 

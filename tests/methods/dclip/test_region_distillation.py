@@ -25,7 +25,7 @@ from tether.methods.dclip import DclipStep, RegionTeacher, dclip_loss, fit_regio
 from tether.methods.dclip.cross_modal import CrossModalTeacher
 from tether.methods.dclip.region_crops import RegionCropper
 from tether.models import create
-from tether.models.composed.compose import compose
+from tether.models.compose import compose
 from tether.models.embed import encode_texts
 from tether.training.steps.module import StepModule
 

@@ -26,7 +26,7 @@ from tether.methods.excel_wsss.patch_relation import (
 )
 from tether.methods.excel_wsss.text_attributes import attribute_centres, cluster_texts, enrich_texts
 from tether.models import create
-from tether.models.dense import dense_image
+from tether.models.features.dense import dense_image
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -12,7 +12,7 @@ from tether.adaptation.heads import LinearHead
 from tether.core.errors import InputError
 from tether.methods.featsharp import Sharpener, SharpenerHead, SharpSegmenter
 from tether.models import create
-from tether.models.windows import Windows
+from tether.models.features.windows import Windows
 from tether.tasks.segment import Segmenter, ValueSegmenter
 
 CLASSES = ["road", "car", "sky"]

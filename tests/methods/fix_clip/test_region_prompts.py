@@ -8,7 +8,7 @@ from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.model_digest import model_digest
 from tether.methods.fix_clip.region_prompts import RegionPromptEncoder, regional_attention_mask, text_layer_states
 from tether.models import create
-from tether.models.vision.masked_patches import hidden_patches, mask_patches_, unmask_patches_
+from tether.models.towers.vision.masked_patches import hidden_patches, mask_patches_, unmask_patches_
 
 WITH_CLASS = ["Tether", "open_clip ViT", "CLIPA", "timm ViT", "transformers' CLIP", "MetaCLIP 2"]
 WITHOUT = ["transformers' SigLIP", "EVA02", "RN50"]

@@ -16,9 +16,9 @@ from tether.compression.quantise import Octav
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.methods.gate_norm import GateNorm, gate_norm, gate_norm_scores, prune_attention
 from tether.models import create
-from tether.models.blocks.options import BlockConfig
-from tether.models.causal_lm import small_causal_lm
-from tether.models.stacks import stack_of
+from tether.models.encoders.causal_lm import small_causal_lm
+from tether.models.features.lm_blocks import stack_of
+from tether.models.towers.blocks.options import BlockConfig
 from tether_lab.worlds.char_lm import CharModel
 
 

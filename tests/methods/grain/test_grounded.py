@@ -19,9 +19,9 @@ from tether.methods.grain.classifier import (
     zero_shot_with_descriptions,
 )
 from tether.models import create
-from tether.models.composed.grounded import ground, grounded
-from tether.models.grounding_decoder import GroundingDecoder
-from tether.models.tower_state import image_tokens
+from tether.models.features.penultimate import image_tokens
+from tether.models.heads.grounded import ground, grounded
+from tether.models.heads.grounding_decoder import GroundingDecoder
 
 
 def made(seed: int = 0, **settings):

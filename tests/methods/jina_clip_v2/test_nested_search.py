@@ -14,7 +14,7 @@ from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
 from tether.data import open_source
 from tether.methods.jina_clip_v2.nested_search import nested_search
-from tether.models.narrow import NarrowEncoder
+from tether.models.encoders.truncated import NarrowEncoder
 from tether.tasks.retrieve.embed import embed
 from tether.tasks.retrieve.index import build_index
 from tether.tasks.retrieve.search import Searcher

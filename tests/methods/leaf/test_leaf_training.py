@@ -10,8 +10,8 @@ from tether.methods.leaf import LeafLoss, LeafTrainer, typo_robustness
 from tether.methods.leaf.typos import WordConstraint
 from tether.models import create
 from tether.models.embed import encode_texts
-from tether.models.frozen_copy import frozen_copy
-from tether.models.whole_texts import FitsContext
+from tether.models.texts.truncation_check import FitsContext
+from tether.models.towers.frozen_copy import frozen_copy
 from tether.training.steps.module import StepModule
 
 TEXTS = ["a small red circle", "two blue squares", "a green star", "the old house"]

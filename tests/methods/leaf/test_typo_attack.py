@@ -10,8 +10,8 @@ from tether.core.errors import InputError
 from tether.methods.leaf.attack import charmer_attack, encode_read, leaf_attack, random_typos
 from tether.methods.leaf.typos import ALPHABET, WordConstraint, edit, slot_count
 from tether.models import create
+from tether.models.texts.truncation_check import FitsContext
 from tether.models.tokenizer import TextCutWarning
-from tether.models.whole_texts import FitsContext
 
 TEXTS = ["a small red circle", "", "two dogs"]
 WIDE = torch.randn(128, 6, generator=torch.Generator().manual_seed(5), dtype=torch.float64)

@@ -296,8 +296,8 @@ def test_maps_are_cosines_of_the_patches_enlarged(model):
 def test_parts_add_up_to_what_the_patches_give_the_image():
     model = create("tiny").eval()
     found = similarity_map(model, images=pixels(), phrases=["a", "b"], method="parts")
-    from tether.models.decompose import decompose
     from tether.models.embed import encode_texts
+    from tether.models.features.decompose import decompose
 
     parts = decompose(model, pixels(), reduce="heads")
     words = torch.nn.functional.normalize(encode_texts(model, ["a", "b"]), dim=1)

@@ -15,7 +15,7 @@ from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.types import Batch
 from tether.methods.norm_tweaking import NormTweak, NormTweaker, distribution_loss, own_texts
 from tether.models import create
-from tether.models.causal_lm import small_causal_lm
+from tether.models.encoders.causal_lm import small_causal_lm
 from tether_lab.worlds.char_lm import CharModel
 
 TEXTS = ["a small red cat", "sun", "the dog in the sun", "a blue ball"]

@@ -14,11 +14,11 @@ from families import FAMILIES
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.methods.ovseg.mask_prompts import MaskPromptTower, add_mask_prompts_, encode_masked
 from tether.models import create
-from tether.models.composed.compose import compose
+from tether.models.compose import compose
 from tether.models.export import export
-from tether.models.positions import resize_grid
 from tether.models.save import save
-from tether.models.vision.mask_prompt_stem import MaskPromptStem, prompts_of
+from tether.models.towers.positions import resize_grid
+from tether.models.towers.vision.mask_prompt_stem import MaskPromptStem, prompts_of
 
 REFUSED = {"MobileCLIP2", "ConvNeXt", "RN50", "ALIGN", "composed EfficientNet"}
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")]

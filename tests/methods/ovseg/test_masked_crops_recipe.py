@@ -21,7 +21,7 @@ from tether.methods.ovseg import MaskedCropsRecipe
 from tether.methods.ovseg.masked_questions import masked_hits
 from tether.methods.ovseg.masked_regions import masked_regions
 from tether.models import create
-from tether.models.vision.mask_prompt_stem import prompts_of
+from tether.models.towers.vision.mask_prompt_stem import prompts_of
 
 SHORT = {"name": "masked_crops", "steps": 6, "batch_size": 8, "masks": "masks"}
 COLUMNS = RegionColumns(most=4, phrases="phrases")

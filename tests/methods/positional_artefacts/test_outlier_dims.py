@@ -16,7 +16,7 @@ from tether.core.protocols import DualEncoder
 from tether.methods.positional_artefacts import OutlierClipper, anisotropy, position_probe, self_similarity
 from tether.methods.positional_artefacts.clipped_encoder import ClippedDualEncoder, ClippedEncoder
 from tether.models import create
-from tether.models.blocks.trace import Trace
+from tether.models.towers.blocks.trace import Trace
 from tether.space import clip_dims, extreme_shares, largest_dims, outlier_dims, token_states
 
 

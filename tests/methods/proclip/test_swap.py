@@ -21,10 +21,10 @@ from tether.losses import clip_loss, closeness_loss, proclip_loss
 from tether.methods.proclip import ProclipStep, swap_text
 from tether.methods.proclip.embedder_tower import EmbedderTexts
 from tether.models import create
-from tether.models.cached import side_digest
-from tether.models.composed.compose import compose
+from tether.models.compose import compose
+from tether.models.composed.cached import side_digest
+from tether.models.composed.embedder import EmbedderAdapter
 from tether.models.embed import encode_texts
-from tether.models.text.embedder import EmbedderAdapter
 from tether.training.steps.module import StepModule
 
 pytestmark = pytest.mark.slow

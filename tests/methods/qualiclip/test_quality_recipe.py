@@ -17,7 +17,7 @@ from tether.core.types import Row
 from tether.methods.qualiclip import DEGRADATIONS, QualityRecipe
 from tether.methods.qualiclip.recipe import QualityStep
 from tether.models import create
-from tether.models.prompt_quality import PROMPTS, prompt_rows
+from tether.models.texts.prompt_quality import PROMPTS, prompt_rows
 
 KINDS = ["gaublur", "whitenoise"]
 

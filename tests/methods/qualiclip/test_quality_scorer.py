@@ -12,7 +12,7 @@ from tether.core.errors import InputError, UnsupportedModelError
 from tether.methods.qualiclip import degrade
 from tether.models import create
 from tether.models.embed import encode_images
-from tether.models.prompt_quality import PROMPTS, prompt_quality
+from tether.models.texts.prompt_quality import PROMPTS, prompt_quality
 from tether.tasks.quality import QualityScorer, native_windows, sharpness
 
 

@@ -14,7 +14,7 @@ from tether.losses import ClipLoss
 from tether.methods.sycoca.decoder import CausalDecoder
 from tether.methods.sycoca.masked_patches import attentive_select
 from tether.models import create
-from tether.models.dense import dense_image, dense_text
+from tether.models.features.dense import dense_image, dense_text
 from tether.training import load_config, train
 from tether.training.metrics_log import read_metrics
 from tether.training.steps import ComposedStep

@@ -19,7 +19,7 @@ from tether.core.types import Batch, Regions
 from tether.losses import clip_loss
 from tether.methods.farslip import LocalGlobal, LocalGlobalStep
 from tether.models import create
-from tether.models.frozen_copy import frozen_copy
+from tether.models.towers.frozen_copy import frozen_copy
 from tether.training.steps.module import StepModule
 
 
@@ -197,7 +197,7 @@ def test_unit_patches_are_what_is_pooled(model):
     """So that the loss of a box over the whole image is about the mean direction of all patches."""
     step, batch = SelfDistillStep(frozen_copy(model), max_split=1), batch_of(model)
     loss = loss_of(step, model, batch).total
-    from tether.models.dense_regions import dense_patches
+    from tether.models.features.dense_regions import dense_patches
 
     mean = F.normalize(dense_patches(model, batch.image).tokens, dim=2).mean(dim=1)
     wanted = 1 - F.cosine_similarity(mean, model.encode_image(batch.image).pooled).mean()

@@ -16,12 +16,12 @@ from tether.methods.adaptclip.adapters import AdaptClip, TrainedAdapters
 from tether.methods.clip_dinoiser import GroupingHead
 from tether.methods.fairerclip import KernelHead
 from tether.models import create
-from tether.models.cached import CachedEncoder
-from tether.models.defect_texts import DefectTexts
-from tether.models.image_digest import image_digest
+from tether.models.composed.cached import CachedEncoder
+from tether.models.features.image_digest import image_digest
+from tether.models.features.patch_grouping import DinoiserHead
 from tether.models.load import load
-from tether.models.patch_grouping import DinoiserHead
 from tether.models.save import save
+from tether.models.texts.defect_texts import DefectTexts
 
 ROWS = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
 

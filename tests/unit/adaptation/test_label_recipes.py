@@ -20,7 +20,7 @@ from tether.methods.ft_clip import ClipClassifier
 from tether.methods.retrieval_align import ImageSearch
 from tether.methods.retrieval_align.recipe import SENTENCES, _Resting
 from tether.models import create
-from tether.models.mean_patches import MeanPatches
+from tether.models.features.mean_patches import MeanPatches
 from tether.training.loop import StepReport
 from tether.training.tensor_batches import TensorBatches
 from tether.workflows.adaptation.data import Asked, parts_of

@@ -14,8 +14,8 @@ from dual_encoders import write_dual_encoder
 from tether.adaptation.finetune import Lora
 from tether.core.errors import InputError, StoppedError
 from tether.models import create
-from tether.models.composed.compose import compose
-from tether.models.wrapped_encoders import OpenClipEncoder, TransformersEncoder
+from tether.models.compose import compose
+from tether.models.encoders.wrapped import OpenClipEncoder, TransformersEncoder
 from tether.training import load_config, train
 from tether.workflows.edits import EDITS
 

@@ -11,7 +11,7 @@ import tether
 from tether.adaptation.finetune import MapFit
 from tether.core.errors import InputError
 from tether.models import create
-from tether.models.composed.compose import compose
+from tether.models.compose import compose
 
 
 @pytest.fixture(scope="module")

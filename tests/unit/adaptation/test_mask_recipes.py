@@ -16,7 +16,7 @@ from tether.adaptation.recipes.class_masks import box_masks, class_masks, pertur
 from tether.core.errors import InputError
 from tether.core.types import Batch, Regions, Row
 from tether.models import create
-from tether.models.windows import Windows
+from tether.models.features.windows import Windows
 from tether.tasks.segment import MaftSegmenter, MtaSegmenter
 
 SMALL = {"dim": 16, "queries": 4, "layers": 1, "doublings": 1, "batch_size": 8}

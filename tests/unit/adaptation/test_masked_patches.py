@@ -12,8 +12,8 @@ import tether
 from tether.adaptation.finetune import MaskedPatches
 from tether.core.errors import InputError, StoppedError
 from tether.models import create
-from tether.models.dense import dense_image
-from tether.models.vision.masked_patches import mask_patches_
+from tether.models.features.dense import dense_image
+from tether.models.towers.vision.masked_patches import mask_patches_
 from tether.training import load_config, train
 from tether.training.metrics_log import read_metrics
 from tether.workflows.edits import EDITS

@@ -14,9 +14,9 @@ from tether.compression.quantise import FakeQuant, Octav, octav_clip, round_to_l
 from tether.compression.quantise.packed import FORMAT, load_packed_, pack_codes, save_packed, unpack_codes
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.models import create
-from tether.models.causal_lm import small_causal_lm
 from tether.models.convert.saved_files import write_weights
-from tether.models.stacks import stack_of
+from tether.models.encoders.causal_lm import small_causal_lm
+from tether.models.features.lm_blocks import stack_of
 from tether_lab.worlds.char_lm import CharModel
 
 

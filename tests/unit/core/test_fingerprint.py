@@ -240,7 +240,7 @@ SHARED = {"ClippingCallback": "the same part for Lightning and for transformers,
 
 BY_WORDS = {
     "tether.cli": "torch raises a bare RuntimeError where the CPU's memory is used up",
-    "tether.models.wrapped_encoders": "torch raises a bare RuntimeError where a meta tensor is read",
+    "tether.models.encoders.wrapped": "torch raises a bare RuntimeError where a meta tensor is read",
 }
 
 
@@ -284,7 +284,7 @@ def test_a_public_class_name_is_defined_once(trees):
         for node in tree.body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 where[node.name].append(name)
-    assert where["Clip"] == ["tether.models.dual"]
+    assert where["Clip"] == ["tether.models.towers.clip"]
     twice = {name: places for name, places in where.items() if len(places) > 1}
     assert twice.keys() == SHARED.keys(), twice
 

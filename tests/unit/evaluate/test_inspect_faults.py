@@ -8,7 +8,7 @@ import torch
 from tether.evaluate.inspect.health_report import Report
 from tether.evaluate.inspect.runner import inspect_model
 from tether.models import create
-from tether.models.dual import Clip
+from tether.models.towers.clip import Clip
 
 import planted  # isort: skip - a neighbour
 

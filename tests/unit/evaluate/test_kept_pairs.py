@@ -8,8 +8,8 @@ import torch
 import tether
 from tether.data import open_source
 from tether.evaluate.embeddings import embed_source
-from tether.models.cached import CachedEncoder
-from tether.models.composed.compose import compose
+from tether.models.compose import compose
+from tether.models.composed.cached import CachedEncoder
 from tether.models.presets import create
 from tether.models.save import save
 

@@ -25,8 +25,8 @@ from tether.generation.canvases import PixelCanvas
 from tether.generation.inversion.field_fit import perturbed
 from tether.generation.inversion.implicit import begin, invert, plan_inversion
 from tether.models import create
-from tether.models.dual import Clip
 from tether.models.embed import encode_texts
+from tether.models.towers.clip import Clip
 
 SIDE = 32
 

@@ -15,7 +15,7 @@ from tether.generation.canvases import PixelCanvas
 from tether.generation.edit import DirectionalLoss, Morpher, StabilityLoss
 from tether.losses import GeodesicSimilarity, geodesic_kernel
 from tether.models import create
-from tether.models.dual import Clip
+from tether.models.towers.clip import Clip
 
 
 def rows(seed: int, *shape: int) -> Tensor:

@@ -18,7 +18,7 @@ from tether.generation.canvases import PixelCanvas, StrokeCanvas, drop_mask
 from tether.generation.painting_file import FORMAT, load_painting, save_painting
 from tether.methods.clipdraw import BlobCanvas3D
 from tether.models import create
-from tether.models.dual import Clip
+from tether.models.towers.clip import Clip
 
 
 @pytest.fixture(scope="module")

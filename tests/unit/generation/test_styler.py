@@ -21,7 +21,7 @@ from tether.generation.edit.style_goals import PatchGoal, RegionGoal
 from tether.generation.seen import unit_images
 from tether.losses import directional_loss
 from tether.models import create
-from tether.models.dual import Clip
+from tether.models.towers.clip import Clip
 
 MASK = torch.zeros(24, 32, dtype=torch.bool)
 MASK[8:16, 8:20] = True

@@ -11,7 +11,7 @@ from tether.core.errors import InputError, MissingExtraError, NotFiniteError
 from tether.generation import TextDiffusion, train_generator
 from tether.generation.diffuse.ddim import ddim_levels, ddim_step
 from tether.models import create
-from tether.models.text_state import text_tokens
+from tether.models.texts.text_state import text_tokens
 
 diffusers = pytest.importorskip("diffusers", reason="needs tether-clip[generate]")
 

@@ -116,7 +116,7 @@ def edited(path: Path, old: str, new: str) -> Iterator[None]:
         ("tether/losses/infonce.py", "return ", "return 0 + ", set(CARDS_TO_EDIT)),
         ("tether_lab/worlds/char_lm_spikes.py", "LAYERS = 2", "LAYERS = 3", {"zclip", "adagc"}),
         ("tether_lab/worlds/small_clip.py", "size=32", "size=64", {"w-clip"}),
-        ("tether/models/blocks/rope.py", "return ", "return 0 + ", set(CARDS_TO_EDIT)),
+        ("tether/models/towers/blocks/rope.py", "return ", "return 0 + ", set(CARDS_TO_EDIT)),
         ("tether_lab/papers/zclip/study.py", "limit_trial(ZClip, lab)", "limit_trial(ZClip, lab) or 0", {"zclip"}),
         ("tether_lab/lab/lab.py", "hash_int(name", 'hash_int(name + "_"', set(CARDS_TO_EDIT)),
         ("tether/losses/infonce.py", '"""', '"""Edited. ', set()),

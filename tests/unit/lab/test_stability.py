@@ -404,7 +404,7 @@ class TestGuards:
             ("tether/losses/clip.py", ()),
             ("tether/methods/stable_spam/fake_quant.py", ()),
             ("tether_lab/worlds/char_lm.py", ()),
-            ("tether/models/vision/tower.py", ()),
+            ("tether/models/towers/vision/tower.py", ()),
             ("tether_lab/stability/faults.py", ()),
             ("tether/methods/zclip/clipper.py", ("none", "global_norm", "sgd")),
             ("tether/optim/clip/__init__.py", tuple(KINDS)),

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from tether.models import create
-from tether.models.prompt_quality import PROMPTS
+from tether.models.texts.prompt_quality import PROMPTS
 from tether_lab.worlds import drawn_shapes
 from tether_lab.worlds.degraded_scenes import NONSENSE, SAID_OF, SEEN, told
 from tether_lab.worlds.occluded_words import misspelt

@@ -7,9 +7,9 @@ import tether
 from families import filled
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.models import create
-from tether.models.anatomy.find import anatomy_of
-from tether.models.attention_free import without_attention
-from tether.models.exchange import linears
+from tether.models.features.find import anatomy_of
+from tether.models.features.parametrization import linears
+from tether.models.towers.attention_free import without_attention
 
 TEXTS = ["a small red cat", "sun", "the dog in the sun"]
 

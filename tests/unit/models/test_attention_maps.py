@@ -6,9 +6,9 @@ import torch
 from families import FAMILIES, PLAIN, hugging_face, open_clip_tower, siglip, timm_tower
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.models import Trace, create
-from tether.models.anatomy.exceptions import EXCEPTIONS
-from tether.models.anatomy.find import anatomy_of
-from tether.models.attention_maps import attention_maps
+from tether.models.features.attention_maps import attention_maps
+from tether.models.features.find import anatomy_of
+from tether.models.refusals import EXCEPTIONS
 
 pytestmark = pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")
 TEXTS = ["a small red cat", "sun", "the dog in the sun"]

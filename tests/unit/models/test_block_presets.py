@@ -11,10 +11,10 @@ import torch
 import tether
 from tether.core.errors import InputError
 from tether.models import configure, create
-from tether.models.blocks.block import TransformerBlock
-from tether.models.blocks.options import BlockConfig
-from tether.models.blocks.presets import BLOCK_PRESETS, BlockPreset, block_preset, block_stack
 from tether.models.export import export
+from tether.models.towers.blocks.block import TransformerBlock
+from tether.models.towers.blocks.options import BlockConfig
+from tether.models.towers.blocks.presets import BLOCK_PRESETS, BlockPreset, block_preset, block_stack
 from tether.optim import parameter_groups
 from tether.training import train
 from tether.training.config import load_config

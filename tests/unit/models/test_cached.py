@@ -16,8 +16,8 @@ from tether.core.model_digest import model_digest
 from tether.data import loader, open_source
 from tether.methods.stable_spam import FourBits
 from tether.models import create
-from tether.models.cached import CachedEncoder, side_digest
-from tether.models.composed.compose import compose
+from tether.models.compose import compose
+from tether.models.composed.cached import CachedEncoder, side_digest
 from tether.models.save import save
 from tether.tasks.safety import PromptClassifier
 

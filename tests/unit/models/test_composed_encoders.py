@@ -11,13 +11,13 @@ from encoders import ENCODERS
 from tether.core.errors import InputError, MissingExtraError
 from tether.core.model_digest import model_digest
 from tether.models import create
+from tether.models.compose import compose, from_recipe
 from tether.models.composed import starter
 from tether.models.composed.class_names import ClassNameMap, ridge_of_rows
-from tether.models.composed.compose import compose, from_recipe
 from tether.models.composed.dual_tower import dual_tower
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.embed import encode_texts
-from tether.models.named import near
+from tether.models.model_uri import near
 from tether.training.config import RunConfig
 from tether.training.parts import new_encoder
 

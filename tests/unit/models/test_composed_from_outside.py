@@ -6,7 +6,7 @@ from test_models_from_outside import OWN
 
 import tether
 from tether.core.errors import InputError
-from tether.models.composed.compose import compose
+from tether.models.compose import compose
 
 offline, place, copy = outside.offline, outside.place, outside.copy
 

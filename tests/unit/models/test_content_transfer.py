@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from tether.core.errors import InputError
-from tether.models.content_transfer import ContentDependentTransfer, RegionNamer, region_text_logits
+from tether.models.heads.content_transfer import ContentDependentTransfer, RegionNamer, region_text_logits
 
 DIM = 16
 

@@ -9,8 +9,8 @@ from tether.core.decomposition import Decomposition
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.model_digest import model_digest
 from tether.models import Trace, create
-from tether.models.decompose import decompose, mean_parts
-from tether.models.dense import dense_image
+from tether.models.features.decompose import decompose, mean_parts
+from tether.models.features.dense import dense_image
 
 pytestmark = pytest.mark.slow
 

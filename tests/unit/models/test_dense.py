@@ -11,8 +11,8 @@ from tether.core.gather import LOCAL
 from tether.core.types import Batch
 from tether.methods.medical_survey import LocalAlignmentLoss
 from tether.models import create
-from tether.models.anatomy.exceptions import EXCEPTIONS
-from tether.models.dense import DensePath, dense_image, dense_layers, dense_text, dense_tokens, word_mask
+from tether.models.features.dense import DensePath, dense_image, dense_layers, dense_text, dense_tokens, word_mask
+from tether.models.refusals import EXCEPTIONS
 from tether.training.steps.module import StepModule
 from tether.training.steps.presets import ContrastiveStep
 

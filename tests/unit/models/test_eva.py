@@ -17,13 +17,13 @@ from tether.core.types import ImageSpec
 from tether.methods.eva_clip_18b.eva import load_tower_
 from tether.methods.positional_artefacts.clipped_encoder import ClippedDualEncoder
 from tether.models import create
-from tether.models.anatomy.find import anatomy_of
-from tether.models.composed.compose import compose
-from tether.models.decompose import decompose
+from tether.models.compose import compose
+from tether.models.features.decompose import decompose
+from tether.models.features.find import anatomy_of
 from tether.models.presets import configure
-from tether.models.vision.eva import EvaTower
-from tether.models.vision.eva_config import EvaConfig, eva_block
-from tether.models.vision.eva_sizes import EVA_SIZES
+from tether.models.towers.vision.eva import EvaTower
+from tether.models.towers.vision.eva_config import EvaConfig, eva_block
+from tether.models.towers.vision.eva_sizes import EVA_SIZES
 
 SHAPE: dict[str, Any] = {
     "img_size": 32,

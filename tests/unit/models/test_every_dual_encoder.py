@@ -16,10 +16,10 @@ from tether.core.types import ImageSpec
 from tether.data import open_source
 from tether.data.loader import Loader, ordered
 from tether.models import create
-from tether.models.decompose import decompose
-from tether.models.dense import dense_image, dense_text
 from tether.models.embed import encode_images
-from tether.models.wrapped_encoders import TransformersEncoder
+from tether.models.encoders.wrapped import TransformersEncoder
+from tether.models.features.decompose import decompose
+from tether.models.features.dense import dense_image, dense_text
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::tether.models.tokenizer.TextCutWarning")]
 

@@ -13,7 +13,7 @@ from tether.adaptation.finetune import Lora
 from tether.core.errors import InputError, StoppedError, UnsupportedModelError
 from tether.methods.stable_spam import FourBits
 from tether.models import create
-from tether.models.exchange import (
+from tether.models.features.parametrization import (
     AddedRows,
     exchanged,
     linears,

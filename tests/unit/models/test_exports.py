@@ -12,8 +12,8 @@ from references import image_files, probabilities
 from tether.core.errors import InputError
 from tether.data.images import load
 from tether.models import create
-from tether.models.composed.compose import compose
-from tether.models.dual import Clip
+from tether.models.compose import compose
+from tether.models.towers.clip import Clip
 
 pytestmark = pytest.mark.slow
 

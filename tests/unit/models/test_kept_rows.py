@@ -10,7 +10,7 @@ from tether.adaptation.finetune import ADAPTERS, KeptPositions
 from tether.core.component import build
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.models import create
-from tether.models.cached import CachedEncoder
+from tether.models.composed.cached import CachedEncoder
 from tether.optim import parameter_groups
 
 

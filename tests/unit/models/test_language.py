@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from tether.core.errors import InputError
-from tether.models.blocks.options import BlockConfig
-from tether.models.blocks.presets import BlockPreset, block_preset
+from tether.models.towers.blocks.options import BlockConfig
+from tether.models.towers.blocks.presets import BlockPreset, block_preset
 from tether.optim import SGD
 from tether.optim.clip import GlobalNorm
 from tether_lab.worlds.char_lm import CharModel, alphabet_size, train

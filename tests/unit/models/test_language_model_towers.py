@@ -8,7 +8,7 @@ import torch
 import tether
 from encoders import word_tokenizer
 from tether.models import create
-from tether.models.composed.compose import compose, open_tower
+from tether.models.compose import compose, open_tower
 
 SHAPE = {
     "vocab_size": 16, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,

@@ -14,11 +14,11 @@ import torch
 
 from tether.core.errors import InputError, MissingExtraError
 from tether.core.state_file import write_state
-from tether.models.frozen_copy import buffer_copy
 from tether.models.latent.codec import Codec, ConvCodec
 from tether.models.latent.codecs import CODECS, FORMAT, load_codec, save_codec
 from tether.models.latent.diffusers import DiffusersCodec
 from tether.models.latent.spec import LatentSpec
+from tether.models.towers.frozen_copy import buffer_copy
 from tether.training.codec_training import train_codec
 
 PIXELS = torch.randint(0, 256, (4, 3, 16, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -17,7 +17,7 @@ from tether.core.types import ImageSpec, Row
 from tether.data.contents import BatchContents
 from tether.data.loader import Loader
 from tether.models import create
-from tether.models.cached import side_digest
+from tether.models.composed.cached import side_digest
 from tether.models.latent.clip import hold_codec_, init_from_pixel_clip
 from tether.models.latent.codec import ConvCodec
 from tether.models.latent.codecs import save_codec

@@ -7,11 +7,11 @@ from families import FAMILIES
 from tether.core.errors import InputError
 from tether.core.state_file import write_state
 from tether.models import create
-from tether.models.cached import side_digest
-from tether.models.composed.compose import compose
-from tether.models.new_tokens import NewTokens
-from tether.models.prompts import Prompts
+from tether.models.compose import compose
+from tether.models.composed.cached import side_digest
 from tether.models.save import save
+from tether.models.texts.new_tokens import NewTokens
+from tether.models.texts.prompts import Prompts
 
 
 @pytest.fixture(scope="module")

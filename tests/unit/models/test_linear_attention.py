@@ -6,11 +6,11 @@ import torch.nn.functional as F
 
 from tether.core.errors import InputError
 from tether.models import Trace, create
-from tether.models.blocks.attention import ATTENTION
-from tether.models.blocks.block import BlockConfig, TransformerBlock
-from tether.models.blocks.grid import Grid, GridConv
-from tether.models.blocks.linear_attention import CHUNK, KERNELS, linear_attention
-from tether.models.blocks.rope import ROPE, Turn
+from tether.models.towers.blocks.attention import ATTENTION
+from tether.models.towers.blocks.block import BlockConfig, TransformerBlock
+from tether.models.towers.blocks.grid import Grid, GridConv
+from tether.models.towers.blocks.linear_attention import CHUNK, KERNELS, linear_attention
+from tether.models.towers.blocks.rope import ROPE, Turn
 
 EPS = 1e-6
 

@@ -9,11 +9,11 @@ import tether
 from families import FAMILIES
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.models import create
-from tether.models.cached import CachedEncoder
+from tether.models.composed.cached import CachedEncoder
 from tether.models.embed import encode_texts
-from tether.models.long_texts import CutNotice, StretchedTextEncoder, reading
-from tether.models.narrow import narrowed
-from tether.models.text_windows import SlidingTextEncoder
+from tether.models.encoders.truncated import narrowed
+from tether.models.texts.long_texts import CutNotice, StretchedTextEncoder, reading
+from tether.models.texts.text_windows import SlidingTextEncoder
 from tether.models.tokenizer import TextCutWarning
 
 LONG = "a red dog " * 8

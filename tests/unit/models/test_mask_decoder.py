@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tether.core.errors import InputError
-from tether.models.mask_decoder import MaskHead, MaskTextDecoder, MaskTextLayer, PixelDecoder, semantic_map
-from tether.models.positions import sine_grid
+from tether.models.heads.mask_decoder import MaskHead, MaskTextDecoder, MaskTextLayer, PixelDecoder, semantic_map
+from tether.models.towers.positions import sine_grid
 
 DIM = 16
 

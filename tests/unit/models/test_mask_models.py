@@ -13,9 +13,9 @@ from tether.core.errors import InputError
 from tether.core.state_file import write_state
 from tether.models import create
 from tether.models.convert.saved_files import HEAD_FILE, HEAD_FORMAT
-from tether.models.image_digest import image_digest
-from tether.models.mask_decoder import MaskHead
-from tether.models.mask_models import PREFIX, PromptMasks, load_masks
+from tether.models.features.image_digest import image_digest
+from tether.models.heads.mask_decoder import MaskHead
+from tether.models.heads.mask_models import PREFIX, PromptMasks, load_masks
 
 MODEL = create("tiny", seed=1).eval()
 SHAPE = {"dim": 8, "heads": 2, "layers": 1, "queries": 4, "classes": 2, "text_dim": 3, "doublings": 0}

@@ -12,13 +12,13 @@ from tether.core.protocols import Stateful
 from tether.core.types import Batch
 from tether.losses import ClipLoss
 from tether.models import create
-from tether.models.blocks.block import BlockConfig, TransformerBlock
-from tether.models.blocks.gate_controller import GateController
-from tether.models.blocks.grid import Grid
-from tether.models.blocks.mirror_gate import MirrorGate, moments, tally
-from tether.models.blocks.packed_sequences import Runs
 from tether.models.export import export
 from tether.models.save import save
+from tether.models.towers.blocks.block import BlockConfig, TransformerBlock
+from tether.models.towers.blocks.gate_controller import GateController
+from tether.models.towers.blocks.grid import Grid
+from tether.models.towers.blocks.mirror_gate import MirrorGate, moments, tally
+from tether.models.towers.blocks.packed_sequences import Runs
 from tether.training.steps.module import StepModule
 from tether.training.steps.presets import SkipMiddleStep
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 import tether
 from tether.models.convert import open_clip as names
 from tether.models.convert.rules import take
-from tether.models.dual import Clip
+from tether.models.towers.clip import Clip
 
 pytestmark = pytest.mark.slow
 

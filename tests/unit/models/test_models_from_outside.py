@@ -18,7 +18,7 @@ from tether.core.errors import InputError, WriteError
 from tether.core.state_file import write_state
 from tether.models import create
 from tether.models.convert.tokenizers import transformers_tokenizer
-from tether.models.named import near
+from tether.models.model_uri import near
 
 pytestmark = pytest.mark.slow
 

@@ -226,7 +226,7 @@ def test_wrong_settings_are_named(settings, message):
 
 
 def test_a_model_without_an_image_tower_is_named(tmp_path, monkeypatch):
-    from tether.models import load_open_clip
+    from tether.models.encoders import load_open_clip
 
     cfg = {"embed_dim": 512, "audio_cfg": {"model_type": "HTSAT"}, "text_cfg": {"context_length": 77}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": cfg}))

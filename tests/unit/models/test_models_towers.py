@@ -5,11 +5,11 @@ import torch
 
 from tether.core.errors import InputError
 from tether.models import Trace, create
-from tether.models.blocks.attention import softmax_attention
-from tether.models.blocks.block import BlockConfig, TransformerBlock
-from tether.models.blocks.layers import LEAST_ONEDNN, Linear, linear
-from tether.models.blocks.packed_sequences import Runs
-from tether.models.blocks.rope import ROPE
+from tether.models.towers.blocks.attention import softmax_attention
+from tether.models.towers.blocks.block import BlockConfig, TransformerBlock
+from tether.models.towers.blocks.layers import LEAST_ONEDNN, Linear, linear
+from tether.models.towers.blocks.packed_sequences import Runs
+from tether.models.towers.blocks.rope import ROPE
 
 CAPTIONS = ["a cat", "a small red cat sits on the long green mat", "sun", "a dog", "the old man and the sea"]
 

@@ -13,8 +13,8 @@ import torch
 from tether.core.errors import InputError
 from tether.models import create
 from tether.models.embed import encode_images, encode_texts
-from tether.models.text.token_embedding import TokenTable
 from tether.models.tokenizer import ClipTokenizer, TextCutWarning, _bpe, bounded, lengths
+from tether.models.towers.text.token_embedding import TokenTable
 
 pytestmark = pytest.mark.slow
 

@@ -16,8 +16,8 @@ from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
 from tether.models import create
 from tether.models.convert.saved_files import separate, write_weights
+from tether.models.encoders.wrapped import OpenClipEncoder
 from tether.models.save import write_config
-from tether.models.wrapped_encoders import OpenClipEncoder
 from tether.training import load_config, train
 from tether.training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 

@@ -11,10 +11,10 @@ import tether
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.methods.clip_up.upcycle import expert_costs, upcycle
 from tether.models import create
-from tether.models.anatomy.find import anatomy_of
-from tether.models.blocks.moe import MoeConfig, MoEMlp, expert_losses
-from tether.models.dense import dense_image, dense_text
 from tether.models.export import export
+from tether.models.features.dense import dense_image, dense_text
+from tether.models.features.find import anatomy_of
+from tether.models.towers.blocks.moe import MoeConfig, MoEMlp, expert_losses
 from tether.optim import parameter_groups
 
 MOE = {"blocks": [0, 1], "experts": 4, "capacity_factor": 1.0}

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from tether.core.errors import InputError
-from tether.models.positions import (
+from tether.models.towers.positions import (
     GRIDS,
     LINES,
     CutPositions,

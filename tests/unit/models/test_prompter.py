@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from tether.core.errors import InputError
-from tether.models.dense import DensePath, dense_image
-from tether.models.dense_regions import encode_boxes
+from tether.models.features.dense import DensePath, dense_image
+from tether.models.features.dense_regions import encode_boxes
+from tether.models.heads.prompter import Prompter
 from tether.models.presets import create
-from tether.models.prompter import Prompter
 from tether.optim import parameter_groups
 
 BOXES = torch.tensor([[[0.1, 0.2, 0.6, 0.9], [0.0, 0.0, 1.0, 1.0]]])

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tether.core.errors import InputError
-from tether.models.query_decoder import QueryDecoder
+from tether.models.heads.query_decoder import QueryDecoder
 
 
 def decoder(norm: str, queries_as: str, *, layers: int = 2, **more: float) -> QueryDecoder:

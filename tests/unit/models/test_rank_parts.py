@@ -9,9 +9,9 @@ import torch
 
 from families import FAMILIES
 from tether.core.errors import InputError
-from tether.models.rank_attention import RankAwareAttention
-from tether.models.ranking_adapter import RankingAdapter
-from tether.models.token_rows import TokenRows, text_tokens
+from tether.models.features.token_rows import TokenRows, text_tokens
+from tether.models.heads.rank_attention import RankAwareAttention
+from tether.models.heads.ranking_adapter import RankingAdapter
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 
 from tether.core.errors import InputError
 from tether.core.types import Features
-from tether.models.region_pooling import pool_boxes, pool_masks
+from tether.models.features.region_pooling import pool_boxes, pool_masks
 
 
 def generator(seed=0):

@@ -21,8 +21,8 @@ from tether.methods.clip_in.rotary import RotaryEmbedding
 from tether.methods.m2_mix import M2MixLoss
 from tether.methods.tripletclip import SceneTwins
 from tether.models import create
-from tether.models.blocks.rope import half_rope
 from tether.models.tokenizer import ClipTokenizer
+from tether.models.towers.blocks.rope import half_rope
 from tether.training import load_config, train
 from tether.training.steps.module import StepModule
 from tether.training.steps.presets import ClipInStep, HardNegativeStep

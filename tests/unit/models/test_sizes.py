@@ -16,9 +16,9 @@ from tether.core.model_digest import model_digest
 from tether.core.types import ImageSpec
 from tether.methods.stable_spam import FourBits
 from tether.models import create
-from tether.models.composed.compose import compose
-from tether.models.sizes import MAX_CONTEXT
+from tether.models.compose import compose
 from tether.models.tokenizer import ClipTokenizer, TextCutWarning
+from tether.models.towers.sizes import MAX_CONTEXT
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,7 @@ import torch
 from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
 from tether.models import create
-from tether.models.text_windows import SlidingTextEncoder, pool_windows, sliding_windows
+from tether.models.texts.text_windows import SlidingTextEncoder, pool_windows, sliding_windows
 
 TEXT = torch.tensor([[9, 1, 2, 3, 4, 5, 6, 8], [9, 1, 8, 0, 0, 0, 0, 0]])
 

@@ -7,8 +7,8 @@ import torch
 
 from tether.core.errors import InputError
 from tether.models import create
-from tether.models.patch_attention import attended, map_scores, patch_attention
-from tether.models.tokens import (
+from tether.models.features.patch_attention import attended, map_scores, patch_attention
+from tether.models.towers.patch_selection import (
     TOKEN_CHOICES,
     AttentiveTokens,
     BlockTokens,

@@ -7,7 +7,7 @@ import pytest
 from references import bert_words
 from tether.core.errors import InputError
 from tether.models.convert.tokenizers import MissingTokenizer, transformers_tokenizer
-from tether.models.onnx.tokenizer_json import (
+from tether.models.encoders.onnx.tokenizer_json import (
     TOKENIZER_FILE,
     kept_tokenizer,
     read_tokenizer_json,

@@ -5,9 +5,9 @@ import torch
 
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.models import create
-from tether.models.cached import CachedEncoder
-from tether.models.dense import dense_image
-from tether.models.value_attention import (
+from tether.models.composed.cached import CachedEncoder
+from tether.models.features.dense import dense_image
+from tether.models.features.value_attention import (
     ValueRows,
     text_maps,
     text_probabilities,

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from tether.core.errors import InputError
 from tether.core.types import ImageSpec
-from tether.models.windows import Windows, label_map, window_maps
+from tether.models.features.windows import Windows, label_map, window_maps
 
 pytestmark = pytest.mark.slow
 
@@ -97,7 +97,7 @@ def test_windows_whose_patches_are_no_whole_pixels():
 HUGE = """
 import re, pathlib, torch
 from tether.models import create
-from tether.models.windows import Windows
+from tether.models.features.windows import Windows
 from tether.tasks.segment import ValueSegmenter
 def most():  # in MB; getrusage would count what the parent process held
     return int(re.findall(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[0]) // 1024

@@ -8,10 +8,10 @@ import torch
 from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
 from tether.models import create
-from tether.models.directional_token import DirectionalToken, tokenizer_hash
 from tether.models.embed import encode_texts
+from tether.models.texts.directional_token import DirectionalToken, tokenizer_hash
+from tether.models.texts.word_embedding_injection import WordedEncoder
 from tether.models.tokenizer import TextCutWarning
-from tether.models.worded import WordedEncoder
 
 
 def test_learnt_words_are_read_among_others_and_all_else_is_the_models_own() -> None:

@@ -7,8 +7,8 @@ from tether.core.errors import InputError, UnsupportedModelError
 from tether.methods.winclip import WinclipDetector
 from tether.methods.winclip.token_windows import window_embeddings, window_masks
 from tether.models import create
-from tether.models.anatomy.find import anatomy_of
-from tether.models.kept_patches import encode_patches
+from tether.models.features.find import anatomy_of
+from tether.models.features.kept_patches import encode_patches
 from tether.tasks.anomaly import PatchesDetector
 from tether.tasks.anomaly.memory import association, core_set, memory_of
 from tether.tasks.anomaly.states import DEFECTIVE, NORMAL, TEMPLATES, prompt_ensemble
@@ -67,7 +67,7 @@ def test_association_in_pieces(monkeypatch):
     whole = association(rows, memory)
     expected = (1 - torch.nn.functional.cosine_similarity(rows[:, None], memory[None], dim=2)).amin(dim=1) / 2
     torch.testing.assert_close(whole, expected)
-    monkeypatch.setattr("tether.models.defect_adapters._MOST", 60)
+    monkeypatch.setattr("tether.models.heads.defect_adapters._MOST", 60)
     torch.testing.assert_close(association(rows, memory), whole)
     with pytest.raises(InputError, match=r"memory: expected \(m, 8\) with m > 0, got \(0, 8\)"):
         association(rows, memory[:0])

@@ -12,7 +12,7 @@ import transformers
 from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
 from tether.losses.self_critical import until_end
-from tether.models.causal_lm import CausalLM, load_causal_lm, small_causal_lm
+from tether.models.encoders.causal_lm import CausalLM, load_causal_lm, small_causal_lm
 from tether.tasks.caption import PrefixAdaptor, PrefixCaptioner, fit_pairs
 
 TEXTS = ["a red ball", "a blue cube on a table", "two green stars"]

@@ -16,7 +16,7 @@ import tether
 from tether.core.errors import InputError
 from tether.core.types import Row
 from tether.models import create
-from tether.models.dual import Clip
+from tether.models.towers.clip import Clip
 from tether.tasks.classify.calibrate import calibration_error, fit_scale
 from tether.tasks.classify.prompts import TEMPLATES, classes_of, templates_of
 from tether.tasks.classify.zero_shot import class_weights

@@ -18,9 +18,9 @@ from tether.core.model_digest import model_digest
 from tether.data.captions.corrupt import CORRUPTIONS, Corruption, corrupt
 from tether.losses import self_critical_loss
 from tether.models import create
-from tether.models.causal_lm import small_causal_lm
-from tether.models.dual import Clip
-from tether.models.text_state import text_state
+from tether.models.encoders.causal_lm import small_causal_lm
+from tether.models.texts.text_state import text_state
+from tether.models.towers.clip import Clip
 from tether.tasks.caption import (
     CiderReward,
     ClipReward,

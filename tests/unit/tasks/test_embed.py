@@ -21,8 +21,8 @@ from tether.core.types import Block, Row
 from tether.data import open_source
 from tether.data.sources.columns import numbers_of
 from tether.models import create
-from tether.models.dual import Clip
 from tether.models.embed import encode_images
+from tether.models.towers.clip import Clip
 from tether.tasks.retrieve import index, shards
 from tether.tasks.retrieve.embed import EmbeddedFile, embed
 from tether.tasks.retrieve.gallery import gallery

@@ -14,7 +14,7 @@ import tether
 from ray_rows import Shots
 from tether.core.errors import InputError, WriteError
 from tether.models import create
-from tether.models.dual import Clip
+from tether.models.towers.clip import Clip
 from tether.tasks.retrieve.embed import embed
 from tether.tasks.retrieve.embed_remote import embed_to_url
 from tether.tasks.retrieve.index import build_index

@@ -16,7 +16,7 @@ from tether.core.types import Block, Row
 from tether.data import open_source
 from tether.data.features import parquet
 from tether.models import create
-from tether.models.dual import Clip
+from tether.models.towers.clip import Clip
 from tether.tasks.retrieve.embed import embed
 from tether.tasks.retrieve.index import build_index
 from tether.tasks.retrieve.search import Searcher

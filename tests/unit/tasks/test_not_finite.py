@@ -15,7 +15,7 @@ from tether.evaluate import evaluate
 from tether.evaluate.inspect.runner import inspect_model
 from tether.methods.medical_survey.prompt_pairs import PromptPairZeroShot
 from tether.models import create
-from tether.models.dual import Clip
+from tether.models.towers.clip import Clip
 
 
 def damaged(value: float) -> Clip:

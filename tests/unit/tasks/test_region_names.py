@@ -17,9 +17,9 @@ from tether.core.types import Row
 from tether.data.boxes import Unit
 from tether.data.region_files import BoxTable, MaskFolder, NamedRegion, open_regions
 from tether.models import create
-from tether.models.composed.prompted import prompted
-from tether.models.prompter import Prompter
-from tether.models.vision.alpha_stem import add_alpha_
+from tether.models.heads.prompted import prompted
+from tether.models.heads.prompter import Prompter
+from tether.models.towers.vision.alpha_stem import add_alpha_
 from tether.tasks.classify.regions import REGION_WAYS, check_ways, region_rows
 from tether.workflows.classify_regions import classify_regions
 

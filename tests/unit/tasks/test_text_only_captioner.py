@@ -15,7 +15,7 @@ from families import FAMILIES
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.state_file import read_state, write_state
 from tether.models import create
-from tether.models.causal_lm import CausalLM, small_causal_lm
+from tether.models.encoders.causal_lm import CausalLM, small_causal_lm
 from tether.tasks.caption import (
     ImageRows,
     TextOnlyCaptioner,

@@ -14,10 +14,10 @@ from forged_state import forge
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.data.lettering.pages import DrawnPages, draw_pages
 from tether.models import create
-from tether.models.causal_lm import CausalLM, small_causal_lm
-from tether.models.dual import Clip
-from tether.models.vision.vocabulary import FILE as VOCABULARY_FILE
-from tether.models.vision.vocabulary import VisionVocabulary
+from tether.models.encoders.causal_lm import CausalLM, small_causal_lm
+from tether.models.encoders.vision_vocabulary import FILE as VOCABULARY_FILE
+from tether.models.encoders.vision_vocabulary import VisionVocabulary
+from tether.models.towers.clip import Clip
 from tether.tasks.read import (
     AspectWarning,
     ChannelMerge,
@@ -184,7 +184,7 @@ class TestMerge:
         model, image = clip(), torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
         vision = MergedVision(model, None, lm_dim=16)
         found = vision.encode(vision.prepare(image)).clip
-        from tether.models.anatomy.find import tower_of
+        from tether.models.features.find import tower_of
 
         tower = tower_of(model)
         stream = tower.embed(image)

@@ -13,10 +13,10 @@ from tether.core.gather import LOCAL
 from tether.core.types import Batch
 from tether.losses import ClipLoss, nt_xent_loss, siamese_loss
 from tether.models import create
-from tether.models.attention_maps import attention_maps
-from tether.models.patch_attention import attentive_scores, map_scores, scores_in_view
-from tether.models.tokens import AttentiveTokens
-from tether.models.tower_state import image_state
+from tether.models.features.attention_maps import attention_maps
+from tether.models.features.patch_attention import attentive_scores, map_scores, scores_in_view
+from tether.models.features.penultimate import image_state
+from tether.models.towers.patch_selection import AttentiveTokens
 from tether.training.steps import ComposedStep, StepModule
 
 GUIDED = {"patches": "attentive", "attended": "whole_image", "want": "state"}

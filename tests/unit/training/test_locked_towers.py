@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from families import FAMILIES
 from tether.core.errors import StoppedError, TetherError, WriteError
 from tether.data.features.cache import ROWS, FeatureCache
-from tether.models.cached import CachedEncoder
+from tether.models.composed.cached import CachedEncoder
 from tether.models.presets import create
 from tether.models.save import save
 from tether.training import load_config, train

@@ -13,10 +13,10 @@ from tether.core.gather import LOCAL
 from tether.core.types import Batch
 from tether.losses import ClipLoss
 from tether.models import create
-from tether.models.composed.grounded import ground, grounded
-from tether.models.dense_heads import DenseHead
-from tether.models.grounding_decoder import GroundingDecoder
-from tether.models.tower_state import image_map
+from tether.models.features.penultimate import image_map
+from tether.models.heads.dense_heads import DenseHead
+from tether.models.heads.grounded import ground, grounded
+from tether.models.heads.grounding_decoder import GroundingDecoder
 from tether.optim import layer_decay_groups, parameter_groups
 from tether.training import load_config, train
 from tether.training.checkpoints import list_checkpoints, load_checkpoint

@@ -18,8 +18,8 @@ from tether.data.contents import BatchContents
 from tether.data.loader import Loader
 from tether.losses import ClipLoss, concept_distill_loss, concept_labels
 from tether.models import create
-from tether.models.composed.prompted import locate, region_embeddings
-from tether.models.dense_regions import encode_boxes
+from tether.models.features.dense_regions import encode_boxes
+from tether.models.heads.prompted import locate, region_embeddings
 from tether.training import load_config, train
 from tether.training.steps import ComposedStep
 from tether.training.steps.module import StepModule

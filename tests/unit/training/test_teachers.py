@@ -16,9 +16,9 @@ from tether.core.errors import InputError, StoppedError
 from tether.core.gather import LOCAL
 from tether.core.types import Batch
 from tether.losses import ClipLoss
-from tether.models.frozen_copy import frozen_copy
 from tether.models.presets import create
 from tether.models.save import save
+from tether.models.towers.frozen_copy import frozen_copy
 from tether.training import load_config, train
 from tether.training.checkpoints import list_checkpoints, load_checkpoint
 from tether.training.claim import check_recorded

@@ -14,8 +14,8 @@ from tether.core.errors import InputError
 from tether.data import open_source
 from tether.evaluate.cutoff import fit_cutoffs
 from tether.evaluate.embeddings import embed_source
-from tether.models.long_texts import reading
-from tether.models.narrow import NarrowEncoder
+from tether.models.encoders.truncated import NarrowEncoder
+from tether.models.texts.long_texts import reading
 from tether.tasks.retrieve.embed import embed
 from tether.tasks.retrieve.index import build_index
 from tether.workflows.calibration import unseen_words

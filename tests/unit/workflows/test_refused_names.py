@@ -13,7 +13,7 @@ import tether
 from tether.core.errors import InputError
 from tether.data import open_source
 from tether.models.embed import encode_texts
-from tether.models.vision.masked_patches import mask_patches_
+from tether.models.towers.vision.masked_patches import mask_patches_
 
 RECIPE = {"recipe": "demo", "settings": ["size=tiny", "model={}", "steps=1", "precision=fp32"]}
 

@@ -96,8 +96,8 @@ CARD = Card.of(
 
 def reproduce(lab: Lab) -> Trial:
     """One seed: attended patches, random ones for as many steps and as much time, all of them, and simple choices."""
-    from tether.models.patch_attention import patch_attention
-    from tether.models.tokens import AttentiveTokens
+    from tether.models.features.patch_attention import patch_attention
+    from tether.models.towers.patch_selection import AttentiveTokens
     from tether_lab.worlds import few_tokens as bed
     from tether_lab.worlds import picked_patches as picked
 

@@ -10,7 +10,7 @@ from tether_lab.lab.card import Card, Claim, Condition, Trial
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tether.models.dual import Clip
+    from tether.models.towers.clip import Clip
     from tether_lab.lab.lab import Lab
     from tether_lab.worlds.reworded import Worded
 
@@ -164,7 +164,7 @@ def busiest(model: Clip, asked: Worded) -> float:
     """Share of the choices that fall on the busiest expert, mean over layers and then towers."""
     import torch
 
-    from tether.models.blocks.moe import expert_losses
+    from tether.models.towers.blocks.moe import expert_losses
 
     with torch.inference_mode():
         images, texts = model.encode_image(asked.pixels), model.encode_text(model.tokenizer(asked.captions))

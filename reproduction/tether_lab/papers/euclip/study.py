@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tether.core.geometry import GeometryName
-    from tether.models.dual import Clip
+    from tether.models.towers.clip import Clip
     from tether_lab.lab.lab import Lab
     from tether_lab.worlds.details import DetailScenes
 

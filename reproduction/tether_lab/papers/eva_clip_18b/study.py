@@ -100,8 +100,8 @@ def billions(name: str) -> float:
     import torch
 
     from tether.models.presets import configure
-    from tether.models.vision.eva import EvaTower
-    from tether.models.vision.eva_config import EvaConfig
+    from tether.models.towers.vision.eva import EvaTower
+    from tether.models.towers.vision.eva_config import EvaConfig
 
     config = configure(name)
     assert isinstance(config.vision, EvaConfig)

@@ -70,7 +70,7 @@ CARD = Card.of(
 
 def reproduce(lab: Lab) -> Trial:
     """Train each arrangement from the released code's start, full_megatron."""
-    from tether.models.blocks.presets import BlockPreset
+    from tether.models.towers.blocks.presets import BlockPreset
     from tether_lab.worlds import char_lm, char_lm_depth
 
     std = math.sqrt(2 / (5 * char_lm.WIDTH))

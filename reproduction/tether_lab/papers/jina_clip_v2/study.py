@@ -84,7 +84,7 @@ def reproduce(lab: Lab) -> Trial:
 
     from tether.evaluate.retrieval import recall_at_k
     from tether.methods.jina_clip_v2.nested_search import nested_search
-    from tether.models.narrow import NarrowEncoder
+    from tether.models.encoders.truncated import NarrowEncoder
     from tether_lab.worlds import two_languages
     from tether_lab.worlds.pairs import emoji
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from tether.evaluate.medical import MultilabelReport
     from tether.methods.medical_survey.prompt_pairs import Pair
-    from tether.models.dual import Clip
+    from tether.models.towers.clip import Clip
     from tether_lab.lab.lab import Lab
     from tether_lab.worlds.studies import Studies
 

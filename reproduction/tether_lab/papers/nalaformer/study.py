@@ -122,7 +122,7 @@ def entropy(q: Tensor, k: Tensor, *, core: str) -> float:
     """Mean entropy of the attention weights, in nats."""
     import torch
 
-    from tether.models.blocks.attention import ATTENTION
+    from tether.models.towers.blocks.attention import ATTENTION
 
     weights = ATTENTION[core].weights(q, k, bias=None)
     return float(-torch.xlogy(weights, weights).sum(-1).mean())
@@ -156,9 +156,9 @@ def accuracy(lab: Lab, tokens: Tensor, labels: Tensor, *, core: str, rate: float
     import torch
     import torch.nn.functional as F
 
-    from tether.models.blocks.block import BlockConfig, TransformerBlock
-    from tether.models.blocks.layers import LayerNorm, Linear
-    from tether.models.tower import initialise_block_
+    from tether.models.towers.blocks.block import BlockConfig, TransformerBlock
+    from tether.models.towers.blocks.layers import LayerNorm, Linear
+    from tether.models.towers.tower import initialise_block_
     from tether.optim import AdamW
 
     order = torch.randperm(len(tokens), generator=lab.generator("split"))

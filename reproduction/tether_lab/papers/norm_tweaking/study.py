@@ -123,7 +123,7 @@ def distilled(lab: Lab, plain: CharModel, texts: Tensor, *, rate: float) -> floa
     import torch.nn.functional as F
 
     from tether.compression.quantise import Octav
-    from tether.models.stacks import stack_norms
+    from tether.models.features.lm_blocks import stack_norms
     from tether_lab.worlds import deep_char_lm
 
     model = deep_char_lm.trained(lab)

@@ -9,7 +9,7 @@ from tether_lab.lab.card import Card, Claim, Condition, Trial
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from tether.models.blocks.block import TransformerBlock
+    from tether.models.towers.blocks.block import TransformerBlock
     from tether_lab.lab.lab import Lab
     from tether_lab.worlds.char_lm import CharModel
 
@@ -114,7 +114,7 @@ def reproduce(lab: Lab) -> Trial:
 
 def model(lab: Lab, *, preset: str, **options: object) -> CharModel:
     """A model at its start."""
-    from tether.models.blocks.presets import BlockPreset
+    from tether.models.towers.blocks.presets import BlockPreset
     from tether_lab.worlds import char_lm
 
     blocks = BlockPreset(preset, options)

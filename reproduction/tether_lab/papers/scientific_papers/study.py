@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tether.core.protocols import Source
     from tether.core.types import Row
-    from tether.models.dual import Clip
+    from tether.models.towers.clip import Clip
     from tether_lab.lab.lab import Lab
 
 WEB, WEB_ROWS, SIDE = "scenes:split=train,rows={rows},things=[1,2]", 4096, 32

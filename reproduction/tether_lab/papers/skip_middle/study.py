@@ -10,7 +10,7 @@ from tether_lab.lab.card import Card, Claim, Condition, Trial
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tether.models.blocks.gate_controller import GateController
+    from tether.models.towers.blocks.gate_controller import GateController
     from tether_lab.lab.lab import Lab
     from tether_lab.worlds.char_lm import CharModel, CharStepReport, ForwardReading
 
@@ -85,7 +85,7 @@ CARD = Card.of(
 
 def reproduce(lab: Lab) -> Trial:
     """Train with and without the penalty, and a dense model of fewer layers; close the gate of one token."""
-    from tether.models.blocks.gate_controller import GateController
+    from tether.models.towers.blocks.gate_controller import GateController
 
     controller = GateController(DEPTH, start=START, end=END, gain=GAIN)
     controlled, free = train(lab, controller=controller), train(lab, gated=True)
@@ -128,8 +128,8 @@ def train(lab: Lab, *, depth: int = DEPTH, gated: bool = False, controller: Gate
     """Train one character model, dense unless ``gated`` or controlled."""
     import torch
 
-    from tether.models.blocks.block import BlockConfig
-    from tether.models.blocks.mirror_gate import MirrorGate
+    from tether.models.towers.blocks.block import BlockConfig
+    from tether.models.towers.blocks.mirror_gate import MirrorGate
     from tether_lab.worlds import char_lm
 
     gate = None

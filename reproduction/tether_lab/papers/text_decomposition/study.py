@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from tether.core.decomposition import Decomposition
     from tether.core.protocols import DualEncoder
-    from tether.models.dual import Clip
+    from tether.models.towers.clip import Clip
     from tether_lab.lab.lab import Lab
     from tether_lab.worlds.pairs import Pairs
 
@@ -215,7 +215,7 @@ def taken_apart(model: DualEncoder, pixels: Tensor, *, reduce: str) -> Decomposi
     import torch
 
     from tether.core.decomposition import Decomposition, Reduce
-    from tether.models.decompose import decompose
+    from tether.models.features.decompose import decompose
 
     how = cast("Reduce", reduce)
     some = [decompose(model, batch, reduce=how) for batch in pixels.split(128)]
@@ -279,7 +279,7 @@ def masks(model: Clip, singles: Pairs, parts: Decomposition, *, weights: np.ndar
     import numpy as np
     import torch
 
-    from tether.models.blocks.trace import Trace
+    from tether.models.towers.blocks.trace import Trace
     from tether.space import segment_by_parts
     from tether.space.heat_maps import grid_of, stretched
     from tether_lab.worlds.small_clip import LAYERS, SIDE

@@ -19,7 +19,7 @@ from tether.core.ranges import Count, checked
 from tether.core.types import Batch, Loss, Regions
 from tether.data.region_proposals import cut_regions, enlarged, random_grids, sized_boxes
 from tether.losses.region_distill import region_cosine_loss
-from tether.models.dense_regions import Last, dense_patches, pooled_patches
+from tether.models.features.dense_regions import Last, dense_patches, pooled_patches
 from tether.training.steps.module import InsideStep, StepModule
 
 Where = Literal["grid", "boxes"]
@@ -41,7 +41,7 @@ class SelfDistillStep(InsideStep):
         >>> from tether.core.gather import LOCAL
         >>> from tether.core.types import Batch
         >>> from tether.models import create
-        >>> from tether.models.frozen_copy import frozen_copy
+        >>> from tether.models.towers.frozen_copy import frozen_copy
         >>> from tether.training.steps.module import StepModule
         >>> model = create("tiny").eval()
         >>> images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)  # twice the model's size
@@ -70,7 +70,7 @@ class SelfDistillStep(InsideStep):
             max_split: of the grid, see ``random_grids``.
             most: regions of an image.
             enlarge: of ``boxes``, how many times as wide and high the crop is.
-            last: see ``models.dense_regions.Last``.
+            last: see ``models.features.dense_regions.Last``.
             seed: of the grids.
         """
         self.teacher, self.where, self.max_split, self.most = teacher, where, max_split, most

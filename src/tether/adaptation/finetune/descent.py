@@ -13,8 +13,8 @@ from torch import nn
 from tether.core.errors import InputError
 from tether.core.gather import LOCAL
 from tether.core.protocols import Step
-from tether.models.dual import Clip
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.encoders.wrapped import WrappedEncoder
+from tether.models.towers.clip import Clip
 from tether.optim import AdamW, parameter_groups
 from tether.optim.clip import NoClip
 from tether.training.loop import Player, Precision, fit

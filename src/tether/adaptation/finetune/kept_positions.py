@@ -11,8 +11,8 @@ from torch.nn.utils import parametrize
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.ranges import Count, checked
 from tether.core.types import Batch
-from tether.models.kept_rows import free_rows_, keep_rows_
-from tether.models.sizes import Resizes
+from tether.models.towers.frozen_rows import free_rows_, keep_rows_
+from tether.models.towers.sizes import Resizes
 
 
 @final

@@ -17,8 +17,8 @@ from tether.models.composed.encoder import ComposedEncoder
 from tether.models.composed.towers import TowerSide
 from tether.models.convert.saved_files import write_weights
 from tether.models.convert.seeded import seeded
-from tether.models.editable import IN_A_BLOCK, editable_layers, name_pattern
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.encoders.wrapped import WrappedEncoder
+from tether.models.features.editable import IN_A_BLOCK, editable_layers, name_pattern
 
 ADAPTER = "default"
 WEIGHTS_FILE = "adapter_model.safetensors"

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.types import Batch, Features
-from tether.models.dual import Clip
-from tether.models.tokens import removed_tokens
-from tether.models.vision.masked_patches import MaskedPatchEmbed, mask_patches_, unmask_patches_
-from tether.models.vision.tower import VisionTower
+from tether.models.towers.clip import Clip
+from tether.models.towers.patch_selection import removed_tokens
+from tether.models.towers.vision.masked_patches import MaskedPatchEmbed, mask_patches_, unmask_patches_
+from tether.models.towers.vision.tower import VisionTower
 
 
 @final

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.ranges import checked
-from tether.models.dual import Clip
-from tether.models.modes import eval_mode
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.encoders.wrapped import WrappedEncoder
+from tether.models.towers.clip import Clip
+from tether.models.train_mode import eval_mode
 
 Side = Literal["image", "text", "scale"]
 

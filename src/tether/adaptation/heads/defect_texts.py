@@ -13,7 +13,7 @@ from tether.adaptation.heads.text_rows import TextRowsHead
 from tether.core.errors import InputError
 from tether.core.printable import quoted
 from tether.core.protocols import DualEncoder
-from tether.models.defect_texts import DefectTexts
+from tether.models.texts.defect_texts import DefectTexts
 
 CLASSES = ("normal", "defective")
 

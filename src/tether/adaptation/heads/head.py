@@ -21,7 +21,7 @@ from tether.core.printable import is_line, quoted
 from tether.core.protocols import DualEncoder
 from tether.core.state_file import SHOWN, known_digest, read_state, write_state
 from tether.models.convert.saved_files import HEAD_FILE, HEAD_FORMAT
-from tether.models.image_digest import image_digest
+from tether.models.features.image_digest import image_digest
 from tether.models.load import is_model_folder
 
 LARGEST = 1e30

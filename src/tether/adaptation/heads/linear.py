@@ -16,7 +16,7 @@ from tether.adaptation.heads.head import Head
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import checked
-from tether.models.mean_patches import MeanPatches
+from tether.models.features.mean_patches import MeanPatches
 
 Reads = Literal["embedding", "mean_patch", "class_token"]
 
@@ -25,7 +25,7 @@ Reads = Literal["embedding", "mean_patch", "class_token"]
 class LinearHead(Head):
     """``weight @ x + bias`` of embeddings x scaled to length 1: a logistic regression, LDA, or learnt class texts.
 
-    With ``reads`` x are the rows of ``models.mean_patches.MeanPatches`` as they are, in place of embeddings.
+    With ``reads`` x are the rows of ``models.features.mean_patches.MeanPatches`` as they are, in place of embeddings.
 
     Example:
         >>> import torch

@@ -13,7 +13,7 @@ from torch import Tensor
 from tether.adaptation.heads.head import HeadUse
 from tether.adaptation.heads.text_rows import TextRowsHead
 from tether.core.ranges import PositiveSingle, checked
-from tether.models.mask_models import PREFIX, MaskModel, TrainedMasks, restore_masks
+from tether.models.heads.mask_models import PREFIX, MaskModel, TrainedMasks, restore_masks
 
 
 @final

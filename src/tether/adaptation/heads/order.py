@@ -14,8 +14,8 @@ from tether.adaptation.heads.head import Head
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Positive, checked
-from tether.models.ranking_adapter import RankingAdapter
-from tether.models.token_rows import TokenRows
+from tether.models.features.token_rows import TokenRows
+from tether.models.heads.ranking_adapter import RankingAdapter
 
 AT_ONCE = 64
 """Images in one forward of the adapter."""
@@ -25,8 +25,8 @@ AT_ONCE = 64
 class OrderHead(Head):
     """One score for each text: how high an image is by it, in the unit of the examples. It names no classes.
 
-    It reads rows of ``models.token_rows.TokenRows``. The texts' tokens are kept with it, so the model's text side may
-    change.
+    It reads rows of ``models.features.token_rows.TokenRows``. The texts' tokens are kept with it, so the model's text
+    side may change.
 
     Source: arXiv 2412.06760; the recipe ``order`` trains it.
     """

@@ -13,7 +13,7 @@ from torch import Tensor
 from tether.adaptation.heads.head import Head
 from tether.core.errors import InputError
 from tether.core.ranges import PositiveSingle, checked
-from tether.models.prompt_quality import PROMPTS, SCALE, checked_prompts, prompt_quality
+from tether.models.texts.prompt_quality import PROMPTS, SCALE, checked_prompts, prompt_quality
 
 
 @final

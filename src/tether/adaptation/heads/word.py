@@ -17,15 +17,16 @@ from tether.core.printable import quoted
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Positive, checked
 from tether.core.state_file import SHOWN
-from tether.models.cached import side_digest
-from tether.models.directional_token import DirectionalToken
+from tether.models.composed.cached import side_digest
+from tether.models.texts.directional_token import DirectionalToken
 
 
 @final
 class WordHead(Head):
     """Directions of a new word. As a head it gives one logit, how well images fit the word alone; it names no classes.
 
-    Its use is in texts: ``word(model)`` gives the token, ``models.worded.WordedEncoder`` reads texts with it.
+    Its use is in texts: ``word(model)`` gives the token, ``models.texts.word_embedding_injection.WordedEncoder`` reads
+    texts with it.
 
     Source: DTI (arXiv 2512.13672); the recipe ``new_word`` learns it.
     """
@@ -56,7 +57,7 @@ class WordHead(Head):
             init_word: the first word.
             length: of the rows that the tower reads.
             text_side: digest of the text side.
-            tokenizer: see ``models.directional_token.tokenizer_hash``.
+            tokenizer: see ``models.texts.directional_token.tokenizer_hash``.
             scale: multiplier of the cosine.
 
         Raises:

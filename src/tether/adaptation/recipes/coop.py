@@ -20,7 +20,7 @@ from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, PositiveRate, Whole, checked
 from tether.core.types import Batch, Loss
-from tether.models.prompts import Prompts
+from tether.models.texts.prompts import Prompts
 from tether.training.schedules import Cosine
 from tether.training.steps.module import InsideStep, StepModule
 from tether.training.tensor_batches import TensorBatches

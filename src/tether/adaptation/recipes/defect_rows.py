@@ -15,7 +15,7 @@ from tether.core.protocols import DualEncoder, Source
 from tether.core.types import Row
 from tether.data.defect_truths import DefectTruths, mask_at
 from tether.data.labelled import label_of
-from tether.models.cached import CachedEncoder
+from tether.models.composed.cached import CachedEncoder
 
 BATCH = 8
 """Images in one forward."""

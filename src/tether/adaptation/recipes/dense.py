@@ -23,9 +23,9 @@ from tether.data.boxes import Unit
 from tether.data.contents import BatchContents
 from tether.data.region_views import whole_image
 from tether.data.regions import MOST
-from tether.models.dense_regions import Last
-from tether.models.frozen_copy import frozen_copy
+from tether.models.features.dense_regions import Last
 from tether.models.load import load
+from tether.models.towers.frozen_copy import frozen_copy
 from tether.optim.layer_decay import layer_of
 
 Detail = Annotated[int, Ge(1), Le(8)]
@@ -75,7 +75,7 @@ class DenseRecipe(TuneRecipe):
             where: cells of a random ``grid`` on each image, or its ``boxes``.
             max_split: rows and columns of the grid, at most.
             most: regions of an image, at most.
-            last: see ``models.dense_regions.Last``.
+            last: see ``models.features.dense_regions.Last``.
             teacher: a model for ``tether.load`` that reads the crops, such as the same at its first size; None is the
                 base.
             detail: crops are cut from images of so many times the model's size.

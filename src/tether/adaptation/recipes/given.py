@@ -19,7 +19,7 @@ from tether.data.contents import BatchContents
 from tether.data.crops import Crop
 from tether.data.images import decode
 from tether.data.loader import Loader
-from tether.models.cached import CachedEncoder
+from tether.models.composed.cached import CachedEncoder
 from tether.models.embed import encode_texts
 
 if TYPE_CHECKING:

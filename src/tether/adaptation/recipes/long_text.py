@@ -16,9 +16,9 @@ from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, PositiveRate, Rate, checked
 from tether.losses import OBJECTIVES
-from tether.models.dual import Clip
-from tether.models.sizes import MAX_CONTEXT
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.encoders.wrapped import WrappedEncoder
+from tether.models.towers.clip import Clip
+from tether.models.towers.sizes import MAX_CONTEXT
 from tether.optim.clip import GlobalNorm
 from tether.training.schedules import Cosine
 from tether.training.steps.composed import ComposedStep

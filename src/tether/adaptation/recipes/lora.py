@@ -19,7 +19,7 @@ from tether.adaptation.recipes.tuning import Tuning
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, PositiveRate, Rate, Share, checked
-from tether.models.editable import IN_A_BLOCK, editable_layers, name_pattern
+from tether.models.features.editable import IN_A_BLOCK, editable_layers, name_pattern
 
 
 class LoraRecipe(TuneRecipe):

@@ -14,7 +14,7 @@ from tether.adaptation.recipes.tuning import Outcome
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import NonNegative, Positive, checked
-from tether.models.cached import CachedEncoder
+from tether.models.composed.cached import CachedEncoder
 from tether.models.composed.encoder import ComposedEncoder
 
 

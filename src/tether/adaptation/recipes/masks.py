@@ -33,13 +33,13 @@ from tether.data.regions import MOST, RegionColumns
 from tether.losses.mask_aware import compensation_loss, mask_aware_loss
 from tether.losses.mask_text import Negatives, mta_loss
 from tether.losses.masks import mask_loss, masks_at, match_masks
-from tether.models.anatomy.find import tower_of
-from tether.models.content_transfer import RegionNamer
 from tether.models.embed import encode_texts
-from tether.models.frozen_copy import frozen_copy
-from tether.models.mask_decoder import MaskHead
-from tether.models.mask_models import NamedMasks, PromptMasks, see_image
-from tether.models.prompts import Prompts
+from tether.models.features.find import tower_of
+from tether.models.heads.content_transfer import RegionNamer
+from tether.models.heads.mask_decoder import MaskHead
+from tether.models.heads.mask_models import NamedMasks, PromptMasks, see_image
+from tether.models.texts.prompts import Prompts
+from tether.models.towers.frozen_copy import frozen_copy
 from tether.training.schedules import Cosine
 from tether.training.steps.module import InsideStep, StepModule
 
@@ -149,7 +149,7 @@ class MaskText(MaskRecipe):
             dim: of the mask head; a multiple of 4.
             queries: masks of an image.
             layers: of the mask decoder.
-            doublings: see ``models.mask_decoder.PixelDecoder``.
+            doublings: see ``models.heads.mask_decoder.PixelDecoder``.
             steps: of the run.
             batch_size: images of a step.
             learning_rate: it falls to 0 as a cosine.
@@ -254,7 +254,7 @@ class MaskAware(MaskRecipe):
             classes: phrases that are classes; None takes all of the data.
             rest: class of what no mask covers; None leaves it without one.
             templates: sentences with ``{}`` for a class.
-            start: of texts that bend to images, see ``models.content_transfer.RegionNamer``.
+            start: of texts that bend to images, see ``models.heads.content_transfer.RegionNamer``.
             proposals: masks of the mask-aware loss: those of the mask head, true ones shrunk, shifted and merged, or
                 both.
             aware: weight of the mask-aware loss.
@@ -263,7 +263,7 @@ class MaskAware(MaskRecipe):
             dim: of the mask head; a multiple of 4.
             queries: masks of an image.
             layers: of the mask decoder.
-            doublings: see ``models.mask_decoder.PixelDecoder``.
+            doublings: see ``models.heads.mask_decoder.PixelDecoder``.
             steps: of the run.
             batch_size: images of a step.
             learning_rate: of all but the tower; it falls to 0 as a cosine.

@@ -11,9 +11,9 @@ from tether.adaptation.finetune.towers import tower_parameters
 from tether.adaptation.recipes.refusals import refused
 from tether.core.protocols import DualEncoder
 from tether.models.composed.towers import TowerSide
-from tether.models.dual import Clip
-from tether.models.sides import SIDES, Side, side_parts
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.encoders.tower_parts import SIDES, Side, side_parts
+from tether.models.encoders.wrapped import WrappedEncoder
+from tether.models.towers.clip import Clip
 
 Sides = Literal["image", "text", "both"]
 

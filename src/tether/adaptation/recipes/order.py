@@ -28,8 +28,8 @@ from tether.data.rank_groups import RankGroups
 from tether.data.rated import number_of
 from tether.losses.ranking import Component, ranking_loss
 from tether.models.embed import encode_images
-from tether.models.ranking_adapter import RankingAdapter
-from tether.models.token_rows import TokenRows, text_tokens
+from tether.models.features.token_rows import TokenRows, text_tokens
+from tether.models.heads.ranking_adapter import RankingAdapter
 from tether.training.steps.module import InsideStep, StepModule
 
 ADAPTER = "adapter"
@@ -114,7 +114,7 @@ class OrderRecipe(TuneRecipe):
             learning_rate: it falls to 0 as a cosine.
             weight_decay: on matrices only.
             flip: ``half`` exchanges left and right in half of the images; wrong for lettering.
-            n_layers: of the adapter, see ``models.ranking_adapter.RankingAdapter``.
+            n_layers: of the adapter, see ``models.heads.ranking_adapter.RankingAdapter``.
             n_heads: of its attentions; None takes 8, or the greatest divisor of the width below.
             n_rank_tokens: what looks at a pair.
             n_text_tokens: learnt prompts before the text.

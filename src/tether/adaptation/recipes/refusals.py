@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from tether.core.errors import UnsupportedModelError
 from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder
-from tether.models.anatomy.find import text_anatomy
+from tether.models.features.find import text_anatomy
 
 REASONS: Mapping[str, str] = {
     "geometry": "it compares embeddings by cosine, and this model's geometry is {found}",

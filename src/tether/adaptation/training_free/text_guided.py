@@ -20,9 +20,9 @@ from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import check_values
 from tether.core.state_file import check_encoder, known_digest, read_state, wide_array, write_state
-from tether.models.dual import Clip
-from tether.models.image_digest import image_digest
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.encoders.wrapped import WrappedEncoder
+from tether.models.features.image_digest import image_digest
+from tether.models.towers.clip import Clip
 from tether.space.validation import checked_rows, checked_unit_rows, unit_rows
 
 LOGIT_SCALE = 100.0  # of the released CLIP models, which the grids of these methods are made for
@@ -114,7 +114,7 @@ class TextGuidedClassifier(ClassifierMixin, BaseEstimator, abc.ABC):
         Args:
             path: the file.
             encoder: the model whose embeddings it will see; or else
-            digest: of its image side, see ``models.image_digest.image_digest``.
+            digest: of its image side, see ``models.features.image_digest.image_digest``.
 
         Raises:
             InputError: no such file, not one of this class, or another encoder than it was fitted on.

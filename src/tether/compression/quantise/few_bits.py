@@ -15,12 +15,12 @@ from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, checked
 from tether.core.types import Batch
-from tether.models.dual import Clip
-from tether.models.exchange import Of, WeightPlace, exchanged, merge_, norms, replace
-from tether.models.linear_maps import PARTS_OF, Depth, MapKind, chosen_layers, linear_maps
-from tether.models.sides import SIDES, Side
-from tether.models.stacks import stack_linears, stack_norms, stack_of
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.encoders.tower_parts import SIDES, Side
+from tether.models.encoders.wrapped import WrappedEncoder
+from tether.models.features.linear_maps import PARTS_OF, Depth, MapKind, chosen_layers, linear_maps
+from tether.models.features.lm_blocks import stack_linears, stack_norms, stack_of
+from tether.models.features.parametrization import Of, WeightPlace, exchanged, merge_, norms, replace
+from tether.models.towers.clip import Clip
 
 Scale = Literal["octav", "max", "spread"]
 Share = Literal["tensor", "channel", "group"]
@@ -99,7 +99,8 @@ class Octav:
             share: a ``tensor``, a ``channel`` (row) or a ``group`` of a row has one clip value.
             group: consecutive weights of a row with one clip value; must divide the rows.
             gradient: of clipped weights in training: ``mad``, ``pwl`` or ``ste``, see ``round_to_levels``.
-            include: kinds of linear maps, see ``models.linear_maps``, and ``norm``, the weights of norms in blocks.
+            include: kinds of linear maps, see ``models.features.linear_maps``, and ``norm``, the weights of norms in
+                blocks.
             layers: ``all``, the ``top``, ``middle`` or ``bottom`` third, or indices from either end.
             towers: of an encoder.
         """
@@ -111,7 +112,7 @@ class Octav:
         """Put the grids in; nothing is calibrated, and every weight goes on learning.
 
         Args:
-            model: an encoder of ``tether.load``, or one that ``models.stacks.stack_of`` knows.
+            model: an encoder of ``tether.load``, or one that ``models.features.lm_blocks.stack_of`` knows.
             calibration: not looked at.
 
         Raises:

@@ -16,7 +16,7 @@ from tether.core.atomic_io import parse_json
 from tether.core.errors import InputError
 from tether.models.convert.saved_files import write_weights
 from tether.models.convert.weights import read_metadata, read_weights
-from tether.models.exchange import WeightPlace, exchanged
+from tether.models.features.parametrization import WeightPlace, exchanged
 
 FORMAT, PACKED_FILE = "tether-packed-1", "few-bits.safetensors"
 

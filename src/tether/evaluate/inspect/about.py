@@ -10,7 +10,7 @@ from tether.core.finding import Figure, Finding
 from tether.core.geometry import COSINE, not_finite
 from tether.evaluate.inspect.context import Subject
 from tether.evaluate.inspect.intervals import exact
-from tether.models.dual import Clip
+from tether.models.towers.clip import Clip
 
 _PLAIN = COSINE.name
 

@@ -12,7 +12,7 @@ from tether.core.ranges import Count, checked
 from tether.evaluate.inspect.context import Subject
 from tether.evaluate.inspect.intervals import exact
 from tether.evaluate.inspect.vocabulary import vocabulary
-from tether.models.decompose import decompose
+from tether.models.features.decompose import decompose
 from tether.space.text_span import text_span
 
 LEAST = 16

@@ -15,7 +15,7 @@ from tether.core.errors import InputError
 from tether.core.ranges import Count, Share, Whole, checked
 from tether.generation.autoregress.transformer import Memory, ScaleTransformer
 from tether.models.latent.quantizer import MultiScaleQuantizer
-from tether.models.modes import eval_mode
+from tether.models.train_mode import eval_mode
 
 Guidance = Annotated[float, Ge(0), Le(1000)]
 """How far a text's logits are pushed away from those without one; 0 does not push."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tether.core.types import Features
 from tether.generation.diffuse.ddim import ddim_levels, ddim_step
-from tether.models.modes import at_rest, eval_mode
+from tether.models.train_mode import at_rest, eval_mode
 
 Objective = Literal["epsilon", "v_prediction"]
 Seen = Callable[[int, Tensor], Tensor | None]

@@ -19,9 +19,9 @@ from tether.generation.diffuse.nag import CFG, NAG
 from tether.generation.diffuse.nag_guidance import NAGGuidance
 from tether.generation.diffuse.sampler import Objective, Sampler, Seen
 from tether.generation.text_generator import TextGenerator
-from tether.models.modes import eval_mode
-from tether.models.text_state import text_tokens
+from tether.models.texts.text_state import text_tokens
 from tether.models.tokenizer import lengths
+from tether.models.train_mode import eval_mode
 
 Betas = Literal["squaredcos_cap_v2", "scaled_linear", "linear"]
 Reader = Callable[[Sequence[str]], Features]
@@ -85,7 +85,7 @@ class TextDiffusion(Sampler, TextGenerator):
 
         Raises:
             MissingExtraError: diffusers is not installed.
-            UnsupportedModelError: the text tower cannot be looked into, with a reason of ``anatomy.exceptions``.
+            UnsupportedModelError: the text tower cannot be looked into, with a reason of ``models.refusals``.
             InputError: channels or a size that cannot be halved so often.
         """
         try:

@@ -17,7 +17,7 @@ from tether.core.warps import homography_grid, random_perspectives, warped
 from tether.generation.goals import Moment
 from tether.generation.seen import seen_by, unit_images
 from tether.losses.directional import directional_loss
-from tether.models.anatomy.find import tower_of
+from tether.models.features.find import tower_of
 
 _STRIP = 0.2
 """Share of a crop's height, at its bottom, in which an object makes it a crop of the object."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Rate, Whole, checked
 from tether.generation.canvases.canvas import FRONT, Canvas, Viewpoint
-from tether.models.unet import ResidualUNet
+from tether.models.latent.unet import ResidualUNet
 
 _EDGE = 0.02
 """How far from black and white a pixel is held before its logit is taken."""

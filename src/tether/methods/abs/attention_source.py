@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.data.images import resize_and_crop
-from tether.models.anatomy.find import anatomy_of
-from tether.models.attention_maps import attention_maps
-from tether.models.composed.compose import open_tower
+from tether.models.compose import open_tower
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.composed.towers import ImageSide, TextSide
-from tether.models.sizes import Sizes
+from tether.models.features.attention_maps import attention_maps
+from tether.models.features.find import anatomy_of
+from tether.models.towers.sizes import Sizes
 
 UNIFORM = (14, 14)
 
@@ -113,7 +113,7 @@ def lone_images(name: str, *, beside: DualEncoder) -> ComposedEncoder:
     """An image tower without texts, as an encoder to look into.
 
     Args:
-        name: what ``models.composed.compose`` takes for an image tower.
+        name: what ``models.compose`` takes for an image tower.
         beside: the model whose device it gets.
     """
     try:

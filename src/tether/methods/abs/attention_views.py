@@ -21,7 +21,7 @@ from tether.methods.abs.attention_source import AttentionSource, open_attention
 from tether.methods.abs.soft_match import matched
 from tether.methods.abs.soft_match import view_weights as weights_of
 from tether.methods.abs.token_crops import feature_crops, map_grid, run_rows
-from tether.models.anatomy.find import anatomy_of
+from tether.models.features.find import anatomy_of
 from tether.tasks.classify.descriptions import Descriptions, described_rows
 from tether.tasks.classify.views import ViewHead, encode_windows, image_draws, view_spec, whole
 

@@ -11,9 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tether.core.errors import InputError
-from tether.models.anatomy.exceptions import refusal
-from tether.models.anatomy.parts import Layout, TokenStream
-from tether.models.anatomy.tower import TowerAnatomy
+from tether.models.features.parts import Layout, TokenStream
+from tether.models.features.tower import TowerAnatomy
+from tether.models.refusals import refusal
 
 
 def feature_crops(

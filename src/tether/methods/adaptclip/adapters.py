@@ -11,10 +11,17 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, PositiveSingle, Whole, checked
-from tether.models.config import Layers
-from tether.models.defect_adapters import PromptQueryAdapter, VisualAdapter
-from tether.models.described import of_kind
-from tether.models.value_attention import TEMPERATURE, ReadLayers, ValueFeatures, ValueRows, text_logits, text_maps
+from tether.models.config_check import of_kind
+from tether.models.features.value_attention import (
+    TEMPERATURE,
+    ReadLayers,
+    ValueFeatures,
+    ValueRows,
+    text_logits,
+    text_maps,
+)
+from tether.models.heads.defect_adapters import PromptQueryAdapter, VisualAdapter
+from tether.models.towers.config import Layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +58,7 @@ class AdaptClip(nn.Module):
         >>> import torch
         >>> from tether.models import create
         >>> from tether.methods.adaptclip.adapters import AdaptClip
-        >>> from tether.models.value_attention import value_attention_features
+        >>> from tether.models.features.value_attention import value_attention_features
         >>> model, images = create("tiny").eval(), torch.rand(3, 3, 32, 32)
         >>> seen = value_attention_features(model, images, layers=(0, 1))
         >>> adapters = AdaptClip(torch.randn(2, model.dim), layers=2).eval()
@@ -82,8 +89,8 @@ class AdaptClip(nn.Module):
         Args:
             fixed: rows of the normal and of the defective text, of any length.
             layers: blocks whose patches are compared; texts meet the last one's.
-            reduction: see ``models.defect_adapters.ResidualAdapter``.
-            hidden: see ``models.defect_adapters.PromptQueryAdapter``.
+            reduction: see ``models.heads.defect_adapters.ResidualAdapter``.
+            hidden: see ``models.heads.defect_adapters.PromptQueryAdapter``.
             context: likewise.
             apart: see above.
             temperature: likewise.
@@ -154,10 +161,10 @@ class TrainedAdapters:
 
     Attributes:
         adapters: as they were trained.
-        layers: blocks whose patches they compare, see ``models.value_attention.value_attention_features``.
+        layers: blocks whose patches they compare, see ``models.features.value_attention.value_attention_features``.
         blocks: that are changed, likewise.
         post_norm: likewise.
-        image_size: side of the images, see ``models.value_attention.ValueRows``.
+        image_size: side of the images, see ``models.features.value_attention.ValueRows``.
 
     Raises:
         InputError: another number of blocks than the adapters compare.
@@ -195,7 +202,7 @@ class TrainedAdapters:
 
         Raises:
             InputError: embeddings of another length, or no such block.
-            UnsupportedModelError: see ``models.value_attention.ValueRows``.
+            UnsupportedModelError: see ``models.features.value_attention.ValueRows``.
         """
         dim = self.adapters.fixed.shape[1]
         found = ValueRows(

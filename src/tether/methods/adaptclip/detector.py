@@ -17,8 +17,8 @@ from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, checked
 from tether.methods.adaptclip.adapters import Judged, TrainedAdapters
-from tether.models.defect_adapters import ComparedPatches
-from tether.models.value_attention import ValueFeatures, ValueRows
+from tether.models.features.value_attention import ValueFeatures, ValueRows
+from tether.models.heads.defect_adapters import ComparedPatches
 from tether.tasks.anomaly.detector import Detector, ImageFeatures, unprepared
 from tether.tasks.anomaly.harmonic import harmonic_mean
 from tether.tasks.anomaly.memory import memory_of

@@ -15,8 +15,8 @@ from tether.adaptation.heads.head import Head, HeadUse
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.methods.adaptclip.adapters import AdaptClip, TrainedAdapters
-from tether.models.described import mapping
-from tether.models.value_attention import ValueRows
+from tether.models.config_check import mapping
+from tether.models.features.value_attention import ValueRows
 
 
 @final

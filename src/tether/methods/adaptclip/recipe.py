@@ -28,11 +28,11 @@ from tether.data.defect_truths import NORMAL_LABELS, DefectTruths
 from tether.losses.defects import defect_loss
 from tether.methods.adaptclip.adapters import AdaptClip, TrainedAdapters
 from tether.methods.adaptclip.head import AnomalyAdaptersHead
-from tether.models.anatomy.find import anatomy_of
-from tether.models.defect_states import DEFECTIVE, NORMAL, TEMPLATES
 from tether.models.embed import encode_texts
-from tether.models.prompts import Prompts
-from tether.models.value_attention import TEMPERATURE, ValueRows
+from tether.models.features.find import anatomy_of
+from tether.models.features.value_attention import TEMPERATURE, ValueRows
+from tether.models.texts.defect_states import DEFECTIVE, NORMAL, TEMPLATES
+from tether.models.texts.prompts import Prompts
 from tether.training.schedules import Constant
 from tether.training.steps.module import InsideStep, StepModule
 from tether.training.tensor_batches import TensorBatches
@@ -106,11 +106,11 @@ class AnomalyAdaptersRecipe(TuneRecipe):
             length: vectors of each learnt prompt.
             layers: blocks whose patches are compared, texts meet the last one's; None takes the ends of the quarters of
                 the tower.
-            blocks: that are changed, see ``models.value_attention.value_attention_features``.
+            blocks: that are changed, see ``models.features.value_attention.value_attention_features``.
             post_norm: likewise.
             image_size: side in pixels; another one than the model's resizes its positions.
-            reduction: see ``models.defect_adapters.ResidualAdapter``.
-            hidden: see ``models.defect_adapters.PromptQueryAdapter``.
+            reduction: see ``models.heads.defect_adapters.ResidualAdapter``.
+            hidden: see ``models.heads.defect_adapters.PromptQueryAdapter``.
             context: likewise.
             apart: see ``methods.adaptclip.adapters.AdaptClip``.
             shots: good images that each image is compared with.

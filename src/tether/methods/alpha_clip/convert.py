@@ -10,12 +10,12 @@ from torch import Tensor
 
 from tether.core.atomic_io import local
 from tether.core.errors import InputError
+from tether.models.config_check import other_architecture
 from tether.models.convert.open_clip import plain_names, rules
 from tether.models.convert.rules import take
 from tether.models.convert.weights import read_weights
-from tether.models.described import other_architecture
-from tether.models.dual import Clip
-from tether.models.vision.alpha_stem import add_alpha_
+from tether.models.towers.clip import Clip
+from tether.models.towers.vision.alpha_stem import add_alpha_
 
 _KERNEL = "visual.conv1_alpha.weight"
 _PATCH = "visual.patch."

@@ -30,10 +30,10 @@ from tether.data.contents import REGION_TEXT, BatchContents
 from tether.data.region_views import whole_image
 from tether.data.regions import MOST
 from tether.losses.clip import clip_loss
-from tether.models.editable import IN_A_BLOCK, editable_layers, name_pattern
-from tether.models.frozen_copy import frozen_copy
-from tether.models.vision.alpha_stem import AlphaStem, add_alpha_, stem_of
-from tether.models.vision.region_tower import alpha_from_mask, alpha_param_groups, encode_regions
+from tether.models.encoders.region_tower import alpha_from_mask, alpha_param_groups, encode_regions
+from tether.models.features.editable import IN_A_BLOCK, editable_layers, name_pattern
+from tether.models.towers.frozen_copy import frozen_copy
+from tether.models.towers.vision.alpha_stem import AlphaStem, add_alpha_, stem_of
 from tether.training.schedules import Cosine
 from tether.training.steps.module import InsideStep, StepModule, joined_texts
 

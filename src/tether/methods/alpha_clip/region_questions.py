@@ -18,8 +18,8 @@ from tether.data.images import decode, resize_and_crop
 from tether.data.region_views import region_view
 from tether.data.regions import RegionColumns
 from tether.models.embed import encode_texts
-from tether.models.vision.alpha_stem import stem_of
-from tether.models.vision.region_tower import alpha_from_mask, encode_regions
+from tether.models.encoders.region_tower import alpha_from_mask, encode_regions
+from tether.models.towers.vision.alpha_stem import stem_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,10 @@ from tether.core.ranges import Count, Layer, NonNegative, PositiveRate, Positive
 from tether.core.types import Batch, Loss
 from tether.data.defect_truths import NORMAL_LABELS, DefectTruths
 from tether.losses.defects import defect_loss
-from tether.models.anatomy.find import text_anatomy
-from tether.models.defect_texts import DefectTexts
-from tether.models.prompts import Prompts
-from tether.models.value_attention import LAST, TEMPERATURE, ValueRows, text_maps
+from tether.models.features.find import text_anatomy
+from tether.models.features.value_attention import LAST, TEMPERATURE, ValueRows, text_maps
+from tether.models.texts.defect_texts import DefectTexts
+from tether.models.texts.prompts import Prompts
 from tether.training.schedules import Constant
 from tether.training.steps.module import InsideStep, StepModule
 from tether.training.tensor_batches import TensorBatches
@@ -89,7 +89,7 @@ class AnomalyPromptsRecipe(TuneRecipe):
             length: learnt vectors of each.
             deep: blocks after the first at whose input new vectors replace the first ones; None takes 8, or all.
             deep_length: how many of them.
-            blocks: that are changed for patches, see ``models.value_attention.value_attention_features``.
+            blocks: that are changed for patches, see ``models.features.value_attention.value_attention_features``.
             layers: blocks after which patches are read; each gives a map.
             post_norm: whether the image's embedding has the final norm.
             image_size: side in pixels; another one than the model's resizes its positions.

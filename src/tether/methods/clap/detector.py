@@ -28,11 +28,11 @@ from tether.methods.clap.inpaint_net import InpaintNet
 from tether.methods.clap.msgms import msgms
 from tether.methods.clap.repair import learn_repair, mosaic
 from tether.models.convert.weights import fill
-from tether.models.dense import DensePath, dense_tokens
 from tether.models.embed import encode_texts
-from tether.models.tower_state import patch_grid
-from tether.models.value_attention import value_path
-from tether.models.windows import MOST_PIXELS, Windows, window_maps
+from tether.models.features.dense import DensePath, dense_tokens
+from tether.models.features.penultimate import patch_grid
+from tether.models.features.value_attention import value_path
+from tether.models.features.windows import MOST_PIXELS, Windows, window_maps
 from tether.tasks.anomaly.detector import Detector, ImageFeatures, pixels_of, unprepared
 from tether.tasks.anomaly.registry import DETECTORS
 from tether.tasks.anomaly.states import DEFECTIVE, NORMAL, checked_name

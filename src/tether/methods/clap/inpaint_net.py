@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tether.core.ranges import Count, checked
 from tether.methods.clap.padding import mirrored
-from tether.models.unet import ResidualUNet
+from tether.models.latent.unet import ResidualUNet
 
 
 class InpaintNet(ResidualUNet):

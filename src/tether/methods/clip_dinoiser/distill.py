@@ -17,9 +17,9 @@ from tether.core.ranges import Layer, Positive, checked
 from tether.core.types import Batch, Loss
 from tether.losses.patch_affinity import dinoiser_loss
 from tether.methods.clip_dinoiser.patch_affinity import Cosine, patch_affinity
-from tether.models.anatomy.find import tower_of
-from tether.models.patch_grouping import THIRD_FROM_THE_END, DinoiserHead, inner_map
-from tether.models.tower_state import grid_of
+from tether.models.features.find import tower_of
+from tether.models.features.patch_grouping import THIRD_FROM_THE_END, DinoiserHead, inner_map
+from tether.models.features.penultimate import grid_of
 from tether.training.steps.module import InsideStep, StepModule
 
 PatchTeacher = Callable[[Tensor], Float[Tensor, "b c r s"]]

@@ -15,8 +15,8 @@ from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Layer, checked
 from tether.methods.clip_dinoiser.patch_affinity import Cosine
-from tether.models.patch_grouping import THIRD_FROM_THE_END, DinoiserHead
-from tether.models.token_rows import TokenRows
+from tether.models.features.patch_grouping import THIRD_FROM_THE_END, DinoiserHead
+from tether.models.features.token_rows import TokenRows
 
 CLASSES: tuple[str, ...] = ("things",)
 
@@ -40,7 +40,7 @@ class GroupingHead(Head):
         Args:
             inner: trained.
             grid: rows and columns of patches of an image of the model's size.
-            layer: block whose patches it reads, see ``models.patch_grouping.inner_and_tokens``.
+            layer: block whose patches it reads, see ``models.features.patch_grouping.inner_and_tokens``.
             gamma: cosine below which patches do not belong together.
 
         Raises:

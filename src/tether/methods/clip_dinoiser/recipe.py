@@ -20,9 +20,9 @@ from tether.data.contents import BatchContents
 from tether.methods.clip_dinoiser.distill import HEAD, ColourTeacher, GroupingStep, PatchTeacher, ValueTeacher
 from tether.methods.clip_dinoiser.head import GroupingHead
 from tether.methods.clip_dinoiser.patch_affinity import Cosine
+from tether.models.features.patch_grouping import THIRD_FROM_THE_END, DinoiserHead, inner_map
+from tether.models.features.penultimate import patch_grid
 from tether.models.load import load
-from tether.models.patch_grouping import THIRD_FROM_THE_END, DinoiserHead, inner_map
-from tether.models.tower_state import patch_grid
 
 COLOURS = "colours"
 
@@ -73,7 +73,7 @@ class GroupingRecipe(TuneRecipe):
             threshold: cosine of the teacher from which on patches belong together.
             gamma: the same of the head, once taught.
             temperature: of the loss, see ``losses.dinoiser_loss``.
-            layer: block whose patches are read, see ``models.patch_grouping.inner_and_tokens``.
+            layer: block whose patches are read, see ``models.features.patch_grouping.inner_and_tokens``.
             dim: of the head's keys.
             kernel: side of its convolution, odd.
             images: as they are, or random crops, mirrored in half of the cases.

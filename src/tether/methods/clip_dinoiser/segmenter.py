@@ -17,7 +17,7 @@ from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Inner, Layer, Positive, Share, checked
 from tether.data.images import resize
 from tether.methods.clip_dinoiser.patch_affinity import AT_ONCE, Cosine, pool_alike
-from tether.models.patch_grouping import THIRD_FROM_THE_END, DinoiserHead, inner_and_tokens
+from tether.models.features.patch_grouping import THIRD_FROM_THE_END, DinoiserHead, inner_and_tokens
 from tether.tasks.segment.segmenter import DenseSegmenter
 
 
@@ -63,7 +63,7 @@ class DinoiserSegmenter(DenseSegmenter):
             gamma: cosine below which two patches have nothing to say to each other.
             delta: probability of the best class from which on a patch belongs to it, whatever the head says; see
                 ``calibrate``.
-            layer: block whose inner patches are compared, see ``models.patch_grouping.inner_and_tokens``.
+            layer: block whose inner patches are compared, see ``models.features.patch_grouping.inner_and_tokens``.
             at_once: numbers of an affinity that are held at once.
             templates: sentences with ``{}`` for the class name; None takes those that suit the model.
             temperature: similarities are divided by it; None takes the model's own scale.

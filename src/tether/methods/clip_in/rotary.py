@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Positive, checked
-from tether.models.blocks.rope import half_rope
+from tether.models.towers.blocks.rope import half_rope
 
 
 @final

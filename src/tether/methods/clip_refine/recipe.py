@@ -14,7 +14,7 @@ from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, Positive, PositiveRate, Rate, checked
 from tether.methods.clip_refine.refine import LEARNING_RATE, WEIGHT_DECAY, RefineStep
 from tether.methods.clip_refine.step import ClipRefineLoss
-from tether.models.frozen_copy import frozen_copy
+from tether.models.towers.frozen_copy import frozen_copy
 from tether.training.schedules import Constant
 from tether.training.steps.module import Encoder
 

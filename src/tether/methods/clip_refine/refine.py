@@ -17,10 +17,10 @@ from tether.core.geometry import geometry_of
 from tether.core.ranges import Count, Decay, Positive, checked
 from tether.core.types import Batch, Encoded, Loss
 from tether.methods.clip_refine.step import ClipRefineLoss
-from tether.models.dual import Clip
-from tether.models.frozen_copy import frozen_copy
-from tether.models.modes import eval_mode
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.encoders.wrapped import WrappedEncoder
+from tether.models.towers.clip import Clip
+from tether.models.towers.frozen_copy import frozen_copy
+from tether.models.train_mode import eval_mode
 from tether.training.loop import StepReport
 from tether.training.schedules import Constant
 from tether.training.steps.module import InsideStep, StepModule, ViewRows, encode_views

@@ -17,9 +17,17 @@ from tether.core.protocols import DualEncoder
 from tether.core.ranges import Part, checked
 from tether.core.types import Batch
 from tether.models.composed.towers import TowerSide
-from tether.models.exchange import LinearPlace, WeightPlace, exchanged, linears, merge_, replace, save_exchanged
-from tether.models.linear_maps import MAP_KINDS, Depth, MapKind, linear_maps
-from tether.models.sides import SIDES, Side
+from tether.models.encoders.tower_parts import SIDES, Side
+from tether.models.features.linear_maps import MAP_KINDS, Depth, MapKind, linear_maps
+from tether.models.features.parametrization import (
+    LinearPlace,
+    WeightPlace,
+    exchanged,
+    linears,
+    merge_,
+    replace,
+    save_exchanged,
+)
 
 Rest = Literal["kept", "dropped"]
 

@@ -19,7 +19,7 @@ from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Part, Positive, checked
 from tether.methods.clip_svd.edit import Svd
-from tether.models.linear_maps import MAP_KINDS, Depth, MapKind
+from tether.models.features.linear_maps import MAP_KINDS, Depth, MapKind
 
 
 class SvdRecipe(TuneRecipe):

@@ -8,7 +8,7 @@ from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.core.printable import quoted
 from tether.methods.clip_up.upcycle import upcycle
-from tether.models.described import mapping
+from tether.models.config_check import mapping
 from tether.training.steps.module import Encoder
 
 

@@ -10,7 +10,7 @@ from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.ranges import NonNegative, checked
 from tether.core.types import Loss
-from tether.models.blocks.moe import expert_losses
+from tether.models.towers.blocks.moe import expert_losses
 from tether.training.terms.term import Term, TermInputs
 
 

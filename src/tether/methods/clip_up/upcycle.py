@@ -12,9 +12,9 @@ from torch import nn
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, PositiveSingle, Whole, checked
-from tether.models.blocks.block import TransformerBlock
-from tether.models.blocks.moe import Experts, MoeConfig, MoEMlp
-from tether.models.dual import Clip
+from tether.models.towers.blocks.block import TransformerBlock
+from tether.models.towers.blocks.moe import Experts, MoeConfig, MoEMlp
+from tether.models.towers.clip import Clip
 
 TowerName = Literal["visual", "text"]
 TOWERS: Mapping[TowerName, str] = {"visual": "vision", "text": "text"}

@@ -14,8 +14,8 @@ from tether.core.protocols import DualEncoder
 from tether.core.ranges import Layer, NonNegative, checked
 from tether.generation.goals import Moment
 from tether.generation.seen import seen_by
-from tether.models.dense import dense_image, dense_layers
 from tether.models.embed import encode_texts
+from tether.models.features.dense import dense_image, dense_layers
 
 
 def feature_loss(features: Sequence[Tensor], others: Sequence[Tensor]) -> Float[Tensor, ""]:
@@ -43,8 +43,8 @@ def feature_loss(features: Sequence[Tensor], others: Sequence[Tensor]) -> Float[
 class LikenessGoal:
     """How far the patches of an image are from those of a reference after some blocks: CLIPDrawX's visual term.
 
-    Patches are read in the joint space (``models.dense.dense_layers``), so that any encoder with blocks serves; the
-    paper does not say which features it takes.
+    Patches are read in the joint space (``models.features.dense.dense_layers``), so that any encoder with blocks
+    serves; the paper does not say which features it takes.
 
     Example:
         >>> import torch

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Positive, checked
-from tether.models.frozen_copy import frozen_copy
+from tether.models.towers.frozen_copy import frozen_copy
 from tether.training.ema import approach_
 
 BETA = 0.5  # arXiv 2302.00864, released main.py

@@ -20,10 +20,10 @@ from tether.core.types import Batch, Loss
 from tether.data.labelled import LABEL
 from tether.methods.clipood.beta_moving_average import BETA, BetaMovingAverage
 from tether.methods.clipood.loss import MARGIN, MarginMetricSoftmax
-from tether.models.dual import Clip
 from tether.models.embed import encode_texts
-from tether.models.modes import eval_mode
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.encoders.wrapped import WrappedEncoder
+from tether.models.towers.clip import Clip
+from tether.models.train_mode import eval_mode
 from tether.training.loop import StepReport
 from tether.training.schedules import Cosine
 from tether.training.steps.module import InsideStep, StepModule, ViewRows, encode_views

@@ -10,7 +10,7 @@ from tether.core.gather import Gather
 from tether.core.ranges import NonNegative, checked
 from tether.core.types import Loss
 from tether.methods.cliptex.loss import NormalForm, PseudoLabelLoss
-from tether.models.dense_heads import DenseHead
+from tether.models.heads.dense_heads import DenseHead
 from tether.space.heat_maps import grid_of
 from tether.training.terms.term import Term, TermInputs
 

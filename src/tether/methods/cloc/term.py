@@ -14,7 +14,7 @@ from tether.core.ranges import NonNegative, checked
 from tether.core.types import Loss
 from tether.losses.boxes import centres, corners, overlap
 from tether.losses.region_contrast import Equal, box_distance_loss, region_contrast_loss
-from tether.models.prompter import Prompter
+from tether.models.heads.prompter import Prompter
 from tether.training.terms.region_batch import pooled, regions_of
 from tether.training.terms.term import Term, TermInputs
 

@@ -17,8 +17,8 @@ from tether.core.state_file import check_encoder, read_state, wide_array, write_
 from tether.core.types import Features
 from tether.generation.diffuse.text_diffusion import TextDiffusion
 from tether.generation.training import NOTHING, MakerStep
-from tether.models.image_digest import image_digest
-from tether.models.token_rows import TokenRows
+from tether.models.features.image_digest import image_digest
+from tether.models.features.token_rows import TokenRows
 from tether.optim.clip import GlobalNorm
 from tether.training.schedules import Cosine
 from tether.training.tensor_batches import ReplayedBatches
@@ -63,7 +63,7 @@ class ReferencePrompt(nn.Module):
             seed: of the map's first weights.
 
         Raises:
-            UnsupportedModelError: the encoder's images show no patches, with a reason of ``anatomy.exceptions``.
+            UnsupportedModelError: the encoder's images show no patches, with a reason of ``models.refusals``.
         """
         super().__init__()
         self.drop, reader = drop, TokenRows(diffusion.model)

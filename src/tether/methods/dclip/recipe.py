@@ -20,9 +20,9 @@ from tether.data.boxes import Unit
 from tether.data.regions import MOST, RegionColumns
 from tether.methods.dclip.distill import DclipStep
 from tether.methods.dclip.region_teacher import fit_region_teacher, region_pairs, region_targets
-from tether.models.dense import dense_text
-from tether.models.dual import Clip
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.encoders.wrapped import WrappedEncoder
+from tether.models.features.dense import dense_text
+from tether.models.towers.clip import Clip
 
 
 class RegionTeacher(TuneRecipe):

@@ -21,13 +21,13 @@ from tether.data.regions import RegionColumns
 from tether.losses import clip_loss
 from tether.methods.dclip.cross_modal import CrossModalTeacher
 from tether.methods.dclip.region_crops import RegionCropper
-from tether.models.cached import CachedEncoder
+from tether.models.composed.cached import CachedEncoder
 from tether.models.convert.seeded import seeded
-from tether.models.dense import dense_text
-from tether.models.dual import Clip
 from tether.models.embed import encode_texts
-from tether.models.modes import eval_mode
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.encoders.wrapped import WrappedEncoder
+from tether.models.features.dense import dense_text
+from tether.models.towers.clip import Clip
+from tether.models.train_mode import eval_mode
 from tether.optim import AdamW, parameter_groups
 from tether.training.schedules import Cosine
 
@@ -130,7 +130,7 @@ def fit_region_teacher(
     Captions of one image are positives of each other.
 
     Args:
-        model: that made ``pairs``; its text tower must show its tokens (``models.dense.dense_text``).
+        model: that made ``pairs``; its text tower must show its tokens (``models.features.dense.dense_text``).
         pairs: what ``region_pairs`` gave.
         steps: of AdamW, the rate falling to 0 as a cosine.
         batch_size: captions in a step; at most as many as there are.

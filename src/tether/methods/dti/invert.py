@@ -13,7 +13,7 @@ from tether.core.hash_rng import hash_int
 from tether.core.ranges import Count, NonNegative, Rate, Whole, checked
 from tether.generation.diffuse.text_diffusion import TextDiffusion
 from tether.methods.dti.optimizer import SphericalSGD
-from tether.models.directional_token import DirectionalToken, NormStats, token_norm_stats
+from tether.models.texts.directional_token import DirectionalToken, NormStats, token_norm_stats
 
 __all__ = ["DirectionalToken", "NormStats", "denoising_loss", "learn_word_", "token_norm_stats"]
 

@@ -25,9 +25,9 @@ from tether.core.ranges import Count, NonNegative, Positive, PositiveRate, check
 from tether.core.types import Batch, Loss
 from tether.data import open_source
 from tether.methods.dti.optimizer import tangent
-from tether.models.cached import CachedEncoder, side_digest
-from tether.models.directional_token import DirectionalToken, Length, tokenizer_hash
-from tether.models.text_vectors import FILLER
+from tether.models.composed.cached import CachedEncoder, side_digest
+from tether.models.texts.directional_token import DirectionalToken, Length, tokenizer_hash
+from tether.models.texts.text_vectors import FILLER
 from tether.training.schedules import Constant
 from tether.training.steps.module import InsideStep, StepModule
 from tether.training.tensor_batches import TensorBatches

@@ -15,11 +15,11 @@ from torch import Tensor
 from tether.core.atomic_io import local
 from tether.core.component import closest
 from tether.core.errors import InputError
-from tether.models.blocks.layers import swiglu
+from tether.models.config_check import other_architecture
 from tether.models.convert.weights import read_weights
-from tether.models.described import other_architecture
-from tether.models.positions import Bicubic, GridMethod
-from tether.models.vision.eva import EvaBlock, EvaTower
+from tether.models.towers.blocks.layers import swiglu
+from tether.models.towers.positions import Bicubic, GridMethod
+from tether.models.towers.vision.eva import EvaBlock, EvaTower
 
 EVA_RESIZING = Bicubic(antialias=False, kernel="plain")
 """How the released code brings positions and patches to another size; its helper for OpenAI's towers aligns corners."""

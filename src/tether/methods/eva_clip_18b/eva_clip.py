@@ -11,13 +11,13 @@ import torch
 from tether.core.atomic_io import local
 from tether.core.errors import InputError
 from tether.methods.eva_clip_18b.eva import EVA_RESIZING, LoadReport, load_tower_, unwrapped
+from tether.models.config_check import other_architecture
 from tether.models.convert.open_clip import plain_names, rules
 from tether.models.convert.rules import take
 from tether.models.convert.weights import read_weights
-from tether.models.described import other_architecture
-from tether.models.dual import Clip
-from tether.models.positions import GridMethod
-from tether.models.vision.eva import EvaTower
+from tether.models.towers.clip import Clip
+from tether.models.towers.positions import GridMethod
+from tether.models.towers.vision.eva import EvaTower
 
 _IMAGES = "visual."
 

@@ -14,9 +14,9 @@ from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, checked
 from tether.methods.excel_wsss.map_refinement import stretched
-from tether.models.anatomy.find import anatomy_of
-from tether.models.attention_maps import attention_maps
-from tether.models.dense import DensePath, Kind, dense_image
+from tether.models.features.attention_maps import attention_maps
+from tether.models.features.dense import DensePath, Kind, dense_image
+from tether.models.features.find import anatomy_of
 
 BLOCKS = 5
 ATTENDED = 6
@@ -52,7 +52,7 @@ def self_correlation_features(
         (b, 1 + n, d), not normalised, with gradient.
 
     Raises:
-        UnsupportedModelError: a tower of another kind, with a reason of ``anatomy.exceptions``.
+        UnsupportedModelError: a tower of another kind, with a reason of ``models.refusals``.
 
     Example:
         >>> import torch
@@ -77,7 +77,7 @@ def patch_attention(model: DualEncoder, image: Tensor) -> Float[Tensor, "b l n n
         image: (b, 3, h, w) uint8 pixels at the model's size or normalised floats.
 
     Raises:
-        UnsupportedModelError: a tower of another kind, with a reason of ``anatomy.exceptions``.
+        UnsupportedModelError: a tower of another kind, with a reason of ``models.refusals``.
     """
     tower = anatomy_of(model)
     last = range(-min(ATTENDED, len(tower.blocks)), 0)

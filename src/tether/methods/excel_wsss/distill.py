@@ -19,7 +19,7 @@ from tether.losses.patch_affinity import affinity_loss, halved_cross_entropy, la
 from tether.methods.excel_wsss.class_maps import BLOCKS, class_maps, patch_attention, self_correlation_features
 from tether.methods.excel_wsss.map_refinement import attention_refine, mean_attention, pseudo_labels, stretched
 from tether.methods.excel_wsss.patch_relation import block_patches, predicted_affinity, relation_weights
-from tether.models.anatomy.find import anatomy_of
+from tether.models.features.find import anatomy_of
 from tether.training.steps.module import InsideStep, StepModule
 
 ADAPTER, DECODER = "adapter", "decoder"

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Decay, Positive, checked
-from tether.models.anatomy.find import anatomy_of
-from tether.models.tower_state import grid_of
+from tether.models.features.find import anatomy_of
+from tether.models.features.penultimate import grid_of
 
 GAIN = 3.0
 Over = Literal["image", "batch"]
@@ -77,7 +77,7 @@ def block_patches(model: DualEncoder, image: Tensor) -> tuple[list[Float[Tensor,
     """The patches after each block of an image tower, without gradient, and the rows and columns of their grid.
 
     Raises:
-        UnsupportedModelError: a tower without blocks, with a reason of ``anatomy.exceptions``.
+        UnsupportedModelError: a tower without blocks, with a reason of ``models.refusals``.
     """
     tower, found = anatomy_of(model), []
     with torch.no_grad():

@@ -21,7 +21,7 @@ from tether.methods.excel_wsss.class_maps import BLOCKS
 from tether.methods.excel_wsss.distill import ADAPTER, DECODER, LabelMaker, RelationStep
 from tether.methods.excel_wsss.head import RelationHead
 from tether.methods.excel_wsss.patch_relation import ExcelAdapter, ExcelDecoder
-from tether.models.anatomy.find import anatomy_of
+from tether.models.features.find import anatomy_of
 from tether.training.schedules import Cosine
 
 

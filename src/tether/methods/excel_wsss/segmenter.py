@@ -25,7 +25,7 @@ from tether.methods.excel_wsss.class_maps import (
 from tether.methods.excel_wsss.map_refinement import pixel_refine, transition
 from tether.methods.excel_wsss.patch_relation import ExcelAdapter, block_patches, relation_weights
 from tether.methods.excel_wsss.text_attributes import attribute_centres, enrich_texts
-from tether.models.dense import Kind
+from tether.models.features.dense import Kind
 from tether.tasks.segment.segmenter import DenseSegmenter
 
 

@@ -22,7 +22,7 @@ from tether.core.ranges import Count, Decay, NonNegative, Positive, checked
 from tether.data.labelled import LABEL, label_of
 from tether.methods.fairerclip.debiaser import FairerClip
 from tether.methods.fairerclip.head import KernelHead
-from tether.models.cached import CachedEncoder
+from tether.models.composed.cached import CachedEncoder
 from tether.models.embed import encode_texts
 
 

@@ -22,7 +22,7 @@ from tether.data.region_proposals import cut_regions, random_crops
 from tether.losses import caption_labels, clip_loss, patch_distill_loss, region_contrast_loss
 from tether.losses.checks import unit_rows
 from tether.losses.region_distill import Towards
-from tether.models.dense_regions import Last, dense_patches, pooled_patches
+from tether.models.features.dense_regions import Last, dense_patches, pooled_patches
 from tether.training.steps.module import Encoder, InsideStep, StepModule
 from tether.training.steps.teachers import MovingTeacher, StartTeacher, Teacher
 
@@ -84,7 +84,7 @@ class LocalGlobalStep(InsideStep):
             captions: weight of L_g.
             regions: weight of L_l, the paper's second stage.
             region_row: see ``RegionRow``.
-            last: see ``models.dense_regions.Last``.
+            last: see ``models.features.dense_regions.Last``.
             crops: of each image.
             scale: of the crops, see ``random_crops``.
             ratio: likewise.

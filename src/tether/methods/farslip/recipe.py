@@ -20,7 +20,7 @@ from tether.data.contents import BatchContents
 from tether.data.regions import MOST
 from tether.losses.region_distill import Towards
 from tether.methods.farslip.distill import LocalGlobalStep, RegionRow, TeacherName
-from tether.models.dense_regions import Last
+from tether.models.features.dense_regions import Last
 
 
 class LocalGlobal(TuneRecipe):
@@ -75,7 +75,7 @@ class LocalGlobal(TuneRecipe):
             captions: weight of the captions.
             regions: weight of the objects.
             region_row: what stands for an object.
-            last: see ``models.dense_regions.Last``.
+            last: see ``models.features.dense_regions.Last``.
             crops: of each image.
             least_side: pixels below which an object is left out.
             momentum: of the teacher ``ema``.

@@ -22,7 +22,7 @@ from tether.methods.featsharp.distill import DOWNSAMPLER, SHARPENER, SharpenStep
 from tether.methods.featsharp.fuse import Input
 from tether.methods.featsharp.head import SharpenerHead
 from tether.methods.featsharp.phi_s import hadamard
-from tether.models.tower_state import patch_grid
+from tether.models.features.penultimate import patch_grid
 from tether.training.schedules import Constant
 
 LOOKED_AT = 32

@@ -15,7 +15,7 @@ from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Positive, Share, checked
 from tether.core.types import Batch, ImageSpec
 from tether.methods.featsharp import Sharpener, patch_maps
-from tether.models.windows import Windows
+from tether.models.features.windows import Windows
 from tether.tasks.segment.segmenter import DenseSegmenter
 
 

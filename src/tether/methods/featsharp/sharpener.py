@@ -14,8 +14,8 @@ from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, checked
 from tether.methods.featsharp.fuse import FusionBlock, Input
 from tether.methods.featsharp.tiles import BiasBuffer, create_tiles
-from tether.models.anatomy.find import tower_of
-from tether.models.dense import DensePath, dense_tokens
+from tether.models.features.dense import DensePath, dense_tokens
+from tether.models.features.find import tower_of
 
 Patches = Literal["values", "tokens"]
 """Patches that keep their own value in the last block (MaskCLIP), or as they leave the tower."""
@@ -140,8 +140,8 @@ def patch_maps(model: DualEncoder, image: Tensor, *, patches: Patches = "values"
     """The patches of images of the model's size as a map in the joint space, not normalised.
 
     Args:
-        model: any that ``models.dense.dense_tokens`` takes; a network of convolutions has ``tokens`` alone, and gives
-            them for either.
+        model: any that ``models.features.dense.dense_tokens`` takes; a network of convolutions has ``tokens`` alone,
+            and gives them for either.
         image: (b, 3, h, w) uint8 pixels or normalised floats.
         patches: see ``Patches``.
     """

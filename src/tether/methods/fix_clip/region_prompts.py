@@ -17,11 +17,11 @@ from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, checked
 from tether.core.state_file import check_encoder, read_state, wide_array, write_state
 from tether.core.types import Features
-from tether.models.anatomy.find import anatomy_of
-from tether.models.anatomy.parts import TokenStream, hiding
-from tether.models.anatomy.tower import TowerAnatomy
-from tether.models.cached import side_digest
+from tether.models.composed.cached import side_digest
 from tether.models.embed_anything import Embeds
+from tether.models.features.find import anatomy_of
+from tether.models.features.parts import TokenStream, hiding
+from tether.models.features.tower import TowerAnatomy
 
 _FORMAT = "tether-region-prompts-1"
 

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from tether.adaptation.heads.linear import LinearHead
 from tether.core.errors import InputError
 from tether.core.ranges import Count, Part, PositiveRate, Rate, checked
-from tether.models.anatomy.find import tower_of
 from tether.models.composed.encoder import ComposedEncoder
-from tether.models.dual import Clip
-from tether.models.mean_patches import Pool, patch_tokens
-from tether.models.modes import eval_mode
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.encoders.wrapped import WrappedEncoder
+from tether.models.features.find import tower_of
+from tether.models.features.mean_patches import Pool, patch_tokens
+from tether.models.towers.clip import Clip
+from tether.models.train_mode import eval_mode
 from tether.optim import layer_decay_groups
 
 HEAD_STD, HEAD_SCALE = 0.02, 0.001  # released finetune_clip.py

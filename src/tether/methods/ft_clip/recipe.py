@@ -22,7 +22,7 @@ from tether.data.contents import BatchContents
 from tether.methods.ft_clip.classifier import ClipClassifier
 from tether.methods.ft_clip.label_augment import LabelAugment
 from tether.methods.ft_clip.label_loss import LabelLoss
-from tether.models.mean_patches import Pool, patch_tokens
+from tether.models.features.mean_patches import Pool, patch_tokens
 from tether.training.ema import MovingEncoder
 from tether.training.loop import StepReport
 from tether.training.schedules import Cosine

@@ -16,14 +16,14 @@ from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Inner, checked
 from tether.core.types import Batch
-from tether.models.anatomy.find import anatomy_of
-from tether.models.anatomy.weights import Weights
-from tether.models.attention_free import ATTENTION, NoAttention, drop_attention_, without_attention
-from tether.models.blocks.block import TransformerBlock
-from tether.models.dual import Clip
-from tether.models.sides import SIDES, Side
-from tether.models.stacks import stack_of
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.encoders.tower_parts import SIDES, Side
+from tether.models.encoders.wrapped import WrappedEncoder
+from tether.models.features.find import anatomy_of
+from tether.models.features.lm_blocks import stack_of
+from tether.models.features.weights import Weights
+from tether.models.towers.attention_free import ATTENTION, NoAttention, drop_attention_, without_attention
+from tether.models.towers.blocks.block import TransformerBlock
+from tether.models.towers.clip import Clip
 
 _QK_NORMS = ("q_norm", "k_norm", "ln_q", "ln_k", "norm_q", "norm_k", "q_layernorm", "k_layernorm", "qk_norm")
 _Block = tuple[nn.Module, Mapping[str, Weights], Mapping[str, Weights], int]
@@ -71,7 +71,8 @@ def gate_norm_scores(
     by position and the scale of scores are not looked at.
 
     Args:
-        model: an encoder of ``tether.load``, any library's, or a model that ``models.stacks.stack_of`` knows.
+        model: an encoder of ``tether.load``, any library's, or a model that ``models.features.lm_blocks.stack_of``
+            knows.
         per_head: see ``gate_norm``.
         fold_norm: multiply the columns by the weight of the norm before attention, which hides a scale of theirs.
         towers: of an encoder.
@@ -130,7 +131,7 @@ def prune_attention(
     in memory; generation with a cache needs the attention of its first layer.
 
     Args:
-        model: one of Tether's own, or one that ``models.stacks.stack_of`` knows.
+        model: one of Tether's own, or one that ``models.features.lm_blocks.stack_of`` knows.
         n: how many blocks of each tower.
         fraction: the same as a share of a tower's blocks, rounded down.
         scores: by name as ``gate_norm_scores`` gives them, which is the default; equal ones in order.

@@ -17,11 +17,11 @@ from tether.core.errors import InputError, MissingExtraError
 from tether.core.protocols import Tokenizer
 from tether.core.types import ImageSpec
 from tether.data.images import resize_and_crop
+from tether.models.config_check import alike, blamed_on, mapping
 from tether.models.convert import hugging_face as names
 from tether.models.convert.image_processor import read_processor
 from tether.models.convert.tokenizers import transformers_tokenizer
 from tether.models.convert.weights import assemble, find_weights
-from tether.models.described import alike, blamed_on, mapping
 from tether.tasks.classify.prompts import checked_templates
 
 KIND = "owlvit"

@@ -16,7 +16,7 @@ from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Share, Whole, checked
 from tether.data.boxes import sound_boxes, window_of
 from tether.methods.gc_clip.proposers import Proposer, open_proposer
-from tether.models.anatomy.find import tower_of
+from tether.models.features.find import tower_of
 from tether.tasks.classify.descriptions import Descriptions, described_weights
 from tether.tasks.classify.views import Images, ViewHead, encode_windows, image_draws, originals_of, view_spec, whole
 from tether.tasks.classify.zero_shot import Scores

@@ -18,8 +18,8 @@ from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.runtime_protocol import ByAttributes
 from tether.data.images import resize_and_crop
-from tether.models.anatomy.find import tower_of
-from tether.models.dense import DensePath, dense_image
+from tether.models.features.dense import DensePath, dense_image
+from tether.models.features.find import tower_of
 from tether.tasks.classify.views import image_draws
 
 Box = Tensor | Sequence[float]

@@ -16,8 +16,8 @@ from tether.core.ranges import Count, checked
 from tether.data.bad_rows import BadRows
 from tether.data.images import decode, fitted
 from tether.data.loader import ordered
-from tether.models.composed.grounded import ground
 from tether.models.embed import encode_texts
+from tether.models.heads.grounded import ground
 from tether.tasks.classify.descriptions import Mean, descriptions_of
 from tether.tasks.classify.prompts import SLOT, checked_templates, classes_of, own_templates
 from tether.tasks.classify.zero_shot import ZeroShotClassifier

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tether.core.gather import LOCAL, Gather
 from tether.core.ranges import Count, checked
 from tether.methods.improved_baselines.synced_batch_norm import SyncedBatchNorm
-from tether.models.blocks.layers import Linear
+from tether.models.towers.blocks.layers import Linear
 
 LastNorm = Literal["none", "plain", "scaled"]
 

@@ -15,7 +15,7 @@ from tether.core.errors import InputError
 from tether.core.gather import LOCAL, Gather
 from tether.core.ranges import Count, Positive, Share, checked
 from tether.methods.improved_baselines.projection_head import LastNorm, Projector
-from tether.models.sides import SIDES, Side
+from tether.models.encoders.tower_parts import SIDES, Side
 
 LARGEST_LOG_SCALE = 4.6052
 """Of a scale's logarithm, which is kept between 0 and this (arXiv 2305.08675, released code)."""

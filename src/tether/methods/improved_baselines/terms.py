@@ -17,7 +17,7 @@ from tether.losses.self_supervised import siamese_loss
 from tether.methods.improved_baselines.barlow import barlow_loss
 from tether.methods.improved_baselines.projectors import PairedProjectors
 from tether.methods.improved_baselines.swapped import VIEWS, Iterations, prototype_swapped_loss, swapped_loss
-from tether.models.sides import SIDES, Side
+from tether.models.encoders.tower_parts import SIDES, Side
 from tether.training.terms.term import Term, TermInputs
 
 Names = list[str] | None

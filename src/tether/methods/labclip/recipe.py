@@ -20,7 +20,7 @@ from tether.core.ranges import Count, NonNegative, PositiveRate, checked
 from tether.data.labelled import label_of
 from tether.methods.labclip.binding import BATCH, LEARNING_RATE, STEPS, LinearBindingMap
 from tether.methods.labclip.binding_fold import PLACES, fold_text_map_
-from tether.models.cached import CachedEncoder
+from tether.models.composed.cached import CachedEncoder
 from tether.models.embed import encode_texts
 
 TRIES = 16

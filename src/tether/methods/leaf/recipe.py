@@ -15,9 +15,9 @@ from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, Positive, checked
 from tether.methods.leaf.robust import LEARNING_RATE, ROW, WEIGHT_DECAY, LeafLoss, LeafStep
 from tether.methods.leaf.typos import WordConstraint
-from tether.models.dual import Clip
-from tether.models.frozen_copy import frozen_copy
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.encoders.wrapped import WrappedEncoder
+from tether.models.towers.clip import Clip
+from tether.models.towers.frozen_copy import frozen_copy
 from tether.training.schedules import Cosine
 from tether.training.tensor_batches import TensorBatches
 

@@ -18,12 +18,12 @@ from tether.core.types import Batch, Loss
 from tether.losses.closeness import Rows, closeness_loss
 from tether.methods.leaf.attack import Alphabet, Attacked, encode_read, leaf_attack, random_typos
 from tether.methods.leaf.typos import ALPHABET, Constraint
-from tether.models.dual import Clip
 from tether.models.embed import encode_texts
-from tether.models.frozen_copy import frozen_copy
-from tether.models.modes import eval_mode
-from tether.models.whole_texts import FitsContext, unheard
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.encoders.wrapped import WrappedEncoder
+from tether.models.texts.truncation_check import FitsContext, unheard
+from tether.models.towers.clip import Clip
+from tether.models.towers.frozen_copy import frozen_copy
+from tether.models.train_mode import eval_mode
 from tether.optim import AdamW, parameter_groups
 from tether.training.steps.module import StepModule, ViewRows, encode_views, loss_inside
 

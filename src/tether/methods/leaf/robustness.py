@@ -17,7 +17,7 @@ from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Whole, checked
 from tether.methods.leaf.attack import Alphabet, charmer_attack, encode_read, leaf_attack, random_typos
 from tether.methods.leaf.typos import ALPHABET, Constraint
-from tether.models.whole_texts import FitsContext, unheard
+from tether.models.texts.truncation_check import FitsContext, unheard
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import checked
-from tether.models.decompose import decompose
-from tether.models.dense import dense_image
 from tether.models.embed import encode_texts
+from tether.models.features.decompose import decompose
+from tether.models.features.dense import dense_image
 from tether.space.heat_maps import grid_of
 
 
@@ -58,8 +58,8 @@ def similarity_map(
         model: any model that ``tether.load`` gives.
         images: (b, 3, h, w) uint8 pixels at the model's size or normalised floats.
         phrases: k texts, repeats allowed.
-        method: ``tokens`` takes cosines with the patches' own embeddings (``models.dense``), ``parts`` products with
-            their contributions (``models.decompose``).
+        method: ``tokens`` takes cosines with the patches' own embeddings (``models.features.dense``), ``parts``
+            products with their contributions (``models.features.decompose``).
         grid: patches down and across; None takes those that fit the shape of the images.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import final
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tether.models.blocks.layers import pick
+from tether.models.towers.blocks.layers import pick
 
 GAMMAS: Mapping[str, float] = {
     "identity": 1.0,

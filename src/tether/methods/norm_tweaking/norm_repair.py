@@ -18,15 +18,15 @@ from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, PositiveRate, checked
 from tether.core.types import Batch
 from tether.methods.norm_tweaking.norm_tweak import Call, NormTweaker, TweakedLayer
-from tether.models.anatomy.find import anatomy_of
-from tether.models.anatomy.parts import TokenStream
-from tether.models.anatomy.weights import Weights, norms_within
-from tether.models.causal_lm import CausalLM
-from tether.models.dual import Clip
-from tether.models.exchange import exchanged
-from tether.models.sides import SIDES, Side, side_parts
-from tether.models.stacks import entering, repeated_blocks, stack_of
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.encoders.causal_lm import CausalLM
+from tether.models.encoders.tower_parts import SIDES, Side, side_parts
+from tether.models.encoders.wrapped import WrappedEncoder
+from tether.models.features.find import anatomy_of
+from tether.models.features.lm_blocks import entering, repeated_blocks, stack_of
+from tether.models.features.parametrization import exchanged
+from tether.models.features.parts import TokenStream
+from tether.models.features.weights import Weights, norms_within
+from tether.models.towers.clip import Clip
 
 Logits = Callable[[Tensor], Tensor]
 
@@ -117,7 +117,7 @@ class NormTweak:
         """Tweak the norms of a language model.
 
         Args:
-            model: one that ``models.stacks.stack_of`` knows, called with ids (1, l), or a ``CausalLM``.
+            model: one that ``models.features.lm_blocks.stack_of`` knows, called with ids (1, l), or a ``CausalLM``.
             sequences: token ids without padding, such as those of ``own_texts``.
 
         Raises:

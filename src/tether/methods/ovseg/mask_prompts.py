@@ -16,9 +16,9 @@ from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import NonNegative, checked
 from tether.core.types import Features
-from tether.models.anatomy.exceptions import refusal
-from tether.models.anatomy.find import tower_of
-from tether.models.vision.mask_prompt_stem import MaskPromptStem, add_stem_, patch_layer, prompts_of
+from tether.models.features.find import tower_of
+from tether.models.refusals import refusal
+from tether.models.towers.vision.mask_prompt_stem import MaskPromptStem, add_stem_, patch_layer, prompts_of
 
 DEPTH = 3
 """Places with vectors of their own: the input, and after each of the first two blocks (the released code's)."""

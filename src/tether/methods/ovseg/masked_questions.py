@@ -14,7 +14,7 @@ from tether.core.ranges import Count, checked
 from tether.methods.ovseg.mask_prompts import encode_masked
 from tether.methods.ovseg.masked_regions import MaskedPhrases
 from tether.models.embed import encode_texts
-from tether.models.vision.mask_prompt_stem import prompts_of
+from tether.models.towers.vision.mask_prompt_stem import prompts_of
 
 
 @torch.no_grad()

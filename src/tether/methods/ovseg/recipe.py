@@ -25,10 +25,10 @@ from tether.data.regions import MOST, RegionColumns
 from tether.losses.clip import clip_loss
 from tether.methods.ovseg.mask_prompts import DEPTH, add_mask_prompts_, encode_masked, kept_patches
 from tether.methods.ovseg.masked_regions import MaskedPhrases, masked_regions
-from tether.models.anatomy.find import tower_of
 from tether.models.embed import encode_texts
-from tether.models.frozen_copy import frozen_copy
-from tether.models.vision.mask_prompt_stem import prompts_of
+from tether.models.features.find import tower_of
+from tether.models.towers.frozen_copy import frozen_copy
+from tether.models.towers.vision.mask_prompt_stem import prompts_of
 from tether.training.schedules import Cosine
 from tether.training.steps.module import InsideStep, StepModule
 from tether.training.tensor_batches import TensorBatches

@@ -16,9 +16,9 @@ from tether.core.ranges import Count, Positive, Share, checked
 from tether.methods.ovseg.mask_classes import combine, pixel_scores
 from tether.methods.ovseg.mask_prompts import encode_masked
 from tether.methods.ovseg.masked_crops import MaskedCrop, check_masks, masked_crop
-from tether.models.anatomy.find import tower_of
-from tether.models.dense import DensePath, dense_image
-from tether.models.vision.mask_prompt_stem import prompts_of
+from tether.models.features.dense import DensePath, dense_image
+from tether.models.features.find import tower_of
+from tether.models.towers.vision.mask_prompt_stem import prompts_of
 from tether.tasks.segment.segmenter import DenseSegmenter
 
 Proposer = Callable[[UInt8[Tensor, "3 h w"]], Bool[Tensor, "q h w"]]

@@ -19,9 +19,9 @@ from tether.core.ranges import Count, Positive, checked
 from tether.core.types import Batch, Loss
 from tether.methods.paraclip import ParaphrasePairs
 from tether.methods.paraclip.loss import LEAST_ROWS, paraclip_loss
-from tether.models.dual import Clip
-from tether.models.modes import eval_mode
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.encoders.wrapped import WrappedEncoder
+from tether.models.towers.clip import Clip
+from tether.models.train_mode import eval_mode
 from tether.training.loop import StepReport
 from tether.training.schedules import Cosine
 

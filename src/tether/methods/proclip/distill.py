@@ -18,17 +18,17 @@ from tether.core.types import Batch, Features, Loss
 from tether.losses import caption_labels, clip_loss, proclip_loss
 from tether.losses.checks import unit_rows
 from tether.methods.proclip.embedder_tower import EmbedderTexts, TextEmbedder
-from tether.models.cached import CachedEncoder
-from tether.models.composed.compose import open_tower
+from tether.models.compose import open_tower
+from tether.models.composed.cached import CachedEncoder
 from tether.models.composed.dual_tower import dual_tower
+from tether.models.composed.embedder import EXPANSION, Few
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.composed.starter import minilm
 from tether.models.composed.towers import ImageSide, TextSide
 from tether.models.convert.seeded import seeded
-from tether.models.dual import Clip
-from tether.models.frozen_copy import frozen_copy
-from tether.models.text.embedder import EXPANSION, Few
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.encoders.wrapped import WrappedEncoder
+from tether.models.towers.clip import Clip
+from tether.models.towers.frozen_copy import frozen_copy
 from tether.training.ema import MovingEncoder
 from tether.training.locked_towers import kept_where_resting
 from tether.training.steps.module import InsideStep, StepModule

@@ -15,8 +15,8 @@ from tether.core.errors import InputError
 from tether.core.ranges import Count, checked
 from tether.core.runtime_protocol import ByAttributes
 from tether.models.composed.towers import TextSide
-from tether.models.sizes import Sizes
 from tether.models.tokenizer import FunctionTokenizer, lengths
+from tether.models.towers.sizes import Sizes
 
 CONTEXT = 4096
 _END = 257

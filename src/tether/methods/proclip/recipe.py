@@ -19,11 +19,11 @@ from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Decay, NonNegative, PositiveRate, Rate, Whole, checked
 from tether.core.types import Batch
 from tether.methods.proclip.distill import EMA, MINILM, ProclipStep, swap_text
+from tether.models.composed.embedder import EXPANSION, Few
 from tether.models.composed.encoder import ComposedEncoder
-from tether.models.dual import Clip
-from tether.models.editable import IN_A_BLOCK
-from tether.models.text.embedder import EXPANSION, Few
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.encoders.wrapped import WrappedEncoder
+from tether.models.features.editable import IN_A_BLOCK
+from tether.models.towers.clip import Clip
 from tether.optim import parameter_groups
 from tether.training.schedules import Cosine
 

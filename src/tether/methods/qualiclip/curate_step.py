@@ -14,7 +14,7 @@ from tether.core.model_digest import file_digest
 from tether.core.ranges import Count, Share, checked
 from tether.data.curate.engine.step import IMAGE, images_of
 from tether.data.images import decode
-from tether.models.prompt_quality import PROMPTS, checked_prompts
+from tether.models.texts.prompt_quality import PROMPTS, checked_prompts
 from tether.tasks.curate.clip_score import ClipScore
 from tether.tasks.curate.score_filter import Fraction
 from tether.tasks.quality import QualityScorer
@@ -50,7 +50,7 @@ class QualityFilter(ClipScore):
         Args:
             model: what ``tether.load`` takes.
             head: folder of ``tether adapt --recipe quality``, which also holds the model.
-            prompts: good and bad in turn, without a head; None takes ``models.prompt_quality.PROMPTS``.
+            prompts: good and bad in turn, without a head; None takes ``models.texts.prompt_quality.PROMPTS``.
             fraction: of the pairs whose image could be scored.
             threshold: instead, the least score that is kept.
             grid: parts of an image in each direction, see ``tasks.quality.native_windows``.

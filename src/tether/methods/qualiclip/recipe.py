@@ -26,7 +26,7 @@ from tether.core.ranges import Count, NonNegative, Positive, PositiveRate, Rate,
 from tether.core.types import Batch, Loss
 from tether.methods.qualiclip import DEGRADATIONS, LADDERS, LEVELS, degrade
 from tether.methods.qualiclip.loss import Pairs, quality_ranking_loss
-from tether.models.prompt_quality import PROMPTS, SCALE, checked_prompts, prompt_rows
+from tether.models.texts.prompt_quality import PROMPTS, SCALE, checked_prompts, prompt_rows
 from tether.training.steps.module import InsideStep, StepModule
 from tether.training.tensor_batches import Batches
 

@@ -17,11 +17,11 @@ from tether.core.ranges import NonNegative, checked
 from tether.core.types import Batch, Encoded, Features, Loss
 from tether.losses import ClipLoss, VocabSampler, caption_labels
 from tether.methods.retrieval_align.loss import ArcMarginHead, multi_caption_arc_loss
-from tether.models.anatomy.find import tower_of
-from tether.models.dual import Clip
-from tether.models.modes import eval_mode
-from tether.models.tower_state import image_state
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.encoders.wrapped import WrappedEncoder
+from tether.models.features.find import tower_of
+from tether.models.features.penultimate import image_state
+from tether.models.towers.clip import Clip
+from tether.models.train_mode import eval_mode
 from tether.training.steps.module import StepModule, ViewRows, encode_views, loss_inside
 
 Reads = Literal["state", "embedding"]

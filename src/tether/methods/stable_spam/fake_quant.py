@@ -21,7 +21,7 @@ from tether.methods.stable_spam.layers import (
     Scheme,
     take_over,
 )
-from tether.models.editable import IN_A_BLOCK, editable_layers, name_pattern
+from tether.models.features.editable import IN_A_BLOCK, editable_layers, name_pattern
 
 
 @final
@@ -90,7 +90,7 @@ class FourBits:
         """Put plain layers back, their weights rounded to the grid.
 
         Raises:
-            InputError: no layer was exchanged, or ``models.exchange`` has put something on top of one.
+            InputError: no layer was exchanged, or ``models.features.parametrization`` has put something on top of one.
         """
         edited = [
             (name, module)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, checked
-from tether.models.positions import sincos_grid
-from tether.models.tokens import removed_tokens
+from tether.models.towers.patch_selection import removed_tokens
+from tether.models.towers.positions import sincos_grid
 
 
 def decoder_layers(layers: int, *, width: int, heads: int, generator: torch.Generator) -> nn.ModuleList:

@@ -13,10 +13,10 @@ from torch.utils.checkpoint import checkpoint
 from tether.core.errors import InputError
 from tether.core.ranges import Count, checked
 from tether.methods.sycoca.cross_decoder import decoder_layers
-from tether.models.blocks.block import TransformerBlock
-from tether.models.blocks.layers import Linear
-from tether.models.blocks.options import BlockConfig
-from tether.models.tower import initialise_block_
+from tether.models.towers.blocks.block import TransformerBlock
+from tether.models.towers.blocks.layers import Linear
+from tether.models.towers.blocks.options import BlockConfig
+from tether.models.towers.tower import initialise_block_
 
 _AT_ONCE = 1024  # tokens whose logits are held at once, for a vocabulary is large
 

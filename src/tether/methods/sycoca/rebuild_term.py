@@ -11,7 +11,7 @@ from tether.core.ranges import checked
 from tether.core.types import Loss
 from tether.methods.sycoca.cross_decoder import TextGuidedDecoder
 from tether.methods.sycoca.masked_patches import Pixel, masked_patch_loss, patch_pixels
-from tether.models.tokens import removed_tokens
+from tether.models.towers.patch_selection import removed_tokens
 from tether.training.terms.term import Term, TermInputs
 
 

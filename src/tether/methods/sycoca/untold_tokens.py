@@ -12,8 +12,8 @@ from tether.core.errors import InputError
 from tether.core.ranges import Decay, Share, checked
 from tether.core.types import Features
 from tether.methods.sycoca.masked_patches import patch_scores
-from tether.models.positions import Pair
-from tether.models.tokens import TokenChoice, check_scores
+from tether.models.towers.patch_selection import TokenChoice, check_scores
+from tether.models.towers.positions import Pair
 from tether.training.steps.views import MODEL, ImageView, View
 
 Select = Literal["attentive", "random", "none"]

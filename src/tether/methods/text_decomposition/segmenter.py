@@ -12,7 +12,7 @@ from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, checked
 from tether.core.types import Batch
-from tether.models.decompose import decompose
+from tether.models.features.decompose import decompose
 from tether.space.heat_maps import Segmentation, segment_by_parts
 from tether.tasks.classify.prompts import TEMPLATES, checked_templates, classes_of
 from tether.tasks.classify.zero_shot import class_weights
@@ -47,7 +47,7 @@ class PartsSegmenter:
         """Encode the classes once.
 
         Args:
-            model: any model that ``tether.load`` gives whose image tower ``models.decompose`` can take apart.
+            model: any model that ``tether.load`` gives whose image tower ``models.features.decompose`` can take apart.
             prompts: class names.
             support: must be None, as nothing is learnt.
 

@@ -14,10 +14,10 @@ from tether.core.hash_rng import hash_int
 from tether.core.ranges import Count, NonNegative, Positive, Share, checked
 from tether.core.types import Batch
 from tether.methods.un2clip.denoiser import ConditionalDenoiser
-from tether.models.dual import Clip
-from tether.models.image_digest import image_digest
-from tether.models.modes import eval_mode
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.encoders.wrapped import WrappedEncoder
+from tether.models.features.image_digest import image_digest
+from tether.models.towers.clip import Clip
+from tether.models.train_mode import eval_mode
 from tether.optim import AdamW, parameter_groups
 from tether.training.schedules import Cosine
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tether.core.ranges import Count, checked
-from tether.models.unet import ResidualUNet
+from tether.models.latent.unet import ResidualUNet
 
 
 class DenoisingNet(ResidualUNet):

@@ -18,12 +18,12 @@ from tether.core.types import Batch, Loss
 from tether.losses.closeness import closeness_loss
 from tether.methods.un2clip.denoise import LEAST_GAIN, check_gain, denoised, drawn
 from tether.methods.un2clip.denoiser import ConditionalDenoiser
-from tether.models.anatomy.find import anatomy_of
-from tether.models.dual import Clip
-from tether.models.frozen_copy import frozen_copy
-from tether.models.image_digest import image_digest
-from tether.models.modes import eval_mode
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.encoders.wrapped import WrappedEncoder
+from tether.models.features.find import anatomy_of
+from tether.models.features.image_digest import image_digest
+from tether.models.towers.clip import Clip
+from tether.models.towers.frozen_copy import frozen_copy
+from tether.models.train_mode import eval_mode
 from tether.optim import AdamW
 from tether.training.steps.module import StepModule, ViewRows, encode_views
 
@@ -43,7 +43,7 @@ def image_choice(model: Clip | WrappedEncoder, *, train: Train = "all", last: Co
     Raises:
         InputError: more blocks than there are, or no norm layer.
         UnsupportedModelError: towers that share parameters; for ``last_k`` an image tower without blocks, with a reason
-            of ``models.anatomy.exceptions``.
+            of ``models.refusals``.
 
     Example:
         >>> from tether.methods.un2clip import image_choice

@@ -23,11 +23,11 @@ from tether.methods.un2clip.denoise import LEAST_GAIN, check_gain, denoiser_loss
 from tether.methods.un2clip.denoiser import ConditionalDenoiser
 from tether.methods.un2clip.finetune import LEARNING_RATE, Train, UnclipLoss, image_choice
 from tether.methods.un2clip.noise_schedule import Target
-from tether.models.dual import Clip
 from tether.models.embed import encode_images, encode_texts
-from tether.models.frozen_copy import frozen_copy
-from tether.models.image_digest import image_digest
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.encoders.wrapped import WrappedEncoder
+from tether.models.features.image_digest import image_digest
+from tether.models.towers.clip import Clip
+from tether.models.towers.frozen_copy import frozen_copy
 from tether.training.loop import StepReport
 from tether.training.schedules import Constant, Cosine
 from tether.training.steps.module import InsideStep, StepModule

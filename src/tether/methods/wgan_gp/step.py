@@ -12,7 +12,7 @@ from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.types import Batch, Loss
 from tether.methods.wgan_gp.loss import PENALTY_WEIGHT, wgan_critic_loss, wgan_generator_loss
-from tether.models.modes import at_rest
+from tether.models.train_mode import at_rest
 
 
 class AdversarialPair(nn.Module):

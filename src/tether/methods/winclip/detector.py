@@ -15,9 +15,9 @@ from tether.core.geometry import Geometry, check_finite, geometry_of
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Positive, checked
 from tether.methods.winclip.token_windows import window_embeddings, window_masks
-from tether.models.anatomy.find import anatomy_of
 from tether.models.embed import encode_texts
-from tether.models.tower_state import grid_of, read_each
+from tether.models.features.find import anatomy_of
+from tether.models.features.penultimate import grid_of, read_each
 from tether.tasks.anomaly.detector import Detector, ImageFeatures, looks_of, unprepared
 from tether.tasks.anomaly.harmonic import harmonic_map, harmonic_mean
 from tether.tasks.anomaly.memory import association

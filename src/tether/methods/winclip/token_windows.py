@@ -12,11 +12,11 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, checked
-from tether.models.anatomy.exceptions import refusal
-from tether.models.anatomy.parts import Layout, TokenStream, WholeBlock
-from tether.models.anatomy.pooling import TokenPooling
-from tether.models.anatomy.tower import TowerAnatomy
-from tether.models.blocks.grid import Grid
+from tether.models.features.parts import Layout, TokenStream, WholeBlock
+from tether.models.features.pooling import TokenPooling
+from tether.models.features.tower import TowerAnatomy
+from tether.models.refusals import refusal
+from tether.models.towers.blocks.grid import Grid
 
 
 @checked
@@ -66,7 +66,7 @@ def window_embeddings(
     Example:
         >>> import torch
         >>> from tether.models import create
-        >>> from tether.models.anatomy.find import anatomy_of
+        >>> from tether.models.features.find import anatomy_of
         >>> from tether.methods.winclip.token_windows import window_embeddings, window_masks
         >>> tower = anatomy_of(create("tiny").eval())
         >>> stream = tower.embed(torch.rand(2, 3, 32, 32))

@@ -7,10 +7,10 @@ from typing import Any
 
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.convert.saved_files import COMPOSED_FORMAT, FORMAT, VERSION, WRAPPED_FORMAT
-from tether.models.dual import Clip
-from tether.models.tokenizer_files import tokenizer_kind
-from tether.models.vision.stems import described_stems
-from tether.models.wrapped_encoders import OpenClipEncoder, WrappedEncoder
+from tether.models.convert.tokenizer_files import tokenizer_kind
+from tether.models.encoders.wrapped import OpenClipEncoder, WrappedEncoder
+from tether.models.towers.clip import Clip
+from tether.models.towers.vision.stems import described_stems
 
 
 def describe(model: Clip | WrappedEncoder) -> dict[str, Any]:

@@ -14,16 +14,16 @@ from tether.core.errors import InputError
 from tether.models.composed.describe import describe
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.composed.towers import ImageSide, TextSide
+from tether.models.config_check import mapping
 from tether.models.convert.saved_files import FORMAT
-from tether.models.described import mapping
-from tether.models.dual import Clip
-from tether.models.load_wrapped import builder
-from tether.models.sides import Side, owners
-from tether.models.sizes import Sizes
-from tether.models.tokenizer_files import saved_tokenizer
-from tether.models.vision.eva_config import saved_config
-from tether.models.vision.stems import add_described_
-from tether.models.wrapped_encoders import WrappedEncoder, check_pad
+from tether.models.convert.tokenizer_files import saved_tokenizer
+from tether.models.encoders.load_wrapped import builder
+from tether.models.encoders.tower_parts import Side, owners
+from tether.models.encoders.wrapped import WrappedEncoder, check_pad
+from tether.models.towers.clip import Clip
+from tether.models.towers.sizes import Sizes
+from tether.models.towers.vision.eva_config import saved_config
+from tether.models.towers.vision.stems import add_described_
 
 
 class DualImages(ImageSide):

@@ -14,8 +14,8 @@ from tether.core.errors import InputError
 from tether.core.types import Features
 from tether.models.composed.maps import build_map
 from tether.models.composed.towers import ImageSide, TextSide
-from tether.models.sizes import Sizes
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.encoders.wrapped import WrappedEncoder
+from tether.models.towers.sizes import Sizes
 
 SCALE = math.log(1 / 0.07)
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.models.composed.class_names import ClassNameMap
-from tether.models.described import MAX_SIZE, mapping, of_kind
-from tether.models.text.embedder import EmbedderAdapter
+from tether.models.composed.embedder import EmbedderAdapter
+from tether.models.config_check import mapping, of_kind, size_of
 
 MAX_MAPS = 32
 """Most maps of a side, in one another and side by side."""
@@ -87,8 +87,7 @@ def _check(settings: Any, *, before: int = 0) -> int:
     if before == MAX_MAPS:
         raise InputError(f"join: expected at most {MAX_MAPS} maps in one another and side by side")
     for key in ("width", "dim"):
-        if not 1 <= of_kind(mapping(settings, where="join").get(key), int, where=f"join: {key}") <= MAX_SIZE:
-            raise InputError(f"join: {key}: expected 1 to {MAX_SIZE:,}, got {settings[key]}")
+        size_of(mapping(settings, where="join").get(key), where=f"join: {key}")
     found = before + 1
     for part in of_kind(settings.get("parts", []), list, where="join: parts"):
         found = _check(part, before=found)

@@ -15,11 +15,11 @@ from tether.core.atomic_io import local
 from tether.core.component import closest
 from tether.core.errors import InputError
 from tether.models.composed.towers import ImageSide
-from tether.models.config import read_image
 from tether.models.convert.seeded import seeded
 from tether.models.convert.weights import assemble
-from tether.models.sizes import Sizes
-from tether.models.timm_sizes import RESIZED, patch_of, set_sizes_, size_of, takes_sizes
+from tether.models.encoders.timm_sizes import RESIZED, patch_of, set_sizes_, size_of, takes_sizes
+from tether.models.towers.config import read_image
+from tether.models.towers.sizes import Sizes
 
 PREFIX = "timm:"
 

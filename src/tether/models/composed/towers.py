@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tether.core.protocols import Tokenizer
 from tether.core.types import ImageSpec
-from tether.models.sizes import Sizes
+from tether.models.towers.sizes import Sizes
 
 Training = Literal["locked", "tuned"]
 

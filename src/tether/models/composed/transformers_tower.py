@@ -19,16 +19,16 @@ from tether.core.component import closest
 from tether.core.errors import InputError, MissingExtraError, refusing
 from tether.core.protocols import Tokenizer
 from tether.models.composed.towers import ImageSide, TextSide
-from tether.models.config import read_image
+from tether.models.config_check import alike, blamed_on, mapping, of_kind, other_architecture
 from tether.models.convert import hugging_face as names
 from tether.models.convert.image_processor import image_spec, read_processor
 from tether.models.convert.seeded import seeded
 from tether.models.convert.tokenizers import transformers_tokenizer
+from tether.models.convert.transformers_families import position_rows
 from tether.models.convert.weights import assemble, find_weights, read_weights
-from tether.models.described import alike, blamed_on, mapping, of_kind, other_architecture
-from tether.models.sizes import Sizes, refused_size, tokenizer_at
 from tether.models.tokenizer import lengths
-from tether.models.transformers_families import position_rows
+from tether.models.towers.config import read_image
+from tether.models.towers.sizes import Sizes, refused_size, tokenizer_at
 
 IMAGE_KINDS = (
     "beit", "clip_vision_model", "convnext", "convnextv2", "data2vec-vision", "deit", "dinov2",

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from tether.models.blocks.block import BlockConfig
-from tether.models.config import CLIP_END, CLIP_VOCABULARY, ModelConfig, TextConfig, VisionConfig
+from tether.models.convert.exported import refused
 from tether.models.convert.image_processor import image_spec, preprocess_config
 from tether.models.convert.open_clip import check_classic
 from tether.models.convert.rules import Rule, both
-from tether.models.exported import refused
+from tether.models.towers.blocks.block import BlockConfig
+from tether.models.towers.config import CLIP_END, CLIP_VOCABULARY, ModelConfig, TextConfig, VisionConfig
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILES = ("model.safetensors", "model.safetensors.index.json")

@@ -11,8 +11,8 @@ from typing import Any, Literal
 from tether.core.atomic_io import read_json
 from tether.core.errors import InputError
 from tether.core.types import ImageSpec
-from tether.models.described import MAX_SIDE, mapping
-from tether.models.exported import refused
+from tether.models.config_check import MAX_SIDE, mapping
+from tether.models.convert.exported import refused
 
 PREPROCESS_FILE, PROCESSOR_FILE = "preprocessor_config.json", "processor_config.json"
 _CLIP_COLOURS = {"image_mean": ImageSpec((1, 1)).mean, "image_std": ImageSpec((1, 1)).std}

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from tether.core.protocols import Tokenizer
-from tether.models.config import ModelConfig
 from tether.models.convert.rules import take
 from tether.models.convert.weights import assemble
-from tether.models.dual import Clip
-from tether.models.vision.stems import add_described_
+from tether.models.towers.clip import Clip
+from tether.models.towers.config import ModelConfig
+from tether.models.towers.vision.stems import add_described_
 
 
 def native(

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.types import ImageSpec
-from tether.models.blocks.block import BlockConfig
-from tether.models.config import CLIP_END, CLIP_VOCABULARY, ModelConfig, TextConfig, VisionConfig
+from tether.models.convert.exported import refused
 from tether.models.convert.rules import Rule, both
-from tether.models.exported import refused
-from tether.models.vision.eva_config import EvaConfig
+from tether.models.towers.blocks.block import BlockConfig
+from tether.models.towers.config import CLIP_END, CLIP_VOCABULARY, ModelConfig, TextConfig, VisionConfig
+from tether.models.towers.vision.eva_config import EvaConfig
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILES = ("open_clip_model.safetensors", "model.safetensors")

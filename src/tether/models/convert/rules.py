@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tether.models.described import other_architecture
+from tether.models.config_check import other_architecture
 
 Shape = Literal["same", "transposed", "patch", "scalar"]
 

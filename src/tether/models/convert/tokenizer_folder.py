@@ -11,8 +11,8 @@ from typing import Any
 
 from tether.core.atomic_io import MAX_CONFIG_BYTES, parse_json, read_bytes, read_json
 from tether.core.errors import InputError
-from tether.models.described import blamed_on, check_values, mapping
-from tether.models.transformers_families import FAMILIES
+from tether.models.config_check import blamed_on, check_values, mapping
+from tether.models.convert.transformers_families import FAMILIES
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "spiece.model")
 """One of these makes a folder one of a tokenizer."""

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from tether.core.errors import InputError, refusing
 from tether.core.protocols import Tokenizer
-from tether.models.config import CLIP_VOCABULARY
+from tether.models.config_check import of_kind
 from tether.models.convert.tokenizer_folder import TOKENIZER_FILES, plain_copy
-from tether.models.described import of_kind
 from tether.models.tokenizer import ClipTokenizer, FunctionTokenizer, LongText
+from tether.models.towers.config import CLIP_VOCABULARY
 
 _SETTINGS: Mapping[str, type] = {"clean": str, "strip_sep_token": bool, "language": str}
 """What a configuration may say of open_clip's tokenizers; the rest names files, code or chance."""

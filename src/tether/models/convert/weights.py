@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tether.core.atomic_io import read_json, regular
 from tether.core.errors import InputError, NotFiniteError, reason_of
 from tether.core.tensor_shards import TensorShards, shards_beside
-from tether.models.described import MAX_BYTES, blamed_on, other_architecture
+from tether.models.config_check import MAX_BYTES, blamed_on, other_architecture
 
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 MAX_HEADER = 16 * 2**20

@@ -10,13 +10,13 @@ from torch import nn
 
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.ranges import Whole, checked
-from tether.models.config import VisionConfig
-from tether.models.dual import Clip
-from tether.models.frozen_copy import buffer_copy
 from tether.models.latent.codec import ScaledCodec
 from tether.models.latent.config import LatentConfig, for_codecs
 from tether.models.latent.spec import LatentSpec
 from tether.models.latent.tower import tower_on_latents
+from tether.models.towers.clip import Clip
+from tether.models.towers.config import VisionConfig
+from tether.models.towers.frozen_copy import buffer_copy
 
 _STEM = "visual.patch."
 

@@ -11,13 +11,13 @@ from tether.core.printable import quoted
 from tether.core.ranges import Whole as Whole  # like the names below, in the options that VisionConfig has
 from tether.core.ranges import checked
 from tether.core.types import ImageSpec
-from tether.models.blocks.block import BlockConfig as BlockConfig
-from tether.models.blocks.moe import MoeConfig as MoeConfig
-from tether.models.blocks.presets import BlockPreset as BlockPreset
-from tether.models.config import Layers as Layers
-from tether.models.config import Size as Size
-from tether.models.config import VisionConfig
 from tether.models.latent.spec import LatentSpec
+from tether.models.towers.blocks.block import BlockConfig as BlockConfig
+from tether.models.towers.blocks.moe import MoeConfig as MoeConfig
+from tether.models.towers.blocks.presets import BlockPreset as BlockPreset
+from tether.models.towers.config import Layers as Layers
+from tether.models.towers.config import Size as Size
+from tether.models.towers.config import VisionConfig
 
 HALF = (0.5, 0.5, 0.5)
 """Mean and deviation of images as codecs take them, -1 to 1."""

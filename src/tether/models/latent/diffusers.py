@@ -12,7 +12,7 @@ from torch import Tensor
 from tether.core.atomic_io import read_json
 from tether.core.errors import MissingExtraError, refusing
 from tether.core.ranges import checked
-from tether.models.described import check_values, mapping
+from tether.models.config_check import check_values, mapping
 from tether.models.latent.codec import Deviations, Means, ScaledCodec
 from tether.models.latent.spec import LatentSpec
 

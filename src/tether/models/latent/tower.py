@@ -12,12 +12,12 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.geometry import GeometryName
-from tether.models.blocks.layers import Linear
-from tether.models.frozen_copy import buffer_copy
 from tether.models.latent.codec import ScaledCodec
 from tether.models.latent.codecs import build_codec
 from tether.models.latent.config import LatentConfig
-from tether.models.vision.tower import VisionTower, cut_patches
+from tether.models.towers.blocks.layers import Linear
+from tether.models.towers.frozen_copy import buffer_copy
+from tether.models.towers.vision.tower import VisionTower, cut_patches
 
 Encode = Callable[[Tensor], Tensor]
 

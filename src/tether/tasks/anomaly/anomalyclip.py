@@ -15,9 +15,9 @@ from tether.core.errors import InputError
 from tether.core.geometry import check_finite
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, PositiveSingle, Whole, checked
-from tether.models.defect_texts import DefectTexts
 from tether.models.embed import encode_texts
-from tether.models.value_attention import LAST, TEMPERATURE, ValueRows, text_maps, text_probabilities
+from tether.models.features.value_attention import LAST, TEMPERATURE, ValueRows, text_maps, text_probabilities
+from tether.models.texts.defect_texts import DefectTexts
 from tether.tasks.anomaly.detector import Detector, ImageFeatures, unprepared
 from tether.tasks.anomaly.registry import DETECTORS
 from tether.tasks.anomaly.states import prompt_ensemble
@@ -40,7 +40,7 @@ class AnomalyclipDetector(Detector):
     Example:
         >>> import torch
         >>> from tether.models import create
-        >>> from tether.models.defect_texts import DefectTexts
+        >>> from tether.models.texts.defect_texts import DefectTexts
         >>> from tether.tasks.anomaly import AnomalyclipDetector
         >>> learnt = DefectTexts(torch.randn(2, 64))  # load_head(FOLDER).inner
         >>> detector = AnomalyclipDetector(head=learnt).prepare(create("tiny").eval(), "tile")
@@ -71,7 +71,7 @@ class AnomalyclipDetector(Detector):
             head: learnt on this very model by ``tether adapt --recipe anomaly-prompts``; None takes sentences.
             templates: sentences with ``{}`` for the thing and its state; None takes WinCLIP's.
             temperature: cosines are divided by it; None takes 0.07.
-            blocks: see ``models.value_attention.value_attention_features``.
+            blocks: see ``models.features.value_attention.value_attention_features``.
             layers: blocks after which patches are read; None takes the last.
             post_norm: whether the image's embedding has the final norm; None leaves it out, as the release does.
             size: side in pixels at which images are looked at; None takes the model's.

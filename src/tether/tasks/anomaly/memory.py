@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, checked
-from tether.models.defect_adapters import nearest_rows
+from tether.models.heads.defect_adapters import nearest_rows
 
 _NARROW = 64
 """Width of the random projection in which the choice of a memory's rows is made."""

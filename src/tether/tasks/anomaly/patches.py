@@ -16,9 +16,9 @@ from tether.core.errors import InputError
 from tether.core.geometry import check_finite
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Part, checked
-from tether.models.anatomy.find import tower_of
-from tether.models.tower_state import patch_grid
-from tether.models.windows import Windows, window_maps
+from tether.models.features.find import tower_of
+from tether.models.features.penultimate import patch_grid
+from tether.models.features.windows import Windows, window_maps
 from tether.tasks.anomaly.detector import Detector, ImageFeatures, pixels_of, unprepared
 from tether.tasks.anomaly.memory import association, memory_of
 from tether.tasks.anomaly.registry import DETECTORS

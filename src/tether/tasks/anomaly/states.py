@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tether.core.errors import InputError
 from tether.core.printable import is_text
-from tether.models.defect_states import DEFECTIVE, NORMAL, TEMPLATES
+from tether.models.texts.defect_states import DEFECTIVE, NORMAL, TEMPLATES
 from tether.tasks.classify.prompts import SLOT, checked_templates
 
 

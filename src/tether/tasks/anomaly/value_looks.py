@@ -11,7 +11,7 @@ from torch import Tensor
 from tether.core.errors import UnsupportedModelError
 from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder
-from tether.models.value_attention import ValueRows
+from tether.models.features.value_attention import ValueRows
 from tether.tasks.anomaly.detector import ImageFeatures, looks_of
 
 BLUR = 4 / 518

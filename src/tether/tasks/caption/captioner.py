@@ -17,8 +17,8 @@ from tether.core.model_digest import model_digest
 from tether.core.ranges import Count, Whole, checked
 from tether.core.state_file import SHOWN, check_encoder, read_state, wide_array, write_state
 from tether.losses.self_critical import until_end
-from tether.models.causal_lm import CausalLM, load_causal_lm, quiet
 from tether.models.convert.weights import check_fit, fill
+from tether.models.encoders.causal_lm import CausalLM, load_causal_lm, quiet
 from tether.tasks.caption.prefix import PrefixAdaptor
 
 How = Literal["greedy", "sample", "beams"]
@@ -53,7 +53,7 @@ class PrefixCaptioner(nn.Module):
 
     Example:
         >>> import torch
-        >>> from tether.models.causal_lm import small_causal_lm
+        >>> from tether.models.encoders.causal_lm import small_causal_lm
         >>> from tether.tasks.caption import PrefixAdaptor, PrefixCaptioner
         >>> words = small_causal_lm(["a red ball", "a blue cube"], width=32, layers=1)
         >>> captioner = PrefixCaptioner(PrefixAdaptor(64, lm_dim=32, n_queries=4), words).eval()

@@ -13,9 +13,9 @@ from torch import Tensor
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, Number, Positive, Whole, checked
-from tether.models.anatomy.find import anatomy_of
-from tether.models.anatomy.pooling import TokenPooling
-from tether.models.attention_maps import attention_maps, maps_and_stream
+from tether.models.features.attention_maps import attention_maps, maps_and_stream
+from tether.models.features.find import anatomy_of
+from tether.models.features.pooling import TokenPooling
 
 Over = Literal["weights", "logarithms"]
 Variance = NonNegative | Literal["auto"]
@@ -175,7 +175,7 @@ def read_images(
         over: see ``region_features``.
 
     Raises:
-        UnsupportedModelError: a tower without attention, with a reason of ``anatomy.exceptions``.
+        UnsupportedModelError: a tower without attention, with a reason of ``models.refusals``.
         InputError: the model is in training mode.
     """
     images = images.to(model.logit_scale.device)

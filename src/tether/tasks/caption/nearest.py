@@ -12,7 +12,7 @@ from tether.core.errors import UnsupportedModelError
 from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, checked
-from tether.models.cached import CachedEncoder
+from tether.models.composed.cached import CachedEncoder
 from tether.models.embed import encode_texts
 from tether.tasks.caption.text_only import Captioned
 from tether.tasks.caption.training import check_captions

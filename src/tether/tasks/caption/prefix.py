@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.ops import MLP
 
 from tether.core.ranges import Count, checked
-from tether.models.query_decoder import QueryDecoder
+from tether.models.heads.query_decoder import QueryDecoder
 
 
 class PrefixAdaptor(nn.Module):

@@ -10,7 +10,7 @@ from annotated_types import Ge
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, PositiveRate, Rate, checked
 from tether.core.registry import Registry
-from tether.models.causal_lm import load_causal_lm, small_causal_lm
+from tether.models.encoders.causal_lm import load_causal_lm, small_causal_lm
 from tether.tasks.caption.memory import Variance
 from tether.tasks.caption.reward_recipe import CaptionByReward
 from tether.tasks.caption.text_only import COPIES, TextOnlyCaptioner

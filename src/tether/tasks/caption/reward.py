@@ -14,7 +14,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import NonNegative, checked
-from tether.models.text_state import text_state
+from tether.models.texts.text_state import text_state
 from tether.tasks.caption.clip_s import PREFIX, clip_s, ref_clip_s
 from tether.tasks.caption.reward_grammar import GrammarHead, check_judge, prefixed
 

@@ -25,7 +25,7 @@ from tether.data.captions.corrupt import corrupt
 from tether.data.captions.rng import of_key
 from tether.losses import clip_loss
 from tether.models.composed.towers import TowerSide
-from tether.models.text_state import text_state
+from tether.models.texts.text_state import text_state
 from tether.optim import parameter_groups
 from tether.tasks.caption.clip_s import PREFIX
 from tether.tasks.caption.training import caption_batches, check_captions
@@ -57,7 +57,7 @@ class GrammarHead(nn.Module):
         """Draw the weights.
 
         Args:
-            dim: width of the state, see ``models.text_state``.
+            dim: width of the state, see ``models.texts.text_state``.
             prefix: words before every text that is scored.
             generator: of the weights, on the CPU; None takes a fixed one.
         """

@@ -16,7 +16,7 @@ from tether.core.hash_rng import hash_int
 from tether.core.ranges import Count, PositiveRate, Rate, Whole, checked
 from tether.core.types import Batch, Loss
 from tether.losses import self_critical_loss
-from tether.models.modes import eval_mode
+from tether.models.train_mode import eval_mode
 from tether.tasks.caption.captioner import PrefixCaptioner
 from tether.tasks.caption.training import Memory, Tune, caption_batches, teach_
 from tether.training.loop import StepReport
@@ -82,7 +82,7 @@ class SelfCriticalTrainer:
 
     Example:
         >>> import tether, torch
-        >>> from tether.models.causal_lm import small_causal_lm
+        >>> from tether.models.encoders.causal_lm import small_causal_lm
         >>> from tether.tasks.caption import ClipReward, PrefixAdaptor, PrefixCaptioner, SelfCriticalTrainer
         >>> words = small_causal_lm(["a red ball", "a blue cube"], width=32, layers=1)
         >>> captioner = PrefixCaptioner(PrefixAdaptor(64, lm_dim=32, n_queries=4), words)

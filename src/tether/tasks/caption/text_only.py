@@ -19,8 +19,8 @@ from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Number, Positive, Whole, checked
 from tether.losses.self_critical import until_end
-from tether.models.causal_lm import CausalLM
 from tether.models.embed import encode_texts
+from tether.models.encoders.causal_lm import CausalLM
 from tether.tasks.caption.captioner import FILE, How, PrefixCaptioner
 from tether.tasks.caption.memory import (
     ImageRows,
@@ -112,7 +112,7 @@ class TextOnlyCaptioner:
 
     Example:
         >>> import tether
-        >>> from tether.models.causal_lm import small_causal_lm
+        >>> from tether.models.encoders.causal_lm import small_causal_lm
         >>> from tether.tasks.caption import TextOnlyCaptioner
         >>> texts = ["a red ball", "a blue cube"]
         >>> model = tether.load("tiny", random_weights=True)

@@ -16,7 +16,7 @@ from tether.core.hash_rng import hash_int
 from tether.core.protocols import Step
 from tether.core.ranges import Count, PositiveRate, Rate, Whole, checked
 from tether.core.types import Batch, Loss
-from tether.models.modes import at_rest
+from tether.models.train_mode import at_rest
 from tether.tasks.caption.captioner import PrefixCaptioner
 from tether.training.loop import StepReport
 from tether.training.schedules import Cosine

@@ -23,11 +23,11 @@ from tether.data.images import resize_and_crop
 from tether.data.originals import originals
 from tether.data.region_files import NamedRegion, RegionFiles
 from tether.data.region_views import RegionView, region_view
-from tether.models.composed.prompted import region_embeddings
-from tether.models.dense_regions import encode_boxes
-from tether.models.kept_patches import encode_patches
-from tether.models.vision.alpha_stem import stem_of
-from tether.models.vision.region_tower import alpha_from_mask, encode_regions
+from tether.models.encoders.region_tower import alpha_from_mask, encode_regions
+from tether.models.features.dense_regions import encode_boxes
+from tether.models.features.kept_patches import encode_patches
+from tether.models.heads.prompted import region_embeddings
+from tether.models.towers.vision.alpha_stem import stem_of
 from tether.tasks.classify.classify import RankedClass, named, ranked_cells, ranked_columns
 from tether.tasks.classify.zero_shot import ZeroShotClassifier
 

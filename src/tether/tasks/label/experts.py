@@ -21,11 +21,11 @@ from tether.core.printable import quoted
 from tether.core.ranges import Count, checked
 from tether.core.types import Row
 from tether.data.dense_labels import Task, mask_file, read_png
-from tether.models.causal_lm import quiet
+from tether.models.config_check import MAX_BYTES, MAX_SIDE, blamed_on, check_values, mapping, without_records
 from tether.models.convert.hugging_face import CONFIG_FILE, WEIGHTS_FILES
 from tether.models.convert.image_processor import read_processor
 from tether.models.convert.weights import find_weights, read_weights
-from tether.models.described import MAX_BYTES, MAX_SIDE, blamed_on, check_values, mapping, without_records
+from tether.models.encoders.causal_lm import quiet
 
 _CLASSES = {"seg": "AutoModelForSemanticSegmentation", "depth": "AutoModelForDepthEstimation"}
 

@@ -15,7 +15,7 @@ from tether.core.model_digest import texts_digest
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, checked
 from tether.core.runtime_protocol import ByAttributes
-from tether.models.cached import side_digest
+from tether.models.composed.cached import side_digest
 from tether.models.composed.starter import minilm
 from tether.models.composed.transformers_tower import open_transformers_texts
 from tether.models.embed import encode_texts

@@ -15,8 +15,8 @@ from tether.core.printable import quoted
 from tether.core.protocols import DualEncoder
 from tether.core.state_file import SHOWN, read_state
 from tether.models.convert.saved_files import HEAD_FILE, HEAD_FORMAT
-from tether.models.image_digest import image_digest
-from tether.models.prompt_quality import checked_prompts
+from tether.models.features.image_digest import image_digest
+from tether.models.texts.prompt_quality import checked_prompts
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Positive, checked
-from tether.models.prompt_quality import PROMPTS, SCALE, checked_prompts, prompt_quality, prompt_rows
+from tether.models.texts.prompt_quality import PROMPTS, SCALE, checked_prompts, prompt_quality, prompt_rows
 from tether.tasks.classify.views import Images, encode_windows, originals_of, view_spec
 from tether.tasks.quality.kept import read_prompts
 from tether.tasks.quality.windows import native_windows

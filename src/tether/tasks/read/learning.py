@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tether.core.gather import Gather
 from tether.core.hash_rng import hash_int
 from tether.core.types import Batch, Loss
-from tether.models.modes import at_rest
+from tether.models.train_mode import at_rest
 from tether.training.loop import StepReport
 from tether.training.schedules import Cosine
 from tether.training.tensor_batches import TensorBatches

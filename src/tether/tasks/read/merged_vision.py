@@ -18,10 +18,10 @@ from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Whole, checked
 from tether.core.types import ImageLike, ImageSpec
 from tether.data.images import decode, resize_and_crop
-from tether.models.anatomy.find import tower_of
-from tether.models.modes import eval_mode
-from tether.models.tower_state import patch_grid
-from tether.models.vision.vocabulary import VisionVocabulary
+from tether.models.encoders.vision_vocabulary import VisionVocabulary
+from tether.models.features.find import tower_of
+from tether.models.features.penultimate import patch_grid
+from tether.models.train_mode import eval_mode
 
 _ASPECT = 1.2  # from which on a change of aspect is told
 _PART = 64  # images that the networks look at together
@@ -180,7 +180,7 @@ class MergedVision(nn.Module):
     Example:
         >>> import torch
         >>> from tether.models import create
-        >>> from tether.models.vision.vocabulary import VisionVocabulary
+        >>> from tether.models.encoders.vision_vocabulary import VisionVocabulary
         >>> from tether.tasks.read import MergedVision
         >>> net = VisionVocabulary(
         ...     image_size=64, patch=8, width=32, depth=1, heads=2, window=4, global_blocks=[], channels=[16, 24]

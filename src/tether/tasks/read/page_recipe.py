@@ -11,9 +11,9 @@ from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, PositiveRate, Rate, Whole, checked
 from tether.data.lettering.pages import CHARACTERS, DrawnPages, draw_pages, random_texts
-from tether.models.causal_lm import CausalLM, load_causal_lm, small_causal_lm
-from tether.models.tower_state import patch_grid
-from tether.models.vision.vocabulary import VisionVocabulary
+from tether.models.encoders.causal_lm import CausalLM, load_causal_lm, small_causal_lm
+from tether.models.encoders.vision_vocabulary import VisionVocabulary
+from tether.models.features.penultimate import patch_grid
 from tether.tasks.read.merged_vision import MergedVision
 from tether.tasks.read.vision_lm import VisionLM
 

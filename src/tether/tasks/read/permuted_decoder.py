@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError
 from tether.core.ranges import Count, checked
-from tether.models.config import Layers
+from tether.models.towers.config import Layers
 from tether.tasks.read.charset import Charset
 
 _SPREAD = 0.02  # of the weights at the start, but those of queries, keys and values

@@ -22,15 +22,15 @@ from tether.core.state_file import read_state, wide_array, write_state
 from tether.core.types import ImageLike, ImageSpec
 from tether.core.words_read import Texts
 from tether.data.images import load as load_image
-from tether.models.anatomy.find import tower_of
-from tether.models.config import Layers
+from tether.models.config_check import blamed_on
 from tether.models.convert.weights import check_fit, fill
-from tether.models.dense import dense_image, dense_text
-from tether.models.described import blamed_on
+from tether.models.encoders.tower_parts import side_parts
+from tether.models.features.dense import dense_image, dense_text
+from tether.models.features.find import tower_of
 from tether.models.load import load as load_model
-from tether.models.modes import eval_mode
 from tether.models.save import save as save_model
-from tether.models.sides import side_parts
+from tether.models.towers.config import Layers
+from tether.models.train_mode import eval_mode
 from tether.optim.layer_decay import layer_of
 from tether.tasks.read.charset import Charset
 from tether.tasks.read.dual_decoder import DualDecoder

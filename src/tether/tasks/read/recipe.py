@@ -15,7 +15,7 @@ from tether.core.ranges import Count, Decay, Positive, PositiveRate, Rate, Whole
 from tether.core.registry import Registry
 from tether.data.boxes import Unit
 from tether.data.regions import RegionColumns
-from tether.models.config import Layers
+from tether.models.towers.config import Layers
 from tether.tasks.read.charset import Charset
 from tether.tasks.read.page_recipe import ReadPages, ReadRecipe
 from tether.tasks.read.reader import READER_FILE, DualReader

@@ -19,9 +19,9 @@ from tether.core.replaced_parts import replaced_parts
 from tether.core.state_file import check_encoder, read_state, wide_array, write_state
 from tether.core.types import ImageLike
 from tether.core.words_read import Texts
+from tether.models.config_check import blamed_on
 from tether.models.convert.weights import fill
-from tether.models.described import blamed_on
-from tether.models.modes import eval_mode
+from tether.models.train_mode import eval_mode
 from tether.tasks.read.charset import Charset
 from tether.tasks.read.learning import learn_
 from tether.tasks.read.reader import READER_FILE, SCENE_FILE, DualReader, image_tokens, stacked

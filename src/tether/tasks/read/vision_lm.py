@@ -20,14 +20,14 @@ from tether.core.replaced_parts import replaced_parts
 from tether.core.state_file import check_encoder, read_state, wide_array, write_state
 from tether.core.types import Batch, ImageLike
 from tether.core.words_read import Texts
-from tether.models.causal_lm import CausalLM, load_causal_lm
+from tether.models.config_check import blamed_on, of_kind
 from tether.models.convert.weights import check_fit, fill
-from tether.models.described import blamed_on, of_kind
-from tether.models.image_digest import image_digest
+from tether.models.encoders.causal_lm import CausalLM, load_causal_lm
+from tether.models.encoders.vision_vocabulary import VisionVocabulary
+from tether.models.features.image_digest import image_digest
 from tether.models.load import load as load_model
-from tether.models.modes import eval_mode
 from tether.models.save import save as save_model
-from tether.models.vision.vocabulary import VisionVocabulary
+from tether.models.train_mode import eval_mode
 from tether.tasks.caption.captioner import PrefixCaptioner
 from tether.tasks.read.learning import learn_
 from tether.tasks.read.merged_vision import MergedVision, VisionPixels, VisionTokens, splice
@@ -64,7 +64,7 @@ class VisionLM(nn.Module):
     Example:
         >>> from tether.data.lettering.pages import draw_pages
         >>> from tether.models import create
-        >>> from tether.models.causal_lm import small_causal_lm
+        >>> from tether.models.encoders.causal_lm import small_causal_lm
         >>> from tether.tasks.read import MergedVision, VisionLM
         >>> pages = draw_pages(["7 A", "B 2"])
         >>> words = small_causal_lm(pages.texts, width=32, layers=1)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from tether.core.ranges import Count, PositiveRate, Rate, Whole, checked
 from tether.core.types import Batch
 from tether.data.lettering.pages import DrawnPages
-from tether.models.causal_lm import CausalLM
-from tether.models.vision.vocabulary import VisionVocabulary
+from tether.models.encoders.causal_lm import CausalLM
+from tether.models.encoders.vision_vocabulary import VisionVocabulary
 from tether.tasks.read.learning import learn_
 from tether.tasks.read.merged_vision import MergedVision, VisionTokens
 from tether.tasks.read.vision_lm import VisionLM
@@ -80,8 +80,8 @@ def pretrain_vocabulary(
 
     Example:
         >>> from tether.data.lettering.pages import draw_pages
-        >>> from tether.models.causal_lm import small_causal_lm
-        >>> from tether.models.vision.vocabulary import VisionVocabulary
+        >>> from tether.models.encoders.causal_lm import small_causal_lm
+        >>> from tether.models.encoders.vision_vocabulary import VisionVocabulary
         >>> from tether.tasks.read import pretrain_vocabulary
         >>> pages = draw_pages(["7 A", "B 2"], size=64, points=(10, 14))
         >>> net = VisionVocabulary(

@@ -21,8 +21,8 @@ from tether.core.types import ImageLike
 from tether.data.images import load
 from tether.data.paths import points_outside
 from tether.models.embed import encode_images, encode_texts
-from tether.models.long_texts import LongTexts, reading
-from tether.models.narrow import NarrowEncoder
+from tether.models.encoders.truncated import NarrowEncoder
+from tether.models.texts.long_texts import LongTexts, reading
 from tether.tasks.retrieve.flat_index import How, Ranking
 from tether.tasks.retrieve.store import Store
 
@@ -63,7 +63,7 @@ class Searcher:
         Args:
             store: to look in.
             model: that made its vectors.
-            long_text: what is done with words past the model's context, see ``models.long_texts``.
+            long_text: what is done with words past the model's context, see ``models.texts.long_texts``.
 
         Raises:
             InputError: the vectors were made by another model, or lengths count in its geometry.

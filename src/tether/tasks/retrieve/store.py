@@ -152,7 +152,7 @@ class Store:
 
     @property
     def model(self) -> str:
-        """Name under which that model was loaded, or the empty string; before loading it, see ``models.named.near``."""
+        """Name under which that model was loaded, or the empty string; to load it again, see ``model_uri.near``."""
         return said(self.schema, MODEL)
 
     @property

@@ -17,8 +17,16 @@ from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Positive, Share, checked
 from tether.core.types import Batch
-from tether.models.mask_models import MaskModel, NamedMasks, PromptMasks, SeenImage, TrainedMasks, load_masks, see_image
-from tether.models.windows import Windows
+from tether.models.features.windows import Windows
+from tether.models.heads.mask_models import (
+    MaskModel,
+    NamedMasks,
+    PromptMasks,
+    SeenImage,
+    TrainedMasks,
+    load_masks,
+    see_image,
+)
 from tether.tasks.classify.zero_shot import class_weights
 from tether.tasks.segment.segmenter import DenseSegmenter, resized
 

@@ -6,7 +6,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from tether.core.protocols import DualEncoder
-from tether.models.dense import DensePath, dense_tokens
+from tether.models.features.dense import DensePath, dense_tokens
 from tether.tasks.segment.segmenter import DenseSegmenter
 
 

@@ -19,9 +19,9 @@ from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Positive, Share, checked
 from tether.core.runtime_protocol import ByAttributes
 from tether.core.types import Batch, ImageSpec
-from tether.models.sizes import Resizes
-from tether.models.tower_state import patch_grid
-from tether.models.windows import Windows, label_map, window_maps
+from tether.models.features.penultimate import patch_grid
+from tether.models.features.windows import Windows, label_map, window_maps
+from tether.models.towers.sizes import Resizes
 from tether.tasks.classify.prompts import checked_templates, classes_of
 from tether.tasks.classify.zero_shot import class_weights
 from tether.tasks.segment.registry import SEGMENTERS

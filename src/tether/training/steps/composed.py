@@ -15,8 +15,8 @@ from tether.core.gather import Gather
 from tether.core.protocols import DualEncoder, Objective, Stateful
 from tether.core.types import Batch, Loss
 from tether.models.composed.encoder import ComposedEncoder
-from tether.models.frozen_copy import buffer_copy
 from tether.models.load import fill
+from tether.models.towers.frozen_copy import buffer_copy
 from tether.training.ema import TRAILING, trail_
 from tether.training.steps.heads import KeptHead, new_head
 from tether.training.steps.module import Encoder, InsideStep, StepModule

@@ -13,15 +13,15 @@ from tether.core.component import build
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import DualEncoder
 from tether.core.registry import Registry
-from tether.models.anatomy.find import anatomy_of, tower_of
-from tether.models.positions import Pair
+from tether.models.features.find import anatomy_of, tower_of
+from tether.models.towers.positions import Pair
 
 TRAINED_HEADS: Registry[nn.Module] = Registry(
     "trained_heads",
     {
-        "grounding": "tether.models.composed.grounded:GroundingHead",
-        "dense": "tether.models.dense_heads:DenseHead",
-        "prompter": "tether.models.composed.prompted:PrompterHead",
+        "grounding": "tether.models.heads.grounded:GroundingHead",
+        "dense": "tether.models.heads.dense_heads:DenseHead",
+        "prompter": "tether.models.heads.prompted:PrompterHead",
     },
 )
 """Trainable modules that terms may call, by name."""

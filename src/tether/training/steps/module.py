@@ -14,14 +14,14 @@ from torch.utils.checkpoint import checkpoint
 from tether.core.gather import Gather, process_gather
 from tether.core.ranges import Count, checked
 from tether.core.types import Batch, Features, Loss
-from tether.models.dense import dense_image, dense_text
-from tether.models.dense_regions import dense_patches
-from tether.models.dual import Clip, Want
-from tether.models.kept_patches import encode_patches
-from tether.models.sides import Side
-from tether.models.tower_state import image_map, image_state, image_tokens
-from tether.models.vision.masked_patches import MaskedPatchEmbed
-from tether.models.wrapped_encoders import WrappedEncoder
+from tether.models.encoders.tower_parts import Side
+from tether.models.encoders.wrapped import WrappedEncoder
+from tether.models.features.dense import dense_image, dense_text
+from tether.models.features.dense_regions import dense_patches
+from tether.models.features.kept_patches import encode_patches
+from tether.models.features.penultimate import image_map, image_state, image_tokens
+from tether.models.towers.clip import Clip, Want
+from tether.models.towers.vision.masked_patches import MaskedPatchEmbed
 
 Encoder = Clip | WrappedEncoder
 ViewWant = Want | Literal["dense", "state", "states", "map"]
@@ -35,10 +35,10 @@ class ViewRows:
         side: the tower that reads it.
         rows: (b, 3, h, w) images or (b, l) token ids.
         keep: (b, k) the patches that are seen, or None for all.
-        want: ``tokens`` also asks for patches or words in the joint space, see ``models.dense``; ``dense`` for patches
-            that the last block does not mix, see ``models.dense_regions``; ``state`` for what images' embeddings are
-            projected from, ``states`` for each token's, and ``map`` for their tower's last map, see
-            ``models.tower_state``.
+        want: ``tokens`` also asks for patches or words in the joint space, see ``models.features.dense``; ``dense`` for
+            patches that the last block does not mix, see ``models.features.dense_regions``; ``state`` for what images'
+            embeddings are projected from, ``states`` for each token's, and ``map`` for their tower's last map, see
+            ``models.features.penultimate``.
         about: further tensors for the terms, by name.
         fixed: whether the row of a batch is the same each time it comes, so that what is made of it may be kept.
         names: keys of the images in the run's data, where they are its own, for a look into what is kept.

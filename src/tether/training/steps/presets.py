@@ -8,8 +8,8 @@ from typing import Any, Literal, get_type_hints
 
 from tether.core.protocols import Objective
 from tether.core.ranges import Count, NonNegative, Part, Positive, Share, checked
-from tether.models.blocks.gate_controller import Rule
-from tether.models.dual import Want
+from tether.models.towers.blocks.gate_controller import Rule
+from tether.models.towers.clip import Want
 from tether.training.steps.composed import OWN, ComposedStep
 from tether.training.steps.teachers import WORDS
 from tether.training.steps.views import TEACHER

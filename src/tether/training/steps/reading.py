@@ -13,8 +13,8 @@ from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.geometry import geometry_of
 from tether.core.types import Batch, Features
-from tether.models.patch_attention import Attended
-from tether.models.positions import Pair
+from tether.models.features.patch_attention import Attended
+from tether.models.towers.positions import Pair
 from tether.training.steps.module import StepModule, ViewRows, encode_views
 from tether.training.steps.teachers import WORDS, Teachers
 from tether.training.steps.views import MODEL, TEACHER, ImageView, TextView, View, patch_grid

@@ -11,7 +11,7 @@ from tether.core.component import build, closest
 from tether.core.errors import InputError
 from tether.core.printable import quoted
 from tether.core.protocols import Objective
-from tether.models.sides import SIDES
+from tether.models.encoders.tower_parts import SIDES
 from tether.training.steps.views import VIEWS, View
 from tether.training.terms import TERMS, ObjectiveTerm, Term
 from tether.training.terms.objective import ROLES

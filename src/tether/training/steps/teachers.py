@@ -16,10 +16,10 @@ from tether.core.model_digest import model_digest
 from tether.core.ranges import Share, checked
 from tether.core.registry import Registry
 from tether.core.types import Batch, Features, Side
-from tether.models.anatomy.find import anatomy_of
-from tether.models.frozen_copy import frozen_copy
-from tether.models.patch_attention import Attended, attended
-from tether.models.positions import Pair
+from tether.models.features.find import anatomy_of
+from tether.models.features.patch_attention import Attended, attended
+from tether.models.towers.frozen_copy import frozen_copy
+from tether.models.towers.positions import Pair
 from tether.training.ema import MovingEncoder, Shape
 from tether.training.resized_reader import ResizedReader
 from tether.training.steps.module import Encoder, ViewRows, joined_features, run_tower

@@ -21,13 +21,13 @@ from tether.core.protocols import Tokenizer
 from tether.core.ranges import Count, Part, Share, checked
 from tether.core.registry import Registry
 from tether.core.types import Batch
-from tether.models.anatomy.find import anatomy_of
-from tether.models.dual import Want
-from tether.models.patch_attention import Attended, scores_in_view
-from tether.models.positions import Pair
-from tether.models.sides import Side
+from tether.models.encoders.tower_parts import Side
+from tether.models.features.find import anatomy_of
+from tether.models.features.patch_attention import Attended, scores_in_view
 from tether.models.tokenizer import lengths
-from tether.models.tokens import TOKEN_CHOICES, RandomTokens, TokenChoice
+from tether.models.towers.clip import Want
+from tether.models.towers.patch_selection import TOKEN_CHOICES, RandomTokens, TokenChoice
+from tether.models.towers.positions import Pair
 from tether.training.steps.module import StepModule, ViewRows, ViewWant
 from tether.training.steps.rewrites import REWRITES, Rewrite
 from tether.training.terms.term import DENSE, LABELS

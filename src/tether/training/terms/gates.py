@@ -11,8 +11,8 @@ from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.ranges import NonNegative, Positive, Share, checked
 from tether.core.types import Loss
-from tether.models.blocks.gate_controller import GateController, Rule
-from tether.models.blocks.mirror_gate import moments
+from tether.models.towers.blocks.gate_controller import GateController, Rule
+from tether.models.towers.blocks.mirror_gate import moments
 from tether.training.terms.term import Term, TermInputs
 
 

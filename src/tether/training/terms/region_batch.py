@@ -6,7 +6,7 @@ from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.types import Regions
-from tether.models.region_pooling import pool_boxes
+from tether.models.features.region_pooling import pool_boxes
 from tether.space.heat_maps import grid_of
 from tether.training.terms.term import SeenView, TermInputs
 

@@ -19,7 +19,7 @@ from tether.data.image_file import image_problem
 from tether.data.labelled import LABEL, LabelledRows, PickedRows, draw_parts, label_of, read_labels
 from tether.data.shuffle import until_broken
 from tether.data.sources.split import SplitSource
-from tether.models.cached import CachedEncoder
+from tether.models.composed.cached import CachedEncoder
 from tether.tasks.classify.prompts import SLOT, own_templates
 from tether.tasks.classify.zero_shot import class_weights
 from tether.workflows.adaptation.apart import apart, said_of

@@ -17,7 +17,7 @@ from tether.core.replaced_parts import replaced_parts
 from tether.evaluate.adaptation.report import FORMAT, JSON_FILE
 from tether.evaluate.adaptation.report import PAGE_FILE as REPORT_PAGE
 from tether.models.convert.saved_files import CONFIG_FILE, WEIGHTS_FILE
-from tether.models.tokenizer_files import TOKENIZER_FOLDER
+from tether.models.convert.tokenizer_files import TOKENIZER_FOLDER
 from tether.tasks.caption.captioner import FILE, LM_FOLDER
 from tether.tasks.read.reader import MODEL_FOLDER, READER_FILE, SCENE_FILE
 from tether.tasks.read.vision_lm import PAGE_FILE, VOCABULARY_FOLDER

@@ -20,10 +20,10 @@ from tether.evaluate.adaptation import MEASURES, Compared, Pictured, class_figur
 from tether.evaluate.adaptation.figures import class_weights_of
 from tether.evaluate.adaptation.report import Frozen
 from tether.evaluate.embeddings import Embedded, embed_source
-from tether.models.cached import CachedEncoder, side_digest
+from tether.models.composed.cached import CachedEncoder, side_digest
 from tether.models.embed import encode_images, encode_texts
-from tether.models.image_digest import image_digest
-from tether.models.sides import SIDES
+from tether.models.encoders.tower_parts import SIDES
+from tether.models.features.image_digest import image_digest
 from tether.tasks.classify.zero_shot import class_weights
 from tether.workflows.adaptation.data import words_of
 

@@ -10,7 +10,7 @@ from tether.core.protocols import Source
 from tether.data.bad_rows import BadRows
 from tether.data.labelled import DrawnParts, LabelledRows, PickedRows
 from tether.data.sources.split import digest_of
-from tether.models.cached import CachedEncoder
+from tether.models.composed.cached import CachedEncoder
 
 _DIGEST = "digest"
 

@@ -24,7 +24,7 @@ from tether.evaluate.adaptation import Compared, Interval
 from tether.evaluate.adaptation.figures import Better
 from tether.evaluate.bootstrap import interval
 from tether.evaluate.captions import caption_words, repeated_bigrams
-from tether.models.cached import CachedEncoder
+from tether.models.composed.cached import CachedEncoder
 from tether.tasks.caption import (
     CaptionByReward,
     CiderReward,

@@ -15,7 +15,7 @@ from tether.data.curate.engine.manifest import read_manifest
 from tether.evaluate.html.text import duration
 from tether.evaluate.meaning import read_meaning
 from tether.evaluate.report.run_folder import RunFolder, read_run
-from tether.models.named import HUB, OPEN_CLIP, STARTER
+from tether.models.model_uri import HUB, OPEN_CLIP, STARTER
 from tether.training.run_files import CONFIG, METRICS
 from tether.workflows.publishing.hub import PushTarget, check_target
 from tether.workflows.publishing.redacted import place, settings

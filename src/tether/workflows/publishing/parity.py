@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.core.quiet import quiet_logging
-from tether.models.causal_lm import quiet
+from tether.models.encoders.causal_lm import quiet
 
 PARITY = "parity.json"
 """Who opens the folder, and how far their embeddings lie from ours."""

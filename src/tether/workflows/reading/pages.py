@@ -18,7 +18,7 @@ from tether.data.images import resize_and_crop
 from tether.data.lettering.pages import DrawnPages
 from tether.data.sets.scenes import Dice, World, render
 from tether.evaluate.reading import reading_scores
-from tether.models.vision.vocabulary import VisionVocabulary
+from tether.models.encoders.vision_vocabulary import VisionVocabulary
 from tether.tasks.read import ReadPages, VisionLM, pretrain_vocabulary
 from tether.tasks.read.merged_vision import squeezed
 from tether.training.loop import StepReport

@@ -1,1 +1,0 @@
-"""One description of a transformer tower for every encoder; start at ``find.anatomy_of``."""

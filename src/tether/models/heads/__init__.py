@@ -1,0 +1,1 @@
+"""Modules beside an encoder that give boxes, masks, defects or a ranking."""
