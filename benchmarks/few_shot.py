@@ -34,8 +34,8 @@ from tether.core.allocator import keep_freed_memory
 from tether.core.component import build
 from tether.core.errors import UnsupportedModelError
 from tether.data import open_source
+from tether.data.in_order import ordered
 from tether.data.labelled import LabelledRows, draw_parts, read_labels
-from tether.data.loader import ordered
 from tether.evaluate.few_shot import (
     Draw,
     FewShotAnswer,

@@ -15,7 +15,7 @@ import tether
 from tether.adaptation.finetune import MapFit
 from tether.core.protocols import DualEncoder
 from tether.data import open_source
-from tether.data.loader import ordered
+from tether.data.in_order import ordered
 from tether.evaluate.retrieval import recall_at_k
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.embed import encode_images, encode_texts

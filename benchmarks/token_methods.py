@@ -39,7 +39,7 @@ from torch import Tensor
 from tether.core.gather import LOCAL
 from tether.core.types import Batch
 from tether.data import open_source
-from tether.data.loader import ordered
+from tether.data.in_order import ordered
 from tether.losses import ClipLoss
 from tether.methods.clipa.shorten import Shortened
 from tether.models import create

@@ -38,30 +38,8 @@ moved.install()
 
 __version__ = "0.2.0"
 
-_LAZY = {
-    "adapt": ("tether.workflows.adapt", "adapt"),
-    "compress": ("tether.workflows.compress", "compress"),
-    "generate": ("tether.workflows.generate", "generate"),
-    "train": ("tether.workflows.train", "train"),
-    "load": ("tether.models.load", "load"),
-    "save": ("tether.models.save", "save"),
-    "export": ("tether.workflows.export", "export"),
-    "eval": ("tether.workflows.evaluate", "evaluate"),
-    "embed": ("tether.workflows.embed", "embed"),
-    "audit": ("tether.workflows.audit", "audit"),
-    "norms": ("tether.workflows.norms", "norms"),
-    "push": ("tether.workflows.push", "push"),
-    "quality": ("tether.workflows.quality", "quality"),
-    "rank": ("tether.workflows.rank", "rank"),
-    "read": ("tether.workflows.read", "read"),
-    "search": ("tether.workflows.search", "search"),
-    "segment": ("tether.workflows.segment", "segment"),
-    "caption": ("tether.workflows.caption", "caption"),
-    "detect": ("tether.workflows.detect", "detect"),
-    "draw": ("tether.workflows.draw", "draw"),
-    "edit": ("tether.workflows.edit", "edit"),
-    "classify": ("tether.workflows.classify", "classify"),
-}
+_ELSEWHERE = {"load": "tether.models.load", "save": "tether.models.save"}
+_NAMED_APART = {"eval": "evaluate"}  # any other verb is the function of a workflow of its own name
 
 __all__ = [
     "__version__",
@@ -95,7 +73,7 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> object:
-    if name in _LAZY:
-        module, attribute = _LAZY[name]
-        return getattr(importlib.import_module(module), attribute)
+    if name in __all__:
+        function = _NAMED_APART.get(name, name)
+        return getattr(importlib.import_module(_ELSEWHERE.get(name, f"tether.workflows.{function}")), function)
     raise AttributeError(f"module 'tether' has no attribute {name!r}")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tether.core.types import ImageSpec
 from tether.data import open_source
-from tether.data.loader import ordered
+from tether.data.in_order import ordered
 from tether_lab.lab.lab import Lab
 
 _CACHED_SETS = 8

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from tether.core.errors import InputError
 from tether.core.protocols import Source, Tokenizer
@@ -23,7 +20,7 @@ from tether.data.bad_rows import BadRows
 from tether.data.captions import CaptionPick
 from tether.data.collate import Assembler
 from tether.data.contents import BatchContents
-from tether.data.images import load
+from tether.data.in_order import loader_threads
 from tether.data.shuffle import Draft, Position, acceptor, full_order, until_broken, window_order
 
 MEMORY = 1 << 30
@@ -213,106 +210,6 @@ class Loader:
                     waiting.append((pool.submit(self._assembler, draft), draft.after))
                 future, after = waiting.popleft()
                 yield future.result(), after
-
-
-@contextlib.contextmanager
-def loader_threads(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that decode; at the end they are told to stop, and nobody waits for them.
-
-    The garbage collector may be who ends the block of a loader that was dropped, in whichever thread it runs: in one
-    that is just starting, waiting for another never ends.
-    """
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="tether-data")
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def ordered(
-    source: Source,
-    *,
-    image_spec: ImageSpec,
-    batch_size: int,
-    workers: int = 0,
-    strict: bool = False,
-    on_bad: Path | BadRows | None = None,
-    limit: int | None = None,
-    exact: bool = False,
-) -> Iterator[tuple[list[Row], Tensor]]:
-    """Every good row once, in the source's order, with its image; for evaluation and embedding.
-
-    Args:
-        source: where rows come from.
-        image_spec: how the model wants its images.
-        batch_size: rows at a time; the last batch may be smaller, and so may any where images keep their aspect
-            (``resize: patches``), since a batch has one size.
-        workers: threads that decode; the order does not depend on them.
-        strict: raise at the first bad row instead of skipping it.
-        on_bad: JSON-lines log of bad rows, or an account of several readings, for which no good row is no error.
-        limit: stop after this many good rows.
-        exact: resize by Pillow, see ``data.images.resize_and_crop``.
-
-    Yields:
-        the rows and their images, (b, 3, H, W) uint8.
-
-    Raises:
-        InputError: not one good row, or a bad row under ``strict``.
-    """
-    bad = on_bad if isinstance(on_bad, BadRows) else BadRows(source.name, path=on_bad, strict=strict)
-
-    def open_image(row: Row) -> Tensor | InputError:
-        try:
-            return load(row.image, image_spec, name=row.key, exact=exact)  # pyrefly: ignore - `accept` refuses None
-        except InputError as error:
-            return error
-
-    done = 0
-    with loader_threads(max(1, workers)) as pool:
-        accept = acceptor(bad, need_text=False)
-        rows = (row for block in source.blocks() for row in until_broken(source, block, bad=bad) if accept(row))
-        images = _ahead(rows, open_image, pool=pool, ahead=2 * batch_size if workers else 0)
-        kept: list[tuple[Row, Tensor]] = []
-        for row, image in images:
-            bad.tried(1)
-            if isinstance(image, InputError):
-                bad.add(row.key, str(image))
-                continue
-            if kept and image.shape != kept[0][1].shape:
-                yield [row for row, _ in kept], torch.stack([image for _, image in kept])
-                kept = []
-            kept.append((row, image))
-            done += 1
-            if len(kept) == batch_size or done == limit:
-                yield [row for row, _ in kept], torch.stack([image for _, image in kept])
-                kept = []
-            if done == limit:
-                return
-        if kept:
-            yield [row for row, _ in kept], torch.stack([image for _, image in kept])
-    if not done and bad is not on_bad:
-        raise InputError(f"{source.name}: {bad.nothing_good()}")
-
-
-def _ahead(rows: Iterable[Row], work, *, pool: ThreadPoolExecutor, ahead: int) -> Iterator[tuple[Row, Any]]:
-    """``(row, work(row))`` in order, with up to ``ahead`` rows in work at a time; 0 works when asked."""
-    if ahead == 0:
-        for row in rows:
-            yield row, work(row)
-        return
-    rows = iter(rows)
-    waiting: deque[tuple[Row, Future[Any]]] = deque()
-    try:
-        while True:
-            for row in islice(rows, ahead - len(waiting)):
-                waiting.append((row, pool.submit(work, row)))
-            if not waiting:
-                return
-            row, future = waiting.popleft()
-            yield row, future.result()
-    finally:
-        for _, future in waiting:
-            future.cancel()
 
 
 def _hold(source: Source, *, memory: int, bad: BadRows, need_image: bool) -> list[Row] | None:

@@ -17,8 +17,8 @@ from tether.core.geometry import COSINE, Geometry, check_finite, geometry_of
 from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import Count, checked
 from tether.core.types import Row
+from tether.data.in_order import ordered
 from tether.data.labelled import sorted_names
-from tether.data.loader import ordered
 from tether.models.composed.cached import CachedEncoder
 from tether.models.embed import encode_images, encode_texts
 

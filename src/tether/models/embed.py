@@ -87,7 +87,7 @@ def encode_images(
     Args:
         model: any model that ``tether.load`` gives.
         batches: (b, 3, h, w) each, uint8 pixels or normalised floats, e.g. the second halves of what
-            ``data.loader.ordered`` yields.
+            ``data.in_order.ordered`` yields.
         precision: ``bfloat16`` runs under autocast; the result is float32 all the same.
         not_finite: of an embedding with NaN or infinity, raise, or make the whole row NaN.
         on_progress: called with (images done, None).

@@ -9,9 +9,10 @@ from tether.evaluate.cutoff import Cutoff
 from tether.serve.collection import Collection
 from tether.serve.limits import ServerLimits
 from tether.serve.service import Service
+from tether.tasks.classify.remarks import words_of
 from tether.tasks.retrieve.search import Searcher
 from tether.tasks.retrieve.store import Store
-from tether.workflows.calibration import cutoff_of, words_of
+from tether.workflows.calibration import cutoff_of
 from tether.workflows.models import Model, opened
 
 

@@ -20,7 +20,7 @@ from tether.core.protocols import DualEncoder, Source
 from tether.core.types import Row
 from tether.data import open_source
 from tether.data.bad_rows import BadRows
-from tether.data.loader import ordered
+from tether.data.in_order import ordered
 from tether.models.composed.cached import CachedEncoder
 from tether.models.embed import encode_texts
 from tether.tasks.caption.captioner import MADE_CAPTIONER, check_captioner

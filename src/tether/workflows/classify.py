@@ -21,9 +21,10 @@ from tether.tasks.classify.classify import Label, labelled, write_csv
 from tether.tasks.classify.classify import classify as labels_of
 from tether.tasks.classify.descriptions import Descriptions, check_described, descriptions_of
 from tether.tasks.classify.prompts import classes_of, templates_of
+from tether.tasks.classify.remarks import alike_classes, unseen_words
 from tether.tasks.classify.views import ViewHead
 from tether.tasks.classify.zero_shot import ZeroShotClassifier
-from tether.workflows.calibration import Wanted, alike_classes, check_cutoff, cutoff_of, unseen_words
+from tether.workflows.calibration import Wanted, check_cutoff, cutoff_of
 from tether.workflows.head_classifier import HeadClassifier
 from tether.workflows.models import Data, Model, OnStage, Progress, opened, progress_of, with_total
 from tether.workflows.words import Words, with_words

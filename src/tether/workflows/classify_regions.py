@@ -21,8 +21,8 @@ from tether.tasks.classify.descriptions import Descriptions, check_described, de
 from tether.tasks.classify.prompts import classes_of, templates_of
 from tether.tasks.classify.regions import RegionAs, RegionLabel, check_ways, write_region_csv
 from tether.tasks.classify.regions import classify_regions as labels_of
+from tether.tasks.classify.remarks import alike_classes
 from tether.tasks.classify.zero_shot import ZeroShotClassifier
-from tether.workflows.calibration import alike_classes
 from tether.workflows.models import Data, Model, Progress, opened, with_total
 
 

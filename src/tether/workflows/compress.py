@@ -27,7 +27,7 @@ from tether.core.registry import Registry
 from tether.core.replaced_parts import replaced_parts
 from tether.core.types import Batch
 from tether.data import open_source
-from tether.data.loader import ordered
+from tether.data.in_order import ordered
 from tether.evaluate.measures import evaluate as measured
 from tether.evaluate.metric_names import beside, describe, shown
 from tether.models.convert.saved_files import CONFIG_FILE

@@ -25,7 +25,7 @@ from tether.data import open_source
 from tether.data.anomaly_files import DefectMasks
 from tether.data.bad_rows import BadRows
 from tether.data.bad_rows_log import kept_if_refused
-from tether.data.originals import originals
+from tether.data.in_order import originals
 from tether.evaluate.anomaly import AnomalyReport, AnomalyScores
 from tether.evaluate.groups import Share, wilson
 from tether.tasks.anomaly import Detector, Learning

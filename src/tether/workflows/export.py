@@ -15,7 +15,7 @@ from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import Count, checked
 from tether.data import open_source
-from tether.data.loader import ordered
+from tether.data.in_order import ordered
 from tether.data.sources.advice import caption_advice
 from tether.evaluate.embeddings import Embedded, embed_source
 from tether.evaluate.retrieval import ranks

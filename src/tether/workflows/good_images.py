@@ -12,7 +12,7 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.protocols import Source
 from tether.data.bad_rows import BadRows
-from tether.data.originals import originals
+from tether.data.in_order import originals
 from tether.evaluate.false_alarms import AlarmThreshold, alarm_threshold
 from tether.tasks.anomaly import Detector, ImageFeatures
 from tether.workflows.models import Progress

@@ -19,7 +19,7 @@ from tether.core.locks import is_lock, locked
 from tether.core.protocols import Source
 from tether.core.types import ImageSpec
 from tether.data.bad_rows import BadRows
-from tether.data.loader import ordered
+from tether.data.in_order import ordered
 from tether.workflows.models import OnStage
 
 ABOUT_FILE = "about.json"

@@ -18,8 +18,8 @@ from tether.data import open_source
 from tether.data.bad_rows import BadRows
 from tether.data.features.parquet import write_groups
 from tether.data.image_file import image_bytes
+from tether.data.in_order import originals
 from tether.data.mask_files import LabelFolder
-from tether.data.originals import originals
 from tether.tasks.classify.prompts import classes_of
 from tether.workflows.models import Data
 

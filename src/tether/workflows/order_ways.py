@@ -16,7 +16,7 @@ from tether.adaptation.recipes import OrderRecipe, OrderRows, play
 from tether.core.errors import InputError, UnsupportedModelError
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import DualEncoder
-from tether.data.loader import ordered
+from tether.data.in_order import ordered
 from tether.data.rated import RatedImages
 from tether.evaluate.order import OrderCorrelation, order_correlation
 from tether.models.composed.cached import CachedEncoder

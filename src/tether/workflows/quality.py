@@ -19,7 +19,7 @@ from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Whole, checked
 from tether.data import open_source
 from tether.data.bad_rows import BadRows
-from tether.data.originals import originals
+from tether.data.in_order import originals
 from tether.evaluate.imbalance import rank_correlation
 from tether.models.texts.prompt_quality import PROMPTS, checked_prompts
 from tether.tasks.quality import QualityScorer, sharpness

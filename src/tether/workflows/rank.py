@@ -23,7 +23,7 @@ from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import Count, Whole, checked
 from tether.data import open_source
 from tether.data.bad_rows import BadRows
-from tether.data.loader import ordered
+from tether.data.in_order import ordered
 from tether.data.rated import read_rated
 from tether.models.composed.cached import CachedEncoder
 from tether.models.embed import encode_images

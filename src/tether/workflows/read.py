@@ -23,7 +23,7 @@ from tether.core.words_read import Texts
 from tether.data import open_source
 from tether.data.bad_rows import BadRows
 from tether.data.boxes import Unit
-from tether.data.originals import originals
+from tether.data.in_order import originals
 from tether.data.sources.advice import caption_advice
 from tether.evaluate.reading import ReadingScores, reading_scores
 from tether.tasks.read import ImageReader, load_reader

@@ -23,13 +23,14 @@ from tether.models.model_uri import near
 from tether.models.precision import chosen_precision
 from tether.models.texts.long_texts import CutNotice, LongTexts
 from tether.models.texts.truncation_check import all_whole
+from tether.tasks.classify.remarks import unseen_words
 from tether.tasks.retrieve.embed import embed
 from tether.tasks.retrieve.index import build_index
 from tether.tasks.retrieve.lance import table_of
 from tether.tasks.retrieve.search import Hit, Searcher
 from tether.tasks.retrieve.store import Store
 from tether.tasks.retrieve.vectors import make_thumbnail
-from tether.workflows.calibration import Wanted, check_cutoff, cutoff_of, unseen_words
+from tether.workflows.calibration import Wanted, check_cutoff, cutoff_of
 from tether.workflows.models import Data, Model, Progress, opened
 from tether.workflows.words import Words, with_words
 

@@ -25,16 +25,16 @@ from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Share, Whole, checked
 from tether.data import open_source
 from tether.data.bad_rows import BadRows
+from tether.data.in_order import originals
 from tether.data.mask_files import LabelFolder
-from tether.data.originals import originals
 from tether.evaluate.dense import DenseReport, MaskScores
 from tether.evaluate.one_class import OneClass
 from tether.models.features.windows import Windows
 from tether.tasks.classify.prompts import classes_of
-from tether.tasks.segment import DenseSegmenter, MtaSegmenter, Segmenter
+from tether.tasks.classify.remarks import alike_classes, unseen_words
+from tether.tasks.segment import DenseSegmenter, Segmenter
 from tether.tasks.segment.gallery import ShownMasks, gallery, shown_masks
 from tether.workflows.apart import check_apart
-from tether.workflows.calibration import alike_classes, unseen_words
 from tether.workflows.mask_outputs import MaskOutputs, blank
 from tether.workflows.methods import looked_at
 from tether.workflows.models import Data, Model, Progress, opened, with_total
@@ -314,7 +314,7 @@ def segment(
 
 def _unseen(names: Sequence[str], segmenter: Segmenter, *, model: DualEncoder, called: str) -> list[str]:
     """What to say of classes, unless their prompts were learnt."""
-    if not isinstance(segmenter, DenseSegmenter) or isinstance(segmenter, MtaSegmenter):
+    if not isinstance(segmenter, DenseSegmenter) or segmenter.learns_texts:
         return []
     texts = [name for name in names if name != BACKGROUND or not segmenter.background]
     alike = []

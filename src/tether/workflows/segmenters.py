@@ -11,8 +11,7 @@ from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
 from tether.tasks.classify.prompts import classes_of, templates_of
-from tether.tasks.segment import SEGMENTERS, SHARPENERS, Segmenter
-from tether.tasks.segment.mask_heads import MaskSegmenter
+from tether.tasks.segment import SEGMENTERS, SHARPENERS, DenseSegmenter, Segmenter
 from tether.workflows.methods import by_tower, named
 
 
@@ -63,6 +62,6 @@ def segmenter_of(
         given, brought = {**use.defaults, **given, **use.fixed}, use.brought
     parts = SEGMENTERS if sharpen is None else SHARPENERS
     made = build({**given, **extra}, parts, where="--with", finite=True, **brought)
-    if isinstance(made, MaskSegmenter) and made.head is None:
+    if isinstance(made, DenseSegmenter) and made.recipe and made.head is None:
         raise InputError(f"--with {given['name']}: needs --head FOLDER, from tether adapt --recipe {made.recipe}")
     return cast(Segmenter, made), str(given.get("name"))

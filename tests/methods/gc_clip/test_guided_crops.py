@@ -17,7 +17,7 @@ from tether.data import open_source
 from tether.data.bad_rows import BadRows
 from tether.data.boxes import sound_boxes, window_of
 from tether.data.images import resize_and_crop
-from tether.data.originals import originals
+from tether.data.in_order import originals
 from tether.methods.gc_clip.guided_crops import GuidedCrops, crop_boxes, random_boxes
 from tether.methods.gc_clip.proposers import CenterBox, HeatMapBox, RandomBox, WholeImage, largest_region
 from tether.models import create

@@ -21,7 +21,8 @@ from tether.core.types import ImageSpec, Row
 from tether.data import open_source
 from tether.data.bad_rows import BadRows
 from tether.data.curate.pools.opening import open_pool
-from tether.data.loader import Loader, ordered
+from tether.data.in_order import ordered
+from tether.data.loader import Loader
 from tether.data.shuffle import reason_against
 from tether.data.sources import caption_table
 from tether.data.sources.parquet_pages import Pages

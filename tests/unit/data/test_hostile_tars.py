@@ -10,7 +10,7 @@ from tables import rows_of, square, tarred
 from tether.core.errors import InputError
 from tether.core.types import ImageSpec
 from tether.data import open_source
-from tether.data.loader import ordered
+from tether.data.in_order import ordered
 from tether.data.sources.webdataset import WebDatasetSource
 
 

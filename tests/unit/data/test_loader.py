@@ -13,7 +13,8 @@ from tether.core.types import Block, ImageSpec, Row
 from tether.data import open_source
 from tether.data.augment import AUGMENTATIONS, uniforms
 from tether.data.bad_rows import BadRows
-from tether.data.loader import Loader, loader_threads, ordered
+from tether.data.in_order import loader_threads, ordered
+from tether.data.loader import Loader
 
 SPEC = ImageSpec((8, 8))
 

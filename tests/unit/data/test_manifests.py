@@ -24,7 +24,7 @@ from tether.data import manifests, open_source
 from tether.data.bad_rows import BadRows
 from tether.data.curate.pools.opening import open_pool
 from tether.data.curate.pools.parquet import ParquetPool
-from tether.data.loader import ordered
+from tether.data.in_order import ordered
 from tether.data.manifests import read_shards
 
 

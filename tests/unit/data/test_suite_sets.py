@@ -15,7 +15,7 @@ import pytest
 import tiny_suites
 from tether.core.errors import InputError
 from tether.core.types import ImageSpec
-from tether.data.loader import ordered
+from tether.data.in_order import ordered
 from tether.data.suites import find_sets
 
 SPEC = ImageSpec(size=(32, 32))

@@ -14,7 +14,8 @@ from tether.core.errors import InputError
 from tether.core.model_digest import model_digest
 from tether.core.types import ImageSpec
 from tether.data import open_source
-from tether.data.loader import Loader, ordered
+from tether.data.in_order import ordered
+from tether.data.loader import Loader
 from tether.models import create
 from tether.models.embed import encode_images
 from tether.models.encoders.wrapped import TransformersEncoder

@@ -16,9 +16,9 @@ from tether.evaluate.cutoff import fit_cutoffs
 from tether.evaluate.embeddings import embed_source
 from tether.models.encoders.truncated import NarrowEncoder
 from tether.models.texts.long_texts import reading
+from tether.tasks.classify.remarks import unseen_words
 from tether.tasks.retrieve.embed import embed
 from tether.tasks.retrieve.index import build_index
-from tether.workflows.calibration import unseen_words
 
 pytestmark = pytest.mark.slow
 

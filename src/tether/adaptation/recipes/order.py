@@ -22,8 +22,8 @@ from tether.core.gather import Gather
 from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import Count, Decay, NonNegative, PositiveRate, Rate, Whole, checked
 from tether.core.types import Batch, Loss
+from tether.data.in_order import ordered
 from tether.data.labelled import label_of
-from tether.data.loader import ordered
 from tether.data.rank_groups import RankGroups
 from tether.data.rated import number_of
 from tether.losses.ranking import Component, ranking_loss

@@ -15,7 +15,7 @@ from tether.core.protocols import Source
 from tether.core.types import Block, ImageSpec, Row
 from tether.data.bad_rows import BadRows
 from tether.data.features.selection import NextRows, SourcePart, Step
-from tether.data.loader import ordered
+from tether.data.in_order import ordered
 
 DUPLICATE = "duplicate key; the first row of that key is kept"
 Refuse = Callable[[str, str], None]

@@ -16,7 +16,7 @@ from tether.data.blocks import IndexedSource
 from tether.data.features.making import DUPLICATE, Made, PartMaker, PartReader
 from tether.data.features.ray_crew import RayCrew
 from tether.data.features.selection import NextRows, Piece, SourcePart, Step
-from tether.data.loader import ordered
+from tether.data.in_order import ordered
 from tether.data.paths import anchor, is_url
 
 _AHEAD = 2

@@ -11,7 +11,7 @@ from tether.core.anomaly_map import AnomalyMap
 from tether.core.protocols import DualEncoder, Source
 from tether.data.bad_rows import BadRows
 from tether.data.defect_truths import DefectTruths, mask_at
-from tether.data.originals import originals
+from tether.data.in_order import originals
 from tether.evaluate.medical.report import curves, ranked
 from tether.tasks.anomaly import Detector
 

@@ -14,7 +14,7 @@ from tether.core.geometry import Geometry, check_finite, geometry_of
 from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import Count, checked
 from tether.core.types import Row
-from tether.data.loader import ordered
+from tether.data.in_order import ordered
 from tether.models.embed import encode_images
 
 

@@ -16,7 +16,7 @@ from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import Count, Positive, checked
 from tether.data.dense_labels import IGNORED, TASKS, LabelStore, Task, moved, unknown
 from tether.data.images import fitted
-from tether.data.loader import ordered
+from tether.data.in_order import ordered
 from tether.models.features.mean_patches import patch_tokens
 from tether.space.heat_maps import grid_of
 

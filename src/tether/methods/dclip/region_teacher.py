@@ -16,7 +16,7 @@ from tether.core.errors import InputError
 from tether.core.protocols import Source
 from tether.core.ranges import Count, PositiveRate, Rate, checked
 from tether.data.bad_rows import BadRows
-from tether.data.loader import ordered
+from tether.data.in_order import ordered
 from tether.data.regions import RegionColumns
 from tether.losses import clip_loss
 from tether.methods.dclip.cross_modal import CrossModalTeacher
@@ -71,7 +71,7 @@ def region_pairs(
         source: rows with an image, captions and, where ``columns`` are given, boxes.
         columns: see ``RegionCropper``; None for data without boxes.
         workers: threads that decode.
-        on_bad: log of rows whose image cannot be opened, see ``data.loader.ordered``.
+        on_bad: log of rows whose image cannot be opened, see ``data.in_order.ordered``.
         strict: stop at the first of them.
         on_progress: called with (images done, None).
 

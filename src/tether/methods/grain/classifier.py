@@ -15,7 +15,7 @@ from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import Count, checked
 from tether.data.bad_rows import BadRows
 from tether.data.images import decode, fitted
-from tether.data.loader import ordered
+from tether.data.in_order import ordered
 from tether.models.embed import encode_texts
 from tether.models.heads.grounded import ground
 from tether.tasks.classify.descriptions import Mean, descriptions_of

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from tether.adaptation.heads.quality import QualityHead
 from tether.data.bad_rows import BadRows
-from tether.data.loader import ordered
+from tether.data.in_order import ordered
 from tether.evaluate.adaptation.figures import (
     Compared,
     means_figure,

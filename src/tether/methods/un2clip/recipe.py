@@ -18,7 +18,7 @@ from tether.core.gather import Gather
 from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import Count, NonNegative, Number, Positive, Share, Whole, checked
 from tether.core.types import Batch, Loss
-from tether.data.loader import ordered
+from tether.data.in_order import ordered
 from tether.methods.un2clip.denoise import LEAST_GAIN, check_gain, denoiser_loss, drawn
 from tether.methods.un2clip.denoiser import ConditionalDenoiser
 from tether.methods.un2clip.finetune import LEARNING_RATE, Train, UnclipLoss, image_choice

@@ -18,7 +18,7 @@ from tether.core.protocols import DualEncoder, Source
 from tether.core.types import Block, Features, Row
 from tether.data.bad_rows import BadRows
 from tether.data.features.cache import FeatureCache, feature_key, image_key
-from tether.data.loader import ordered
+from tether.data.in_order import ordered
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.composed.towers import TowerSide
 from tether.models.embed_anything import Embeds
@@ -114,7 +114,7 @@ class CachedEncoder(EncoderAround, Embeds):
     ) -> Iterator[tuple[list[Row], Float[Tensor, "b d"]]]:
         """Every good row of a source once, in order, with its image's embedding; images that are kept are not decoded.
 
-        Arguments and errors are those of ``data.loader.ordered``; ``on_progress`` is called with (images done, None).
+        Arguments and errors are those of ``data.in_order.ordered``; ``on_progress`` is called with (images done, None).
         """
         named = _Named(source, self)
         done = 0

@@ -16,8 +16,7 @@ from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import Count, Share, checked
 from tether.core.types import Batch, ImageSpec
 from tether.data.bad_rows import BadRows
-from tether.data.loader import ordered
-from tether.data.originals import originals
+from tether.data.in_order import ordered, originals
 from tether.tasks.classify.calibrate import LABELS, Calibration
 from tether.tasks.classify.views import ViewHead
 from tether.tasks.classify.zero_shot import Scores

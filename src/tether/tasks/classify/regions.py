@@ -20,7 +20,7 @@ from tether.core.ranges import Count, Share, checked
 from tether.data.bad_rows import BadRows
 from tether.data.boxes import cut_box
 from tether.data.images import resize_and_crop
-from tether.data.originals import originals
+from tether.data.in_order import originals
 from tether.data.region_files import NamedRegion, RegionFiles
 from tether.data.region_views import RegionView, region_view
 from tether.models.encoders.region_tower import alpha_from_mask, encode_regions

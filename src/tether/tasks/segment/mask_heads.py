@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, UInt8
@@ -44,7 +44,6 @@ class MaskSegmenter(DenseSegmenter):
     """
 
     own_windows = Windows(fit="whole")
-    recipe: ClassVar[str]
 
     head: Given
     trained: tuple[str, ...] = ()
@@ -108,6 +107,7 @@ class MtaSegmenter(MaskSegmenter):
     """
 
     recipe = "mask-text"
+    learns_texts = True
 
     @checked
     def __init__(self, *, head: Given = None, least: Share = 0.0) -> None:

@@ -85,9 +85,15 @@ class DenseSegmenter(abc.ABC):
             each of its words.
         windows: how images are looked at, once prepared.
         own_windows: the method's own way.
+        recipe: of ``tether adapt``, which trains the head that the method needs; None where it needs none.
+        head: that head, or None.
+        learns_texts: whether the head brings the texts of its classes, so that their words do not count.
     """
 
     own_windows: ClassVar[Windows] = Windows()
+    recipe: ClassVar[str | None] = None
+    learns_texts: ClassVar[bool] = False
+    head: Any = None
 
     @checked
     def __init__(

@@ -15,7 +15,7 @@ from tether.adaptation.heads import Head, MasksHead, OrderHead
 from tether.adaptation.recipes import Given, Kind
 from tether.core.geometry import geometry_of
 from tether.core.protocols import DualEncoder, Source
-from tether.data.loader import ordered
+from tether.data.in_order import ordered
 from tether.evaluate.adaptation import MEASURES, Compared, Pictured, class_figures, recall_figure
 from tether.evaluate.adaptation.figures import class_weights_of
 from tether.evaluate.adaptation.report import Frozen

@@ -19,7 +19,7 @@ from tether.core.model_digest import model_digest
 from tether.core.protocols import DualEncoder, Source
 from tether.core.types import Row
 from tether.data.bad_rows import BadRows
-from tether.data.loader import ordered
+from tether.data.in_order import ordered
 from tether.evaluate.adaptation import Compared, Interval
 from tether.evaluate.adaptation.figures import Better
 from tether.evaluate.bootstrap import interval

@@ -16,7 +16,7 @@ from tether.core.protocols import DualEncoder
 from tether.core.types import ImageSpec
 from tether.data import open_source
 from tether.data.images import load
-from tether.data.loader import ordered
+from tether.data.in_order import ordered
 from tether.generation.goals import ClipGoal, PlainView, TextAim
 from tether.generation.inversion.bank import ImageBank
 from tether.generation.inversion.implicit import ColorViews, InversionPlan, plan_inversion, start_image

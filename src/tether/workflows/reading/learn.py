@@ -19,7 +19,7 @@ from tether.core.protocols import DualEncoder, Source
 from tether.core.types import ImageSpec
 from tether.data.bad_rows import BadRows
 from tether.data.images import resize_and_crop
-from tether.data.originals import originals
+from tether.data.in_order import originals
 from tether.evaluate.bootstrap import interval
 from tether.evaluate.dense import Measured
 from tether.evaluate.reading import ReadingScores, reading_scores

@@ -16,7 +16,7 @@ from tether.core.types import ImageSpec
 from tether.data.bad_rows import BadRows
 from tether.data.boxes import cut_box
 from tether.data.images import resize_and_crop
-from tether.data.originals import originals
+from tether.data.in_order import originals
 from tether.tasks.read import DualReader, ReadScenes, SceneReader
 from tether.workflows.adaptation.boxes import boxes_said
 from tether.workflows.adaptation.learnt import LearntReport, LearntRun
