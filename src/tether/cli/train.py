@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -69,12 +70,12 @@ def command(
       tether train photos/ --recipe demo steps=1000 --out runs/scratch
       tether train --resume --out runs/mine
     """
-    from tether.training.claim import check_free
+    from tether.training.claim import check_free, check_recorded
     from tether.training.epochs import with_steps
     from tether.training.run_files import CONFIG, SUMMARY
     from tether.workflows.head_run import gives_head
     from tether.workflows.remarks import remarks
-    from tether.workflows.train import prepare
+    from tether.workflows.train import go, prepare
 
     given = list(overrides or [])
     if data is not None and _SETTING.match(data) and not Path(data).exists():
@@ -95,8 +96,6 @@ def command(
     prepared = prepare(data, recipe=recipe, start=start, settings=given)
     config = prepared.config
     if recorded:
-        from tether.training.claim import check_recorded
-
         check_recorded(config, given=[*given, *([] if start is None else ["model"])], folder=out)
     _tell(prepared)
     if gives_head(config):
@@ -122,40 +121,26 @@ def command(
 
     from tether.cli.progress import TrainingProgress, summarise
     from tether.cli.screen import bar
-    from tether.workflows.train import go
 
-    where = recipe or "command line"
+    run = partial(go, config, out=out, resume=resume, device=device, where=recipe or "command line")
     if config.fit is not None:
         with bar("features") as on_progress:
-            done = go(config, out=out, resume=resume, device=device, where=where, on_progress=on_progress)
+            done = run(on_progress=on_progress)
     else:
         with TrainingProgress(steps=config.steps) as progress:
-            done = go(
-                config,
-                out=out,
-                resume=resume,
-                device=device,
-                on_record=progress.show,
-                should_stop=progress.interrupted,
-                where=where,
-            )
+            done = run(on_record=progress.show, should_stop=progress.interrupted)
     if os.environ.get("RANK", "0") == "0":  # of several processes one tells it
         summarise(done, before=finished)
 
 
 def _tell(prepared: Prepared) -> None:
     """What was found in the data, what was chosen, and why."""
-    if prepared.plan is None:
+    if (plan := prepared.plan) is None:
         return
-    say("found:")
-    for line in prepared.found:
-        say(f"  {line}")
-    say("chosen:")
-    for line in prepared.plan.because:
-        say(f"  {line}")
-    say("to change it:")
-    for line in prepared.plan.change:
-        say(f"  {line}")
+    for title, lines in (("found", prepared.found), ("chosen", plan.because), ("to change it", plan.change)):
+        say(f"{title}:")
+        for line in lines:
+            say(f"  {line}")
 
 
 def _learn_head(config: RunConfig, *, out: Path, dry_run: bool, device: str) -> None:

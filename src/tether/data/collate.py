@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import torch
@@ -15,19 +16,47 @@ from tether.core.errors import InputError
 from tether.core.hash_rng import hash_int
 from tether.core.protocols import Tokenizer
 from tether.core.types import Batch, ImageLike, ImageSpec, Regions, Row
-from tether.data.augment import Augment
 from tether.data.bad_rows import BadRows
 from tether.data.captions import CAPTION_PICKS, CaptionPick
-from tether.data.contents import REGION_TEXT, BatchContents, RowContents
 from tether.data.images import load
 from tether.data.shuffle import Draft
 
+if TYPE_CHECKING:
+    from tether.data.augment import Augment
+    from tether.data.contents import BatchContents
+    from tether.data.placement import Placement
+    from tether.data.regions import SeenRegions
+
 NEGATIVE_IMAGE, NEGATIVE_TEXT = "negative_image", "negative_text"
 """Where a row's meta and a batch's extra hold the hard negative."""
+REGION_TEXT = "region_text"
+"""Where a batch's extra holds the tokens of its regions' phrases."""
 _REDRAWS = 1000
 """Replacements tried for one bad row; with half of all rows bad the chance to need them all is 1e-301."""
 _REMEMBERED = 500_000
 """Captions whose ids are remembered, and keys of broken images, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowContents:
+    """What was read of one row, besides its plain image.
+
+    Attributes:
+        views: pixels of each view, ``image`` among them, and under ``negative_image`` the hard negative's.
+        placements: where each view lies in the image, after augmentation.
+        regions: those of each view.
+        phrases: of the regions.
+        tensors: of each column of latents.
+        labels: of the pixels of each view.
+    """
+
+    views: Mapping[str, Tensor] = field(default_factory=dict)
+    placements: Mapping[str, Placement] = field(default_factory=dict)
+    regions: Mapping[str, SeenRegions] = field(default_factory=dict)
+    phrases: Sequence[str] = ()
+    tensors: Mapping[str, np.ndarray] = field(default_factory=dict)
+    labels: Mapping[str, Tensor] = field(default_factory=dict)
+
 
 _NOTHING = RowContents()
 _IN_TABLE: tuple[list[Tensor], RowContents] = ([], _NOTHING)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from tether.core.component import build, closest
 from tether.core.errors import InputError
@@ -16,40 +14,18 @@ from tether.core.hash_rng import hash_int
 from tether.core.types import ImageLike, ImageSpec, Row
 from tether.data.augment import Augment
 from tether.data.captions import CAPTION_PICKS, CaptionPick
+from tether.data.collate import REGION_TEXT, RowContents
 from tether.data.crops import Crop
 from tether.data.dense_labels import DenseLabels
 from tether.data.images import decode
 from tether.data.latents import TensorColumn
 from tether.data.placement import Placement
-from tether.data.regions import RegionColumns, SeenRegions
+from tether.data.regions import RegionColumns
 from tether.data.text_pairs import POSITIVE_TEXT, TextPairs
 
 IMAGE, TEXT = "image", "text"
-REGION_TEXT = "region_text"
-"""Where a batch's extra holds the tokens of its regions' phrases."""
 _TAKEN = ("image", "text", "negative_image", "negative_text", REGION_TEXT, POSITIVE_TEXT)
 _WHOLE = Crop()
-
-
-@dataclass(frozen=True, slots=True)
-class RowContents:
-    """What was read of one row, besides its plain image.
-
-    Attributes:
-        views: pixels of each view, ``image`` among them, and under ``negative_image`` the hard negative's.
-        placements: where each view lies in the image, after augmentation.
-        regions: those of each view.
-        phrases: of the regions.
-        tensors: of each column of latents.
-        labels: of the pixels of each view.
-    """
-
-    views: Mapping[str, Tensor] = field(default_factory=dict)
-    placements: Mapping[str, Placement] = field(default_factory=dict)
-    regions: Mapping[str, SeenRegions] = field(default_factory=dict)
-    phrases: Sequence[str] = ()
-    tensors: Mapping[str, np.ndarray] = field(default_factory=dict)
-    labels: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class BatchContents:

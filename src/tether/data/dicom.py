@@ -14,12 +14,12 @@ from tether.core.errors import InputError, MissingExtraError, reason_of
 from tether.core.hash_rng import hash_int
 from tether.data.dicom_limits import Counted, check_frames, inflated
 from tether.data.image_file import image_bytes
+from tether.data.image_headers import is_dicom
 from tether.data.intensity_window import Curve, DeepImage, WindowLevel, brightness
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-MARK, MARK_AT = b"DICM", 128
 """What a DICOM file says after its preamble."""
 MAX_VALUES = 1 << 26
 """Most grey values (rows x columns x frames x channels) that are decoded; a quarter of a gigabyte as float32."""
@@ -40,11 +40,6 @@ _TAGS = (
 )
 """All that is read of a header."""
 _CURVES: dict[str, Curve] = {"": "linear", "LINEAR": "linear", "LINEAR_EXACT": "linear_exact", "SIGMOID": "sigmoid"}
-
-
-def is_dicom(data: bytes) -> bool:
-    """Whether a file's bytes are DICOM, by their mark."""
-    return data[MARK_AT : MARK_AT + len(MARK)] == MARK
 
 
 def read_dicom(data: bytes | Path, *, name: str = "", secret: str = "", max_values: int = MAX_VALUES) -> DeepImage:
@@ -70,7 +65,7 @@ def read_dicom(data: bytes | Path, *, name: str = "", secret: str = "", max_valu
         name, data = name or str(data), image_bytes(data, name=name)
     name = name or "image"
     if not is_dicom(data):
-        raise InputError(f"{name}: not a DICOM file ({len(data)} bytes without the mark {MARK.decode()})")
+        raise InputError(f"{name}: not a DICOM file ({len(data)} bytes without the mark DICM)")
     with _ONE_AT_A_TIME, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom warns of every oddity that it has dealt with
         header = None

@@ -29,6 +29,11 @@ _TILE_SIDES = (322, 323)
 _MOST_TILE = 1 << 26
 
 
+def is_dicom(data: bytes) -> bool:
+    """Whether a file's bytes are DICOM, by their mark."""
+    return data[128:132] == b"DICM"
+
+
 def check_headers(data: bytes) -> None:
     """Refuse a file whose parts would cost far more than its pixels."""
     if data.startswith(JPEG):

@@ -19,9 +19,8 @@ from torch import Tensor
 
 from tether.core.errors import InputError, reason_of
 from tether.core.types import ImageLike, ImageSpec
-from tether.data.dicom import is_dicom
 from tether.data.image_file import MAX_PIXELS, check_size, image_bytes, open_image, orientation
-from tether.data.image_headers import JPEG, check_headers, jpeg_frame
+from tether.data.image_headers import JPEG, check_headers, is_dicom, jpeg_frame
 from tether.data.placement import Placement
 
 if TYPE_CHECKING:

@@ -8,20 +8,22 @@ from concurrent.futures import Future
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from tether.core.errors import InputError
 from tether.core.protocols import Source, Tokenizer
 from tether.core.types import Batch, ImageSpec, Row
-from tether.data.augment import Augment
 from tether.data.bad_rows import BadRows
 from tether.data.captions import CaptionPick
 from tether.data.collate import Assembler
-from tether.data.contents import BatchContents
 from tether.data.in_order import loader_threads
 from tether.data.shuffle import Draft, Position, acceptor, full_order, until_broken, window_order
+
+if TYPE_CHECKING:
+    from tether.data.augment import Augment
+    from tether.data.contents import BatchContents
 
 MEMORY = 1 << 30
 """Bytes of rows held to shuffle them as a whole; a larger source is shuffled in windows."""

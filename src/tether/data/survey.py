@@ -14,7 +14,6 @@ from tether.core.errors import InputError, MissingExtraError, installing
 from tether.core.protocols import Source
 from tether.core.types import ImageLike
 from tether.data.shuffle import reason_against
-from tether.data.sources.advice import caption_advice
 from tether.data.sources.split import digest_of
 
 _NAMED = 3
@@ -141,10 +140,12 @@ def survey(source: Source) -> Survey:
             if len(sizes) < _SAMPLE and (size := _size(row.image)):
                 sizes.append(size)
     if not counts:
+        from tether.data.sources.advice import caption_advice
+
         first = [*without.examples, *unusable.examples][:1]
         why = f"; the first: {first[0]}" if first else ""
-        rows, advice = without.count + unusable.count, caption_advice(source.name)
-        raise InputError(f"{source.name}: no image with a caption among {rows} rows{why}{advice}")
+        rows = without.count + unusable.count
+        raise InputError(f"{source.name}: no image with a caption among {rows} rows{why}{caption_advice(source.name)}")
     sizes.sort(key=lambda size: size[0] * size[1])
     return Survey(
         name=source.name,

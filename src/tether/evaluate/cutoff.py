@@ -14,14 +14,17 @@ from torch import Tensor
 
 from tether.core.atomic_io import read_json, write_json
 from tether.core.errors import InputError
+from tether.core.protocols import DualEncoder, Source
 from tether.core.shape import NUMBER, check
 from tether.evaluate.bootstrap import interval
-from tether.evaluate.embeddings import Embedded
+from tether.evaluate.embeddings import Embedded, embed_source
 
 FILE = "cutoff.json"
 FALSE = 0.01
 """Share of false pairs that the cutoff ``auto`` lets pass."""
 LEAST_IMAGES = 10
+MOST_IMAGES = 1000
+"""Held-out images that cutoffs are fitted on, at most."""
 _FALSE_RATES = (0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02, FALSE, 0.005, 0.002, 0.001, 0.0)
 _TRUE_RATES = (1.0, 0.99, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05)
 
@@ -206,6 +209,24 @@ def _by_both(
     by_captions = torch.from_numpy(_by_image(scores, asked, owner, above=above))
     adds = as_image + by_captions - mean
     return (adds - adds.mean() + mean).numpy()
+
+
+def keep_cutoffs(model: DualEncoder, held_out: Source, *, limit: int | None, folder: Path, digest: str) -> None:
+    """Fit cutoffs on held-out pairs and write them into a run's folder; nothing where there are too few.
+
+    Args:
+        model: what embeds the pairs.
+        held_out: the pairs.
+        limit: rows looked at, from the first; None for all.
+        folder: of the run.
+        digest: of the model.
+    """
+    try:
+        seen = embed_source(model, held_out, limit=min(limit or MOST_IMAGES, MOST_IMAGES))
+        found = fit_cutoffs(seen, digest=digest, source=held_out.name)
+    except InputError:
+        return
+    found.save(folder / FILE)
 
 
 def read_cutoffs(path: Path) -> Cutoffs | None:

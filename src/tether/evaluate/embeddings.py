@@ -19,7 +19,6 @@ from tether.core.ranges import Count, checked
 from tether.core.types import Row
 from tether.data.in_order import ordered
 from tether.data.labelled import sorted_names
-from tether.models.composed.cached import CachedEncoder
 from tether.models.embed import encode_images, encode_texts
 
 LABEL = "label"
@@ -120,9 +119,9 @@ def embed_source(
             yield images
 
     try:
-        if isinstance(model, CachedEncoder) and thumbnail is None:
+        if thumbnail is None and (rows_of := getattr(model, "rows_of", None)):  # a cached encoder
             parts = []
-            for some, found in model.rows_of(
+            for some, found in rows_of(
                 source,
                 batch_size=batch_size,
                 workers=workers,

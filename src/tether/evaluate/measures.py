@@ -15,14 +15,12 @@ from torch import Tensor
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder, Source
 from tether.core.ranges import checked
-from tether.data.sources.advice import caption_advice
 from tether.evaluate.bootstrap import interval
 from tether.evaluate.clip_score import PREFIX, clip_score
 from tether.evaluate.embeddings import Embedded, embed_source
 from tether.evaluate.geometry import alignment, effective_rank, modality_gap, uniformity
 from tether.evaluate.groups import wilson
 from tether.evaluate.retrieval import Depths, chance, ranks
-from tether.evaluate.text_retrieval import bag_of_words_ranks, text_chance, text_ranks
 from tether.evaluate.zero_shot import logits, zero_shot
 from tether.models.embed import encode_texts
 from tether.models.texts.long_texts import CutNotice, LongTexts, reading
@@ -117,9 +115,17 @@ def evaluate(
             on_progress=on_progress,
         )
     check_measurable(seen, where=source.name)
-    given = {"measures": measures, "k": k, "templates": templates, "bootstrap": bootstrap, "seed": seed}
     with notice.watching():
-        result = measure(reader, seen, batch_size=batch_size, **given)
+        result = measure(
+            reader,
+            seen,
+            measures=measures,
+            k=k,
+            templates=templates,
+            batch_size=batch_size,
+            bootstrap=bootstrap,
+            seed=seed,
+        )
     if not result.keys() - {"images", "texts"}:
         wanted = "; ".join(f"{name} expects rows with {_WANTS[name]}" for name in measures)
         raise InputError(f"{source.name}: nothing to measure: {wanted}")
@@ -129,6 +135,8 @@ def evaluate(
 def check_measurable(seen: Embedded, *, where: str) -> None:
     """Refuse pairs that say nothing to measure by."""
     if not seen.captions and not seen.labels:
+        from tether.data.sources.advice import caption_advice
+
         raise InputError(
             f"{where}: rows have neither captions nor a label column, so there is nothing to measure"
             f"{caption_advice(where)}"
@@ -161,8 +169,10 @@ def measure(
     if "text_retrieval" in measures:
         result |= _text_retrieval(text, seen, k=k, means=means)
     if seen.labels and "zero_shot" in measures:
+        from tether.tasks.classify.zero_shot import class_weights
+
         classes = seen.classes
-        weights = class_rows(model, classes, templates=templates, batch_size=batch_size)
+        weights = class_weights(model, classes, templates=templates, batch_size=batch_size)
         found = zero_shot(logits(image, weights=weights, geometry=geometry), labels=seen.label_numbers)
         result |= {
             "zero_shot_top1": found.top1,
@@ -185,21 +195,14 @@ def measure(
     return result
 
 
-def class_rows(
-    model: DualEncoder, classes: Sequence[str], *, templates: Sequence[str] | None, batch_size: int
-) -> Tensor:
-    """(c, d) points of the class names, by the prompts that ``tether classify`` uses."""
-    from tether.tasks.classify.zero_shot import class_weights
-
-    return class_weights(model, classes, templates=templates, batch_size=batch_size)
-
-
 def _text_retrieval(text: Tensor, seen: Embedded, *, k: Sequence[int], means: _Means) -> dict[str, float]:
     """Of captions whose image has another, beside the same by words alone; nothing where no image has two."""
     owner = seen.text_to_image
     pairs = set(zip(owner.tolist(), seen.captions, strict=True))
     if len(pairs) == len({row for row, _ in pairs}):
         return {}
+    from tether.evaluate.text_retrieval import bag_of_words_ranks, text_chance, text_ranks
+
     found = text_ranks(text, owner, similarity=seen.geometry.similarity)
     asked, of = found[found > 0], owner[found > 0]
     ordered = asked.sort().values

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tether.core.component import build, settings
 from tether.core.errors import InputError
@@ -13,27 +13,38 @@ from tether.core.gather import Gather
 from tether.core.protocols import DualEncoder
 from tether.core.types import Row
 from tether.data import open_source
-from tether.data.augment import AUGMENTATIONS
 from tether.data.captions import CAPTION_PICKS
-from tether.data.contents import BatchContents
 from tether.data.loader import Loader, SideBySide
 from tether.models.tokenizer import ClipTokenizer, FunctionTokenizer
 from tether.training.config import Beside, RunConfig, Spec
+
+if TYPE_CHECKING:
+    from tether.data.augment import Augment
+    from tether.data.contents import BatchContents
 
 
 def build_contents(given: dict[str, Any], *, where: str) -> BatchContents | None:
     """What batches hold besides plain pairs; None for nothing."""
     if not given:
         return None
+    from tether.data.contents import BatchContents
+
     return build({**given, "name": "contents"}, {"contents": BatchContents}, where=f"{where}: contents")
+
+
+def _augment(one: RunConfig | Beside, *, where: str) -> Augment | None:
+    if not one.augment:
+        return None
+    from tether.data.augment import AUGMENTATIONS
+
+    return build(one.augment, AUGMENTATIONS, where=f"{where}: augment")
 
 
 def check_batches(config: RunConfig, *, where: str) -> None:
     """Refuse settings that no part takes, before a row is read."""
     for one, here in each_data(config, where=where):
         settings(one.caption, CAPTION_PICKS, where=f"{here}: caption")
-        if one.augment:
-            settings(one.augment, AUGMENTATIONS, where=f"{here}: augment")
+        _augment(one, where=here)
         build_contents(one.contents, where=here)
     for name in config.beside:
         if not name.isidentifier():
@@ -95,7 +106,7 @@ def make_batches(
             world=gather.world,
             workers=config.workers,
             caption=build(one.caption, CAPTION_PICKS, where=f"{here}: caption"),
-            augment=build(one.augment, AUGMENTATIONS, where=f"{here}: augment") if one.augment else None,
+            augment=_augment(one, where=here),
             contents=build_contents(one.contents, where=here),
             on_bad=on_bad,
             strict=config.strict,

@@ -15,7 +15,6 @@ from tether.core.errors import InputError, TetherError
 from tether.core.gather import process_gather
 from tether.core.locks import check_links, is_lock, locked
 from tether.core.printable import quoted
-from tether.data.recorded import elsewhere, leaves
 from tether.models.model_uri import near
 from tether.training.checkpoints import list_checkpoints, remove_unfinished
 from tether.training.config import RunConfig, dump_config, load_config
@@ -157,6 +156,8 @@ def check_recorded(config: RunConfig, *, given: Sequence[str], folder: Path) -> 
         InputError: a model elsewhere (see ``models.model_uri.near``), data on a hub or behind a URL, a tracker that
             sends the figures away; it says what to type.
     """
+    from tether.data.recorded import elsewhere, leaves
+
     for keys, value in leaves(config.model_dump(exclude_none=True)):
         if any(keys[: len(one)] == one for one in (tuple(text.partition("=")[0].split(".")) for text in given)):
             continue
@@ -164,7 +165,7 @@ def check_recorded(config: RunConfig, *, given: Sequence[str], folder: Path) -> 
         again = f"tether train --out {folder} --resume {key}="
         if isinstance(value, str) and (name := _model(keys, value)):
             near(name, written_in=folder, again=again + ("NAME" if key == ".".join(keys) else "..."))
-        elif far := _far(keys, value):
+        elif far := value if (keys[0], value) == ("trackers", "wandb") else elsewhere(keys, value):
             raise InputError(
                 f"{folder}: its record takes {key} from {far!r:.200}, which is not read unasked; if you trust "
                 f"it: {again}..."
@@ -174,12 +175,10 @@ def check_recorded(config: RunConfig, *, given: Sequence[str], folder: Path) -> 
 def _model(keys: tuple[str, ...], value: str) -> str:
     """The model or the file of weights that a setting names, or the empty string."""
     named = keys[:-1] if keys[-1] == "name" else keys
-    teacher = "step" in named and named[-2:] == ("teacher", "load")
-    if (
-        named not in _MODELS
-        and not teacher
-        and not ("step" in named and named[-1] == "encoder" and value not in _READERS)
-    ):
+    reads = "step" in named and (
+        named[-2:] == ("teacher", "load") or (named[-1] == "encoder" and value not in _READERS)
+    )
+    if named not in _MODELS and not reads:
         return ""
     architecture, _, file = value.removeprefix("timm:").partition("/")
     return value if not value.startswith("timm:") or "." in architecture else file
@@ -187,10 +186,3 @@ def _model(keys: tuple[str, ...], value: str) -> str:
 
 _MODELS = {("model", "load"), ("model", "image"), ("model", "text")}
 _READERS = ("model", "teacher", "words")  # of a view: the model that is trained, the step's teacher, a count of words
-
-
-def _far(keys: tuple[str, ...], value: object) -> str | None:
-    """What a setting would reach outside of this machine, if anything."""
-    if keys[0] == "trackers" and value == "wandb":
-        return "wandb"
-    return elsewhere(keys, value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -12,15 +13,16 @@ from tether.core.errors import InputError, WriteError
 from tether.core.protocols import DualEncoder
 from tether.core.types import Features
 from tether.data.loader import Loader, SideBySide
-from tether.models.composed.cached import CachedEncoder, pixel_keys
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.encoders.tower_parts import SIDES, Side, side_parts
 from tether.models.encoders.wrapped import WrappedEncoder
 from tether.models.towers.clip import Clip
 from tether.training.batches import each_data
 from tether.training.config import Beside, RunConfig
-from tether.training.kept_latents import keep_latents_
 from tether.training.steps.module import Encoder, ViewRows
+
+if TYPE_CHECKING:
+    from tether.models.composed.cached import CachedEncoder
 
 _log = logging.getLogger("tether.training")
 _AMONG = ("first", "first_often", "random", "rewritten")
@@ -40,11 +42,12 @@ def resting_sides(model: Encoder) -> set[Side]:
 
 def kept_where_resting(model: DualEncoder) -> DualEncoder:
     """The model, its towers that rest behind the feature cache where that can be written to."""
-    if not isinstance(model, (Clip, WrappedEncoder)):
+    if not isinstance(model, (Clip, WrappedEncoder)) or not (sides := resting_sides(model)):
         return model
-    sides = resting_sides(model)
+    from tether.models.composed.cached import CachedEncoder
+
     kept = CachedEncoder(model, sides=sides)
-    return kept if sides and all(_cannot_keep(kept, side) is None for side in sides) else model
+    return kept if all(_cannot_keep(kept, side) is None for side in sides) else model
 
 
 def kept_at_rest(model: nn.Module, *, images: bool) -> KeptTowers | None:
@@ -56,6 +59,8 @@ def kept_at_rest(model: nn.Module, *, images: bool) -> KeptTowers | None:
     """
     if not isinstance(model, (Clip, WrappedEncoder)):
         return None
+    from tether.models.composed.cached import CachedEncoder
+
     kept = CachedEncoder(model, sides=())
     for side in sorted(resting_sides(model)):
         parts = side_parts(model, side).values()
@@ -79,10 +84,17 @@ def kept_towers(
     """
     if config.features == "encode":
         return None
-    others = (_other_images(one) for one, _ in each_data(config, where=""))
-    keep_latents_(model, against=next((reason for reason in others if reason is not None), None))
+    if isinstance(model, Clip) and hasattr(model.visual, "codec"):
+        from tether.training.kept_latents import keep_latents_
+
+        others = (_other_images(one) for one, _ in each_data(config, where=""))
+        keep_latents_(model, against=next((reason for reason in others if reason is not None), None))
+    if not (resting := sorted(resting_sides(model))):
+        return None
+    from tether.models.composed.cached import CachedEncoder
+
     kept = CachedEncoder(model, sides=())
-    for side in sorted(resting_sides(model)):
+    for side in resting:
         reason = _against(side, model, config=config, loader=loader, sharding=sharding, edited=edited)
         reason = reason or _cannot_keep(kept, side)
         if reason is None:
@@ -113,6 +125,8 @@ class KeptTowers:
         if batch.names is None:
             return self.encoder.encode_image(batch.rows)
         if new := [number for number, name in enumerate(batch.names) if name not in self._keys]:
+            from tether.models.composed.cached import pixel_keys
+
             keys = pixel_keys(batch.rows[new])
             self._keys.update(zip((batch.names[number] for number in new), keys, strict=True))
         return self.encoder.encode_image(batch.rows, keys=[self._keys[name] for name in batch.names])
@@ -120,12 +134,11 @@ class KeptTowers:
 
 def _rest(parts: Mapping[str, nn.Module | nn.Parameter]) -> bool:
     """Whether there are parts, and nothing in them learns."""
-    named = [
-        parameter
+    return bool(parts) and not any(
+        parameter.requires_grad
         for part in parts.values()
         for parameter in (part.parameters() if isinstance(part, nn.Module) else [part])
-    ]
-    return bool(parts) and not any(parameter.requires_grad for parameter in named)
+    )
 
 
 def _against(

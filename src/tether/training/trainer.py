@@ -86,7 +86,7 @@ class Trainer:
             make_loader: gives the batches.
             where: file of the settings, for messages.
         """
-        from tether.optim import OPTIMIZERS, layer_decay_groups, parameter_groups, with_timm
+        from tether.optim import OPTIMIZERS, parameter_groups, with_timm
         from tether.optim.clip import CLIPPERS
 
         self.stretch = stretch = plan[number]
@@ -124,6 +124,8 @@ class Trainer:
 
         groups = parameter_groups(self.module, weight_decay=config.weight_decay)
         if config.towers:
+            from tether.optim import layer_decay_groups
+
             towers = {f"model.{name}": settings for name, settings in config.towers.items()}
             groups = layer_decay_groups(self.module, towers=towers, weight_decay=config.weight_decay)
         optimizers = with_timm(OPTIMIZERS, config.optimizer)

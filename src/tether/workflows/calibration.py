@@ -12,33 +12,13 @@ from tether.core.model_digest import encoder_digest
 from tether.core.protocols import DualEncoder, Source
 from tether.data import open_source
 from tether.data.shuffle import reason_against
-from tether.evaluate.cutoff import FILE, LEAST_IMAGES, Cutoff, fit_cutoffs, read_cutoffs
+from tether.evaluate.cutoff import FILE, LEAST_IMAGES, MOST_IMAGES, Cutoff, fit_cutoffs, read_cutoffs
 from tether.evaluate.embeddings import embed_source
 from tether.evaluate.meaning import read_meaning
 from tether.workflows.learnt import learnt_from
 from tether.workflows.models import Data, OnStage, progress_of
 
-MOST_IMAGES = 1000
-"""Held-out images that cutoffs are fitted on, at most."""
 Wanted = float | Literal["auto"] | None
-
-
-def keep_cutoffs(model: DualEncoder, held_out: Source, *, limit: int | None, folder: Path, digest: str) -> None:
-    """Fit cutoffs on held-out pairs and write them into a run's folder; nothing where there are too few.
-
-    Args:
-        model: what embeds the pairs.
-        held_out: the pairs.
-        limit: rows looked at, from the first; None for all.
-        folder: of the run.
-        digest: of the model.
-    """
-    try:
-        seen = embed_source(model, held_out, limit=min(limit or MOST_IMAGES, MOST_IMAGES))
-        found = fit_cutoffs(seen, digest=digest, source=held_out.name)
-    except InputError:
-        return
-    found.save(folder / FILE)
 
 
 def cutoff_of(

@@ -13,33 +13,26 @@ import torch
 import torch.nn.functional as F
 
 from tether.adaptation.finetune.map_fit import MapFit
+from tether.adaptation.finetune.registry import FITS
 from tether.core.atomic_io import write_json
 from tether.core.component import build
 from tether.core.errors import InputError
-from tether.core.registry import Registry
 from tether.data import open_source
 from tether.models.compose import compose
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.load import load
 from tether.models.save import save
 from tether.training.claim import claimed
-from tether.training.config import RunConfig, load_config
+from tether.training.config import RunConfig
 from tether.training.environment import describe_environment
 from tether.training.metrics_log import Logbook
 from tether.training.result import Result, read_result
 from tether.training.run_files import BAD_ROWS, ENVIRONMENT, METRICS, SUMMARY
 from tether.training.tower_features import TowerFeatures, tower_features
+from tether.workflows.head_run import USED, idle_settings
 from tether.workflows.models import with_total
 
 RECALL = re.compile(r"text_to_image_r\d+")
-FITS: Registry[Any] = Registry(
-    "fits",
-    {
-        "maps": "tether.adaptation.finetune.map_fit:MapFit",
-    },
-)
-"""What ``RunConfig.fit`` may name."""
-_USED = ("data", "model", "fit", "evaluate", "seed", "size", "workers", "strict")
 
 
 def fit(
@@ -90,8 +83,9 @@ def fit(
         seconds = time.perf_counter() - start
         save(made, folder)
         write_json(folder / ENVIRONMENT, describe_environment() | {"processes": 1})
-        metrics = {} if evaluate is None else evaluate(made)
+        metrics = {}
         if evaluate is not None:
+            metrics = evaluate(made)
             before = evaluate(model.eval())
             metrics |= {f"before_{key}": before[key] for key in before if RECALL.fullmatch(key)}
         record = {"step": 0, "eval": metrics, "seconds": seconds}
@@ -114,12 +108,8 @@ def check_fit(config: RunConfig) -> MapFit:
     """
     assert config.fit is not None
     part: MapFit = build(config.fit, FITS, where="settings: fit", finite=True)
-    plain = load_config(values={"data": config.data, "size": config.size}).model_dump()
-    given = config.model_dump()
-    if idle := [key for key in given if key not in _USED and given[key] != plain[key]]:
-        raise InputError(
-            f"settings: {', '.join(idle)}: a fit takes no steps; expected {', '.join(_USED)}, or fit=null for steps"
-        )
+    if idle := idle_settings(config):
+        raise InputError(f"settings: {idle}: a fit takes no steps; expected {', '.join(USED)}, or fit=null for steps")
     return part
 
 

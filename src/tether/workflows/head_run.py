@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tether.adaptation.finetune.registry import FITS
 from tether.adaptation.recipes.registry import RECIPES
 from tether.core.component import build
 from tether.core.errors import InputError
 from tether.training.config import RunConfig, load_config
-from tether.workflows.fit import FITS
 from tether.workflows.models import Progress
 
 if TYPE_CHECKING:
     from tether.workflows.adapt import Adapted
 
-_USED = ("data", "model", "fit", "evaluate", "seed", "size", "workers", "strict")
+USED = ("data", "model", "fit", "evaluate", "seed", "size", "workers", "strict")
 
 
 def gives_head(config: RunConfig) -> bool:
@@ -35,16 +35,20 @@ def check_head_run(config: RunConfig) -> dict[str, Any]:
     made = build(spec, RECIPES, where="settings: fit", finite=True)
     if made.gives != "head":
         raise InputError(f"settings: fit: {spec['name']} gives a {made.gives}; use tether adapt --recipe")
-    plain = load_config(values={"data": config.data, "size": config.size}).model_dump()
-    given = config.model_dump()
-    if idle := [key for key in given if key not in _USED and given[key] != plain[key]]:
+    if idle := idle_settings(config):
         raise InputError(
-            f"settings: {', '.join(idle)}: a head is learnt with the settings of its recipe (fit.*); expected "
-            f"{', '.join(_USED)}"
+            f"settings: {idle}: a head is learnt with the settings of its recipe (fit.*); expected {', '.join(USED)}"
         )
     if not isinstance(config.model.get("load"), str) or len(config.model) > 1:
         raise InputError(f"settings: model: expected {{load: NAME}}, a trained model, got {dict(config.model)!r:.200}")
     return spec
+
+
+def idle_settings(config: RunConfig) -> str:
+    """Names of the settings that only training steps use, where they are given."""
+    plain = load_config(values={"data": config.data, "size": config.size}).model_dump()
+    given = config.model_dump()
+    return ", ".join(key for key in given if key not in USED and given[key] != plain[key])
 
 
 def learn_head(

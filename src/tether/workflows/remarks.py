@@ -9,7 +9,6 @@ from tether.core.component import build
 from tether.core.errors import InputError
 from tether.core.protocols import Source
 from tether.data import open_source
-from tether.data.text_pairs import TextPairs
 from tether.training.config import RunConfig, Spec
 from tether.training.schedules import SCHEDULES
 from tether.training.stages import Stretch, stretches
@@ -54,6 +53,8 @@ def shared_captions(config: RunConfig, held_out: Spec | Source) -> int | None:
 
 def _texts(spec: Spec | Source) -> Iterator[str]:
     """All captions, queries and positives of a source."""
+    from tether.data.text_pairs import TextPairs
+
     source = open_source(spec, where="data")
     for row in (row for block in source.blocks() for row in source.read(block)):
         yield from row.texts

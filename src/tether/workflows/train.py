@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from tether.core.atomic_io import local
 from tether.core.errors import InputError
@@ -17,9 +17,9 @@ from tether.core.recipes import find
 from tether.core.yaml_files import parse_yaml
 from tether.data import SOURCES, open_source
 from tether.data.opening import kind_of
-from tether.data.survey import survey
 from tether.data.words import count_words
 from tether.evaluate import evaluate
+from tether.evaluate.cutoff import keep_cutoffs
 from tether.evaluate.embeddings import embed_source
 from tether.evaluate.meaning import Meaning, depth_for, read_meaning, recall_of
 from tether.evaluate.measures import check_measurable
@@ -34,12 +34,12 @@ from tether.training.parts import check_parts
 from tether.training.result import Result
 from tether.training.run import train as run
 from tether.training.steps.module import Encoder
-from tether.workflows.calibration import keep_cutoffs
 from tether.workflows.edits import EDITS
-from tether.workflows.fit import check_fit, fit
 from tether.workflows.head_run import check_head_run, gives_head
-from tether.workflows.plan import TrainingPlan, plan
 from tether.workflows.remarks import shared_captions
+
+if TYPE_CHECKING:
+    from tether.workflows.plan import TrainingPlan
 
 BOOTSTRAP = 1000
 
@@ -158,6 +158,9 @@ def prepare(
                 "DATA --recipe speedrun --out runs/first makes one), or starter, which is no vision transformer"
             )
         return Prepared(_checked(config), [], None)
+    from tether.data.survey import survey
+    from tether.workflows.plan import plan
+
     first = load_config(values={"data": spec, "evaluate": {"source": spec}}, overrides=settings)
     check_parts(first, EDITS, where="settings")
     found = survey(open_source(spec, where="data"))
@@ -183,6 +186,8 @@ def _checked(config: RunConfig) -> RunConfig:
     if gives_head(config):
         check_head_run(config)
     elif config.fit is not None:
+        from tether.workflows.fit import check_fit
+
         check_fit(config)
     check_parts(config, EDITS, where="settings")
     return config
@@ -215,6 +220,8 @@ def go(
             return measures_of(kept, seen, bootstrap=BOOTSTRAP)
 
     if config.fit is not None:
+        from tether.workflows.fit import fit
+
         result = fit(
             config,
             folder=out,
@@ -252,7 +259,7 @@ def _meaning(config: RunConfig, result: Result, *, held_out: Source, out: Path, 
     """
     source = open_source(config.data, where="data")
     model = cast(DualEncoder, load(out, device=device))
-    scratch = _scratch(config)
+    scratch = not {"load", "image"} & config.model.keys()  # the model began with random weights
     words = count_words(source, digest=encoder_digest(model), scratch=scratch)
     words.save(out)
     kept = kept_where_resting(model)
@@ -295,8 +302,3 @@ def _before(config: RunConfig, held_out: Source, *, depth: int, limit: int | Non
         return evaluate(kept, held_out, measures=("retrieval",), limit=limit)[f"text_to_image_r{depth}"]
     except InputError:
         return None
-
-
-def _scratch(config: RunConfig) -> bool:
-    """Whether the model began with random weights."""
-    return not {"load", "image"} & config.model.keys()

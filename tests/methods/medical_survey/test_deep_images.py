@@ -11,7 +11,8 @@ from PIL import Image
 
 from tether.core.errors import InputError
 from tether.data import open_source
-from tether.data.dicom import is_dicom, pseudonym, read_dicom
+from tether.data.dicom import pseudonym, read_dicom
+from tether.data.image_headers import is_dicom
 from tether.data.images import decode
 from tether.data.intensity_window import WindowLevel
 from tether.methods.medical_survey.high_bit_depth import read_deep

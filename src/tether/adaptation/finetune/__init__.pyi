@@ -4,6 +4,7 @@ from .map_fit import FittedMaps as FittedMaps
 from .map_fit import MapFit as MapFit
 from .masked_patches import MaskedPatches as MaskedPatches
 from .registry import ADAPTERS as ADAPTERS
+from .registry import FITS as FITS
 from .towers import freeze_image_tower as freeze_image_tower
 from .towers import image_parameters as image_parameters
 from .towers import tower_parameters as tower_parameters

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from tether.core.registry import Registry
 
 if TYPE_CHECKING:
+    from tether.adaptation.finetune.map_fit import MapFit
     from tether.core.protocols import ModelEdit
 
 ADAPTERS: Registry[ModelEdit] = Registry(
@@ -18,3 +19,6 @@ ADAPTERS: Registry[ModelEdit] = Registry(
     },
 )
 """Every edit that trains a model further by the name a recipe uses."""
+
+FITS: Registry[MapFit] = Registry("fits", {"maps": "tether.adaptation.finetune.map_fit:MapFit"})
+"""What learns in closed form, without steps, by the name that a run's ``fit`` has."""

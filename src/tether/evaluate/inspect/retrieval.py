@@ -15,9 +15,9 @@ from tether.evaluate.inspect.above_chance import LEAST_PAIRS, recalls
 from tether.evaluate.inspect.context import Subject
 from tether.evaluate.inspect.intervals import bar_of, share, shown, surely_above
 from tether.evaluate.inspect.pairing import Pairing
-from tether.evaluate.measures import class_rows
 from tether.evaluate.retrieval import Depths
 from tether.evaluate.zero_shot import logits, zero_shot
+from tether.tasks.classify.zero_shot import class_weights
 
 AT_CHANCE = 0.55
 """Mean fraction of wrong answers beaten, below which a model tells pairs no better than chance does."""
@@ -95,7 +95,7 @@ def _zero_shot(subject: Subject) -> _ZeroShot:
     if len(classes) < 2:
         return _ZeroShot(said=f"; all rows are of the one class {classes[0]!r}, so there is nothing to classify")
     labels = subject.seen.label_numbers
-    weights = class_rows(subject.model, classes, templates=None, batch_size=subject.batch_size)
+    weights = class_weights(subject.model, classes, batch_size=subject.batch_size)
     scores = logits(subject.points.float(), weights=weights, geometry=subject.seen.geometry)
     found = zero_shot(scores, labels=labels)
     top = share(f"zero-shot, top-1 (chance {100 / len(classes):.1f} %)", found.ranks <= 1)

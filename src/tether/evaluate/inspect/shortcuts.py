@@ -18,8 +18,8 @@ from tether.evaluate.inspect.context import Subject
 from tether.evaluate.inspect.intervals import bar_of, difference, exact, mean, share, shown, surely_above
 from tether.evaluate.inspect.shortcut_scores import Pull, aligned, cramers_v, pull, strength
 from tether.evaluate.inspect.vocabulary import ATTRIBUTES, heads, kind_of, replaced, spans
-from tether.evaluate.measures import class_rows
 from tether.evaluate.zero_shot import logits
+from tether.tasks.classify.zero_shot import class_weights
 
 LEAST_ROWS = 60
 LEAST_CLASS, MOST_CLASSES = 8, 40
@@ -239,7 +239,7 @@ def _by_labels(subject: Subject) -> list[_Question]:
     if not 2 <= len(classes) <= MOST_CLASSES or len(subject.image) < LEAST_ROWS:
         return []
     truth = subject.seen.label_numbers.numpy()
-    weights = F.normalize(class_rows(subject.model, classes, templates=None, batch_size=subject.batch_size), dim=1)
+    weights = F.normalize(class_weights(subject.model, classes, batch_size=subject.batch_size), dim=1)
     scores = logits(subject.image, weights=weights, scale=1.0).double().numpy()
     everything = tuple(range(len(truth)))
     questions = []

@@ -20,13 +20,14 @@ from tether.evaluate.html.sprite import SpriteSheet, sprite
 from tether.evaluate.html.templates import render
 from tether.evaluate.html.text import duration, rounded_duration
 from tether.evaluate.meaning import read_meaning
-from tether.evaluate.measures import MEASURES, class_rows, measure
+from tether.evaluate.measures import MEASURES, measure
 from tether.evaluate.report import galleries
 from tether.evaluate.report.confusion import Confusion, confusion
 from tether.evaluate.report.run_charts import of_run
 from tether.evaluate.report.run_folder import RunFolder, read_run
 from tether.evaluate.retrieval import ranks
 from tether.evaluate.zero_shot import logits, zero_shot
+from tether.tasks.classify.zero_shot import class_weights
 from tether.training.signs import signs_of
 
 FILE = "report.html"
@@ -210,7 +211,7 @@ def _clouds(seen: Embedded, placed: list[int]) -> dict[str, projection.Points]:
 def _confusion(model: DualEncoder, seen: Embedded) -> Confusion | None:
     if len(seen.classes) < 2:
         return None
-    weights = class_rows(model, seen.classes, templates=None, batch_size=256)
+    weights = class_weights(model, seen.classes)
     scores = logits(seen.geometry.points(seen.image), weights=weights, geometry=seen.geometry)
     result = zero_shot(scores, labels=seen.label_numbers)
     return confusion(result.confusion, names=seen.classes)

@@ -26,7 +26,8 @@ from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, Decay, NonNegative, Positive, PositiveRate, Rate, Share, checked
 from tether.core.types import Batch, Loss, Regions
 from tether.data.boxes import Unit
-from tether.data.contents import REGION_TEXT, BatchContents
+from tether.data.collate import REGION_TEXT
+from tether.data.contents import BatchContents
 from tether.data.region_views import whole_image
 from tether.data.regions import MOST
 from tether.losses.clip import clip_loss

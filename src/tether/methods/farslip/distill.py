@@ -17,7 +17,7 @@ from tether.core.hash_rng import hash_int
 from tether.core.protocols import DualEncoder
 from tether.core.ranges import Count, NonNegative, Part, Positive, Share, checked
 from tether.core.types import Batch, Features, Loss, Regions
-from tether.data.contents import REGION_TEXT
+from tether.data.collate import REGION_TEXT
 from tether.data.region_proposals import cut_regions, random_crops
 from tether.losses import caption_labels, clip_loss, patch_distill_loss, region_contrast_loss
 from tether.losses.checks import unit_rows

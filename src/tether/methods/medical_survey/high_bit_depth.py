@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tether.core.errors import InputError
-from tether.data.dicom import MAX_VALUES, is_dicom, read_dicom
+from tether.data.dicom import MAX_VALUES, read_dicom
 from tether.data.image_file import MAX_FRAMES, image_bytes, open_image
-from tether.data.image_headers import gif_frames, tiff_pages
+from tether.data.image_headers import gif_frames, is_dicom, tiff_pages
 from tether.data.images import bands
 from tether.data.intensity_window import DeepImage, brightness
 

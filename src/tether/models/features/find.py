@@ -10,11 +10,8 @@ from torch import Tensor, nn
 
 from tether.core.errors import InputError
 from tether.core.protocols import DualEncoder
-from tether.models.composed.dual_tower import DualImages, DualTexts
 from tether.models.composed.encoder import ComposedEncoder
-from tether.models.composed.timm_tower import TimmImages
 from tether.models.composed.towers import ImageSide, TextSide
-from tether.models.composed.transformers_tower import TransformersImages, TransformersTexts
 from tether.models.encoders.tower_parts import Side
 from tether.models.encoders.wrapped import OpenClipEncoder, TransformersEncoder, padded
 from tether.models.features.read_by import read_by
@@ -159,14 +156,16 @@ def _images(side: ImageSide, *, pixels: Callable[[Tensor], Tensor], head: list[P
     inner: Any = side.inner
     if side.reader is not None:
         return read_by(side.reader, _images(inner, pixels=pixels, head=[]), head=head)
-    if isinstance(side, DualImages):
+    from tether.models.composed import dual_tower, timm_tower, transformers_tower
+
+    if isinstance(side, dual_tower.DualImages):
         found = tower_of(inner)
         return replace(found, projections=[*found.projections, *head])
-    if isinstance(side, TimmImages):
+    if isinstance(side, timm_tower.TimmImages):
         from tether.models.features.timm import timm_image
 
         return timm_image(inner, pixels=pixels, head=head)
-    if not isinstance(side, TransformersImages):
+    if not isinstance(side, transformers_tower.TransformersImages):
         raise refusal("rows alone", f"the image tower is of class {type(side).__name__}")
     from tether.models.features.hugging_face import vision_model
 
@@ -178,10 +177,12 @@ def _images(side: ImageSide, *, pixels: Callable[[Tensor], Tensor], head: list[P
 
 def _texts(side: TextSide, *, head: list[Projection]) -> TowerAnatomy:
     """The text tower of a composed encoder."""
-    if isinstance(side, DualTexts):
+    from tether.models.composed import dual_tower, transformers_tower
+
+    if isinstance(side, dual_tower.DualTexts):
         found = tower_of(cast(Any, side.inner), "text")
         return replace(found, projections=[*found.projections, *head])
-    if not isinstance(side, TransformersTexts):
+    if not isinstance(side, transformers_tower.TransformersTexts):
         raise refusal("rows alone", f"the text tower is of class {type(side).__name__}")
     return SealedText(
         width=side.width,

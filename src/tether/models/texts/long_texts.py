@@ -18,7 +18,6 @@ from tether.core.ranges import Count, Whole, checked
 from tether.core.types import Features
 from tether.models.embed_anything import Embeds
 from tether.models.encoders.truncated import NarrowEncoder
-from tether.models.texts.text_windows import SlidingTextEncoder
 from tether.models.tokenizer import TextCutWarning, lengths
 from tether.models.towers.sizes import MAX_CONTEXT, Resizes
 
@@ -113,7 +112,11 @@ def reading(model: DualEncoder, long_text: LongTexts) -> DualEncoder:
         return model
     if isinstance(model, NarrowEncoder):  # the positions are those of the encoder inside
         return NarrowEncoder(reading(model.inside, long_text), dims=model.dim)
-    return SlidingTextEncoder(model) if long_text == "windows" else StretchedTextEncoder(model, how=long_text)
+    if long_text != "windows":
+        return StretchedTextEncoder(model, how=long_text)
+    from tether.models.texts.text_windows import SlidingTextEncoder
+
+    return SlidingTextEncoder(model)
 
 
 class CutNotice:
@@ -137,8 +140,9 @@ class CutNotice:
         """Args: model: whose tokenizer counts what it cuts."""
         self._tokenizer: Any = model.tokenizer
         inside = model.inside if isinstance(model, NarrowEncoder) else model
-        by_windows = isinstance(inside, SlidingTextEncoder)
-        self._advice = "" if by_windows else ": windows reads them whole (long_text=..., --long-text)"
+        self._advice = (
+            "" if getattr(inside, "reads_whole", False) else ": windows reads them whole (long_text=..., --long-text)"
+        )
         self.told = 0
 
     @contextlib.contextmanager

@@ -152,6 +152,7 @@ class SlidingTextEncoder(EncoderAround, Embeds):
     ``reads``; frames and weights are ours.
 
     Attributes:
+        reads_whole: that no text loses its end up to a length that captions do not have.
         tokenizer: that of the model inside, for texts of up to ``models.towers.sizes.MAX_CONTEXT`` tokens.
 
     Example:
@@ -163,6 +164,8 @@ class SlidingTextEncoder(EncoderAround, Embeds):
         >>> reader.embed([long, "a red square"]).shape
         torch.Size([2, 64])
     """
+
+    reads_whole = True
 
     @checked
     def __init__(

@@ -16,10 +16,7 @@ from tether.core.ranges import Count, checked
 from tether.core.types import Batch, Features, Loss
 from tether.models.encoders.tower_parts import Side
 from tether.models.encoders.wrapped import WrappedEncoder
-from tether.models.features.dense import dense_image, dense_text
-from tether.models.features.dense_regions import dense_patches
 from tether.models.features.kept_patches import encode_patches
-from tether.models.features.penultimate import image_map, image_state, image_tokens
 from tether.models.towers.clip import Clip, Want
 from tether.models.towers.vision.masked_patches import MaskedPatchEmbed
 
@@ -166,15 +163,19 @@ def _encode(model: Encoder, batches: Sequence[ViewRows], *, micro_batch: int | N
 def run_tower(model: Encoder, side: Side, rows: Tensor, keep: Tensor | None, want: ViewWant) -> Features:
     """What one tower of a model makes of a view's rows."""
     if want == "tokens":
+        from tether.models.features.dense import dense_image, dense_text
+
         return dense_image(model, rows, keep=keep) if side == "image" else dense_text(model, rows)
     if want == "dense":
+        from tether.models.features.dense_regions import dense_patches
+
         return dense_patches(model, rows)
-    if want == "state":
-        return image_state(model, rows, keep=keep)
-    if want == "states":
-        return image_tokens(model, rows, keep=keep)
-    if want == "map":
-        return image_map(model, rows)
+    if want != "pooled":
+        from tether.models.features.penultimate import image_map, image_state, image_tokens
+
+        if want == "map":
+            return image_map(model, rows)
+        return image_state(model, rows, keep=keep) if want == "state" else image_tokens(model, rows, keep=keep)
     if side == "text":
         return model.encode_text(rows)
     if keep is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -13,12 +14,14 @@ from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.geometry import geometry_of
 from tether.core.types import Batch, Features
-from tether.models.features.patch_attention import Attended
 from tether.models.towers.positions import Pair
 from tether.training.steps.module import StepModule, ViewRows, encode_views
 from tether.training.steps.teachers import WORDS, Teachers
 from tether.training.steps.views import MODEL, TEACHER, ImageView, TextView, View, patch_grid
 from tether.training.terms.term import SeenView, TermInputs
+
+if TYPE_CHECKING:
+    from tether.models.features.patch_attention import Attended
 
 
 class ViewReader:

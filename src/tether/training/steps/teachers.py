@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -16,15 +16,17 @@ from tether.core.model_digest import model_digest
 from tether.core.ranges import Share, checked
 from tether.core.registry import Registry
 from tether.core.types import Batch, Features, Side
-from tether.models.features.find import anatomy_of
-from tether.models.features.patch_attention import Attended, attended
+from tether.models.load import load
 from tether.models.towers.frozen_copy import frozen_copy
 from tether.models.towers.positions import Pair
 from tether.training.ema import MovingEncoder, Shape
-from tether.training.resized_reader import ResizedReader
 from tether.training.steps.module import Encoder, ViewRows, joined_features, run_tower
 from tether.training.steps.views import TEACHER, captions_of
 from tether.training.terms.term import LOGIT_SCALE
+
+if TYPE_CHECKING:
+    from tether.models.features.patch_attention import Attended
+    from tether.training.resized_reader import ResizedReader
 
 WORDS = "words"
 BUCKETS = 1024
@@ -63,8 +65,6 @@ class LoadedTeacher:
 
     def see_start(self, student: Encoder) -> None:
         """See Teacher."""
-        from tether.models.load import load
-
         self.model = load(self.name).requires_grad_(False)
 
     def see_now(self, student: Encoder, *, steps: int) -> None:
@@ -131,6 +131,8 @@ class MovingTeacher:
         self.moving = MovingEncoder(student, steps=steps, **self._settings)
         self.model = cast(Encoder, self.moving.model)
         if self._image_size is not None:
+            from tether.training.resized_reader import ResizedReader
+
             self._resized = ResizedReader(self.model, image_size=self._image_size)
             self.model = self._resized.model
 
@@ -210,8 +212,6 @@ class Teachers:
                 raise InputError("step: teacher: not there yet; a run calls new_heads(model) before its first step")
             return self.teacher.model
         if name not in self._loaded:
-            from tether.models.load import load
-
             self._loaded[name] = load(name).requires_grad_(False)
         return self._loaded[name]
 
@@ -249,6 +249,9 @@ class Teachers:
 
     def attended(self, images: Tensor, *, micro_batch: int | None) -> tuple[Attended, Pair]:
         """What the step's teacher makes of images and attends to in them, and the grid of its patches."""
+        from tether.models.features.find import anatomy_of
+        from tether.models.features.patch_attention import Attended, attended
+
         reader = self._reader(TEACHER, images.device)
         parts = [attended(reader, some) for some in images.split(micro_batch or max(1, len(images)))]
         found = joined_features([part.features for part in parts])

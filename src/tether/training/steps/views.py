@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,14 +23,16 @@ from tether.core.registry import Registry
 from tether.core.types import Batch
 from tether.models.encoders.tower_parts import Side
 from tether.models.features.find import anatomy_of
-from tether.models.features.patch_attention import Attended, scores_in_view
 from tether.models.tokenizer import lengths
 from tether.models.towers.clip import Want
 from tether.models.towers.patch_selection import TOKEN_CHOICES, RandomTokens, TokenChoice
 from tether.models.towers.positions import Pair
 from tether.training.steps.module import StepModule, ViewRows, ViewWant
-from tether.training.steps.rewrites import REWRITES, Rewrite
 from tether.training.terms.term import DENSE, LABELS
+
+if TYPE_CHECKING:
+    from tether.models.features.patch_attention import Attended
+    from tether.training.steps.rewrites import Rewrite
 
 MODEL = "model"
 """The encoder that is trained."""
@@ -237,6 +239,8 @@ class ImageView(View):
             raise InputError(f"attended: expected a view of the {len(rows.rows)} images, got {len(of.rows)} rows")
         scores = look.scores
         if of is not rows or own != grid:
+            from tether.models.features.patch_attention import scores_in_view
+
             (view, flipped), (reference, mirrored) = (placed(one.rows, one.about) for one in (rows, of))
             scores = scores_in_view(
                 scores,
@@ -316,6 +320,8 @@ class TextView(View):
         self.context = context
         self.rewrite: Rewrite | None = None
         if rewrite is not None:
+            from tether.training.steps.rewrites import REWRITES
+
             self.rewrite = build(rewrite, REWRITES, where=f"view {view}: rewrite", steps=steps, seed=seed)
             self.times = self.rewrite.times
 
