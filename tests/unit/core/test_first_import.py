@@ -1,5 +1,6 @@
-"""Any one module can be the first of the package that a process imports: no order of imports is needed."""
+"""What a process imports: any one module can be the first, and plain use needs little of the package."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -36,3 +37,12 @@ def test_each_can_be_the_first(every):
         [sys.executable, imported_first.__file__], input=json.dumps(wanted), capture_output=True, text=True, check=True
     )
     assert json.loads(done.stdout) == {}
+
+
+@pytest.mark.slow
+def test_plain_use_imports_little(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3]))
+    sizes = importlib.import_module("benchmarks.import_sizes")
+    sizes.run(sizes.MAKE, tmp_path)
+    for name in ("load", "train", "segment"):
+        assert sizes.lines(sizes.imported(sizes.CASES[name], tmp_path)) <= sizes.CASES[name].limit, name
