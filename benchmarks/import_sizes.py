@@ -9,6 +9,9 @@ Two counts of the lines of Tether's own files, blank ones and comments too:
 - reach: what can be imported from the same module, whatever the settings: imports in functions count as those at the
   top, and so do strings that name a module, as in registries; imports for type checking do not. A package that gives
   its names on demand counts with the names that are asked of it. What methods register in ``method.toml`` is left out.
+
+Last counted, run and reach: load 10,100 and 20,330 lines; train 29,732 and 74,915, from Python 28,310 and 72,128,
+without a recipe 28,845 and 74,915; segment 22,778 and 38,200.
 """
 
 from __future__ import annotations

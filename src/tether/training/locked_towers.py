@@ -12,7 +12,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tether.core.errors import InputError, WriteError
 from tether.core.protocols import DualEncoder
 from tether.core.types import Features
-from tether.data.loader import Loader, SideBySide
 from tether.models.composed.encoder import ComposedEncoder
 from tether.models.encoders.tower_parts import SIDES, Side, side_parts
 from tether.models.encoders.wrapped import WrappedEncoder
@@ -22,6 +21,7 @@ from tether.training.config import Beside, RunConfig
 from tether.training.steps.module import Encoder, ViewRows
 
 if TYPE_CHECKING:
+    from tether.data.loader import Loader, SideBySide
     from tether.models.composed.cached import CachedEncoder
 
 _log = logging.getLogger("tether.training")

@@ -32,7 +32,6 @@ from tether.training.epochs import steps_per_epoch
 from tether.training.locked_towers import kept_where_resting
 from tether.training.parts import check_parts
 from tether.training.result import Result
-from tether.training.run import train as run
 from tether.training.steps.module import Encoder
 from tether.workflows.edits import EDITS
 from tether.workflows.head_run import check_head_run, gives_head
@@ -162,7 +161,8 @@ def prepare(
     from tether.workflows.plan import plan
 
     first = load_config(values={"data": spec, "evaluate": {"source": spec}}, overrides=settings)
-    check_parts(first, EDITS, where="settings")
+    if settings:
+        check_parts(first, EDITS, where="settings")
     found = survey(open_source(spec, where="data"))
     chosen = plan(found, data=spec, start=start, seed=seed or first.seed)
     config = load_config(values=chosen.recipe, overrides=settings)
@@ -189,7 +189,8 @@ def _checked(config: RunConfig) -> RunConfig:
         from tether.workflows.fit import check_fit
 
         check_fit(config)
-    check_parts(config, EDITS, where="settings")
+    else:
+        check_parts(config, EDITS, where="settings")
     return config
 
 
@@ -232,6 +233,8 @@ def go(
             on_progress=on_progress,
         )
     else:
+        from tether.training.run import train as run
+
         result = run(
             config,
             folder=out,
