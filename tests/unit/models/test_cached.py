@@ -13,7 +13,7 @@ from PIL import Image
 import tether
 from tether.core.geometry import geometry_of
 from tether.core.model_digest import model_digest
-from tether.data import loader, open_source
+from tether.data import in_order, open_source
 from tether.methods.stable_spam import FourBits
 from tether.models import create
 from tether.models.compose import compose
@@ -142,9 +142,9 @@ def test_rows_that_are_not_finite_are_given_and_not_kept(folder):
 
 def test_images_of_a_source_are_opened_once(model, monkeypatch):
     source = open_source("scenes:rows=12,size=64")
-    opened, load = [], loader.load
+    opened, load = [], in_order.load
     monkeypatch.setattr(
-        loader, "load", lambda image, *more, **named: opened.append(image) or load(image, *more, **named)
+        in_order, "load", lambda image, *more, **named: opened.append(image) or load(image, *more, **named)
     )
     found = []
     for computed in (12, 0):
@@ -168,7 +168,7 @@ def kept_rows(model, spec):
 
 def asked_rows(model, spec):
     with torch.no_grad():
-        batches = loader.ordered(open_source(spec), image_spec=model.image_spec, batch_size=64)
+        batches = in_order.ordered(open_source(spec), image_spec=model.image_spec, batch_size=64)
         return torch.cat([model.encode_image(images).pooled for _, images in batches])
 
 

@@ -10,7 +10,7 @@ import tether
 from memory_rows import MemoryRows, captions, squares
 from tether.core.errors import InputError
 from tether.core.types import Row
-from tether.data import loader
+from tether.data import in_order
 from tether.data.images import load
 from tether.models import create
 from tether.workflows.adaptation.apart import apart
@@ -55,7 +55,7 @@ def test_images_with_features_are_not_decoded_again(model, monkeypatch):
     source = squares(24, seed=3)
     parts_of(source, "labels", Asked(), model=model, validation=False).given.embed(model)
     opened = []
-    monkeypatch.setattr(loader, "load", lambda image, spec, *, name, exact: opened.append(image) or load(image, spec))
+    monkeypatch.setattr(in_order, "load", lambda image, spec, *, name, exact: opened.append(image) or load(image, spec))
     known = parts_of(source, "labels", Asked(), model=model, validation=False)
     assert (len(opened), sum(image.any() for image in opened)) == (24, len(known.test))
 
