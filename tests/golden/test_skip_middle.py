@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from loading import load
 from torch import Tensor, nn
 
+from tether.methods.skip_middle.gate_controller import GateController
 from tether.models.towers.blocks.block import BlockConfig, TransformerBlock
-from tether.models.towers.blocks.gate_controller import GateController
 from tether.models.towers.blocks.layers import RmsNorm
 from tether.models.towers.blocks.mirror_gate import MirrorGate
 

@@ -16,10 +16,10 @@ from tether.core.types import Batch, ImageSpec
 from tether.data.images import load
 from tether.data.sets.scenes import long, render
 from tether.methods.clip_in import SymmetricHardNegativeLoss
+from tether.methods.clip_in.step import ClipInStep
 from tether.methods.tripletclip import SceneTwins
 from tether.models.tokenizer import TextCutWarning
 from tether.models.towers.clip import Clip
-from tether.training.steps.presets import ClipInStep
 from tether_lab.worlds.attribute_swaps import SIDE, WORLD, quadruples, run
 from tether_lab.worlds.in_memory import mean_recall, unit_pairs, unit_texts
 

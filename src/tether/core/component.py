@@ -151,7 +151,8 @@ def settings(
     if not isinstance(name, str):
         raise InputError(f"{where}: expected a part's name or a mapping with 'name', got {quoted(spec)}")
     if name not in parts:
-        raise InputError(f"{where}: unknown part {quoted(name)}; {closest(name, parts)}")
+        lost = getattr(parts, "lost", "")  # a registry's methods may be, which would have had the name
+        raise InputError("; ".join(filter(None, (f"{where}: unknown part {quoted(name)}", closest(name, parts), lost))))
     model, ranges = schema(parts[name], given=given), rules(parts[name].__init__)
     where = f"{where} ({name})"
     try:

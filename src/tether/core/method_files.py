@@ -170,12 +170,17 @@ def check_listed() -> None:
     Raises:
         InputError: it names those whose folder is lost, or whose file cannot be read.
     """
-    lost = {*read_text(LISTED).split()} - {file.slug for file in method_files()}
-    if lost:
-        raise InputError(
-            f"{LISTED}: names {', '.join(sorted(lost))}, of which {FOLDER} has no {FILE} that can be read; install "
-            "tether-clip again"
-        )
+    if said := said_of_lost():
+        raise InputError(said)
+
+
+def said_of_lost() -> str:
+    """What is to be said of methods of Tether that are not there; empty where all are."""
+    lost = ", ".join(sorted({*read_text(LISTED).split()} - {file.slug for file in method_files()}))
+    return (
+        f"{LISTED}: names {lost}, of which {FOLDER} has no {FILE} that can be read; install tether-clip again"
+        * bool(lost)
+    )
 
 
 def _own() -> Iterator[tuple[str, str, Path | None]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from tether.core.errors import InputError, reason_of
-from tether.core.method_files import MethodWarning, method_files
+from tether.core.method_files import MethodWarning, method_files, said_of_lost
 from tether.core.printable import printable
 
 T_co = TypeVar("T_co", covariant=True)
@@ -74,6 +74,11 @@ class Registry(Mapping[str, type[T_co]], Generic[T_co]):
 
     def __repr__(self) -> str:
         return f"Registry({self.kind!r}, {list(self)})"
+
+    @property
+    def lost(self) -> str:
+        """What is to be said of methods of Tether that are not there; empty where all are."""
+        return said_of_lost()
 
     def working(self) -> dict[str, type[T_co]]:
         """All members by name; one of a method that cannot be imported is left out, with a ``MethodWarning``."""

@@ -6,11 +6,11 @@ from tether.core.errors import InputError
 from tether.core.gather import LOCAL
 from tether.core.types import Batch
 from tether.methods.alignclip import AlignClipLoss
+from tether.methods.alignclip.step import SemanticStep
 from tether.models import create
 from tether.models.embed import encode_texts
 from tether.training import load_config, train
 from tether.training.steps.module import StepModule
-from tether.training.steps.presets import SemanticStep
 from tether.training.steps.teachers import BUCKETS, count_words
 
 TEXTS = ["a red circle", "a blue square over a red circle", "snow"]

@@ -17,9 +17,9 @@ from tether.data.segments import draw_triplet, growing, split_caption
 from tether.losses import ClipLoss, clip_loss
 from tether.methods.specs import SpecsLoss
 from tether.methods.specs.evaluation import SpecsIncrements, SpecsScore, increment_rates, specs_score
+from tether.methods.specs.step import SpecsStep
 from tether.models import create
 from tether.training.steps.module import StepModule
-from tether.training.steps.presets import SpecsStep
 
 NAMES = ("caption", "base", "detail", "neg")
 LONG = "There are two things: a red star and a blue ring. Everything is on sand. The red star is large."

@@ -11,16 +11,16 @@ from tether.core.gather import LOCAL
 from tether.core.protocols import Stateful
 from tether.core.types import Batch
 from tether.losses import ClipLoss
+from tether.methods.skip_middle.gate_controller import GateController
+from tether.methods.skip_middle.step import SkipMiddleStep
 from tether.models import create
 from tether.models.export import export
 from tether.models.save import save
 from tether.models.towers.blocks.block import BlockConfig, TransformerBlock
-from tether.models.towers.blocks.gate_controller import GateController
 from tether.models.towers.blocks.grid import Grid
 from tether.models.towers.blocks.mirror_gate import MirrorGate, moments, tally
 from tether.models.towers.blocks.packed_sequences import Runs
 from tether.training.steps.module import StepModule
-from tether.training.steps.presets import SkipMiddleStep
 
 CAPTIONS = ["a cat", "a small red cat sits on the long green mat", "sun", "a dog", "the old man and the sea"]
 PERI = BlockConfig(attn_norm=("pre", "out"), ffn_norm=("pre", "out"), rope="interleaved")

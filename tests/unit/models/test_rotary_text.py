@@ -18,6 +18,7 @@ from tether.data.sets.scenes import ScenesSet
 from tether.losses import ClipLoss, clip_loss
 from tether.methods.clip_in import SymmetricHardNegativeLoss
 from tether.methods.clip_in.rotary import RotaryEmbedding
+from tether.methods.clip_in.step import ClipInStep
 from tether.methods.m2_mix import M2MixLoss
 from tether.methods.tripletclip import SceneTwins
 from tether.models import create
@@ -25,7 +26,7 @@ from tether.models.tokenizer import ClipTokenizer
 from tether.models.towers.blocks.rope import half_rope
 from tether.training import load_config, train
 from tether.training.steps.module import StepModule
-from tether.training.steps.presets import ClipInStep, HardNegativeStep
+from tether.training.steps.presets import HardNegativeStep
 
 TEXTS = ["a red star and a blue ring", "a ring", "two green hearts on paper", "a blue ring and a red star"]
 LONG = "There are two things: a red star and a blue ring. The red star is in the top left. Everything is on sand."

@@ -10,7 +10,7 @@ from tether_lab.lab.card import Card, Claim, Condition, Trial
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tether.models.towers.blocks.gate_controller import GateController
+    from tether.methods.skip_middle.gate_controller import GateController
     from tether_lab.lab.lab import Lab
     from tether_lab.worlds.char_lm import CharModel, CharStepReport, ForwardReading
 
@@ -85,7 +85,7 @@ CARD = Card.of(
 
 def reproduce(lab: Lab) -> Trial:
     """Train with and without the penalty, and a dense model of fewer layers; close the gate of one token."""
-    from tether.models.towers.blocks.gate_controller import GateController
+    from tether.methods.skip_middle.gate_controller import GateController
 
     controller = GateController(DEPTH, start=START, end=END, gain=GAIN)
     controlled, free = train(lab, controller=controller), train(lab, gated=True)

@@ -100,8 +100,9 @@ def reproduce(lab: Lab) -> Trial:
     import copy
 
     from tether.losses import ClipLoss
+    from tether.methods.specs.step import SpecsStep
     from tether.models import create
-    from tether.training.steps.presets import ContrastiveStep, SpecsStep
+    from tether.training.steps.presets import ContrastiveStep
     from tether_lab.worlds.details import detail_scenes
 
     train = detail_scenes(lab, split="train", rows=lab.steps(ROWS, 64))

@@ -5,4 +5,5 @@ from .evaluation import increment_rates as increment_rates
 from .evaluation import specs_score as specs_score
 from .loss import SpecsLoss as SpecsLoss
 from .loss import SpecsTerms as SpecsTerms
+from .step import SpecsStep as SpecsStep
 from .term import DetailHinges as DetailHinges

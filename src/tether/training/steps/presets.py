@@ -7,11 +7,9 @@ from collections.abc import Callable
 from typing import Any, Literal, get_type_hints
 
 from tether.core.protocols import Objective
-from tether.core.ranges import Count, NonNegative, Part, Positive, Share, checked
-from tether.models.towers.blocks.gate_controller import Rule
+from tether.core.ranges import Count, NonNegative, Part, Share, checked
 from tether.models.towers.clip import Want
 from tether.training.steps.composed import OWN, ComposedStep
-from tether.training.steps.teachers import WORDS
 from tether.training.steps.views import TEACHER
 
 Settings = dict[str, Any]
@@ -103,35 +101,6 @@ class HardNegativeStep(PresetStep):
         return {"views": {"image": image, "text": {}, **twins}, "terms": [{"name": OWN, **_TWINS}]}
 
 
-class ClipInStep(PresetStep):
-    """``objective(quadruples) + weight * CLIP(long captions)`` (arXiv 2508.02329, our reading of it).
-
-    The batch is one of quadruples, as for the step ``hard_negatives``, whose extra also holds ``long_image``
-    (n, 3, h, w) and ``long_text`` (n, l): any number of pairs of another data set, which ``data.loader.SideBySide``
-    brings.
-    """
-
-    @staticmethod
-    def recipe(
-        image: Settings,
-        *,
-        weight: NonNegative = 1.0,
-        duplicates: Literal["negatives", "positives"] = "negatives",
-    ) -> Settings:
-        """See ``ImageView``, and the loss on long captions.
-
-        Args:
-            image: settings of every image view.
-            weight: of CLIP's loss on the long captions; the paper's value is not known.
-            duplicates: of long captions, see ``ClipLoss``; those of the quadruples are the objective's affair.
-        """
-        images = dict.fromkeys(("image", "negative_image", "long_image"), image)
-        texts = {name: {} for name in ("text", "negative_text", "long_text")}
-        long = {"name": "clip", "image": "long_image", "text": "long_text", "duplicates": duplicates}
-        terms = [{"name": OWN, **_TWINS}, {**long, "weight": weight, "as": "long"}]
-        return {"views": images | texts, "terms": terms}
-
-
 class DistillStep(PresetStep):
     """``objective(pairs) + weight * distillation``: the student is held to a teacher's similarities, too.
 
@@ -162,63 +131,3 @@ class DistillStep(PresetStep):
         term = {"name": "similarity", "temperature": None, "form": "cross_entropy", "weight": weight, "as": "distill"}
         teacher = encoder if encoder == "start" else {"load": encoder}
         return {"views": views, "terms": [OWN, term], "teacher": teacher}
-
-
-class SemanticStep(PresetStep):
-    """The contrastive step for ``align_clip``: ``batch.extra["semantic"]`` (b, e) holds each caption's meaning.
-
-    The paper asks a frozen sentence encoder (arXiv 2406.17639, section 4). ``encoder: NAME`` is any model that
-    ``tether.load`` gives, whose text tower reads the captions without gradient; it is named in the run's configuration
-    and never saved with the model. ``words`` counts tokens, which costs nothing and needs no model: captions are alike
-    as far as they share words.
-    """
-
-    @staticmethod
-    def recipe(image: Settings, *, encoder: str = WORDS) -> Settings:
-        """See ``ImageView``; ``encoder`` is ``words`` or the name of a model for ``tether.load``."""
-        meaning = {"source": "text", "encoder": encoder}
-        terms = [{"name": OWN, "extra": {"semantic": "meaning"}}]
-        return {"views": {"image": image, "text": {}, "meaning": meaning}, "terms": terms}
-
-
-class SkipMiddleStep(PresetStep):
-    """The contrastive step plus the gates' penalty (arXiv 2506.21103), for models with ``gate: mirror`` in a tower."""
-
-    @staticmethod
-    def recipe(
-        image: Settings,
-        *,
-        start: Share = 1.0,
-        end: Share = 0.5,
-        rule: Rule = "proportional",
-        gain: Positive = 1e-3,
-        dead_zone: NonNegative = 0.01,
-    ) -> Settings:
-        """See ``GatePenalty`` and ``ImageView``."""
-        gates = {"name": "gates", "start": start, "end": end, "rule": rule, "gain": gain, "dead_zone": dead_zone}
-        return {"views": {"image": image, "text": {}}, "terms": [OWN, gates]}
-
-
-class SpecsStep(PresetStep):
-    """The contrastive step, and the two hinges of SPECS on captions cut into pieces (arXiv 2509.03897).
-
-    See ``GrowingDetails`` for the texts and ``DetailHinges`` for the hinges; all texts go through the tower in one
-    forward, so they cost four times as much. The contrast is the run's objective; the release's is ``{name: clip,
-    directions: text_to_image}``.
-    """
-
-    @staticmethod
-    def recipe(
-        image: Settings,
-        *,
-        lambda_contrast: NonNegative = 1.0,
-        lambda_detail: NonNegative = 8.0,
-        lambda_neg: NonNegative = 0.8,
-        margin: NonNegative | None = None,
-        shuffled_first: Share = 0.9,
-    ) -> Settings:
-        """See ``SpecsLoss``, ``GrowingDetails`` and ``ImageView``; ``lambda_contrast`` weighs the objective."""
-        growing = {"source": "text", "rewrite": {"name": "growing", "shuffled_first": shuffled_first}}
-        details = {"name": "details", "lambda_detail": lambda_detail, "lambda_neg": lambda_neg, "margin": margin}
-        terms = [{"name": OWN, "weight": lambda_contrast}, details]
-        return {"views": {"image": image, "text": {}, "growing": growing}, "terms": terms}

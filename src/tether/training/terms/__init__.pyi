@@ -1,5 +1,4 @@
 from .distill import TowerDistillation as TowerDistillation
-from .gates import GatePenalty as GatePenalty
 from .objective import ObjectiveTerm as ObjectiveTerm
 from .registry import TERMS as TERMS
 from .similarity import TeacherSimilarity as TeacherSimilarity

@@ -13,7 +13,6 @@ TERMS: Registry[Term] = Registry(
     "terms",
     {
         "distill": "tether.training.terms.distill:TowerDistillation",
-        "gates": "tether.training.terms.gates:GatePenalty",
         "similarity": "tether.training.terms.similarity:TeacherSimilarity",
     },
 )

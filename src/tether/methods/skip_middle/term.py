@@ -11,7 +11,7 @@ from tether.core.errors import InputError
 from tether.core.gather import Gather
 from tether.core.ranges import NonNegative, Positive, Share, checked
 from tether.core.types import Loss
-from tether.models.towers.blocks.gate_controller import GateController, Rule
+from tether.methods.skip_middle.gate_controller import GateController, Rule
 from tether.models.towers.blocks.mirror_gate import moments
 from tether.training.terms.term import Term, TermInputs
 
