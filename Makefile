@@ -93,6 +93,7 @@ paper: $(VENV)/.stamp-dev
 	try $(BIN)/lint-imports; \
 	try $(BIN)/python -m pytest -q -n 2 $(TESTS_OF_PAPER) tests/unit/core/test_dotted_names.py tests/unit/core/test_methods.py \
 		--deselect tests/unit/core/test_methods.py::test_an_import_from_an_old_place_names_the_new_one; \
+	try $(BIN)/python -m pytest -q tests/unit/cli/test_cli.py -k method; \
 	try $(BIN)/python -m pytest -q --paper $(SLUG) tests/contracts tests/lab; \
 	try $(BIN)/tether-lab docs --check; \
 	try $(BIN)/tether-lab reproduce $(SLUG) --smoke; \
