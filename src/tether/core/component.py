@@ -83,6 +83,12 @@ def closest(name: str, known: typing.Iterable[str], *, listed: int = _LISTED) ->
     return f"{hint}known: {', '.join(names[:listed]) or 'none'}{more}"
 
 
+def known_in(parts: Mapping[str, Any], name: str) -> str:
+    """What to say of a name that a registry lacks: see ``closest``, and the registry's own hint."""
+    hint = getattr(parts, "hint", lambda name: "")(name)
+    return f"{closest(name, parts)}; {hint}" if hint else closest(name, parts)
+
+
 def schema(part: type, *, given: typing.Collection[str] = ()) -> type[BaseModel]:
     """A pydantic model with one field for each keyword of ``part.__init__``; unknown keys are refused.
 
@@ -151,8 +157,7 @@ def settings(
     if not isinstance(name, str):
         raise InputError(f"{where}: expected a part's name or a mapping with 'name', got {quoted(spec)}")
     if name not in parts:
-        lost = getattr(parts, "lost", "")  # a registry's methods may be, which would have had the name
-        raise InputError("; ".join(filter(None, (f"{where}: unknown part {quoted(name)}", closest(name, parts), lost))))
+        raise InputError(f"{where}: unknown part {quoted(name)}; {known_in(parts, name)}")
     model, ranges = schema(parts[name], given=given), rules(parts[name].__init__)
     where = f"{where} ({name})"
     try:

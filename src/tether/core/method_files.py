@@ -213,9 +213,12 @@ def _located(package: str) -> Path:
     top, *rest = package.split(".")
     if not all(map(str.isidentifier, (top, *rest))):
         raise InputError(f"expected the name of a package, got {quoted(package)}")
-    spec = importlib.util.find_spec(top)  # which imports what stands above a name, and nothing stands above this one
-    places = (spec.submodule_search_locations if spec else None) or ()
-    found = [path for path in (Path(place, *rest, FILE) for place in places) if path.exists()]
+    try:
+        spec = importlib.util.find_spec(top)  # which imports what stands above a name: nothing here
+        places = (spec.submodule_search_locations if spec else None) or ()
+        found = [path for path in (Path(place, *rest, FILE) for place in places) if path.exists()]
+    except (OSError, ValueError) as error:
+        raise InputError(f"expected a package with a {FILE}, not {quoted(package)}: {reason_of(error)}") from error
     if not found:
         raise InputError(f"expected a package with a {FILE}, found none in {quoted(package)}")
     return found[0]
@@ -244,6 +247,8 @@ def read_method(path: Path, *, package: str) -> MethodFile:
     if unknown := sorted(values.keys() - set(known)):
         raise InputError(f"{path}: unknown key {quoted(unknown[0])}; {closest(unknown[0][:80], known)}")
     check(values, SHAPE, where=str(path))
+    if broken := [name for name, value in values.items() if isinstance(value, str) and "\n" in value]:
+        raise InputError(f"{path}: {broken[0]}: expected one line, got {quoted(values[broken[0]])}")
     for kind, parts in values.get("register", {}).items():
         if kind not in KINDS:
             raise InputError(f"{path}: register: no registry {quoted(kind)}; {closest(kind[:80], KINDS)}")

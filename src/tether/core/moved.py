@@ -23,8 +23,8 @@ class OldPlaces(MetaPathFinder):
         Raises:
             ImportError: the module or the name has moved.
         """
-        if fullname.startswith("tether.") and (found := new_places(fullname)):
-            raise ImportError(f"{fullname} has moved to {' or '.join(found)}; import it from there", name=fullname)
+        if fullname.startswith("tether.") and (found := new_places(asked := _asked(fullname))):
+            raise ImportError(f"{asked} has moved to {' or '.join(found)}; import it from there", name=fullname)
 
 
 def new_places(dotted: str) -> list[str]:
@@ -42,8 +42,11 @@ def new_places(dotted: str) -> list[str]:
     old = dotted.removeprefix("tether.")
     if new := modules.get(old):
         return [f"tether.{new}"]
-    if below := {new.rpartition(".")[0] for name, new in modules.items() if name.startswith(f"{old}.")}:
-        return [f"tether.{package}" for package in sorted(below)]  # a package that is empty now
+    package, _, below = old.partition(".")
+    if below and (new := modules.get(package)):
+        return new_places(f"tether.{new}.{below}") or [f"tether.{new}.{below}"]
+    if inside := {new.rpartition(".")[0] for name, new in modules.items() if name.startswith(f"{old}.")}:
+        return [f"tether.{package}" for package in sorted(inside)]  # a package that is empty now
     name = dotted.rpartition(".")[2]
     exported = re.compile(rf"^from .* as {re.escape(name)}$", re.MULTILINE)
     stubs = sorted(METHODS.glob("*/__init__.pyi"))
@@ -51,7 +54,17 @@ def new_places(dotted: str) -> list[str]:
     return [f"tether.methods.{folder}.{name}" for folder in found]
 
 
+def _asked(parent: str) -> str:
+    """The module that an import asks for whose ``parent`` is looked for first."""
+    frame, asked = sys._getframe(), parent
+    while frame := frame.f_back:
+        name = str(frame.f_locals.get("name"))
+        if frame.f_code.co_name == "_find_and_load" and name.startswith(f"{asked}."):
+            asked = name
+    return asked
+
+
 def install() -> None:
-    """Ask it from now on."""
+    """Put the finder last among Python's."""
     if not any(isinstance(finder, OldPlaces) for finder in sys.meta_path):
         sys.meta_path.append(OldPlaces())

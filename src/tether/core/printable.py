@@ -34,7 +34,10 @@ def quoted(value: object, *, most: int = 80) -> str:
         >>> quoted("abc"), quoted("a" * 5000, most=5)
         ("'abc'", "'aaaa... (5,002 characters)")
     """
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        text = f"a value with a number of too many digits, of type {type(value).__name__}"
     return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from tether.core.errors import InputError, reason_of
-from tether.core.method_files import MethodWarning, method_files, said_of_lost
+from tether.core.method_files import FOLDER, MethodWarning, method_files, said_of_lost
 from tether.core.printable import printable
 
 T_co = TypeVar("T_co", covariant=True)
@@ -75,10 +75,12 @@ class Registry(Mapping[str, type[T_co]], Generic[T_co]):
     def __repr__(self) -> str:
         return f"Registry({self.kind!r}, {list(self)})"
 
-    @property
-    def lost(self) -> str:
-        """What is to be said of methods of Tether that are not there; empty where all are."""
-        return said_of_lost()
+    @staticmethod
+    def hint(name: str) -> str:
+        """What may help who asked for a name that is not there: it is a method's, or methods are lost; or nothing."""
+        slug = name.replace("_", "-")
+        named = any(file.slug == slug for file in method_files())
+        return f"tether methods {slug} shows the parts of the method {slug}" if named else said_of_lost()
 
     def working(self) -> dict[str, type[T_co]]:
         """All members by name; one of a method that cannot be imported is left out, with a ``MethodWarning``."""
@@ -111,7 +113,8 @@ class Registry(Mapping[str, type[T_co]], Generic[T_co]):
         """What methods register here, by name: more than one line where they disagree."""
         found: dict[str, list[_Line]] = {}
         for line in _lines().get(self.kind, ()):
-            if self._kernel(line.name) is not None or any(line.name in other for other in self._including):
+            taken = self._kernel(line.name) is not None or any(line.name in other for other in self._including)
+            if taken or (not line.own and any(one.own for one in found.get(line.name, ()))):
                 told = f"{line.path}: {line.key}: left out: the name is taken; rename it"
                 warnings.warn(printable(told), MethodWarning, stacklevel=2)
             else:
@@ -127,6 +130,11 @@ class _Line:
     kind: str
     name: str
     target: str
+
+    @property
+    def own(self) -> bool:
+        """Whether it is Tether's; these come first."""
+        return self.path.is_relative_to(FOLDER)
 
     @property
     def key(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from tether.core.atomic_io import read_json
 from tether.core.errors import InputError
+from tether.core.printable import quoted
 
 NUMBER = (int, float)
 MAYBE_NUMBER = (int, float, None)
@@ -82,4 +83,4 @@ def finite(value: Any) -> Any:
 
 def _expect(fits: bool, value: Any, words: str, where: str) -> None:
     if not fits:
-        raise InputError(f"{where}: expected {words}, got {value!r:.80}")
+        raise InputError(f"{where}: expected {words}, got {quoted(value)}")

@@ -14,7 +14,7 @@ from torch import nn
 
 from tether.adaptation.heads import Head, MasksHead
 from tether.adaptation.recipes import RECIPES, Case
-from tether.core.component import build, closest
+from tether.core.component import build, known_in
 from tether.core.errors import InputError, MissingExtraError
 from tether.core.geometry import check_finite
 from tether.core.model_digest import model_digest
@@ -334,7 +334,7 @@ def _recipe(given: str | Mapping[str, Any] | None) -> tuple[dict[str, Any], Any]
     spec = {"name": given} if isinstance(given, str) else dict(given)
     name = spec["name"] = str(spec.get("name")).replace("-", "_")
     if name not in _KNOWN:
-        raise InputError(f"--recipe: no recipe {name!r}; {closest(name, _KNOWN)}")
+        raise InputError(f"--recipe: no recipe {name!r}; {known_in(_KNOWN, name)}")
     kind = _KNOWN[name]
     if (what := kind.goes_on) and not spec.get(what):
         raise InputError(f"--recipe {name}: expected {what}=FOLDER, a {what} that goes on; {kind.made_by} makes one")

@@ -3,6 +3,7 @@
 import importlib
 import json
 import pkgutil
+import re
 import tokenize
 from collections import Counter
 from pathlib import Path
@@ -48,6 +49,20 @@ def test_an_import_from_an_old_place_names_the_new_one(old, new):
     with pytest.raises(ImportError, match=rf"tether\.{old.partition('.')[0]}\S* has moved to .*tether\.{package}\b"):
         importlib.import_module(f"tether.{old}")
     assert importlib.import_module(f"tether.{new}")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("tether.adapt.robust.typos", "tether.methods.leaf.robust"),  # two moves
+        ("tether.adapt.finetune.lora", "tether.adaptation.finetune.lora"),  # its package's alone
+        ("tether.models.vision.vocabulary", "tether.models.encoders.vision_vocabulary"),  # of a package that is gone
+    ],
+)
+def test_a_module_below_an_old_package_is_named_itself(old, new):
+    with pytest.raises(ImportError, match=f"^{re.escape(f'{old} has moved to {new};')}"):
+        importlib.import_module(old)
+    assert importlib.import_module(new)
 
 
 def test_a_name_that_a_package_had_is_found_too():

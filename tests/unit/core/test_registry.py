@@ -191,6 +191,13 @@ def test_a_name_that_two_methods_register_is_neither_s(package):
     assert str(caught.value).endswith("; rename all but one")
 
 
+def test_tether_s_own_name_stays_what_it_is(package, monkeypatch):
+    monkeypatch.setattr(files_module, "FOLDER", registry_module.FOLDER)
+    package("my_clip", '[register.clippers]\nzclip = ".parts:MyClipper"\n')
+    with pytest.warns(MethodWarning, match=r"register.clippers.zclip: left out: the name is taken"):
+        assert clippers()["zclip"].__module__ == "tether.methods.zclip.clipper"
+
+
 def test_a_name_that_is_taken_stays_what_it_is(package):
     path = package("my_clip", '[register.clippers]\nglobal_norm = ".parts:MyClipper"\nnew = ".parts:MyClipper"\n')
     parts = clippers()
@@ -218,6 +225,8 @@ def test_a_name_that_is_taken_stays_what_it_is(package):
         ("a." * 20_000 + "a = 1\n", "nested too deeply"),
         ("# " + "a" * 100_000, "bytes"),
         ("b" * 60_000, "not TOML"),
+        ("title = 0x" + "f" * 5000, "too many digits"),
+        ('verdict = "a\\nb"', "verdict: expected one line"),
         (None, "expected a package with a method.toml, found none in 'my_clip'"),
     ],
 )
@@ -229,7 +238,7 @@ def test_a_file_that_is_wrong_is_left_out(package, toml, said):
     assert said in str(found[0].message)
 
 
-@pytest.mark.parametrize("value", ["not_there", "my_clip.below", "tomllib", "../x"])
+@pytest.mark.parametrize("value", ["not_there", "my_clip.below", "tomllib", "../x", "__main__", f"json.{'a' * 300}"])
 def test_an_entry_point_that_leads_nowhere_is_left_out_and_imports_nothing(package, tmp_path, value):
     package("my_clip", "", "")
     (tmp_path / "my_clip/__init__.py").write_text("raise SystemExit(7)\n")
