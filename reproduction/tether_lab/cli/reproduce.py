@@ -10,6 +10,9 @@ import typer
 from tether.cli.options import Device
 from tether.cli.say import say
 
+SHOWN = 8
+"""Figures of a smoke run that are printed; the first two are the metric's."""
+
 
 def command(
     slugs: Annotated[list[str] | None, typer.Argument(help="Papers, such as zclip w-clip.")] = None,
@@ -31,7 +34,7 @@ def command(
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what was already measured.")] = False,
     record: Annotated[
         bool,
-        typer.Option("--record", help="With --all --smoke: store the figures that later smoke runs are compared with."),
+        typer.Option("--record", help="With --smoke: store the figures that later smoke runs are compared with."),
     ] = False,
 ) -> None:
     """Check papers' claims over the paired seeds 0 to 4 and store the measured verdicts.
@@ -43,6 +46,7 @@ def command(
       tether-lab reproduce zclip
       tether-lab reproduce zclip w-clip --smoke
       tether-lab reproduce --all --smoke --record
+      tether-lab reproduce zclip --smoke --record  (the others on record stay)
       tether-lab reproduce zclip --fresh-seeds
       tether-lab reproduce --all --out measured
     """
@@ -53,7 +57,7 @@ def command(
     from tether_lab.lab import source_index
     from tether_lab.lab.history import CHANGED_SOURCE, commit
     from tether_lab.lab.reproduce import reproduce
-    from tether_lab.lab.smoke_record import FILE, differences, is_this_machine, store, stored_record
+    from tether_lab.lab.smoke_record import FILE, differences, is_this_machine, origin_of, store, stored_record
     from tether_lab.lab.stored_result import Figures, smoke_figures
     from tether_lab.papers import CARDS, card
 
@@ -61,8 +65,8 @@ def command(
         raise typer.BadParameter("name at least one paper, or --all, not both")
     if smoke and fresh_seeds:
         raise typer.BadParameter("--smoke looks at seed 0 alone; leave out --fresh-seeds", param_hint="--smoke")
-    if record and not (smoke and every):
-        raise typer.BadParameter("stores the figures of all smoke runs: give --all --smoke", param_hint="--record")
+    if record and not smoke:
+        raise typer.BadParameter("stores the figures of smoke runs: give --smoke", param_hint="--record")
     chosen = list(CARDS) if every else list(dict.fromkeys(slugs or ()))
     for slug in chosen:
         card(slug)
@@ -111,10 +115,13 @@ def command(
                 for line in found:
                     say(f"  {line}")
     if record:
-        store(figures, path=source_index.results_folder() / FILE)
+        store(figures, path=source_index.results_folder() / FILE, beside=None if every else stored_record())
     elif before and compared:
-        exact = "to the last bit" if is_this_machine(before) else "within the tolerance for another machine"
-        say(f"{len(compared) - len(differing)} of {len(compared)} gave the figures of {before['commit']}, {exact}")
+        origins = [origin_of(before, slug) for slug in compared if slug in before["papers"]] or [before]
+        here = all(map(is_this_machine, origins))
+        exact = "to the last bit" if here else "within the tolerance for another machine"
+        commits = ", ".join(dict.fromkeys(origin["commit"] for origin in origins))
+        say(f"{len(compared) - len(differing)} of {len(compared)} gave the figures of {commits}, {exact}")
         if differing:
             raise typer.Exit(1)
 
@@ -124,7 +131,11 @@ def result_lines(result: dict, *, measured: int) -> list[str]:
     from tether_lab.lab import figures
 
     if result["verdict"] is None:
-        return [f"{result['slug']}: smoke run ended in {result['wall_seconds']:.1f} s"]
+        (run,) = result["seeds"]
+        named = {"baseline": run["baseline"], "ours": run["ours"], **run["notes"]}
+        told = ", ".join(f"{name} {value:.4g}" for name, value in list(named.items())[:SHOWN])
+        told += f"; {len(named) - SHOWN} more with --out" if len(named) > SHOWN else ""
+        return [f"{result['slug']}: smoke run ended in {result['wall_seconds']:.1f} s", f"  {told}"]
     runs = [*result["seeds"], *(result["fresh"] or {"seeds": []})["seeds"]]
     kept = f"  {len(runs) - measured} of {len(runs)} seeds were measured before; --fresh measures them again"
     lines = [

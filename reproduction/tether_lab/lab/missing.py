@@ -69,7 +69,7 @@ def _measured(card: Card, root: Path) -> Iterator[str]:
     if not source_index.result_path(card.slug).is_file():
         yield f"no result: commit the claim, then tether-lab reproduce {card.slug}, and commit its result.json"
     elif (record := stored_record()) and card.slug not in record["papers"]:
-        yield "its short trial is not on record: tether-lab reproduce --all --smoke --record, six minutes"
+        yield f"its short trial is not on record: tether-lab reproduce {card.slug} --smoke --record"
     method = PACKAGE / "methods" / card.slug.replace("-", "_") / FILE
     benched = {name for kind, name, _ in read_method(method, package="").registered() if kind in BENCHED} - read_json(
         root / RESULT

@@ -8,7 +8,7 @@ from typing import Any
 
 from tether_lab.lab import real_photos
 from tether_lab.lab.card import Card
-from tether_lab.lab.smoke_record import has_moved, stored_record
+from tether_lab.lab.smoke_record import has_moved, origin_of, stored_record
 from tether_lab.lab.stored_result import stored
 from tether_lab.papers import CARDS
 
@@ -78,6 +78,6 @@ def rows(slugs: Iterable[str] = CARDS) -> list[PaperStatus]:
     for slug in slugs:
         card, result = CARDS[slug], stored(slug)
         differs = result is not None and has_moved(record, result)
-        same_at = record["commit"] if record and result and not differs else ""
+        same_at = origin_of(record, slug)["commit"] if record and result and not differs else ""
         found.append(PaperStatus(card, result, differs, same_at, photos.get(slug)))
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from tether.core.atomic_io import write_json
 from tether.core.errors import InputError
@@ -22,21 +22,27 @@ compensation stand level with the others, and hardly a pixel or many go to them 
 CLIPTeX's errors of depth lie 0.3 % apart here, and -0.6 to -2.4 % with other kernels and torch 2.15."""
 
 
-class SmokeRecord(TypedDict):
-    """Figures by slug, the commit and the machine that gave them."""
+class Origin(TypedDict):
+    """What gave figures: commit, machine and libraries."""
 
     commit: str
     machine: dict[str, Any]
     versions: dict[str, str]
+
+
+class SmokeRecord(Origin):
+    """Figures by slug; ``apart`` has the origin of those that were stored by themselves, later than the others."""
+
     papers: dict[str, Figures]
+    apart: NotRequired[dict[str, Origin]]
 
 
-SHAPE = {
+_ORIGIN = {
     "commit": str,
     "machine": {"processor": str, "*": (str, int, None)},
     "versions": {"torch": str, "*": str},
-    "papers": {"*": SMOKE_FIGURES},
 }
+SHAPE = _ORIGIN | {"papers": {"*": SMOKE_FIGURES}, "apart?": {"*": _ORIGIN}}
 
 
 def stored_record(path: Path | None = None) -> SmokeRecord | None:
@@ -51,13 +57,30 @@ def stored_record(path: Path | None = None) -> SmokeRecord | None:
     return SmokeRecord(**found) if found else None
 
 
-def store(figures: Mapping[str, Figures], *, path: Path) -> None:
-    """Put the figures of one thread of this machine's CPU on record, in place of those of before."""
-    papers = {slug: figures[slug] for slug in sorted(figures)}
-    write_json(path, SmokeRecord(commit=commit(), machine=machine("cpu"), versions=versions(), papers=papers))
+def store(figures: Mapping[str, Figures], *, path: Path, beside: SmokeRecord | None = None) -> None:
+    """Put the figures of one thread of this machine's CPU on record.
+
+    Args:
+        figures: by slug.
+        path: of the record.
+        beside: the record whose other figures stay; without one they are forgotten.
+    """
+    origin = Origin(commit=commit(), machine=machine("cpu"), versions=versions())
+    papers = {**(beside["papers"] if beside else {}), **figures}
+    papers = {slug: papers[slug] for slug in sorted(papers)}
+    if beside is None:
+        write_json(path, SmokeRecord(**origin, papers=papers))
+        return
+    apart = {**beside.get("apart", {}), **dict.fromkeys(figures, origin)}
+    write_json(path, beside | {"papers": papers, "apart": {slug: apart[slug] for slug in sorted(apart)}})
 
 
-def is_this_machine(record: SmokeRecord) -> bool:
+def origin_of(record: SmokeRecord, slug: str) -> Origin:
+    """What gave the figures of a paper on record."""
+    return record.get("apart", {}).get(slug, record)
+
+
+def is_this_machine(record: Origin) -> bool:
     """Whether figures must be those of the record to the last bit: the same processor, kernels and libraries."""
     return record["machine"] == machine("cpu") and record["versions"] == versions()
 
@@ -76,11 +99,12 @@ def differences(record: SmokeRecord, slug: str, today: Figures) -> list[str]:
     before = record["papers"].get(slug)
     if before is None:
         return ["not on record"]
-    if is_this_machine(record):
+    origin = origin_of(record, slug)
+    if is_this_machine(origin):
         old, new = _flat(before), _flat(today)
         names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
         return [f"{name}: was {old.get(name, 'not measured')}, is {new.get(name, 'not measured')}" for name in names]
-    wide = {} if made_here(record) else {"relative": ELSEWHERE, "beside": ELSEWHERE_BESIDE}
+    wide = {} if made_here(origin) else {"relative": ELSEWHERE, "beside": ELSEWHERE_BESIDE}
     return moved(before, today, **wide)
 
 
@@ -96,7 +120,7 @@ def has_moved(record: SmokeRecord | None, result: Mapping[str, Any]) -> bool:
     if result["smoke"] is None or result["slug"] not in record["papers"]:
         return True
     today = record["papers"][result["slug"]]
-    if alike(record, result):
+    if alike(origin_of(record, result["slug"]), result):
         return moved(result["smoke"], today) != []
     before, notes = result["smoke"]["notes"], dict(today["notes"])
     notes |= {name: before[name] for name in notes if (result["slug"], name) in NEAR_A_TIE}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import typer
@@ -109,6 +110,7 @@ def test_reproduce_writes_where_it_is_told(tmp_path):
     code, stdout, _ = call("reproduce", slug, "--smoke", "--out", str(tmp_path))
     assert code == 0
     assert f"{slug}: smoke run ended" in stdout
+    assert re.search(r"^  baseline [\d.e+-]+, ours [\d.e+-]+", stdout, flags=re.MULTILINE)
     assert json.loads((tmp_path / f"{slug}.smoke.json").read_text())["smoke"] is True  # no result is overwritten
     code, _, stderr = call("reproduce", slug, "--smoke", "--fresh-seeds")
     assert code == 2

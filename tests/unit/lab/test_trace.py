@@ -102,6 +102,24 @@ class TestRecord:
         assert record is not None
         assert smoke_record.differences(record, "w-clip", self.FIGURES) == ["not on record"]
 
+    def test_one_that_is_stored_by_itself_leaves_the_others(self, path):
+        values = json.loads(path.read_text())
+        values["machine"]["processor"] = "Another one"
+        path.write_text(json.dumps(values))
+        others = smoke_record.stored_record(path)
+        smoke_record.store({"w-clip": self.FIGURES}, path=path, beside=others)
+        record = smoke_record.stored_record(path)
+        assert others is not None
+        assert record is not None
+        assert record["papers"] == {"w-clip": self.FIGURES, "zclip": self.FIGURES}
+        assert (record["machine"], record["commit"]) == (others["machine"], others["commit"])
+        assert smoke_record.is_this_machine(smoke_record.origin_of(record, "w-clip"))
+        assert not smoke_record.is_this_machine(smoke_record.origin_of(record, "zclip"))
+        changed = Figures(**(self.FIGURES | {"ours": 2 + 2e-15}))
+        assert [len(smoke_record.differences(record, slug, changed)) for slug in ("w-clip", "zclip")] == [1, 0]
+        smoke_record.store({"zclip": self.FIGURES}, path=path)
+        assert "apart" not in json.loads(path.read_text())
+
     def test_none_and_a_malformed_one(self, tmp_path):
         assert smoke_record.stored_record(tmp_path / "none.json") is None
         (tmp_path / "bad.json").write_text('{"commit": 1}')
