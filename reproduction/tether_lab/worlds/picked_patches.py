@@ -44,7 +44,7 @@ def best_half(scores: Float[Tensor, "n p"]) -> Tensor:
 def fit_picked(
     model: Clip, seen: Told, scores: Scores, *, seed: int, steps: int, rate: float, full_last: float
 ) -> Clip:
-    """``few_tokens.fit`` with the patches that score most, until the last share of the steps sees all."""
+    """Fit with the patches that score most, until the last share of the steps sees all."""
     tokens = pruned_to_(model, seen.captions)
     step = ComposedStep(ClipLoss(), steps=steps, seed=seed, views={"image": {}, "text": {}})
     step.views["image"] = _PickedView(scores, full_last=full_last, steps=steps, seed=seed, view="image")

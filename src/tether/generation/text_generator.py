@@ -27,7 +27,7 @@ class TextGenerator(nn.Module, abc.ABC):
     """Makes images of texts that an encoder reads; the encoder is no part of its state and gets no gradient.
 
     Attributes:
-        name: in ``generate.GENERATORS``.
+        name: in ``generation.GENERATORS``.
         model: the encoder.
         settings: constructor keywords as plain values.
         size: height and width of its images.

@@ -149,8 +149,8 @@ def compress(
 
     Args:
         model: loaded, or a name that ``tether.load`` takes.
-        edits: names of ``compress.COMPRESSORS`` and ``compress.REPAIRS``, with settings as in ``octav,bits=4``, or
-            mappings with ``name`` and settings.
+        edits: names of ``compression.COMPRESSORS`` and ``compression.REPAIRS``, with settings as in ``octav,bits=4``,
+            or mappings with ``name`` and settings.
         out: folder of the result, which ``tether.load`` opens, and of the report.
         protect: a new file for the secret of ``compression.protect.Obfuscator``, outside of ``out``: after the edits
             few weights are changed so that images do not find their own texts any more; ``restored`` takes that back.

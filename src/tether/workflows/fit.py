@@ -45,7 +45,7 @@ def fit(
     on_record: Callable[[dict[str, Any]], None] | None = None,
     on_progress: Callable[[int, int | None], None] | None = None,
 ) -> Result:
-    """Fit one model into ``folder``, which gets what a run of ``train.train`` leaves, without checkpoints.
+    """Fit one model into ``folder``, which gets what a run of ``training.train`` leaves, without checkpoints.
 
     Args:
         config: its ``model``, ``data``, ``fit``, ``evaluate``, ``workers`` and ``strict`` count.

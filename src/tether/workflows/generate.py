@@ -116,7 +116,7 @@ def learn_maker(
         source: what ``data.open_source`` takes; rows without a text are skipped.
         model: reads the texts, and goes with the maker from then on.
         out: the maker's file.
-        settings: of ``generate.VarGenerator``, such as ``{"size": 64}``.
+        settings: of ``generation.VarGenerator``, such as ``{"size": 64}``.
         steps: of the transformer.
         codec_steps: of the codec.
         batch_size: images of a step.

@@ -180,7 +180,7 @@ def edit_to(
             it stays where it was.
         keep_words: words for what is kept and pasted back.
         rest: words for all else, such as the ground, which stays but is not pasted back.
-        weights: of the terms, see ``generate.FICE_WEIGHTS``.
+        weights: of the terms, see ``generation.FICE_WEIGHTS``.
         steps: of the optimiser.
         rate: its rate.
         views: random ones that the model sees at each step; 0 shows it the image as it is, as the paper does.

@@ -55,7 +55,7 @@ def window_embeddings(
     the last block is run for the token that is read alone. Source: arXiv 2303.14814, section 4.2.
 
     Args:
-        tower: a vision transformer, as ``anatomy.find.anatomy_of`` gives it.
+        tower: a vision transformer, as ``models.features.find.anatomy_of`` gives it.
         stream: what enters its first block, as ``tower.embed(images)`` gives it.
         masks: as ``window_masks`` gives them.
         batch_size: windows in one forward.

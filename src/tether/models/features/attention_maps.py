@@ -28,7 +28,8 @@ def attention_maps(
     """The attention weights of each head of some blocks, each row adding up to 1.
 
     Args:
-        model: any model that ``tether.load`` gives whose tower is a plain transformer; see ``anatomy.find.anatomy_of``.
+        model: any model that ``tether.load`` gives whose tower is a plain transformer; see
+            ``models.features.find.anatomy_of``.
         batch: (b, 3, h, w) images or (b, l) token ids.
         rows: ``pool`` gives what the pooling token attends to: the class token or the end of a text. A tower that pools
             by a mean or by attention has none; there it is the mean of all rows, each counted as the pooling counts its

@@ -33,7 +33,7 @@ def anatomy_of(model: DualEncoder, side: Side = "image") -> TowerAnatomy:
         side: ``image`` or ``text``.
 
     Raises:
-        UnsupportedModelError: a tower without such blocks, with a reason of ``exceptions.EXCEPTIONS``.
+        UnsupportedModelError: a tower without such blocks, with a reason of ``models.refusals.EXCEPTIONS``.
         InputError: a module that ``torch.compile`` wrapped, which shows none of its parts.
 
     Example:

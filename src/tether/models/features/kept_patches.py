@@ -15,9 +15,10 @@ def encode_patches(model: DualEncoder, image: Tensor, *, keep: Int[Tensor, "b k"
     """Embed images as ``encode_image`` does, from the patches in ``keep`` alone; the blocks never see the others.
 
     Args:
-        model: any model of ``tether.load`` whose image tower is a vision transformer; see ``anatomy.find.anatomy_of``.
+        model: any model of ``tether.load`` whose image tower is a vision transformer; see
+            ``models.features.find.anatomy_of``.
         image: (b, 3, h, w) uint8 pixels at the model's size or normalised floats.
-        keep: (b, k) indices of patches, row by row from the top left; see ``tokens.TOKEN_CHOICES``.
+        keep: (b, k) indices of patches, row by row from the top left; see ``towers.patch_selection.TOKEN_CHOICES``.
 
     Returns:
         ``pooled`` (b, d), with gradient. With every patch kept it is that of ``encode_image``.

@@ -30,7 +30,7 @@ class StackBlock:
         module: it.
         heads: query heads; 0 where attention was left out.
         kv_heads: heads of keys and values, fewer where queries share them.
-        linears: where the weights of its linear maps lie, by names of ``anatomy.weights.PARTS``.
+        linears: where the weights of its linear maps lie, by names of ``models.features.weights.PARTS``.
         norms: where those of its norms lie.
         attention: name of the attention in the block, or None where it lies in the block itself.
     """

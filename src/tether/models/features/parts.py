@@ -147,7 +147,7 @@ class BlockAnatomy(abc.ABC):
 
     @abc.abstractmethod
     def linears(self) -> Mapping[str, Weights]:
-        """Where the weights of its linear maps lie, by names of ``weights.PARTS``."""
+        """Where the weights of its linear maps lie, by names of ``models.features.weights.PARTS``."""
 
     def norms(self) -> Mapping[str, Weights]:
         """Where the weights of its norms lie; ``norm1`` and ``norm2`` are named alike everywhere."""

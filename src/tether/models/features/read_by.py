@@ -14,7 +14,7 @@ from tether.models.features.tower import Projection, TowerAnatomy
 
 
 def read_by(reader: Callable[[Tensor], Tensor], tower: TowerAnatomy, *, head: Sequence[Projection]) -> TowerAnatomy:
-    """The same tower, its embedding made by the reader of all tokens as ``tower_state.read_each`` gives them.
+    """The same tower, its embedding made by the reader of all tokens as ``features.penultimate.read_each`` gives them.
 
     Args:
         reader: (b, n, w) to (b, v).

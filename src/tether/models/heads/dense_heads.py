@@ -101,7 +101,7 @@ class DenseHead(nn.Module):
         """(b, k, height, width): logits of classes, a depth, or a direction.
 
         Args:
-            features: the map, rows and columns of patches, see ``tower_state.image_map``.
+            features: the map, rows and columns of patches, see ``features.penultimate.image_map``.
             size: height and width in pixels of what it is compared with.
         """
         x = self.norm(features.movedim(1, -1)).movedim(-1, 1)

@@ -94,7 +94,8 @@ class GroundingDecoder(nn.Module):
         """What the queries find.
 
         Args:
-            tokens: of the final stream of an image tower, the class token among them (``tower_state.image_tokens``).
+            tokens: of the final stream of an image tower, the class token among them
+                (``features.penultimate.image_tokens``).
 
         Raises:
             InputError: no tokens, or rows of another width.

@@ -250,7 +250,7 @@ class MaskHead(nn.Module):
     def forward(
         self, features: Float[Tensor, "b r c w"], *, texts: Float[Tensor, "k p t"] | None = None
     ) -> MaskPrediction:
-        """See ``MaskTextDecoder``; ``features`` are rows and columns of patches, see ``tower_state.image_map``."""
+        """See ``MaskTextDecoder``; ``features`` are rows and columns of patches: ``features.penultimate.image_map``."""
         memory, pixels = self.pixels(features)
         return self.decoder(pixels, memory=memory, texts=texts)
 

@@ -42,7 +42,7 @@ class SeenImage:
     """What a mask head reads of images.
 
     Attributes:
-        features: (b, r, c, w) their tower's last map before the final norm, see ``tower_state.image_map``.
+        features: (b, r, c, w) their tower's last map before the final norm, see ``features.penultimate.image_map``.
         tower: whose map it is.
         stream: that it comes from.
     """

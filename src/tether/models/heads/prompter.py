@@ -97,7 +97,7 @@ class Prompter(nn.Module):
         """Unit embeddings of the places that boxes name.
 
         Args:
-            tokens: of the final stream of an image tower, any number (``tower_state.image_tokens``).
+            tokens: of the final stream of an image tower, any number (``features.penultimate.image_tokens``).
             boxes: x0, y0, x1, y1 in shares of the image's width and height, 0 to 1.
             valid: which of the boxes are regions; the others are not looked at and give zeros. None looks at every box.
 

@@ -41,10 +41,10 @@ def build_index(
         on_progress: called with rows written and rows in all.
 
     Returns:
-        The store, compacted, its metadata indexed and, above ``mirror.INDEX_ABOVE`` rows, its vectors too. All rows
-        of a new store appear at once: before that moment what was there before is unchanged, whatever happens. A merge
-        is written in pieces of ``ROWS_PER_COMMIT``, after all rows were checked; what is there of one that was stopped
-        stays, and the same call finishes it.
+        The store, compacted, its metadata indexed and, above ``memory_index.INDEX_ABOVE`` rows, its vectors too. All
+        rows of a new store appear at once: before that moment what was there before is unchanged, whatever happens. A
+        merge is written in pieces of ``ROWS_PER_COMMIT``, after all rows were checked; what is there of one that was
+        stopped stays, and the same call finishes it.
 
     Raises:
         InputError: no such file, or rows that do not fit each other or the store: keys twice, another model.
