@@ -7,9 +7,13 @@ must write, and ``make paper SLUG=gate-norm`` lists what is missing.
 from __future__ import annotations
 
 import argparse
+import keyword
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +21,8 @@ from pkgutil import resolve_name
 from string import Template
 
 HERE = Path(__file__).parent
+LONGEST = 40
+"""Characters of a slug: it names folders, modules and a class."""
 UP_TO_DATE = "import sys; from pathlib import Path; from tether_lab.lab.docs import committed, write; \
 root = Path(sys.argv[1]); write(root, committed(root))"
 """Brings the README's count and the method.toml up to date; run in a process that has not read the methods before."""
@@ -71,7 +77,7 @@ KINDS = {
 
 
 def main(given: list[str] | None = None) -> None:
-    """Write the files of one paper into this checkout; nothing is written when anything is amiss."""
+    """Write the files of one paper into this checkout; nothing stays written when anything is amiss."""
     parser = argparse.ArgumentParser(prog="new_paper", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("slug", help="lower-case words with hyphens, such as gate-norm")
     parser.add_argument("--kind", required=True, choices=KINDS, help="what its one new idea is; see CONTRIBUTING.md")
@@ -82,7 +88,7 @@ def main(given: list[str] | None = None) -> None:
     root, kind, stem = HERE.parents[1], KINDS[args.kind], args.slug.replace("-", "_")
     name = args.name or "".join(word.capitalize() for word in args.slug.split("-")) + kind.suffix
     code = root / "src" / "tether"
-    if problem := _problem(args.slug, name, kind, code):
+    if problem := _problem(args.slug, name, kind, code) or _problem_of_title(args.title):
         parser.error(problem)
     home, _, registry = kind.registry.rpartition(".")
     part = f"tether.methods.{stem}.{kind.module}.{name}"
@@ -106,22 +112,55 @@ def main(given: list[str] | None = None) -> None:
     for path in files.keys() - {listed}:
         if path.exists():
             parser.error(f"{path} exists already; choose another slug or remove it")
-    for path, content in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content, encoding="utf-8")
-        print(f"wrote {path.relative_to(root).as_posix()}")
-    subprocess.run([sys.executable, "-c", UP_TO_DATE, root], check=True)
-    python = [path for path in files if path.suffix == ".py"]  # a long name breaks a line, or changes an order
-    for task in (["check", "--fix", "--select", "I"], ["format"]):
-        subprocess.run([sys.executable, "-m", "ruff", *task, "--quiet", *python], check=True, cwd=root)
+    with _taken_back_unless_all_is_well([*files, root / "README.md"]):
+        for path, content in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content, encoding="utf-8")
+            print(f"wrote {path.relative_to(root).as_posix()}")
+        subprocess.run([sys.executable, "-c", UP_TO_DATE, root], check=True)
+        print("updated README.md, which counts the papers")
+        python = [path for path in files if path.suffix == ".py"]  # a long name breaks a line, or changes an order
+        for task in (["check", "--fix", "--select", "I"], ["format"]):
+            subprocess.run([sys.executable, "-m", "ruff", *task, "--quiet", *python], check=True, cwd=root)
     print(f"it runs: tether-lab reproduce {args.slug} --smoke\nand what it lacks: make paper SLUG={args.slug}")
+
+
+@contextmanager
+def _taken_back_unless_all_is_well(paths: list[Path]) -> Iterator[None]:
+    """Whatever goes wrong, Ctrl-C too, leaves these files, and the folders that are made for them, as they were."""
+    before = {path: path.read_bytes() if path.exists() else None for path in paths}
+    made = {folder for path in paths for folder in path.parents if not folder.exists()}
+    try:
+        yield
+    except BaseException as error:
+        for path, content in before.items():
+            if content is not None:
+                path.write_bytes(content)
+            else:
+                path.unlink(missing_ok=True)
+        for folder in sorted(made):  # with what Python compiled there
+            shutil.rmtree(folder, ignore_errors=True)
+        said = str(error) or type(error).__name__
+        print(f"new_paper: {said}\nall that was written has been taken back", file=sys.stderr)
+        raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 1) from error
+
+
+def _problem_of_title(title: str) -> str:
+    """Why a title cannot stand in a method.toml, or nothing."""
+    if not title.strip() or not title.isprintable() or "\\" in title:
+        return f"--title: expected one line without control characters and backslashes, got {title!r}"
+    return ""
 
 
 def _problem(slug: str, name: str, kind: Kind, code: Path) -> str:
     """Why a paper of these names cannot be made, or nothing."""
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", slug):
         return f"slug: expected lower-case words joined by hyphens, such as gate-norm, got {slug!r}"
-    if not re.fullmatch(r"[A-Z][A-Za-z0-9]*", name):
+    if len(slug) > LONGEST:
+        return f"slug: expected at most {LONGEST} characters, got {len(slug)}"
+    if keyword.iskeyword(slug):
+        return f"slug: {slug!r} is a word of Python, which names no folder of code; choose another"
+    if not re.fullmatch(r"[A-Z][A-Za-z0-9]*", name) or keyword.iskeyword(name):
         return f"--class: expected a name such as GateNorm, got {name!r}"
     spec = find_spec("tether")
     if spec is None or not spec.origin or Path(spec.origin).parent != code:

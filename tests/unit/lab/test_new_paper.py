@@ -55,6 +55,7 @@ def test_it_runs_as_it_was_made(root, kind):
     said = run(root, "scripts/new_paper", slug, "--kind", kind, "--title", 'A "new" way')
     written = [line.removeprefix("wrote ") for line in said.splitlines() if line.startswith("wrote ")]
     assert len(written) == 7
+    assert "updated README.md" in said
     assert "title = \"A 'new' way\"" in (root / f"src/tether/methods/{stem}/method.toml").read_text()
     assert slug in (root / "src/tether/methods/slugs.txt").read_text().split()
     run(root, "-m", "ruff", "check", ".")
@@ -79,6 +80,12 @@ def test_it_runs_as_it_was_made(root, kind):
         (["new-way", "--kind", "clipper", "--class", "ZClip"], "has a class ZClip already"),
         (["new-way", "--kind", "clipper", "--class", "zClip"], "expected a name such as GateNorm"),
         (["global-norm", "--kind", "clipper"], "CLIPPERS has a 'global_norm' already"),
+        (["lambda", "--kind", "clipper"], "'lambda' is a word of Python"),
+        (["new-way", "--kind", "clipper", "--class", "None"], "expected a name such as GateNorm"),
+        (["a" * 41, "--kind", "clipper"], "expected at most 40 characters, got 41"),
+        (["new-way", "--kind", "clipper", "--title", "One\nTwo"], "--title: expected one line"),
+        (["new-way", "--kind", "clipper", "--title", "A \x1b[1m title"], "--title: expected one line"),
+        (["new-way", "--kind", "clipper", "--title", "On \\alpha"], "--title: expected one line"),
     ],
 )
 def test_nothing_is_written_when_anything_is_amiss(new_paper, capsys, given, said):
@@ -88,3 +95,31 @@ def test_nothing_is_written_when_anything_is_amiss(new_paper, capsys, given, sai
         new_paper["main"](given)
     assert said in capsys.readouterr().err
     assert (listed.read_bytes(), sorted(source_index.PACKAGE.glob("methods/*"))) == before
+
+
+@pytest.mark.parametrize(("error", "code"), [(OSError("the disk is full"), 1), (KeyboardInterrupt(), 130)])
+@pytest.mark.parametrize("failing", [0, 2])
+def test_what_was_written_is_taken_back(root, monkeypatch, capsys, error, code, failing):
+    """Before anything else is brought up to date, and after it was, at the last step."""
+    files = {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    script = runpy.run_path(str(root / "scripts/new_paper"))
+    main = script["main"]
+    steps = []
+
+    def fails(*given, **options):
+        steps.append(given)
+        if len(steps) > failing:
+            raise error
+        (root / "README.md").write_text("changed")
+        (root / "src/tether/methods/new_way/__pycache__").mkdir(exist_ok=True)
+
+    monkeypatch.setattr(main.__globals__["subprocess"], "run", fails)
+    monkeypatch.setitem(main.__globals__, "_problem", lambda *given: "")  # this tether is another checkout's
+    with pytest.raises(SystemExit) as stopped:
+        main(["new-way", "--kind", "clipper"])
+    assert stopped.value.code == code
+    assert "all that was written has been taken back" in capsys.readouterr().err
+    assert not (root / "src/tether/methods/new_way").exists()
+    assert {
+        path: path.read_bytes() for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    } == files
