@@ -96,6 +96,7 @@ def make_batches(
     """
     found: Loader | SideBySide | None = None
     for (one, here), name in zip(each_data(config, where=where), ("", *config.beside), strict=True):
+        pick = build(one.caption, CAPTION_PICKS, where=f"{here}: caption")
         loader = (Loader if name else make_loader)(
             open_source(one.data, where=f"{here}: data"),
             batch_size=one.batch_size or config.batch_size,
@@ -105,14 +106,13 @@ def make_batches(
             rank=gather.rank,
             world=gather.world,
             workers=config.workers,
-            caption=build(one.caption, CAPTION_PICKS, where=f"{here}: caption"),
+            caption=pick,
             augment=_augment(one, where=here),
             contents=build_contents(one.contents, where=here),
             on_bad=on_bad,
             strict=config.strict,
         )
-        shortened = isinstance(one.caption, Mapping) and one.caption.get("name") == "shortened"
-        if shortened and isinstance(encoder.tokenizer, (ClipTokenizer, FunctionTokenizer)):
+        if getattr(pick, "cuts_meant", False) and isinstance(encoder.tokenizer, (ClipTokenizer, FunctionTokenizer)):
             encoder.tokenizer.cuts_meant = True  # its words are more tokens than the context holds, now and then
         found = loader if found is None else SideBySide(found, second=loader, prefix=name)
     assert found is not None  # there is the run's own

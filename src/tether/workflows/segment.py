@@ -44,8 +44,6 @@ SHOWN = 60
 """Images of a page, at most."""
 IN_NOTEBOOK = 6
 """Images that a notebook shows, at most."""
-LOOKS_INSIDE = ("values", "excel")
-"""Methods for the blocks of vision transformers alone."""
 BATCH = 8
 """Images that are looked at together, at most; so many are lost when a run is stopped."""
 
@@ -244,7 +242,7 @@ def segment(
     try:
         segmenter.prepare(encoder, names, windows=_windows(windows, segmenter.own_windows))
     except UnsupportedModelError as error:
-        if method not in LOOKS_INSIDE:
+        if not (isinstance(segmenter, DenseSegmenter) and segmenter.looks_inside):
             raise
         raise UnsupportedModelError(
             f"--with {method}: {error}; leave --with out to use what this tower shows"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar, final
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, final
 
 from annotated_types import Ge
 
@@ -93,6 +93,9 @@ class Shortened:
 
     Source: arXiv 2305.07017, section 3.2.
 
+    Attributes:
+        cuts_meant: whether texts are meant to be cut at the context, so that a run says nothing of it.
+
     Example:
         >>> from tether.core.types import Row
         >>> from tether.methods.clipa.shorten import Shortened
@@ -100,6 +103,8 @@ class Shortened:
         >>> Shortened(context=7)(row, draw=0)
         'photo small black dog lawn'
     """
+
+    cuts_meant: ClassVar[bool] = True
 
     @checked
     def __init__(

@@ -50,6 +50,8 @@ class ExcelSegmenter(DenseSegmenter):
         (50, 120)
     """
 
+    looks_inside = True
+
     @checked
     def __init__(
         self,

@@ -37,6 +37,7 @@ class ValueSegmenter(DenseSegmenter):
     Source: arXiv 2112.01071, section 3.2, with the residual and the feed-forward net as in arXiv 2312.12359.
     """
 
+    looks_inside = True
     path = DensePath()
 
     def patches(self, model: DualEncoder, image: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:

@@ -87,11 +87,13 @@ class DenseSegmenter(abc.ABC):
         own_windows: the method's own way.
         recipe: of ``tether adapt``, which trains the head that the method needs; None where it needs none.
         head: that head, or None.
+        looks_inside: whether it is for the blocks of vision transformers alone.
         learns_texts: whether the head brings the texts of its classes, so that their words do not count.
     """
 
     own_windows: ClassVar[Windows] = Windows()
     recipe: ClassVar[str | None] = None
+    looks_inside: ClassVar[bool] = False
     learns_texts: ClassVar[bool] = False
     head: Any = None
 
