@@ -176,11 +176,11 @@ def check_listed() -> None:
 
 def said_of_lost() -> str:
     """What is to be said of methods of Tether that are not there; empty where all are."""
-    lost = ", ".join(sorted({*read_text(LISTED).split()} - {file.slug for file in method_files()}))
-    return (
-        f"{LISTED}: names {lost}, of which {FOLDER} has no {FILE} that can be read; install tether-clip again"
-        * bool(lost)
-    )
+    lost = sorted({*read_text(LISTED).split()} - {file.slug for file in method_files()})
+    if not lost:
+        return ""
+    names = ", ".join(lost)
+    return f"{LISTED}: names {names}, of which {FOLDER} has no {FILE} that can be read; install tether-clip again"
 
 
 def _own() -> Iterator[tuple[str, str, Path | None]]:

@@ -55,7 +55,7 @@ def new_places(dotted: str) -> list[str]:
 
 
 def _asked(parent: str) -> str:
-    """The module that an import asks for whose ``parent`` is looked for first."""
+    """The module that an import asks for; Python looks for each package above it first, and stops at the error."""
     frame, asked = sys._getframe(), parent
     while frame := frame.f_back:
         name = str(frame.f_locals.get("name"))

@@ -113,6 +113,7 @@ class Registry(Mapping[str, type[T_co]], Generic[T_co]):
         """What methods register here, by name: more than one line where they disagree."""
         found: dict[str, list[_Line]] = {}
         for line in _lines().get(self.kind, ()):
+            # The user can rename what another package registers, but not what Tether does.
             taken = self._kernel(line.name) is not None or any(line.name in other for other in self._including)
             if taken or (not line.own and any(one.own for one in found.get(line.name, ()))):
                 told = f"{line.path}: {line.key}: left out: the name is taken; rename it"

@@ -20,7 +20,6 @@ from tether.data.intensity_window import Curve, DeepImage, WindowLevel, brightne
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-"""What a DICOM file says after its preamble."""
 MAX_VALUES = 1 << 26
 """Most grey values (rows x columns x frames x channels) that are decoded; a quarter of a gigabyte as float32."""
 _ONE_AT_A_TIME = threading.Lock()  # filters of warnings belong to the process, not to a thread

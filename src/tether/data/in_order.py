@@ -27,10 +27,10 @@ MOST_PIXELS = 1 << 25
 
 @contextlib.contextmanager
 def loader_threads(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that decode; at the end they are told to stop, and nobody waits for them.
+    """Threads that decode. At the end they are told to stop, and nobody waits for them.
 
-    The garbage collector may be who ends the block of a loader that was dropped, in whichever thread it runs: in one
-    that is just starting, waiting for another never ends.
+    Where a loader is dropped, the garbage collector ends its block, in any thread. If that thread is one that is just
+    starting, waiting for the others would never end.
     """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="tether-data")
     try:

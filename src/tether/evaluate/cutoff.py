@@ -215,11 +215,11 @@ def keep_cutoffs(model: DualEncoder, held_out: Source, *, limit: int | None, fol
     """Fit cutoffs on held-out pairs and write them into a run's folder; nothing where there are too few.
 
     Args:
-        model: what embeds the pairs.
-        held_out: the pairs.
-        limit: rows looked at, from the first; None for all.
-        folder: of the run.
-        digest: of the model.
+        model: encoder that embeds the pairs.
+        held_out: source of the pairs.
+        limit: number of rows that are looked at, from the first; None for all.
+        folder: folder of the run.
+        digest: digest of the model.
     """
     try:
         seen = embed_source(model, held_out, limit=min(limit or MOST_IMAGES, MOST_IMAGES))

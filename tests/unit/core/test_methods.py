@@ -19,7 +19,7 @@ OLD = json.loads(Path(moved.__file__).with_suffix(".json").read_text())
 COUNTED = {tokenize.NAME, tokenize.OP, tokenize.NUMBER}
 # Budgets fall and never rise: tokens of code (names, operators, numbers), lines of a file, files of a folder. That
 # of the methods alone has room, for a new method brings what it is.
-KERNEL, METHODS, METHOD, LINES, FILES = 839_700, 300_000, 11_000, 450, 40
+KERNEL, METHODS, METHOD, LINES, FILES = 839_600, 300_000, 11_000, 450, 40
 MORE_FILES = {"workflows": 51, "core": 49, "data": 45}
 """Folders that are still to be divided, and what they may hold until then."""
 OWN = [file for file in method_files() if file.path.is_relative_to(FOLDER)]

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from tether.models.encoders.wrapped import OpenClipEncoder, padded
 from tether.models.features.parts import (
     BlockAnatomy,
+    CalledBlock,
     Layout,
     TokenStream,
     WayOut,
-    WholeBlock,
     by_head,
     or_nothing,
 )
@@ -111,7 +111,7 @@ def _block(block: Any) -> BlockAnatomy:
     custom = type(block) is CustomResidualAttentionBlock and plain_type(block.attn) is Attention
     if (plain and not hasattr(block, "ln_1_kv")) or (custom and block.attn.logit_scale is None):
         return OpenClipBlock(block)
-    return OpenClipWholeBlock(block)
+    return OpenClipWholeBlock(block, call=_call, heads=_heads(block))
 
 
 def _call(block: Any, x: Tensor, layout: Layout) -> Tensor:
@@ -176,20 +176,10 @@ class OpenClipBlock(BlockAnatomy):
         }
 
 
-class OpenClipWholeBlock(WholeBlock):
+class OpenClipWholeBlock(CalledBlock):
     """A block of another kind."""
 
     norm_names = _NORMS
-
-    def __init__(self, block: Any) -> None:
-        """Args: block: its module."""
-        what = f"blocks of kind {type(block).__name__} with {type(block.attn).__name__}"
-        super().__init__(heads=_heads(block), reason="blocks", what=what)
-        self.block = block
-
-    def __call__(self, x: Tensor, layout: Layout) -> Tensor:
-        """The block's own call."""
-        return _call(self.block, x, layout)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

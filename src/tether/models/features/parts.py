@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -187,6 +187,20 @@ class WholeBlock(BlockAnatomy):
 
     norm1 = norm2 = qkv = feed_forward = linears = _refuse
     out = property(_refuse)
+
+
+class CalledBlock(WholeBlock):
+    """A library's block of a kind that is not known here."""
+
+    def __init__(self, block: Any, *, call: Callable[[Any, Tensor, Layout], Tensor], heads: int) -> None:
+        """Args: block: its module. call: of the block, its input and its layout to its output. heads: of it."""
+        what = f"blocks of kind {type(block).__name__} with {type(getattr(block, 'attn', None)).__name__}"
+        super().__init__(heads=heads, reason="blocks", what=what)
+        self.block, self._call = block, call
+
+    def __call__(self, x: Tensor, layout: Layout) -> Tensor:
+        """The block's own call."""
+        return self._call(self.block, x, layout)
 
 
 def by_head(x: Float[Tensor, "b n c"], *, heads: int) -> Float[Tensor, "b h n e"]:

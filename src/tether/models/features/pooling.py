@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +62,28 @@ class MeanPooling(Pooling):
 
 
 @dataclass(frozen=True)
-class AttentionPooling(Pooling):
+class CalledPooling(Pooling):
+    """The library's own call.
+
+    Attributes:
+        pool: that call, (b, m, w) to (b, v).
+        first: leading tokens that it leaves out.
+    """
+
+    pool: Callable[[Tensor], Tensor]
+    first: int = field(default=0, kw_only=True)
+
+    def __call__(self, x: Tensor, layout: Layout) -> Tensor:
+        """The library's own row."""
+        return self.pool(x[:, self.first :])
+
+    def alone(self, x: Tensor) -> Tensor:
+        """The library's row of one token; an attention over one token gives its value."""
+        return self.pool(x.flatten(0, 1)[:, None]).unflatten(0, x.shape[:2])
+
+
+@dataclass(frozen=True)
+class AttentionPooling(CalledPooling):
     """An attention with one learned query.
 
     Attributes:
@@ -75,21 +96,11 @@ class AttentionPooling(Pooling):
         first: leading tokens that it leaves out.
     """
 
-    pool: Callable[[Tensor], Tensor]
     query_keys: Callable[[Tensor], tuple[Tensor, Tensor]]
     values: Tensor
     value_bias: Tensor | None
     output: nn.Module
     rest: Callable[[Tensor], Tensor] | None = None
-    first: int = 0
-
-    def __call__(self, x: Tensor, layout: Layout) -> Tensor:
-        """The library's own row."""
-        return self.pool(x[:, self.first :])
-
-    def alone(self, x: Tensor) -> Tensor:
-        """Attention over one token is that token's value."""
-        return self.pool(x.flatten(0, 1)[:, None]).unflatten(0, x.shape[:2])
 
     def shares(self, x: Tensor, layout: Layout) -> Tensor:
         """The weights of its heads."""
@@ -99,7 +110,7 @@ class AttentionPooling(Pooling):
 
 
 @dataclass(frozen=True)
-class OtherPooling(Pooling):
+class OtherPooling(CalledPooling):
     """A pooling that is no linear reader of tokens, such as a maximum: it can be called, not described.
 
     Attributes:
@@ -108,17 +119,7 @@ class OtherPooling(Pooling):
         first: leading tokens that it leaves out.
     """
 
-    pool: Callable[[Tensor], Tensor]
     what: str
-    first: int = 0
-
-    def __call__(self, x: Tensor, layout: Layout) -> Tensor:
-        """The library's own row."""
-        return self.pool(x[:, self.first :])
-
-    def alone(self, x: Tensor) -> Tensor:
-        """The library's row of one token."""
-        return self.pool(x.flatten(0, 1)[:, None]).unflatten(0, x.shape[:2])
 
     def shares(self, x: Tensor, layout: Layout) -> Tensor:
         """Raises the reason."""
@@ -128,13 +129,13 @@ class OtherPooling(Pooling):
 def projected(
     query: Callable[[Tensor], Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor], *, heads: int
 ) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """The ``query_keys`` of an attention whose weights of queries and keys come first.
+    """The ``query_keys`` of an attention by its projections.
 
     Args:
-        query: tokens to the rows that ask.
-        weights: of queries, keys and values.
-        biases: likewise.
-        heads: number of them.
+        query: function from tokens to the rows that become queries.
+        weights: matrices of queries and keys, (w, w) each; further ones are not used.
+        biases: vectors beside them, (w,) each.
+        heads: number of heads.
     """
 
     def query_keys(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tether.models.features.parts import BlockAnatomy, Layout, TokenStream, WayOut, WholeBlock, by_head, or_nothing
+from tether.models.features.parts import BlockAnatomy, CalledBlock, Layout, TokenStream, WayOut, by_head, or_nothing
 from tether.models.features.pooling import AttentionPooling, MeanPooling, OtherPooling, Pooling, TokenPooling
 from tether.models.features.sealed import SealedTower
 from tether.models.features.tower import Projection, TowerAnatomy
@@ -53,14 +53,14 @@ def _pooling(trunk: Any) -> Pooling:
         plain = type(pool) is AttentionPoolLatent and pool.latent_len == 1 and pool.pos_embed is None
         if not plain or not isinstance(pool.proj, nn.Linear) or not isinstance(pool.kv, nn.Linear):
             return OtherPooling(
-                pool, f"{type(pool).__name__} with several queries, positions of its own or an adapter", first
+                pool, f"{type(pool).__name__} with several queries, positions of its own or an adapter", first=first
             )
         return _attention(pool, first)
     if kind == "token":
         return TokenPooling()
     if kind == "avg":
         return MeanPooling(first)
-    return OtherPooling(lambda x: _reduced(x, kind), f"{kind!r}", first)
+    return OtherPooling(lambda x: _reduced(x, kind), f"{kind!r}", first=first)
 
 
 def _reduced(x: Tensor, kind: str) -> Tensor:
@@ -97,7 +97,7 @@ def _block(block: Any) -> BlockAnatomy:
     plain = type(block) in (Block, EvaBlock) and plain_type(block.attn) in kinds
     if plain and getattr(block.attn, "gate", None) is None:
         return TimmBlock(block)
-    return TimmWholeBlock(block)
+    return CalledBlock(block, call=_call, heads=int(getattr(getattr(block, "attn", None), "num_heads", 0)))
 
 
 def _call(block: Any, x: Tensor, layout: Layout) -> Tensor:
@@ -173,22 +173,6 @@ class TimmBlock(BlockAnatomy):
         halves = ("up", "gate") if getattr(mlp, "gate_last", False) else ("gate", "up")
         hidden = mlp.fc2.in_features
         return found | fused_linear(mlp.fc1, dict.fromkeys(halves if hasattr(mlp, "gate_last") else ("up",), hidden))
-
-
-class TimmWholeBlock(WholeBlock):
-    """A block of another kind."""
-
-    def __init__(self, block: Any) -> None:
-        """Args: block: its module."""
-        attention = getattr(block, "attn", None)
-        heads = int(getattr(attention, "num_heads", 0))
-        what = f"blocks of kind {type(block).__name__} with {type(attention).__name__}"
-        super().__init__(heads=heads, reason="blocks", what=what)
-        self.block = block
-
-    def __call__(self, x: Tensor, layout: Layout) -> Tensor:
-        """The block's own call."""
-        return _call(self.block, x, layout)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -16,7 +16,7 @@ from tether.models.config_check import MAX_LAYERS, MAX_SIZE, mapping, size_of
 from tether.models.encoders.wrapped import WrappedEncoder
 from tether.models.features.find import tower_of
 from tether.models.heads.grounding_decoder import GroundingDecoder
-from tether.models.heads.read_tower import ReadTower, read_by
+from tether.models.heads.read_tower import ReadTower, with_reader
 from tether.models.towers.clip import Clip
 
 
@@ -84,7 +84,7 @@ def grounded(model: Clip | WrappedEncoder, decoder: GroundingDecoder) -> Compose
         True
     """
     check_groundable(model)
-    return read_by(model, GroundedImages, decoder)
+    return with_reader(model, GroundedImages, decoder)
 
 
 class GroundingHead(GroundingDecoder):

@@ -14,7 +14,7 @@ from tether.models.config_check import mapping, size_of
 from tether.models.encoders.wrapped import WrappedEncoder
 from tether.models.heads.grounded import check_groundable
 from tether.models.heads.prompter import Prompter
-from tether.models.heads.read_tower import ReadTower, read_by
+from tether.models.heads.read_tower import ReadTower, with_reader
 from tether.models.towers.clip import Clip
 
 MAX_RATIO = 64
@@ -53,7 +53,6 @@ def prompted(model: Clip | WrappedEncoder, prompter: Prompter) -> ComposedEncode
         >>> from tether.models import create
         >>> from tether.models.heads.prompted import locate, prompted, region_embeddings
         >>> from tether.models.heads.prompter import Prompter
-    from tether.models.heads.read_tower import ReadTower
         >>> model = create("tiny").eval()
         >>> made, image = prompted(model, Prompter(model.dim, state=64)), torch.rand(1, 3, 32, 32)
         >>> region_embeddings(made, image, torch.tensor([[[0.0, 0.0, 0.5, 1.0]]])).shape
@@ -64,7 +63,7 @@ def prompted(model: Clip | WrappedEncoder, prompter: Prompter) -> ComposedEncode
     if isinstance(model, ComposedEncoder) and isinstance(model.parts.image, ReadTower):
         raise InputError("expected a model without a decoder of regions or a prompter of its own")
     check_groundable(model)
-    return read_by(model, PromptedImages, prompter)
+    return with_reader(model, PromptedImages, prompter)
 
 
 class PrompterHead(Prompter):

@@ -21,25 +21,25 @@ from tether.models.towers.sizes import Sizes
 
 
 class ReadTower(ImageSide):
-    """A tower and what reads its tokens.
+    """An image tower with a reader, a module that reads its tokens.
 
     Attributes:
         library: kind of this tower in ``model.json``.
-        part: attribute that holds the module which reads; its ``settings`` say ``dim`` and ``state``, the lengths of
-            the rows that it gives and reads.
-        own_rows: whether that module gives the rows of images, too; they are the tower's otherwise.
+        part: name of the attribute that holds the reader. The reader's ``settings`` have the lengths of the rows that
+            it gives (``dim``) and reads (``state``).
+        own_rows: whether the rows of images come from the reader; else they come from the tower.
     """
 
     library: ClassVar[str]
     part: ClassVar[str]
     own_rows: ClassVar[bool]
 
-    def __init__(self, tower: ImageSide, reads: Any) -> None:
-        """Args: tower: of images. reads: the module that reads its tokens."""
-        settings = {"library": self.library, "tower": tower.settings, self.part: reads.settings}
-        width = reads.settings["dim"] if self.own_rows else tower.width
+    def __init__(self, tower: ImageSide, reader: Any) -> None:
+        """Args: tower: image tower. reader: module that reads its tokens."""
+        settings = {"library": self.library, "tower": tower.settings, self.part: reader.settings}
+        width = reader.settings["dim"] if self.own_rows else tower.width
         super().__init__(tower, width=width, image_spec=tower.image_spec, settings=settings)
-        setattr(self, self.part, reads)
+        setattr(self, self.part, reader)
 
     @property
     def tower(self) -> ImageSide:
@@ -48,11 +48,11 @@ class ReadTower(ImageSide):
 
     @property
     def unchanged(self) -> ImageSide | None:
-        """The tower inside, unless the rows of images are the module's."""
+        """The tower inside, unless the rows of images come from the reader."""
         return None if self.own_rows else self.tower
 
     def check(self) -> None:
-        """Refuse a module that does not read this tower's tokens.
+        """Refuse a reader that does not read this tower's tokens.
 
         Raises:
             InputError: it reads rows of another width.
@@ -82,35 +82,36 @@ class ReadTower(ImageSide):
         return self.tower.table_size
 
     def at_sizes(self, sizes: Sizes) -> Self:
-        """See ``TowerSide``; what reads takes any number of tokens."""
+        """See ``TowerSide``; the reader takes any number of tokens."""
         return type(self)(self.tower.at_sizes(sizes), copy.deepcopy(getattr(self, self.part)))
 
 
-def read_by(model: Clip | WrappedEncoder, kind: type[ReadTower], reads: nn.Module) -> ComposedEncoder:
-    """A copy of an encoder whose image tower has a copy of a module beside it that reads its tokens.
+def with_reader(model: Clip | WrappedEncoder, kind: type[ReadTower], reader: nn.Module) -> ComposedEncoder:
+    """A copy of an encoder with a copy of a reader beside its image tower.
 
     Args:
-        model: any encoder with a tower for each side.
-        kind: of tower.
-        reads: the module.
+        model: encoder with a tower for each side.
+        kind: class of the new image tower.
+        reader: module that reads the tower's tokens.
 
     Raises:
-        InputError: the module gives or reads rows of other widths than the model's.
+        InputError: the reader gives or reads rows of other widths than the model's.
     """
-    image = kind(cast(ImageSide, dual_tower(copy.deepcopy(model), "image")), copy.deepcopy(reads))
+    image = kind(cast(ImageSide, dual_tower(copy.deepcopy(model), "image")), copy.deepcopy(reader))
     if (dim := image.settings[image.part]["dim"]) != model.dim:
         raise InputError(f"{image.part}: expected one that gives {model.dim} values, it gives {dim}")
     image.check()
     text = cast(TextSide, dual_tower(copy.deepcopy(model), "text"))
-    own = model if isinstance(model, ComposedEncoder) else None
-    sides = ("text",) if image.own_rows else ("image", "text")  # other rows have no use for the map of the old ones
-    maps = {"image": {"kind": "none", "width": image.width, "dim": model.dim}}
-    maps["text"] = {**maps["image"], "width": text.width}
-    kept = {side: own.config[f"{side}_map"] for side in sides} if own else {}
-    made = ComposedEncoder(image, text, **{f"{side}_map": kept.get(side, plain) for side, plain in maps.items()})
-    for side in kept:
-        old = getattr(model.parts, f"{side}_map")
-        getattr(made.parts, f"{side}_map").load_state_dict(old.state_dict())
+    maps = {
+        "image_map": {"kind": "none", "width": image.width, "dim": model.dim},
+        "text_map": {"kind": "none", "width": text.width, "dim": model.dim},
+    }
+    old_maps = {}
+    if isinstance(model, ComposedEncoder):  # the map of images is of no use to rows of the reader's own
+        old_maps = {name: model.config[name] for name in maps if not (image.own_rows and name == "image_map")}
+    made = ComposedEncoder(image, text, **{**maps, **old_maps})
+    for name in old_maps:
+        getattr(made.parts, name).load_state_dict(getattr(model.parts, name).state_dict())
     with torch.no_grad():
         made.parts.logit_scale.copy_(model.logit_scale.log())
     return made.to(model.logit_scale.device).train(cast(nn.Module, model).training)

@@ -152,7 +152,7 @@ class SlidingTextEncoder(EncoderAround, Embeds):
     ``reads``; frames and weights are ours.
 
     Attributes:
-        reads_whole: that no text loses its end up to a length that captions do not have.
+        reads_whole: True, as no text of a caption's length is cut.
         tokenizer: that of the model inside, for texts of up to ``models.towers.sizes.MAX_CONTEXT`` tokens.
 
     Example:

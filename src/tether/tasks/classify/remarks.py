@@ -45,7 +45,7 @@ def words_of(model: DualEncoder, *, name: str) -> WordCounts | None:
 
 
 def taught_classes(classes: Sequence[str]) -> list[str]:
-    """That classes are no test of zero-shot for ``starter``, where they are many and mostly ImageNet's."""
+    """What to say of classes that ``starter`` was taught: most of them, and many, are ImageNet's."""
     if len(classes) < _CLASSES:
         return []
     from tether.models.composed.starter import taught

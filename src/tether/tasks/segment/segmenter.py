@@ -85,10 +85,10 @@ class DenseSegmenter(abc.ABC):
             each of its words.
         windows: how images are looked at, once prepared.
         own_windows: the method's own way.
-        recipe: of ``tether adapt``, which trains the head that the method needs; None where it needs none.
-        head: that head, or None.
-        looks_inside: whether it is for the blocks of vision transformers alone.
-        learns_texts: whether the head brings the texts of its classes, so that their words do not count.
+        recipe: name of the recipe that trains the head which the method needs; None where it needs none.
+        head: head that was given, or None.
+        looks_inside: whether the method needs the blocks of a vision transformer.
+        learns_texts: whether the texts of the classes come from the head and not from their names.
     """
 
     own_windows: ClassVar[Windows] = Windows()

@@ -29,7 +29,7 @@ _DIGEST = "weights of the teacher"
 
 
 class ComposedStep(InsideStep):
-    """Everything that a step encodes, and everything that its loss is the sum of.
+    """Everything that a step encodes, and all terms whose sum is its loss.
 
     ``views`` are encoded in one forward, those of equal shape in one batch; ``terms`` are an objective over some of
     them, or another of ``TERMS``; ``heads`` are modules that terms call, which are trained and saved with the run and
@@ -58,8 +58,8 @@ class ComposedStep(InsideStep):
             steps: length of the run.
             seed: seed of all random draws.
             views: settings of ``ImageView`` and ``TextView`` by name, or with ``name: KIND`` of another of ``VIEWS``; a
-                name that is a source needs none. None has ``image`` and ``text``. ``of: NAME`` takes another view's
-                rows, window and all, for another ``encoder``.
+                name that is a source needs none. With None the views are ``image`` and ``text``. ``of: NAME`` lets
+                another ``encoder`` read the rows of another view, in the same window.
             terms: parts of ``TERMS`` or ``OBJECTIVES``, or ``objective``; each may have a ``weight`` and, under ``as``,
                 a name in the log. An objective is told its views: ``image``, ``text``, ``negative_image``,
                 ``negative_text``, and ``extra``. None has the objective alone.

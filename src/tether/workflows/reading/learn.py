@@ -1,4 +1,4 @@
-"""What ways to a reader share: the images, words with their crops, how they are learnt, the report."""
+"""Shared by the recipes that learn a reader: images, words with their crops, the training, the report."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ReaderReport(LearntReport):
         scores: on words that were held out; None where there are none.
         unseen: on those among them that no crop shows that was learnt from; None where there are none.
         crops: the same held-out words read without their scenes; None for a reader of crops.
-        gain: share of held-out words that scenes set right less that they spoil, with its 95 % interval over words;
+        gain: share of held-out words that scenes set right, minus the share that they spoil, with a 95 % interval;
             None for a reader of crops.
         guess: share of held-out words that are the commonest one learnt from, which needs no image; None without.
     """

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.core.ranges import Positive, checked
 from tether.models.refusals import refusal
+from tether.models.towers.vision.stem import Stem
 
 ALPHA_MEAN, ALPHA_STD = 0.5, 0.26
 """What a mask of 0 and 1 is normalised by: outside is -1.923, inside +1.923 (arXiv 2312.03818, released code)."""
 _ROUNDING = 1e-3
 
 
-class AlphaStem(nn.Module):
+class AlphaStem(Stem):
     """The layer that an image tower begins with, and a convolution of the same places over alpha, added to it.
 
     Inside of ``seeing`` it adds that of the alpha given, outside of it that of an alpha which is all inside.
@@ -58,15 +59,6 @@ class AlphaStem(nn.Module):
         shape = (len(weight), 1, *weight.shape[2:]) if weight.ndim == 4 else (len(weight), weight.shape[1] // 3)
         self.alpha = nn.Parameter(weight.new_zeros(shape))
         self._seen: Tensor | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        """What is asked of the layer (``weight``, ``stride``, ...), which towers do."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name.startswith("_") or "layer" not in self.__dict__.get("_modules", {}):
-                raise
-            return getattr(self._modules["layer"], name)
 
     def behaviour(self) -> dict[str, Any]:
         """Plain values that decide its outputs beside its weights, for ``core.model_digest``."""

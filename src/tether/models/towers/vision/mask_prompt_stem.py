@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from tether.core.errors import InputError
 from tether.models.config_check import MAX_LAYERS, MAX_SIZE, size_of
 from tether.models.refusals import refusal
+from tether.models.towers.vision.stem import Stem
 
 KEY = "mask_prompts"
 """Of a model's description."""
 _NAMES = ("patch", "conv1", "patch_embed.proj", "patch_embedding", "patch_embeddings.projection")
 
 
-class MaskPromptStem(nn.Module):
+class MaskPromptStem(Stem):
     """A tower's own layer, and the vectors of ``methods.ovseg.mask_prompts``; outside of ``hiding`` it is the layer.
 
     Attributes:
@@ -35,15 +36,6 @@ class MaskPromptStem(nn.Module):
         weight = layer.get_parameter("weight")
         self.prompts = nn.Parameter(weight.new_zeros(depth, patches, len(weight)))
         self._hidden: Tensor | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        """What is asked of the layer (``weight``, ``stride``, ...), which towers do."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name.startswith("_") or "layer" not in self.__dict__.get("_modules", {}):
-                raise
-            return getattr(self._modules["layer"], name)
 
     @property
     def patch(self) -> int:
